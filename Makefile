@@ -1,0 +1,47 @@
+# psik.py needs no compilation: copy it.  This file is for those who change it.
+PYTHON ?= python3
+DEPS ?= .deps
+prefix ?= /usr/local
+DEBIAN = rc shellcheck at munge slurmctld slurmd slurm-client procps util-linux openssl curl openssh-server openssh-client chromium wrk
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+test: ## the tests, on this Python; says what it left out
+	$(PYTHON) tests/run.py $(ARGS)
+
+test-all: ## the tests, on every Python found
+	$(PYTHON) tests/every_python.py $(DEPS)
+
+test-deps: ## install what the tests need (Debian packages as root; a Python environment in .deps/)
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEBIAN)
+	sh tests/install_deps.sh $(DEPS)
+
+embed: ## write templates/ into psik.py
+	$(PYTHON) templates/embed.py
+
+check: ## templates embedded; shellcheck; mypy; complexity; unused code
+	$(PYTHON) templates/embed.py --check
+	sh tests/shellcheck.sh
+	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
+	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
+	$(DEPS)/lint/bin/python tests/measure.py --check
+	$(DEPS)/lint/bin/vulture
+
+measure: ## what kind of file psik.py is, in figures, beside its models
+	$(DEPS)/lint/bin/python tests/measure.py
+
+cover: ## line coverage of psik.py, subprocesses included
+	sh tests/cover.sh $(DEPS)
+
+bench: ## what psik.py costs beside its peers: tables and curves; QUICK=1 in two minutes, to the terminal only
+	$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick) $(DEPS)
+
+install: ## psik.py to $(prefix)/bin/psik
+	install -Dm755 psik.py $(DESTDIR)$(prefix)/bin/psik
+
+clean: ## remove what was made, .deps/ too
+	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache
+
+.PHONY: help test test-all test-deps embed check measure cover bench install clean

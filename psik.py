@@ -1,0 +1,6904 @@
+#!/usr/bin/env python3
+"""psik.py: submit, follow and keep track of batch jobs, from one file and nothing but Python.
+
+    python3 psik.py run spec.json       run what the JSON spec (or a #! script) says; print the job's id
+    python3 psik.py ls                  the jobs, newest first
+    python3 psik.py serve               the REST API and a page, on a socket for you alone
+    python3 psik.py --help              every command
+
+The job tree, all of it readable with cat:
+
+    prefix/                 of the config; without one ~/.local/share/psik
+      .tokens/              the key that signs the server's tokens, and the ids of those revoked
+      <backend>/            the backend's name in the config
+        .poll.json          what its scheduler said last, and when; .poll-HOST.json where only that host can ask it
+        .outbox/            callbacks that are not delivered yet, a file each; dead/ holds those given up
+        .keys/              idempotency keys of a day
+        <jobid>/            seconds since the epoch, three decimals
+          spec.json         the JobSpec; mode 0600, for it can hold secrets
+          status.csv        time,jobndx,state,info: one line per transition, append-only
+          scripts/          submit job cancel poll run psik; callback.json where there is a callback
+          work/             where the job runs, or a link to spec.directory
+          log/              stdout.N stderr.N of step N; submit.N: what submitting said; reason.N: why it failed;
+                            pid.N: its process group; host.N: the one host that knows its native id;
+                            callbacks: time,jobndx,state,delivery,row,attempts,answer of each that was delivered
+          access.json       owner and shares, where it came through the REST API
+
+A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.
+
+Contents, each section using only what stands above it:
+
+     1. Constants
+     2. Errors
+     3. Tools
+     4. Models
+     5. Configuration
+     6. Job tree
+     7. Templates
+     8. Backends
+     9. Callbacks
+    10. Reconciliation
+    11. Operations
+    12. Python interface
+    13. Confined files
+    14. HTTP
+    15. Access
+    16. Service state
+    17. REST API
+    18. Routes
+    19. Server
+    20. Command line
+    21. Embedded templates
+
+Not a stable interface: what __all__ leaves out.
+"""
+# Modules that cost start-up time (argparse, subprocess, shutil, difflib) are imported where they are used:
+# the call inside a job should not pay for them.
+import errno
+import fcntl
+import json
+import os
+import re
+import string
+import sys
+import time
+from contextlib import contextmanager
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+from typing import AsyncIterator
+from typing import Callable
+from typing import ClassVar
+from typing import Dict
+from typing import FrozenSet
+from typing import Generator
+from typing import IO
+from typing import Iterable
+from typing import Iterator
+from typing import List
+from typing import NamedTuple
+from typing import Optional
+from typing import Sequence
+from typing import Set
+from typing import Tuple
+from typing import Type
+from typing import TypeVar
+from typing import Union
+
+STANDARD = os.path.dirname(os.__file__)
+sys.path.insert(0, STANDARD)  # a backport of dataclasses that lies beside psik.py is for Python 3.6 alone
+try:
+    from dataclasses import dataclass
+    from dataclasses import field
+    from dataclasses import fields
+    from dataclasses import replace
+except ImportError:  # Python 3.6 lacks it
+    message = "psik.py: on Python 3.6 put the one-file backport dataclasses.py beside psik.py, or use Python 3.7 or newer"
+    if __name__ == "__main__":
+        sys.exit(message)
+    raise ImportError(message)
+finally:
+    sys.path.remove(STANDARD)
+
+__all__ = [
+    "JobManager", "Job", "AsyncPath",
+    "JobState", "ResourceSpec", "BackendConfig", "JobAttributes", "JobSpec", "Callback", "Config", "Backend",
+    "PsikError", "InvalidError", "NotFoundError", "ForbiddenError", "ConflictError", "BackendError", "Fault",
+    "InvalidJobException", "SubmitException",
+    "JobDir", "Row", "Summary", "load_config", "load_spec", "from_json", "to_json", "backends_of",
+    "create", "submit", "reached", "find_job", "list_jobs", "find_log", "logs", "wait", "watch", "exit_status",
+    "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
+    "sign_message", "verify_signature", "web", "main",
+]
+__version__ = "1.0.0"
+
+
+# ------------------------------------------------------------------------------------------ 1. Constants
+
+JOBID = re.compile(r"[0-9]+(\.[0-9]+)?")            # matched whole, before an id from outside touches a path
+BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # begins with a letter, so never looks like a job id
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")        # what a one-line field may not hold
+SURROGATE = re.compile("[\ud800-\udfff]")           # half a character: no file could hold it
+ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),(new|queued|active|completed|failed|canceled),([^,\s]*)$")
+NATIVE_ID = re.compile(r"[^\s,]+")                  # what submit prints; a comma or blank would break status.csv
+SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and in sh
+NO_NAME = ""                                        # JobSpec.name, where there is none, in a listing
+
+JOB_SCRIPTS = ("submit", "job", "cancel", "poll")   # made from the backend's templates; poll may be missing
+MAX_ANSWER_HEAD = 65536                             # bytes, of what a callback's receiver answers
+STALE_S = 3600                                      # a directory without a job is swept when older than this
+PROBE_TIMEOUT_S = 5                                 # for asking a program called rc whether it is rc
+POLL_TIMEOUT_S = 15                                 # for a scheduler's answer when somebody waits for a listing
+WANTED_S = 600                                      # others' steps are asked for too while somebody wanted them of late
+EXPLAIN_S = 300                                     # a scheduler forgets a job after about so long
+CANCEL_TIMEOUT_S = 60                               # for a scheduler's answer when a job is ended, or removed
+REMOVE_WAIT_S = 20                                  # for the processes of a job that rm --force cancels
+MAX_COUNT = 2 ** 31 - 1
+MAX_STEP = 10 ** 9 - 1                              # what ROW takes
+MAX_INFO = 200                                      # characters
+BLOCK = 262144                                      # bytes, of what is read or sent at once
+MAX_HEAD = 32768                                    # bytes, of a request's head
+MAX_HEADERS = 100
+MAX_FAULTS = 100                                    # that are looked for in one document
+MAX_CALLBACK = 65536                                # bytes, of what a job elsewhere tells
+MAX_CHUNK_LINE = 1024                               # bytes
+MAX_JSON = 16 * 1024 * 1024                         # bytes, of a body that is read whole
+HEAD_TIMEOUT_S = 10                                 # from a head's first byte to its last
+IDLE_TIMEOUT_S = 75                                 # between two requests on a connection
+BODY_TIMEOUT_S = 30                                 # from one piece of a body to the next
+BODY_RATE = 1000                                    # bytes in a second, that a body has to come with at the least
+SEND_TIMEOUT_S = 60                                 # for a client to take what it asked for
+LINGER_S = 2                                        # for a client to notice that its body is not wanted
+STOP_GRACE_S = 30                                   # for the requests in hand when a server is stopped
+LOOK_S = 0.25                                       # between two looks at what somebody follows
+BACKLOG = 128                                       # connections that wait to be accepted
+MAX_NEWS = 2000                                     # transitions that a server remembers
+KEY_LIFE_S = 86400                                  # an Idempotency-Key is remembered so long
+PASSING = ".psik-upload-"                           # what a file is called until it is there whole
+TOKEN_ISSUER = "psik"
+TOKEN_SKEW_S = 60                                   # by which clocks may differ
+SHELL_WORDS = "\x01"                                # what rc puts between the words of an exported list
+
+# What a job that does not inherit its environment is left with: who and where one is, and what the
+# schedulers' own programs need to find their servers.
+BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "SLURM_CONF", "LSF_ENVDIR",
+                     "LSF_SERVERDIR", "LSF_BINDIR", "LSF_LIBDIR", "EGO_TOP", "EGO_CONFDIR")
+
+Json = Any
+ExitStatus = int
+Info = Union[int, str]
+T = TypeVar("T")
+M = TypeVar("M", bound="Model")
+
+
+# --------------------------------------------------------------------------------------------- 2. Errors
+
+class Fault(NamedTuple):
+    """One thing wrong with what was given: where (`resources.duration`, or '') and what."""
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return "%s: %s" % (self.path, self.message) if self.path else self.message
+
+
+class PsikError(Exception):
+    """A failure that the user can act on; main() prints it and exits with its exit_status, the server answers http_status.
+
+    faults says every thing that is wrong, source where it was read (a file, or ''); path and message are the first fault's.
+    """
+    exit_status, http_status = 1, 500
+
+    def __init__(self, faults: Union[str, Sequence[Fault]], source: str = "") -> None:
+        self.faults = [Fault("", faults)] if isinstance(faults, str) else list(faults)
+        self.source = source
+        self.path, self.message = self.faults[0]
+        start = source + ": " if source else ""
+        super().__init__("\n".join(start + str(fault) for fault in self.faults))
+
+
+class InvalidError(PsikError):
+    """A spec, config, argument or request that does not hold."""
+    exit_status, http_status = 2, 400
+
+
+class NotFoundError(PsikError):
+    """No such job or file."""
+    exit_status, http_status = 3, 404
+
+
+class ForbiddenError(PsikError):
+    """What was asked for is not for the one who asks, or not signed."""
+    exit_status, http_status = 6, 403
+
+
+class BackendError(PsikError):
+    """The scheduler, or the script that talks to it, refused or did not answer."""
+    exit_status, http_status = 4, 502
+
+
+class ConflictError(PsikError):
+    """What was asked for does not go with the state that the job is in."""
+    exit_status, http_status = 5, 409
+
+
+# ---------------------------------------------------------------------------------------------- 3. Tools
+
+def write_log(text: str) -> None:
+    """Write to stderr; where nobody reads that any more, the work goes on."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def complain(text: str) -> None:
+    """Say one line of talk on stderr; stdout is for results."""
+    write_log("psik: %s\n" % text)
+
+
+def shown(value: Any) -> str:
+    """A value as a message may show it, which is not whole where it is long."""
+    text = repr(value[:100] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def strict_pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """A JSON object, which names each of its keys once; ValueError otherwise."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: Set[str] = set()
+        raise ValueError("%s is given twice" % shown(next(name for name, _ in pairs if name in seen or seen.add(name))))  # type: ignore
+    return found
+
+
+def refuse_constant(name: str) -> None:
+    """JSON has no NaN and no Infinity, though Python's reader would take them."""
+    raise ValueError("%s is not JSON" % name)
+
+
+def parse_json(text: str, source: str) -> Json:
+    """The value of a JSON text; a comma before a closing bracket is forgiven.
+
+    InvalidError names source, line and column.
+    """
+    options = {"object_pairs_hook": strict_pairs, "parse_constant": refuse_constant}  # type: Dict[str, Any]
+    try:
+        return json.loads(text, **options)
+    except json.JSONDecodeError as err:
+        tidy = re.sub(r'("(?:\\[\s\S]|[^"\\])*"?)|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
+        if tidy != text:
+            try:
+                return json.loads(tidy, **options)
+            except ValueError:
+                pass
+        where = "%s:%d:%d" % (source, err.lineno, err.colno)
+        hint = "" if text.lstrip()[:1] in ("{", "[", '"') else "; a script begins with #!"
+        raise InvalidError("not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty", where) from None
+    except RecursionError:
+        raise InvalidError("nested too deeply", source) from None
+    except ValueError as err:
+        raise InvalidError(str(err), source) from None
+
+
+def read_text(path: str) -> str:
+    """A file's text, UTF-8; InvalidError where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as err:
+        raise InvalidError("not UTF-8 text (byte %d)" % err.start, path) from None
+    except OSError as err:
+        raise InvalidError("cannot be read: %s" % (err.strerror or err), path) from None
+
+
+def write_file(path: str, text: str, mode: int = 0o600, durable: bool = False) -> None:
+    """Make a file of this text and mode, whatever the umask."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(fd, "w", encoding="utf-8", newline="") as file:
+        os.fchmod(fd, mode)
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(fd)
+
+
+def replace_file(path: str, text: str, durable: bool = False) -> None:
+    """Make or replace a file in one step; a reader sees the old or the new.  A durable one is on the disk then."""
+    passing = "%s.%s" % (path, os.urandom(6).hex())
+    try:
+        write_file(passing, text, durable=durable)
+        os.replace(passing, path)
+    except BaseException:
+        if os.path.exists(passing):
+            os.unlink(passing)
+        raise
+
+
+def read_or_empty(path: str) -> str:
+    """A text file's content, or '' where there is none; what is not UTF-8 shows as `?`-marks."""
+    try:
+        fd = os.open(path, os.O_RDONLY)  # a third of what open() costs, and a listing does this for every job
+    except OSError:
+        return ""
+    try:
+        return b"".join(iter(lambda: os.read(fd, 65536), b"")).decode("utf-8", "replace")  # /proc gives little at a time
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def delete_tree(path: str) -> None:
+    """Remove a directory, also where the job took the permissions off its parts; links are not followed."""
+    import shutil
+    os.chmod(path, 0o700)
+    for folder, folders, _ in os.walk(path):
+        for name in folders:
+            place = os.path.join(folder, name)
+            if not os.path.islink(place):
+                os.chmod(place, 0o700)
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        raise PsikError("%s could not be removed whole; something may still write to it" % path)
+
+
+@contextmanager
+def locked(fd: int, patient: bool = True) -> Iterator[None]:
+    """Hold the exclusive flock(2) of an open file, the one that flock(1) takes in the job scripts.
+
+    Where the file system has no locks the block runs without one: one short O_APPEND write must do.  Unless patient,
+    BlockingIOError where somebody else holds it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as err:
+        if err.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    try:
+        yield
+    finally:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            pass
+
+
+def find_program(name: str) -> Optional[str]:
+    """The path of a program, as a shell would find it (shutil.which, without its 8 ms)."""
+    folders = [""] if os.sep in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    for folder in folders:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    return None
+
+
+class Finished(NamedTuple):
+    """What a program left: exit status (128+n for signal n), stdout and stderr."""
+    status: int
+    out: str
+    err: str
+
+
+def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, str]] = None,
+                stderr_path: Optional[str] = None, cwd: Optional[str] = None) -> Finished:
+    """Run a program to its end, in a session of its own, without our stdin.
+
+    stderr goes to the end of the file stderr_path, if one is named.  TimeoutError where it takes longer than
+    timeout_s; its whole session is killed then.  OSError where it cannot be started.
+    """
+    import signal
+    import subprocess
+    err = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=env,
+                                 cwd=cwd, start_new_session=True)
+    finally:
+        if not isinstance(err, int):
+            err.close()
+    try:
+        out, said = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for pipe in (child.stdout, child.stderr):  # a descendant that left the session may hold them for ever
+            if pipe:
+                pipe.close()
+        raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s)) from None
+    status = child.returncode if child.returncode >= 0 else 128 - child.returncode
+    return Finished(status, out.decode("utf-8", "replace"), (said or b"").decode("utf-8", "replace"))
+
+
+PORTS = {"http": 80, "https": 443}
+
+
+def encode_percent(text: str, plain: str = "[A-Za-z0-9_./~-]") -> str:
+    """A text as it may stand in a URL or a header: what does not match plain, one character, as %XX of its UTF-8."""
+    return "".join(char if re.match(plain, char) else "".join("%%%02X" % byte for byte in char.encode("utf-8", "surrogateescape"))
+                   for char in text)
+
+
+def split_url(url: str) -> Tuple[str, str, int, str]:
+    """(scheme, host, port, path with query) of an http or https URL; ValueError otherwise."""
+    match = re.fullmatch(r"(https?)://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\[\]\s]+)(?::([0-9]{1,5}))?([/?][^#\s]*)?(?:#\S*)?", url, re.IGNORECASE)
+    if not match or int(match.group(3) or 1) not in range(1, 65536):
+        hint = "; a user or password does not belong in it" if "@" in url.split("?")[0] else ""
+        raise ValueError("%r is not an http or https URL%s" % (url, hint))
+    scheme, host, port, path = match.group(1).lower(), match.group(2), match.group(3), match.group(4) or "/"
+    return scheme, host, int(port or PORTS[scheme]), "/" * (path[0] != "/") + encode_percent(path, "[!-~]")
+
+
+def last_line(text: str) -> str:
+    """The last line of a text that is not blank, or ''."""
+    lines = text.split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def one_line(text: str) -> str:
+    """A text from a spec or a log, fit for a terminal."""
+    return CONTROL.sub("?", text)
+
+
+def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
+    """Move to the start of the last lines of a file; reads no more of it than those."""
+    if lines is None:
+        return
+    end = position = file.seek(0, os.SEEK_END)
+    newlines = 0
+    while position > 0 and lines > 0:
+        step = min(65536, position)
+        position -= step
+        file.seek(position)
+        block = file.read(step)
+        if position + step == end and block.endswith(b"\n"):
+            block = block[:-1]
+        newlines += block.count(b"\n")
+        if newlines >= lines:
+            for _ in range(newlines - lines + 1):
+                cut = block.index(b"\n") + 1
+                block, position = block[cut:], position + cut
+            break
+    file.seek(position)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, for the end of a message, or ''."""
+    import difflib
+    found = difflib.get_close_matches(word, list(known), 1)
+    return " (did you mean %r?)" % found[0] if found else ""
+
+
+# --------------------------------------------------------------------------------------------- 4. Models
+
+class JobState(str, Enum):
+    """The states of a step; a job shows the state of its latest step."""
+    new = "new"
+    queued = "queued"
+    active = "active"
+    completed = "completed"
+    failed = "failed"
+    canceled = "canceled"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def is_final(self) -> bool:
+        """Whether nothing comes after this state."""
+        return RANK[self] == 3
+
+
+# What is known of a step only ever moves up; the first final state stays.
+RANK = {JobState.new: 0, JobState.queued: 1, JobState.active: 2,
+        JobState.completed: 3, JobState.failed: 3, JobState.canceled: 3}
+STATES: Dict[str, JobState] = {state.value: state for state in JobState}
+
+
+def option(default: Any, doc: str, **limits: Any) -> Any:
+    """A model's field with its description.
+
+    limits: least (the smallest number), lines (the text may have several), path (`~` is a home), of (the model
+    of a dict's values), secret (never shown).  A default that is a class is called for each object; `...`
+    stands for a field that must be given.
+    """
+    meta = dict(limits, doc=doc, required=default is ...)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=meta)
+    return field(default="" if default is ... else default, metadata=meta)
+
+
+def read_number(value: Any, meta: Any) -> int:
+    """A whole number from 60, 60.0 or "60"."""
+    text = str(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
+        raise ValueError("%s is not a whole number" % shown(value))
+    number = int(float(text))
+    least = meta.get("least", 0)
+    if number < least:
+        raise ValueError("%d is too small; the least is %d" % (number, least))
+    if number > MAX_COUNT:
+        raise ValueError("%d is too large" % number)
+    return number
+
+
+def read_flag(value: Any, meta: Any) -> bool:
+    """A truth value from true, "true", "yes", 1 and their opposites."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    found = words.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError("%s is neither true nor false" % shown(value))
+    return found
+
+
+def read_line(value: Any, meta: Any) -> str:
+    """A text; a number counts as its digits.  One line, unless the field takes several."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError("%s is not a text" % shown(value))
+    if SURROGATE.search(value):
+        raise ValueError("it holds half of a surrogate pair, which is no character")
+    if "\0" in value:
+        raise ValueError("it holds a NUL character")
+    if not meta.get("lines") and CONTROL.search(value):
+        raise ValueError("it holds a control character (%r), and must be one line"
+                         % CONTROL.findall(value)[0])
+    return os.path.expanduser(value) if meta.get("path") else value
+
+
+def read_words(value: Any, meta: Any) -> List[str]:
+    """A list of words, from a list or from one line of them."""
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, (list, tuple)) or len(value) < meta.get("least", 0):
+        raise ValueError("%s is not a list of words" % shown(value))
+    return [read_line(word, {}) for word in value]
+
+
+READERS: Dict[Any, Callable[[Any, Any], Any]] = {
+    int: read_number, bool: read_flag, str: read_line, List[str]: read_words,
+}
+
+
+class Model:
+    """A dataclass whose fields are checked and converted from JSON's types, from a file or from Python."""
+
+    given: ClassVar[FrozenSet[str]] = frozenset()  # the keys that a file gave, defaults too
+
+    def __post_init__(self) -> None:
+        faults: List[Fault] = []
+        values = read_fields(type(self), vars(self), "", faults)
+        if faults:
+            raise InvalidError(faults, type(self).__name__)
+        vars(self).update(values)
+
+    @classmethod
+    def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
+        """Today's form of what upstream versions wrote."""
+        return data
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong between fields that are right each by itself."""
+        return iter(())
+
+
+def read_dict(value: Any, meta: Any, path: str, faults: List[Fault]) -> Dict[str, Any]:
+    """An object of texts (null is ''), or of models where the field says so."""
+    if not isinstance(value, dict):
+        faults.append(Fault(path, "%s is not an object {...}" % shown(value)))
+        return {}
+    found: Dict[str, Any] = {}
+    for name, item in value.items():
+        if len(faults) >= MAX_FAULTS:
+            break
+        place = "%s.%s" % (path, name)
+        pattern, what = meta["keys"]
+        if not isinstance(name, str) or not re.fullmatch(pattern, name) or SURROGATE.search(name):
+            faults.append(Fault(place, what))
+        elif "of" in meta:
+            found[name] = read_model(meta["of"](), item, place, faults)
+        else:
+            found[name] = read_value(str, "" if item is None else item, meta, place, faults)
+    return found
+
+
+def read_as(kind: Any, value: Any) -> Any:
+    """What a value is read as where a field is annotated with kind, which may be a Union of what it can be."""
+    if getattr(kind, "__origin__", None) is not Union:
+        return kind
+    options = [part for part in kind.__args__ if part is not type(None)]
+    return str if isinstance(value, str) and str in options else options[-1]
+
+
+def read_value(kind: Any, value: Any, meta: Any, path: str, faults: List[Fault]) -> Any:
+    """One value of a field annotated with kind."""
+    kind = read_as(kind, value)
+    if isinstance(kind, type) and issubclass(kind, Model):
+        return read_model(kind, value, path, faults)
+    if kind not in READERS:
+        return read_dict(value, meta, path, faults)
+    try:
+        return READERS[kind](value, meta)
+    except ValueError as err:
+        faults.append(Fault(path, str(err)))
+        return None
+
+
+def read_given(known: Dict[str, Any], data: Dict[str, Any], prefix: str, faults: List[Fault]) -> Dict[str, Any]:
+    """The fields that data has and that hold; known is {name: field}."""
+    strange = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
+    faults += [Fault(prefix + name, "unknown key" + nearest(name, known)) for name in strange]
+    values = {}
+    for name, item in known.items():
+        if data.get(name) is not None:
+            value = read_value(item.type, data[name], item.metadata, prefix + name, faults)
+            values.update({} if value is None else {name: value})
+        elif item.metadata["required"]:
+            faults.append(Fault(prefix + name, "is missing"))
+    return values
+
+
+def default_of(item: Any) -> Any:
+    """The value of a dataclass's field that nobody gave."""
+    return item.default_factory() if callable(item.default_factory) else item.default
+
+
+def read_fields(cls: Type[Model], data: Dict[str, Any], path: str, faults: List[Fault]) -> Dict[str, Any]:
+    """Every field of cls: converted where data has it, else its default.  Faults are added, all of them."""
+    prefix = path + "." if path else ""
+    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    before = len(faults)
+    values = read_given(known, data, prefix, faults)
+    wrong = {fault.path for fault in faults[before:]}
+    values.update({name: default_of(item) for name, item in known.items() if name not in values})
+    model = cls.__new__(cls)  # of what is wrong the default stands in, so that the rest is looked at too
+    vars(model).update(values)
+    faults += [fault for fault in (Fault(prefix + place, said) for place, said in model.faults()) if fault.path not in wrong]
+    return values
+
+
+def read_model(cls: Type[M], data: Json, path: str, faults: List[Fault]) -> Optional[M]:
+    """The model that a JSON object describes; adds to faults, and returns None, where it does not hold."""
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, dict):
+        faults.append(Fault(path, "%s is not an object {...}" % shown(data)))
+        return None
+    before = len(faults)
+    values = read_fields(cls, cls.upgrade(dict(data)), path, faults)
+    if len(faults) > before:
+        return None
+    model = cls.__new__(cls)  # what __post_init__ would check, is checked
+    vars(model).update(values, given=frozenset(data))
+    return model
+
+
+VARIABLE_NAMES = ("[^-=\0-\x1f][^=\0-\x1f]*", "not the name of a variable")
+OPTION_NAMES = ("-*[A-Za-z0-9][^\\s=\0-\x1f]*", "not an option; it should look like -C or --gpu-bind")
+
+
+@dataclass
+class ResourceSpec(Model):
+    """What a job needs; counts are whole numbers."""
+    duration: int = option(10, "walltime, minutes", least=1)
+    node_count: Optional[int] = option(None, "nodes", least=1)
+    process_count: Optional[int] = option(None, "processes in all; not with node_count x processes_per_node", least=1)
+    processes_per_node: Optional[int] = option(None, "processes on each node", least=1)
+    cpu_cores_per_process: int = option(1, "CPU cores for each process", least=1)
+    gpu_cores_per_process: int = option(0, "GPUs for each process", least=0)
+    exclusive_node_use: bool = option(True, "share the nodes with no other job")
+
+    def processes(self) -> int:
+        """The number of processes in all."""
+        return self.process_count or (self.node_count or 1) * (self.processes_per_node or 1)
+
+    def processes_on_a_node(self) -> Optional[int]:
+        """At most so many processes on a node, None where that is left open."""
+        if self.process_count and self.node_count and not self.processes_per_node:
+            return -(-self.process_count // self.node_count)
+        return self.processes_per_node
+
+    def faults(self) -> Iterator[Fault]:
+        product = (self.node_count or 0) * (self.processes_per_node or 0)
+        if self.process_count and product and product != self.process_count:
+            yield Fault("process_count", "%d contradicts node_count x processes_per_node = %d; leave one out"
+                        % (self.process_count, product))
+
+
+@dataclass
+class BackendConfig(Model):
+    """How jobs go to a scheduler: the kind of scheduler, and what to ask of it by default."""
+    type: str = option("local", "local, at, slurm, lsf, or a folder of the config's templates")
+    queue_name: Optional[str] = option(None, "queue or partition")
+    project_name: Optional[str] = option(None, "project or account that is charged")
+    reservation_id: Optional[str] = option(None, "reservation")
+    attributes: Dict[str, str] = option(dict, "further options of the scheduler, {\"-C\": \"gpu\"}", keys=OPTION_NAMES)
+
+    def faults(self) -> Iterator[Fault]:
+        if not BACKEND_NAME.fullmatch(self.type):
+            yield Fault("type", "%r is not the name of a backend" % self.type)
+
+
+@dataclass
+class JobSpec(Model):
+    """A job: the script, where and with what it runs, and who is told of it."""
+    name: Optional[str] = option(None, "the job's name")
+    directory: Optional[str] = option(None, "where it runs; by default work/ in the job's own directory", path=True)
+    script: str = option(..., "the script; without #! it runs in the shell that psik chose", lines=True)
+    environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
+    inherit_environment: bool = option(True, "take over the submitter's environment too")
+    resources: ResourceSpec = option(ResourceSpec, "what it needs")
+    backend: Union[str, BackendConfig] = option(BackendConfig, "a backend's name, or settings over the config's")
+    callback: Optional[str] = option(None, "URL that is told of every change of state")
+    cb_secret: Optional[str] = option(None, "signs what the callback is told", secret=True)
+    cb_headers: Dict[str, str] = option(dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
+    client_secret: Optional[str] = option(None, "checks what a client's callback tells the server", secret=True)
+    attributes: Dict[str, str] = option(dict, "further options of the scheduler, over the config's", keys=OPTION_NAMES)
+
+    @classmethod
+    def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
+        """Settings without a type are for the default backend, not for a local one."""
+        settings = data.get("backend")
+        if isinstance(settings, dict) and settings.get("type") is None:
+            data["backend"] = dict(settings, type="default")
+        return data
+
+    def faults(self) -> Iterator[Fault]:
+        if not self.script.strip():
+            yield Fault("script", "is empty")
+        elif self.script.startswith("#!") and self.script.split("\n")[0].endswith("\r"):
+            yield Fault("script", "its lines end in CR LF, so its #! line names no program; save it with LF")
+        if self.callback is not None:
+            try:
+                split_url(self.callback)
+            except ValueError as err:
+                yield Fault("callback", str(err))
+        if self.directory == "":
+            yield Fault("directory", "is empty; leave it out to run in the job's own work/")
+
+
+@dataclass
+class Callback(Model):
+    """What a callback is told: the step that changed, its new state, and the info of status.csv."""
+    jobid: str = option(..., "the job's id")
+    jobndx: int = option(..., "the step, from 1; 0 is the job as a whole")
+    state: str = option(..., "the state reached")
+    info: Union[str, int] = option(0, "the native id, or the exit status")
+
+    def faults(self) -> Iterator[Fault]:
+        if not JOBID.fullmatch(self.jobid):
+            yield Fault("jobid", "%r is not a job id" % self.jobid)
+        if self.state not in STATES:
+            yield Fault("state", "%r is not a state%s" % (self.state, nearest(self.state, STATES)))
+
+
+@dataclass
+class Config(Model):
+    """Where jobs are kept and what runs them: one file for one backend or for several."""
+    prefix: Optional[str] = option(None, "the job tree; by default $XDG_DATA_HOME/psik or ~/.local/share/psik", path=True)
+    backend: Optional[BackendConfig] = option(None, "the one backend")
+    backends: Dict[str, "Config"] = option(dict, "or several, by name", of=lambda: Config,
+                                           keys=(BACKEND_NAME.pattern, "not a backend's name"))
+    psik_path: Optional[str] = option(None, "the psik that jobs call, where it is not this file", path=True)
+    rc_path: Optional[str] = option(None, "the shell of the scripts; by default rc if there is one, else /bin/sh", path=True)
+    templates: Optional[str] = option(None, "a folder of backends of your own, searched first", path=True)
+    launcher: Optional[List[str]] = option(None, "the words of $mpirun, over the template's", least=1)
+    poll_interval_s: int = option(10, "the scheduler is asked at most this often, seconds", least=0)
+    poll_grace_s: int = option(30, "a job that the scheduler no longer knows is failed after this, seconds", least=0)
+    kill_grace_s: int = option(10, "from TERM to KILL, where the job script itself stops a job, seconds", least=1)
+    submit_timeout_s: int = option(60, "for an answer of the scheduler, seconds", least=1)
+    callback_timeout_s: int = option(5, "what telling a callback may take, for each transition, seconds", least=1)
+    callback_give_up_s: int = option(259200, "an event that nobody takes is given up after this, seconds", least=0)
+    callback_proxy: bool = option(False, "use the proxy that the environment names")
+    ca_file: Optional[str] = option(None, "certificates of authorities to trust besides the system's, for https callbacks", path=True)
+    database_url: Optional[str] = option(None, "read for psik_api's sake, and not used")
+    authz: Optional[str] = option(None, "who may use the server: local, owner, or module:Class of a policy of your own")
+    authz_path: Optional[str] = option(None, "the folder of that module", path=True)
+    tokens: str = option("jwt", "what the server's tokens are: jwt or biscuit")
+    trusted_proxy: List[str] = option(list, "addresses of proxies that end TLS, from which tokens are taken")
+    admins: List[str] = option(list, "users who own every job")
+    tls_user_field: str = option("commonName", "the part of a client certificate's subject that names the user")
+
+    @classmethod
+    def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
+        """psik 3.x puts a BackendConfig where psik_api puts a Config; both are taken as the latter."""
+        inner = {item.name for item in fields(BackendConfig)}
+        for name, entry in (data["backends"].items() if isinstance(data.get("backends"), dict) else ()):
+            if isinstance(entry, dict) and "backend" not in entry:
+                settings = {key: value for key, value in entry.items() if key in inner}
+                rest = {key: value for key, value in entry.items() if key not in inner}
+                data["backends"] = dict(data["backends"], **{name: dict(rest, backend=settings)})
+        return data
+
+    def faults(self) -> Iterator[Fault]:
+        if self.backend is not None and self.backends:
+            yield Fault("backend", "give `backend` or `backends`, not both")
+        if self.tokens not in ("jwt", "biscuit"):
+            yield Fault("tokens", "%r is neither jwt nor biscuit" % self.tokens)
+
+
+def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
+    """A model as JSON's types; without secrets, what is secret shows as null."""
+    def plain(value: Any) -> Json:
+        if isinstance(value, Model):
+            return to_json(value, secrets)
+        return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    return {item.name: None if item.metadata.get("secret") and not secrets else plain(getattr(model, item.name))
+            for item in fields(model)}  # type: ignore[arg-type]
+
+
+def from_json(cls: Type[M], data: Json, source: str = "") -> M:
+    """The model that a JSON value describes; InvalidError with every fault and its path."""
+    faults: List[Fault] = []
+    model = read_model(cls, data, "", faults)
+    if model is None or faults:
+        raise InvalidError(faults, source)
+    return model
+
+
+def set_path(data: Json, change: str) -> None:
+    """Apply `resources.duration=30` to a JSON object; objects on the way are made."""
+    path, equals, value = change.partition("=")
+    names = re.fullmatch(r"(?:(environment|attributes|backend\.attributes|cb_headers)\.(.+)|(.+))", path)
+    if not equals or not names:
+        raise InvalidError("%r should look like resources.duration=30" % change, "--set")
+    parts = names.group(1).split(".") + [names.group(2)] if names.group(1) else path.split(".")
+    if not all(parts):
+        raise InvalidError("%r names no field" % path, "--set")
+    for name in parts[:-1]:
+        if not isinstance(data, dict):
+            break
+        data = data.setdefault(name, {})
+    if not isinstance(data, dict):
+        raise InvalidError("%r leads into what is no object" % path, "--set")
+    data[parts[-1]] = value
+
+
+def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
+    """The JobSpec of a JSON text, or of a script that starts with #!, whose name is then the source's.
+
+    changes are `path.to.field=value` texts, applied before anything is checked.
+    """
+    if text.startswith("#!"):
+        data: Json = {"script": text, "name": None if source == "-" else os.path.basename(source)}
+    else:
+        data = parse_json(text, "stdin" if source == "-" else source)
+    for change in changes:
+        set_path(data, change)
+    return from_json(JobSpec, data, "stdin" if source == "-" else source)
+
+
+# -------------------------------------------------------------------------------------- 5. Configuration
+
+class Backend(NamedTuple):
+    """A backend as configured: its name, its tree, the defaults of its jobs, and the config that holds it."""
+    name: str
+    prefix: str
+    settings: BackendConfig
+    config: Config
+
+    @property
+    def root(self) -> str:
+        """The folder of its jobs."""
+        return os.path.join(self.prefix, self.name)
+
+    @property
+    def kind(self) -> str:
+        """The folder of its templates."""
+        return self.settings.type
+
+
+def data_home() -> str:
+    """Where jobs are kept when no config says so."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(home, "psik")
+
+
+def config_place(path: Optional[str], serving: bool = False) -> Tuple[str, str]:
+    """Where the config is looked for: (who says so, path).  A server looks where psik_api did before."""
+    if path:
+        return "--config", path
+    if serving and os.environ.get("PSIK_API_CONFIG"):
+        return "$PSIK_API_CONFIG", os.environ["PSIK_API_CONFIG"]
+    upstreams = os.path.join(os.environ.get("VIRTUAL_ENV", "/"), "etc", "psik_api.json")
+    if serving and os.path.exists(upstreams):
+        return "psik_api's place", upstreams
+    if os.environ.get("PSIK_CONFIG"):
+        return "$PSIK_CONFIG", os.environ["PSIK_CONFIG"]
+    return "the usual place", os.path.expanduser("~/.config/psik.json")
+
+
+def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
+    """The config of the file path, else of $PSIK_CONFIG, ~/.config/psik.json, or the built-in one.
+
+    serving: psik_api's places come before $PSIK_CONFIG.  Relative paths in it start at the file's own folder.
+    InvalidError where it does not hold, or where a file that was named is not there.
+    """
+    who, place = config_place(path, serving)
+    if who == "the usual place" and not os.path.exists(place):
+        return Config(prefix=data_home())
+    config = from_json(Config, parse_json(read_text(place), place), place)
+    here = os.path.dirname(os.path.abspath(place))
+    for entry in [config] + list(config.backends.values()):
+        for name in ("prefix", "templates", "ca_file", "authz_path"):
+            if getattr(entry, name):
+                setattr(entry, name, os.path.normpath(os.path.join(here, getattr(entry, name))))
+    return config
+
+
+def backends_of(config: Config) -> Dict[str, Backend]:
+    """The backends of a config by name, the default one first.
+
+    What an entry of `backends` does not say itself, the config around it says.
+    """
+    prefix = os.path.abspath(config.prefix or data_home())
+    if not config.backends:
+        settings = config.backend or BackendConfig()
+        return {settings.type: Backend(settings.type, prefix, settings, config)}
+    found = {}
+    for name, entry in config.backends.items():
+        inherited = {item.name: getattr(config, item.name) for item in fields(Config)
+                     if item.name not in entry.given and getattr(entry, item.name) == item.default}
+        entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
+        found[name] = Backend(name, os.path.abspath(entry.prefix or prefix), entry.backend or BackendConfig(), entry)
+    return found
+
+
+def is_local(config: Config) -> bool:
+    """Whether the server is for its own user alone, which is so by default."""
+    return config.authz in (None, "local")
+
+
+def config_for(config: Config, backend: str) -> Config:
+    """The part of a config that counts for a backend's jobs."""
+    known = backends_of(config)
+    return known[backend].config if backend in known else config
+
+
+def choose_backend(config: Config, spec: JobSpec, name: Optional[str] = None) -> Backend:
+    """The backend that a job goes to: the one named, else the one that its spec names, else the first.
+
+    A spec's backend.type picks the backend of that name or type.  Settings that say nothing, as upstream writes them
+    when nobody chose, pick the first.  InvalidError names those configured.
+    """
+    known = backends_of(config)
+    asked = "default" if spec.backend == BackendConfig() else spec.backend
+    wanted = name or (asked if isinstance(asked, str) else asked.type)
+    if wanted in known:
+        return known[wanted]
+    if not name:
+        first = next(iter(known.values())) if wanted in ("local", "default") else None
+        found = next((backend for backend in known.values() if backend.kind == wanted), first)
+        if found:
+            return found
+    raise InvalidError([Fault("backend", "%r is not configured%s; there is %s"
+                              % (wanted, nearest(wanted, known), ", ".join(known)))])
+
+
+def with_defaults(spec: JobSpec, backend: Backend) -> JobSpec:
+    """The spec with the backend's settings filled in where it has none of its own."""
+    own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
+    attributes = own.attributes or backend.settings.attributes
+    merged = BackendConfig(
+        type=backend.kind,
+        queue_name=own.queue_name or backend.settings.queue_name,
+        project_name=own.project_name or backend.settings.project_name,
+        reservation_id=own.reservation_id or backend.settings.reservation_id,
+        attributes=dict(attributes, **spec.attributes))
+    return replace(spec, backend=merged, attributes={})
+
+
+# ------------------------------------------------------------------------------------------- 6. Job tree
+
+class Row(NamedTuple):
+    """One line of status.csv: seconds since the epoch, step, state, native id or exit status."""
+    time: float
+    jobndx: int
+    state: JobState
+    info: Info
+
+
+class Summary(NamedTuple):
+    """One job, in a listing.  reason is what the scheduler or psik said of its state, or ''."""
+    jobid: str
+    name: str
+    backend: str
+    state: str
+    jobndx: int
+    info: Info
+    updated: float
+    reason: str
+
+
+def read_info(text: str) -> Info:
+    """The info column: a number where it is one."""
+    return int(text) if text.isdigit() and len(text) < 19 and text.encode().isdigit() else text
+
+
+WARNED: Set[str] = set()  # what this process has warned of; `wait` reads a history again and again
+
+
+def parse_rows(text: str, source: str) -> List[Row]:
+    """The rows of a status.csv in file order.
+
+    A torn or foreign line is skipped with a warning; of a row that was glued to a torn one, the row is kept.
+    """
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        match = ROW.search(line)
+        if match:
+            stamp, jobndx, state, info = match.groups()
+            rows.append(Row(float(stamp), int(jobndx), STATES[state], read_info(info)))
+        if line and (not match or match.start()) and line.strip():
+            warning = "%s:%d: skipped what is no transition: %r" % (source, number, line[:60])
+            if warning not in WARNED:
+                WARNED.add(warning)
+                complain(warning)
+    return rows
+
+
+def settle(steps: Dict[int, Row], row: Row) -> Dict[int, Row]:
+    """steps, with a row in it where the row moves its step on."""
+    known = steps.get(row.jobndx)
+    if known is None or RANK[row.state] > RANK[known.state]:
+        steps[row.jobndx] = row
+    return steps
+
+
+def steps_of(rows: Iterable[Row]) -> Dict[int, Row]:
+    """The row that tells each step's state: {jobndx: row}; {0: row} where no step was ever started.
+
+    Decided by the whole history, not by its last row: final beats active beats queued beats new, and the
+    first final row stays.  A `canceled` row of step 0 ends every step that had begun and not ended.
+    """
+    steps: Dict[int, Row] = {}
+    for row in rows:
+        if row.jobndx == 0 and row.state is JobState.canceled:
+            for jobndx in list(steps) or [0]:
+                steps = settle(steps, row._replace(jobndx=jobndx))
+        else:
+            steps = settle(steps, row)
+    return {jobndx: row for jobndx, row in steps.items() if jobndx or len(steps) == 1}
+
+
+def latest_of(rows: Iterable[Row]) -> Optional[Row]:
+    """The row that tells the state of the latest step, which is the job's; None where there is no row."""
+    steps = steps_of(rows)
+    return steps[max(steps)] if steps else None
+
+
+class JobDir:
+    """One job's directory: every path in it, its spec and its history.  It holds nothing; it reads."""
+
+    def __init__(self, path: str, backend: str = "") -> None:
+        self.path = os.path.abspath(path)
+        self.jobid = os.path.basename(self.path)
+        self.backend = backend or os.path.basename(os.path.dirname(self.path))
+
+    def __repr__(self) -> str:
+        return "JobDir(%r)" % self.path
+
+    def at(self, *parts: str) -> str:
+        """A path inside the directory."""
+        return "/".join((self.path,) + parts)
+
+    def log(self, kind: str, jobndx: int) -> str:
+        """The path of a step's log: kind is stdout, stderr, submit, reason, pid or host."""
+        return self.at("log", "%s.%d" % (kind, jobndx))
+
+    def host(self, jobndx: int) -> str:
+        """The one host that knows a step's native id; '' where any does."""
+        return read_or_empty(self.log("host", jobndx)).strip()
+
+    @property
+    def tag(self) -> str:
+        """What its scheduler is told; with `.jobndx` behind it, a step can be found by it."""
+        return "psik-" + self.jobid
+
+    def script(self, name: str) -> str:
+        """The path of one of its scripts."""
+        return self.at("scripts", name)
+
+    @property
+    def status_path(self) -> str:
+        """The path of its history."""
+        return self.at("status.csv")
+
+    def spec(self) -> JobSpec:
+        """The JobSpec as it was when the job was made."""
+        path = self.at("spec.json")
+        return from_json(JobSpec, parse_json(read_text(path), path), path)
+
+    def rows(self) -> List[Row]:
+        """The history in file order; [] where there is no such job, or none yet."""
+        return parse_rows(read_or_empty(self.status_path), self.status_path)
+
+    def directory(self) -> str:
+        """Where it runs."""
+        return os.path.realpath(self.at("work"))
+
+    @contextmanager
+    def history(self, patient: bool = True) -> Iterator["History"]:
+        """The history, held under its lock, to be read and added to.
+
+        NotFoundError where there is no job; unless patient, BlockingIOError where somebody else holds it.
+        """
+        try:
+            fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND)
+        except FileNotFoundError:
+            raise NotFoundError("no job at %s" % self.path) from None
+        try:
+            with locked(fd, patient):
+                yield History(self, fd)
+        finally:
+            os.close(fd)
+
+
+def is_elsewhere(host: str) -> bool:
+    """Whether the host that alone knows a step's native id is another than this one."""
+    return host not in ("", os.uname().nodename)
+
+
+class History:
+    """A status.csv that is locked and open."""
+
+    def __init__(self, job: JobDir, fd: int) -> None:
+        self.fd = fd
+        os.lseek(fd, 0, os.SEEK_SET)
+        with open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
+            text = file.read()
+        self.torn = bool(text) and not text.endswith("\n")
+        self.rows = parse_rows(text, job.status_path)
+
+    def append(self, jobndx: int, state: JobState, info: Info, durable: bool = False) -> Row:
+        """Add one row, in one write; durable rows are on the disk when this returns."""
+        row = Row(round(time.time(), 3), jobndx, state, info)
+        line = "%.3f,%d,%s,%s\n" % row
+        os.write(self.fd, ("\n" * self.torn + line).encode())
+        if durable:
+            os.fsync(self.fd)
+        self.torn = False
+        self.rows.append(row)
+        return row
+
+
+def reserve_jobdir(backend: Backend, roots: Iterable[str]) -> JobDir:
+    """Make the directory of a new job: the current millisecond, or the next that is free in every root."""
+    os.makedirs(backend.root, mode=0o700, exist_ok=True)
+    others = [root for root in roots if root != backend.root]
+    stamp_ms = int(time.time() * 1000)
+    while True:
+        jobid = "%d.%03d" % divmod(stamp_ms, 1000)
+        path = os.path.join(backend.root, jobid)
+        stamp_ms += 1
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        if not any(os.path.lexists(os.path.join(root, jobid)) for root in others):
+            return JobDir(path, backend.name)
+        os.rmdir(path)
+
+
+def roots_of(config: Config) -> List[Tuple[str, str]]:
+    """The folders that hold jobs, as (backend's name, folder).
+
+    Upstream keeps jobs in the prefix itself; those are shown too, under the first backend of that prefix.
+    """
+    roots: List[Tuple[str, str]] = []
+    for backend in backends_of(config).values():
+        if backend.prefix not in [folder for _, folder in roots]:
+            roots.append((backend.name, backend.prefix))
+        roots.append((backend.name, backend.root))
+    return roots
+
+
+LISTED: Dict[str, Tuple[int, List[str]]] = {}  # folder: its mtime, ns, and the job ids in it, newest first
+
+
+def job_ids(root: str) -> List[str]:
+    """The ids in a folder of jobs, newest first; read again only when the folder has changed."""
+    try:
+        changed = os.stat(root).st_mtime_ns
+        known = LISTED.get(root)
+        if known is None or known[0] != changed:
+            names = sorted((name for name in os.listdir(root) if JOBID.fullmatch(name)), reverse=True)
+            if len({len(name) for name in names}) > 1:  # else their order as texts is that of the numbers
+                names.sort(key=float, reverse=True)
+            if time.time() - changed / 1e9 < 2:  # another change may bear the same time
+                changed = 0
+            known = LISTED[root] = (changed, names)
+        return known[1]
+    except FileNotFoundError:
+        return []
+
+
+def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
+    """Every directory that may be a job's, newest first."""
+    import heapq
+
+    def in_root(name: str, root: str) -> Iterator[Tuple[float, str, str]]:
+        for jobid in job_ids(root):
+            yield float(jobid), os.path.join(root, jobid), name
+
+    roots = [in_root(name, root) for name, root in roots_of(config) if backend in (None, name)]
+    for _, path, name in heapq.merge(*roots, reverse=True):
+        yield JobDir(path, name)
+
+
+# ------------------------------------------------------------------------------------------ 7. Templates
+
+class ShellTemplate(string.Template):
+    """`@name@` is the only markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched."""
+    pattern: ClassVar[Any] = (r"@(?P<named>[a-z][a-z0-9_]*)@"
+                              r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # these never match
+
+
+class Shell(NamedTuple):
+    """The shell of a job's scripts: its kind, rc or sh, and what stands behind #!."""
+    kind: str
+    command: str
+
+
+class Option(NamedTuple):
+    """An option of the scheduler; it stands as `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
+    name: str
+    value: str
+
+    @classmethod
+    def of(cls, key: str, value: str) -> "Option":
+        """The option that an attribute means: `---x` is `--x`; a word without dashes is given them."""
+        word = key.lstrip("-")
+        dashes = min(len(key) - len(word), 2) or (1 if len(word) == 1 else 2)
+        return cls("-" * dashes + word, value)
+
+
+Value = Union[None, int, str, Option, List[str], List[Option]]
+
+# Every name that a template may use, with what it stands for.
+TEMPLATE_NAMES = {
+    "shell": "what stands behind #!", "psik": "the program that $psik names", "rc": "the words of the shell rc",
+    "reporter": "the program that records transitions; none where the script can do it by itself",
+    "by_itself": "yes where a script can record transitions, else nothing",
+    "base": "the job's directory", "log": "its log/", "status": "its status.csv", "job": "its scripts/job",
+    "run": "its scripts/run", "directory": "where the payload runs", "name": "the job's name",
+    "tag": "psik-JOBID; with .JOBNDX behind it, what a scheduler must be told to find the step", "job_body": "the file job_body.rc or job_body.sh",
+    "environment": "NAME=value, one a line", "inherit_environment": "yes or nothing",
+    "duration_min": "walltime", "duration_s": "walltime", "nearly_min": "a little less than the walltime",
+    "grace_s": "from TERM to KILL", "grace_fifths": "the same in fifths of a second",
+    "node_count": "", "process_count": "", "processes_per_node": "",
+    "cpu_cores_per_process": "", "gpu_cores_per_process": "nothing where none is asked for", "exclusive": "an empty word, or nothing",
+    "plain_name": "the name in letters, digits and _.-", "cores": "cpu_cores_per_process, where more than 1",
+    "slots": "process_count, where no node_count is given", "ptile": "processes on a node, where that can be told",
+    "processes": "in all, at least 1", "queue_name": "", "project_name": "", "reservation_id": "",
+    "attributes": "options of the scheduler, one a line", "launcher": "the config's launcher",
+    "mpiexec": "mpirun -n N where there is one, else env", "timeout": "timeout(1)",
+    "python": "this interpreter", "psik_dir": "where psik.py lies", "psik_module": "its name without .py, or - where that cannot be imported",
+    "psik_file": "its path", "backport_dir": "where dataclasses.py lies, which Python 3.6 lacks",
+}
+
+
+def quote_word(value: str, kind: str) -> str:
+    """A value as one word of rc or of sh."""
+    if SAFE_WORD.fullmatch(value):
+        return value
+    return "'%s'" % value.replace("'", "''" if kind == "rc" else "'\\''")
+
+
+def quote_sbatch(value: str) -> str:
+    """A value as one word of an #SBATCH line: a backslash takes the next character as it is, in quotes too.
+
+    `pack` and `het` before `job` are parted by one, for older versions cut the word out (Slurm 20 to 22, tried).
+    """
+    word = re.sub(r"""(["'#\\])""", r"\\\1", value)
+    return '"%s"' % re.sub(r"(?i)(pack|het)(?=job)", r"\1\\", word)
+
+
+def quote_bsub(value: str) -> str:
+    """A value as one word of a #BSUB line, which has no escape inside quotes.  InvalidError where it has no form."""
+    mark = "'" if '"' in value else '"'
+    if mark in value or value.startswith("#"):
+        raise InvalidError("%r: LSF takes no value with both kinds of quotes in it, or # before it" % value)
+    return mark + value + mark
+
+
+DIRECTIVES = {"#SBATCH": quote_sbatch, "#BSUB": quote_bsub}
+
+
+def quote(value: Union[int, str, Option], line: str, shell: Shell) -> str:
+    """A value as it must stand in this line of a template."""
+    if line.startswith("#!"):
+        return str(value)
+    if isinstance(value, Option):
+        word = quote(value.value, line, shell) if value.value else ""
+        joint = "" if not value.value else "=" if value.name.startswith("--") else " "
+        return value.name + joint + word
+    directive = DIRECTIVES.get(line.split(None, 1)[0])
+    if directive and not SAFE_WORD.fullmatch(str(value)):
+        return directive(str(value))
+    return str(value) if directive else quote_word(str(value), shell.kind)
+
+
+@lru_cache(maxsize=64)
+def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
+    """(its first line's number, text, names) of the pieces of a template: a line that has names, or many that have none."""
+    pieces: List[Tuple[int, str, List[str]]] = []
+    for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
+        names = [match.group("named") for match in ShellTemplate.pattern.finditer(line)]
+        if pieces and not names and not pieces[-1][2]:
+            pieces[-1] = (pieces[-1][0], pieces[-1][1] + "\n" + line, [])
+        else:
+            pieces.append((number, line, names))
+    return pieces
+
+
+def render_line(line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
+    """The lines that one line of a template becomes."""
+    if not values:
+        return [line]
+    if "job_body" in values:
+        return [str(values["job_body"])]
+    if None in values.values():
+        return []
+    many = [name for name, value in values.items() if isinstance(value, list)]
+    rounds = [dict(values, **{many[0]: item}) for item in values[many[0]]] if many else [values]  # type: ignore
+    template = ShellTemplate(line)
+    return [template.substitute({name: quote(value, line, shell) for name, value in one.items()})  # type: ignore
+            for one in rounds]
+
+
+def render(text: str, values: Dict[str, Value], shell: Shell, source: str) -> str:
+    """A template with its values in place, line by line.
+
+    A line whose value is None vanishes; one whose value is a list is repeated, once per item; job_body, which
+    is script already, goes in whole.  InvalidError names source and line of a name that is not known.
+    """
+    lines: List[str] = []
+    for number, piece, names in template_pieces(text):
+        unknown = [name for name in names if name not in values]
+        if unknown:
+            raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], nearest(unknown[0], values)),
+                               "%s:%d" % (source, number))
+        lines += render_line(piece, {name: values[name] for name in names}, shell)
+    return "\n".join(lines) + "\n"
+
+
+def find_template(kind: str, name: str, shell: str, folder: Optional[str]) -> Optional[Tuple[str, str]]:
+    """(source, text) of a backend's template: the file of this shell, else the one for both.
+
+    The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is for what all share.  None
+    where there is none.
+    """
+    kinds = [kind, kind.split("-")[0]] if "-" in kind else [kind]
+    for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
+        if folder and os.path.isfile(os.path.join(folder, path)):
+            return os.path.join(folder, path), read_text(os.path.join(folder, path))
+        if path in TEMPLATES:
+            return "templates/" + path, TEMPLATES[path]
+    return None
+
+
+# ------------------------------------------------------------------------------------------- 8. Backends
+
+PROBED: Dict[str, str] = {}  # what asking a program told us, once per process
+
+
+def ask_program(argv: Sequence[str]) -> str:
+    """The first line that a program prints, or '' where it fails; asked once per process."""
+    key = "\0".join(argv)
+    if key not in PROBED:
+        try:
+            PROBED[key] = run_program(argv, PROBE_TIMEOUT_S).out.split("\n")[0]
+        except OSError:
+            PROBED[key] = ""
+    return PROBED[key]
+
+
+def is_rc(words: Sequence[str]) -> bool:
+    """Whether this command is Rakitzis' rc: init tools, and Plan 9's shell, bear the same name."""
+    return ask_program(list(words) + ["-c", "if(~ a b) {echo x} else {echo rc}"]) == "rc"
+
+
+def choose_shell(config: Config) -> Shell:
+    """The shell of the scripts: rc_path, else rc where one is found and answers like rc, else /bin/sh.
+
+    InvalidError where rc_path is neither rc nor a POSIX shell.
+    """
+    if not config.rc_path:
+        found = find_program("rc")
+        return Shell("rc", found) if found and is_rc([found]) else Shell("sh", "/bin/sh")
+    if is_rc(config.rc_path.split()):
+        return Shell("rc", config.rc_path)
+    if ask_program(config.rc_path.split() + ["-c", "test a = a && echo sh"]) == "sh":
+        return Shell("sh", config.rc_path)
+    raise InvalidError([Fault("rc_path", "%r does not answer like rc or sh; correct it or leave it out" % config.rc_path)],
+                       "config")
+
+
+def script_can_record() -> bool:
+    """Whether a script can append a transition by itself: it needs flock(1), and milliseconds from date(1)."""
+    return bool(find_program("flock")) and ask_program(["date", "+%3N"]).isdigit()
+
+
+def resource_values(needs: ResourceSpec) -> Dict[str, Value]:
+    """Those of the names that say what a job needs."""
+    mpirun = find_program("mpirun")
+    return {
+        "duration_min": needs.duration,
+        "duration_s": needs.duration * 60,
+        "nearly_min": "%.2f" % (needs.duration * 0.98),
+        "node_count": needs.node_count,
+        "process_count": needs.process_count,
+        "processes_per_node": needs.processes_per_node,
+        "processes": needs.processes(),
+        "slots": None if needs.node_count else needs.process_count,
+        "ptile": needs.processes_on_a_node(),
+        "cpu_cores_per_process": needs.cpu_cores_per_process,
+        "cores": needs.cpu_cores_per_process if needs.cpu_cores_per_process > 1 else None,
+        "gpu_cores_per_process": needs.gpu_cores_per_process or None,
+        "exclusive": Option("", "") if needs.exclusive_node_use else None,
+        "mpiexec": SHELL_WORDS.join([mpirun, "-n", str(needs.processes())] if mpirun else ["env"]),
+    }
+
+
+def interpreter_values() -> Dict[str, Value]:
+    """Those of the names that say how this very psik.py is called again."""
+    here = os.path.realpath(__file__)
+    module, end = os.path.splitext(os.path.basename(here))
+    standard = os.path.join(STANDARD, module)  # a module of this name would be found first
+    importable = end == ".py" and "." not in module and not os.path.exists(standard + ".py") and not os.path.isdir(standard)
+    return {
+        "python": sys.executable or "python3",
+        "psik_dir": os.path.dirname(here),
+        "psik_module": module if importable else "-",
+        "psik_file": here,
+        "backport_dir": os.path.dirname(sys.modules["dataclasses"].__file__ or "") if sys.version_info < (3, 7) else "",
+    }
+
+
+def template_values(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, Value]:
+    """What each name of TEMPLATE_NAMES stands for, in the scripts of this job; job_body excepted."""
+    assert isinstance(spec.backend, BackendConfig)
+    config, alone = backend.config, script_can_record()
+    psik = config.psik_path or job.script("psik")
+    values: Dict[str, Value] = {
+        "shell": shell.command,
+        "psik": psik,
+        "rc": SHELL_WORDS.join(shell.command.split() if shell.kind == "rc" else ["/usr/bin/env", "rc"]),
+        "reporter": None if alone and not spec.callback else psik,
+        "by_itself": "yes" if alone else None,
+        "base": job.path,
+        "log": job.at("log"),
+        "status": job.status_path,
+        "job": job.script("job"),
+        "run": job.script("run"),
+        "directory": spec.directory,
+        "name": spec.name,
+        "plain_name": re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None,
+        "tag": job.tag,
+        "environment": ["%s=%s" % pair for pair in spec.environment.items()],
+        "inherit_environment": "yes" if spec.inherit_environment else None,
+        "grace_s": config.kill_grace_s,
+        "grace_fifths": config.kill_grace_s * 5,
+        "queue_name": spec.backend.queue_name,
+        "project_name": spec.backend.project_name,
+        "reservation_id": spec.backend.reservation_id,
+        "attributes": [Option.of(*pair) for pair in spec.backend.attributes.items()],
+        "launcher": SHELL_WORDS.join(config.launcher) if config.launcher else None,
+        "timeout": find_program("timeout") or "timeout",
+    }
+    return dict(values, **resource_values(spec.resources), **interpreter_values())
+
+
+def payload(script: str, shell: Shell) -> str:
+    """scripts/run: the user's script, under its own #! or in the chosen shell, where $mpirun splits into its words."""
+    head = "" if script.startswith("#!") else "#!%s\n" % shell.command
+    if head and shell.kind == "sh":
+        head += "IFS=$(printf ' \\t\\n\\001')\n"
+    return head + script + ("" if script.endswith("\n") else "\n")
+
+
+def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, str]:
+    """The texts of a job's scripts/ by name."""
+    folder = backend.config.templates
+    values = template_values(job, spec, backend, shell)
+    values["job_body"] = ""
+    body = find_template("", "job_body", shell.kind, folder)
+    assert body is not None
+    values["job_body"] = render(body[1], values, shell, body[0]).rstrip("\n")
+    scripts = {"run": payload(spec.script, shell)}
+    for name in JOB_SCRIPTS + ("psik",):
+        found = find_template(backend.kind if name != "psik" else "", name, shell.kind, folder)
+        if found:
+            plain = found[1].startswith("#!/bin/sh")  # whatever shell the others are for
+            scripts[name] = render(found[1], values, Shell("sh", "/bin/sh") if plain else shell, found[0])
+        elif name != "poll":
+            raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s" % (
+                backend.kind, name, folder or "psik.py, and the config names no folder of templates"))], "config")
+    return scripts
+
+
+def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
+    """What one of a backend's templates lacks."""
+    found = find_template(backend.kind, name, shell.kind, backend.config.templates)
+    if not found:
+        return ["no template %r%s" % (name, "; jobs that die stay active" if name == "poll" else "")]
+    source, text = found
+    missing = []
+    try:
+        render(text, {known: "" for known in TEMPLATE_NAMES}, shell, source)
+    except InvalidError as err:
+        missing.append(str(err))
+    wanted = [word for line in re.findall(r"^# needs:(.*)$", text, re.MULTILINE) for word in line.split()]
+    return missing + ["no program %r, which %s calls" % (word, source) for word in wanted if not find_program(word)]
+
+
+def check_backend(backend: Backend) -> List[str]:
+    """What a backend lacks: templates, names in them that psik.py does not know, programs; [] where nothing."""
+    try:
+        shell = choose_shell(backend.config)
+    except InvalidError as err:
+        return [str(err)]
+    missing = [fault for name in JOB_SCRIPTS for fault in check_template(backend, name, shell)]
+    if backend.config.psik_path and not find_program(backend.config.psik_path):
+        missing.insert(0, "no program %r, which psik_path names" % backend.config.psik_path)
+    return missing
+
+
+def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: float) -> Finished:
+    """Run one of a job's scripts to its end; one that does not start, or not end in time, has failed, and stderr says why."""
+    try:
+        return run_program([job.script(name)] + list(words), timeout_s)
+    except OSError as err:
+        return Finished(1, "", str(err))
+
+
+def why_failed(done: Finished) -> str:
+    """What a script that failed said last, or its exit status."""
+    return last_line(done.err) or "exit %d" % done.status
+
+
+def export_templates(folder: str) -> List[str]:
+    """Write the built-in templates below a folder that has none of them yet; their paths."""
+    paths = {name: os.path.join(folder, name) for name in sorted(TEMPLATES)}
+    for path in paths.values():
+        if os.path.lexists(path):
+            raise ConflictError("%s is there already; name another folder" % path)
+    for name, path in paths.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, TEMPLATES[name], 0o644)
+    return list(paths.values())
+
+
+# ------------------------------------------------------------------------------------------ 9. Callbacks
+
+# An event lies in .outbox/ before its row stands in the history, and leaves when a 2xx has come back.  So a
+# process that dies in between leaves an event without a row, which is dropped, or one that the next will send.
+
+def sign_message(payload: Union[str, bytes], secret: Union[str, bytes]) -> str:
+    """The X-Hub-Signature-256 of a message, `sha256=<hex>`, as GitHub makes it; text counts as UTF-8."""
+    import hashlib
+    import hmac
+    key = secret.encode("utf-8") if isinstance(secret, str) else secret
+    message = payload.encode("utf-8") if isinstance(payload, str) else payload
+    return "sha256=" + hmac.new(key, message, hashlib.sha256).hexdigest()
+
+
+def verify_signature(payload: Union[str, bytes], secret: Union[str, bytes], signature: Optional[str]) -> bool:
+    """True where a message bears its signature, compared in constant time; ForbiddenError otherwise."""
+    import hmac
+    if not signature:
+        raise ForbiddenError("the X-Hub-Signature-256 header is missing")
+    if not hmac.compare_digest(sign_message(payload, secret).encode(), signature.strip().encode("utf-8", "replace")):
+        raise ForbiddenError("the signature is not that of the message")
+    return True
+
+
+class web:  # noqa: N801
+    """Upstream's name for these two: psik.web.sign_message, psik.web.verify_signature."""
+    sign_message = staticmethod(sign_message)
+    verify_signature = staticmethod(verify_signature)
+
+
+class Event(NamedTuple):
+    """A transition that a callback is to be told.  Times are seconds since the epoch."""
+    delivery: str       # X-Psik-Delivery, the same at every try
+    jobid: str
+    place: int          # its row's place in the history, which is the order of delivery
+    jobndx: int
+    state: str
+    info: Info
+    made: float
+    attempts: int = 0
+    due: float = 0.0    # not tried before
+    said: str = ""      # what came of the last try
+
+    @property
+    def body(self) -> bytes:
+        """The bytes that are sent and signed."""
+        return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
+
+
+class CallbackSettings(NamedTuple):
+    """What of the config the callbacks of a job need where there is no config, in the job; scripts/callback.json."""
+    timeout_s: float
+    give_up_s: float
+    ca_file: Optional[str]
+    proxy: bool
+
+
+def callback_settings(job: JobDir) -> Optional[CallbackSettings]:
+    """How to call back for a job; None where nobody wants to be told."""
+    text = read_or_empty(job.script("callback.json"))
+    try:
+        return CallbackSettings(**json.loads(text)) if text else None
+    except (ValueError, TypeError):
+        raise InvalidError("it is broken; write what another job's has", job.script("callback.json")) from None
+
+
+def outbox(job: JobDir, *parts: str) -> str:
+    """A path in the outbox that the jobs of a backend share."""
+    return os.path.join(os.path.dirname(job.path), ".outbox", *parts)
+
+
+def event_path(job: JobDir, event: Event, *folders: str) -> str:
+    """The file of an event."""
+    return outbox(job, *(folders + ("%s.%06d.json" % (event.jobid, event.place),)))
+
+
+def events_in(folder: str, jobid: Optional[str] = None) -> List[Event]:
+    """The events in a folder, of one job or of all, in the order in which they are to be sent."""
+    try:
+        names = sorted(name for name in os.listdir(folder)
+                       if name.endswith(".json") and (jobid is None or name.startswith(jobid + ".")))
+    except OSError:
+        return []
+    found = []
+    for path in [os.path.join(folder, name) for name in names]:
+        text = read_or_empty(path)
+        try:
+            found += [Event(**json.loads(text))] if text else []  # '' where somebody has just delivered it
+        except (ValueError, TypeError):
+            complain("%s: not an event; remove it" % path)
+    return found
+
+
+def keep_event(path: str, event: Event) -> None:
+    """Write an event's file, onto the disk."""
+    replace_file(path, json.dumps(event._asdict()) + "\n", durable=True)
+
+
+def announce(job: JobDir, place: int, jobndx: int, state: JobState, info: Info) -> None:
+    """Put the event of a row of the history into the outbox, and onto the disk."""
+    event = Event(os.urandom(16).hex(), job.jobid, place, jobndx, state.value, info, round(time.time(), 3))
+    os.makedirs(outbox(job), mode=0o700, exist_ok=True)
+    keep_event(event_path(job, event), event)
+
+
+def delivered_events(job: JobDir) -> List[Dict[str, Json]]:
+    """The events of a job that were taken, from log/callbacks."""
+    shown = []
+    for line in read_or_empty(job.at("log", "callbacks")).split("\n"):
+        parts = line.split(",", 6)
+        if len(parts) == 7:
+            shown.append(dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]),
+                              attempts=int(parts[5]), said=parts[6], delivered=float(parts[0]), outcome="delivered"))
+    return shown
+
+
+def missed_places(job: JobDir, rows: Sequence[Row]) -> List[int]:
+    """The places of the rows that nobody has announced: a job script had to write them, for psik.py did not run where it did."""
+    known = {event.place for folder in (outbox(job), outbox(job, "dead")) for event in events_in(folder, job.jobid)}
+    known.update(each["place"] for each in delivered_events(job))
+    return [place for place, row in enumerate(rows) if row.state is not JobState.new and place not in known]
+
+
+def belongs_to(event: Event, rows: Sequence[Row]) -> bool:
+    """Whether the row of an event was written; its writer may have died before, and another row may stand there."""
+    if event.place >= len(rows):
+        return False
+    row = rows[event.place]
+    return (event.jobndx, event.state, read_info(str(event.info))) == (row.jobndx, row.state.value, row.info)
+
+
+# A POST by hand: http.client would cost the call in the job more than the interpreter's start.
+
+def left(deadline: float) -> float:
+    """The seconds until a deadline of time.monotonic(); TimeoutError where there are none."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("no answer in time")
+    return seconds
+
+
+def resolve(host: str, port: int, deadline: float) -> List[Any]:
+    """The addresses of a host, as socket.getaddrinfo has them.  The look-up of a name has no time-out, so a thread of its own runs it."""
+    import socket
+    found: List[Any] = []
+
+    def look_up() -> None:
+        try:  # as bytes, for a text is passed through the idna codec, which costs 2 ms
+            name = host.strip("[]")
+            found.extend(socket.getaddrinfo(name.encode() if re.fullmatch("[!-~]+", name) else name, port, 0, socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as err:
+            found.append(err)
+
+    if re.fullmatch(r"[0-9.]+|\[.*\]", host):  # an address needs no look-up
+        look_up()
+    else:
+        import threading
+        thread = threading.Thread(target=look_up, daemon=True)
+        thread.start()
+        thread.join(left(deadline))
+    if not found or isinstance(found[0], Exception):
+        raise OSError("%s does not resolve: %s" % (host, getattr(found[0], "strerror", found[0]) if found else "no answer"))
+    return found
+
+
+def connect(host: str, port: int, deadline: float) -> Any:
+    """A socket that is connected, to the first of a host's addresses that takes it."""
+    import socket
+    problem = OSError("no address")
+    for family, kind, protocol, _, address in resolve(host, port, deadline):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left(deadline))
+            sock.connect(address)
+            return sock
+        except OSError as err:
+            problem = err
+            sock.close()
+    raise problem
+
+
+def proxy_for(scheme: str, host: str) -> Optional[str]:
+    """The proxy that the environment names for a host, as urllib.request reads it."""
+    import urllib.request
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
+
+
+def exchange(sock: Any, head: str, body: bytes, deadline: float) -> Tuple[int, str]:
+    """Send a request and read the head of its answer: (status, `200 OK`)."""
+    sock.settimeout(left(deadline))
+    sock.sendall(head.encode("latin-1", "replace") + body)
+    answer = b""
+    while True:
+        while b"\r\n\r\n" not in answer:
+            sock.settimeout(left(deadline))
+            try:
+                block = sock.recv(4096)
+            except TimeoutError:
+                raise TimeoutError("no answer in time") from None
+            except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
+                raise (TimeoutError("no answer in time") if str(err) == "timed out" else err) from None
+            if not block:
+                raise OSError("the receiver closed in mid-answer")
+            answer += block
+            if len(answer) > MAX_ANSWER_HEAD:
+                raise OSError("the head of the answer is too long")
+        match = re.match(rb"HTTP/1\.[01] ([0-9]{3}) ?([^\r\n]{0,100})", answer)
+        if not match:
+            raise OSError("the answer is not HTTP/1")
+        if not 100 <= int(match.group(1)) < 200:
+            return int(match.group(1)), ("%s %s" % (match.group(1).decode(), match.group(2).decode("latin-1"))).strip()
+        answer = answer.split(b"\r\n\r\n", 1)[1]  # 100 Continue and its like: the answer is yet to come
+
+
+def wrap_tls(sock: Any, host: str, settings: CallbackSettings, deadline: float) -> Any:
+    """The socket under TLS, the server's certificate checked against the system's roots and the config's ca_file."""
+    import ssl
+    context = ssl.create_default_context()
+    if settings.ca_file:
+        context.load_verify_locations(settings.ca_file)
+    sock.settimeout(left(deadline))
+    return context.wrap_socket(sock, server_hostname=host.strip("[]"))
+
+
+def open_tunnel(sock: Any, host: str, port: int, name: str, deadline: float) -> None:
+    """Let a proxy connect to a host; OSError where it does not."""
+    status, said = exchange(sock, "CONNECT %s:%d HTTP/1.1\r\nHost: %s\r\n\r\n" % (host, port, name), b"", deadline)
+    if status != 200:
+        raise OSError("the proxy refused: %s" % said)
+
+
+def post(url: str, body: bytes, headers: Dict[str, str], settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
+    """POST and read the answer's head: (status, `200 OK`).  OSError where none came before the deadline.
+
+    Redirects are not followed: nobody but the job's owner says where its events go.
+    """
+    scheme, host, port, target = split_url(url)
+    name = host if port in PORTS.values() else "%s:%d" % (host, port)
+    proxy = proxy_for(scheme, host) if settings.proxy else None
+    near = split_url(proxy) if proxy else (scheme, host, port, target)
+    sock = connect(near[1], near[2], deadline)
+    try:
+        if scheme == "https":
+            if proxy:
+                open_tunnel(sock, host, port, name, deadline)
+            sock = wrap_tls(sock, host, settings, deadline)
+        elif proxy:
+            target = url
+        lines = ["POST %s HTTP/1.1" % target, "Host: " + name, "Content-Length: %d" % len(body), "Connection: close"]
+        lines += ["%s: %s" % header for header in headers.items()]
+        return exchange(sock, "\r\n".join(lines) + "\r\n\r\n", body, deadline)
+    finally:
+        sock.close()
+
+
+# Delivery.
+
+def tell(event: Event, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
+    """Tell the callback of an event, once: (HTTP status, or 0 where there was none; what came of it)."""
+    headers = dict(spec.cb_headers)
+    headers.update({"Content-Type": "application/json", "Accept": "application/json",
+                    "User-Agent": "psik/" + __version__, "X-Psik-Delivery": event.delivery})
+    if spec.cb_secret:
+        headers["X-Hub-Signature-256"] = sign_message(event.body, spec.cb_secret)
+    try:
+        return post(spec.callback or "", event.body, headers, settings, deadline)
+    except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
+        return 0, str(err) or type(err).__name__
+
+
+def backoff_s(attempts: int) -> float:
+    """Seconds until the next try: from one to an hour, doubling, give or take a third so that jobs do not march in step."""
+    return float(min(3600, 2 ** min(attempts, 12))) * (0.67 + 0.66 * os.urandom(1)[0] / 255)
+
+
+def settled_events(job: JobDir) -> List[Event]:
+    """The events that are to be sent, in order, once each row has one and each one its row."""
+    with job.history() as history:  # its lock: whoever put an event there has written the row by now
+        for event in events_in(outbox(job), job.jobid):
+            if not belongs_to(event, history.rows):
+                os.unlink(event_path(job, event))
+        for place in missed_places(job, history.rows):
+            row = history.rows[place]
+            announce(job, place, row.jobndx, row.state, row.info)
+        return events_in(outbox(job), job.jobid)
+
+
+def deliver_events(job: JobDir, settings: CallbackSettings, log_fd: int, deadline: float, now: bool) -> bool:
+    """Send the events of a job whose delivery this process holds the lock of; whether none is left."""
+    events, spec = settled_events(job), job.spec()
+    for event in events:
+        if (event.due > time.time() and not now) or time.monotonic() >= deadline:
+            return False
+        status, said = tell(event, spec, settings, deadline)
+        event = event._replace(attempts=event.attempts + 1, said=said, due=time.time() + backoff_s(event.attempts))
+        if 200 <= status < 300:
+            os.write(log_fd, ("%.3f,%d,%s,%s,%d,%d,%s\n" % (time.time(), event.jobndx, event.state, event.delivery,
+                                                           event.place, event.attempts, CONTROL.sub(" ", said))).encode())
+            os.unlink(event_path(job, event))
+        elif time.time() - event.made > settings.give_up_s:
+            os.makedirs(outbox(job, "dead"), mode=0o700, exist_ok=True)
+            keep_event(event_path(job, event, "dead"), event)
+            os.unlink(event_path(job, event))
+        else:
+            keep_event(event_path(job, event), event)
+            return False
+    return True
+
+
+def deliver(job: JobDir, now: bool = True) -> bool:
+    """Send a job's events in order, until one fails; whether none is left.
+
+    now: also those whose next try is not due yet.  Takes as long as the config allows for one transition, and no
+    longer; only one process sends for a job at a time, and another waits for it.
+    """
+    settings = callback_settings(job)
+    if settings is None:
+        return True
+    deadline = time.monotonic() + settings.timeout_s
+    fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        while time.monotonic() < deadline:
+            try:
+                with locked(fd, patient=False):
+                    return deliver_events(job, settings, fd, deadline, now)
+            except BlockingIOError:
+                time.sleep(0.05)
+        return False
+    finally:
+        os.close(fd)
+
+
+def events_of(job: JobDir) -> List[Dict[str, Json]]:
+    """Every event of a job: what it told, whether and when it was delivered, what the receiver said."""
+    shown = delivered_events(job)
+    for outcome, folder in (("dead", outbox(job, "dead")), ("pending", outbox(job))):
+        shown += [dict(jobndx=event.jobndx, state=event.state, delivery=event.delivery, place=event.place, attempts=event.attempts,
+                       said=event.said, delivered=None, outcome=outcome) for event in events_in(folder, job.jobid)]
+    return shown
+
+
+def revive_all(name: str, root: str) -> None:
+    """Put the events of a backend's jobs that were given up back into the outbox, to be tried as long again."""
+    for event in events_in(os.path.join(root, ".outbox", "dead")):
+        job = JobDir(os.path.join(root, event.jobid), name)
+        keep_event(event_path(job, event), event._replace(made=time.time()))
+        os.unlink(event_path(job, event, "dead"))
+
+
+def owes_events(job: JobDir, waiting: bool) -> bool:
+    """Whether a job's callback is to be told of something: an event waits, or a job script wrote a row that nobody announced."""
+    return callback_settings(job) is not None and (waiting or bool(missed_places(job, job.rows())))
+
+
+def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[str, bool]:
+    """Send the events of every job: {jobid: whether none is left}.
+
+    now: also those whose next try is not due yet, and those that a job script could not announce; this looks at
+    every job.  dead: also those that were given up.
+    """
+    found = {}
+    for name, root in roots_of(config):
+        if dead:
+            revive_all(name, root)
+        waiting = {event.jobid for event in events_in(os.path.join(root, ".outbox"))}
+        for jobid in job_ids(root) if now else sorted(waiting):
+            job = JobDir(os.path.join(root, jobid), name)
+            try:
+                if owes_events(job, jobid in waiting):
+                    found[jobid] = deliver(job, now or dead)
+            except (PsikError, OSError) as err:  # one broken job must not keep the others' events
+                complain(str(err))
+                found[jobid] = False
+    return found
+
+
+# ------------------------------------------------------------------------------------ 10. Reconciliation
+
+# How a history grows: by what psik.py and the job scripts record, and, where a script could not, because it was killed
+# or its node was lost, by what the scheduler says: one call for all steps of a backend, its answer shared between processes.
+
+def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
+    """Add a transition to a history that is locked, its event before it: the one way in which psik.py does so."""
+    wanted = callback_settings(job) is not None
+    if wanted:
+        announce(job, len(history.rows), jobndx, state, info)
+    return history.append(jobndx, state, info, durable=wanted)
+
+
+@contextmanager
+def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
+    """A job's history to be read and added to; what was added is told to its callback, once the lock is free."""
+    with job.history(patient) as history:
+        before = len(history.rows)
+        yield history
+    if len(history.rows) > before:
+        deliver(job)
+
+
+def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
+    """Record that a step has come to a state; what the job script calls."""
+    with transitions(job) as history:
+        return record(job, history, jobndx, state, info)
+
+
+# What a poll script prints.
+
+class Heard(NamedTuple):
+    """One line of a poll script: what the scheduler says of one of its jobs."""
+    native: str
+    state: str
+    exit_status: str    # '-' where it said none
+    tag: str            # '-' where it said none
+    reason: str
+
+
+def parse_poll(text: str) -> List[Heard]:
+    """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
+    found = []
+    for line in text.split("\n"):
+        words = line.split(None, 4)
+        if len(words) > 1 and words[1] in STATES:
+            found.append(Heard(*(words + ["-", "-", ""][len(words) - 2:])))
+    return found
+
+
+# Submissions whose answer never came.
+
+def next_step(rows: Sequence[Row]) -> int:
+    """The jobndx that the next submission gets."""
+    return max(row.jobndx for row in rows) + 1
+
+
+def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
+    """What a scheduler says of a step whose native id nobody knows, found by its tag; BackendError where it cannot be asked."""
+    host, tag = job.host(jobndx), "%s.%d" % (job.tag, jobndx)
+    if is_elsewhere(host):
+        raise BackendError("job %s: an earlier submission was cut on %s; ask there" % (job.jobid, host))
+    done = run_script(job, "poll", [tag], POLL_TIMEOUT_S)
+    if done.status:
+        raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
+                           % (job.jobid, why_failed(done)))
+    return next((heard for heard in parse_poll(done.out) if heard.tag == tag), None)
+
+
+def running_unqueued(rows: Sequence[Row]) -> Optional[Row]:
+    """The last row, where its step is active and was never queued."""
+    last = rows[-1]
+    known = [row for row in rows if row.jobndx == last.jobndx and row.state is not JobState.active]
+    return last if last.state is JobState.active and not known else None
+
+
+def adopt(job: JobDir, history: History) -> Optional[Row]:
+    """Record a submission whose answer never came, where its step runs or its scheduler has it; else None.
+
+    What a cut submission leaves: log/submit.N without a row of step N, or a step that is active and was never queued.
+    BackendError where the scheduler cannot be asked.
+    """
+    jobndx, running = next_step(history.rows), running_unqueued(history.rows)
+    if running:
+        jobndx = running.jobndx
+        if running.info:
+            return record(job, history, jobndx, JobState.queued, running.info)
+    if not os.path.exists(job.log("submit", jobndx)) or not os.path.exists(job.script("poll")):
+        return None
+    heard = find_tagged(job, jobndx)
+    return record(job, history, jobndx, JobState.queued, read_info(heard.native)) if heard else None
+
+
+def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
+    """Adopt what cut submissions of these jobs left, as far as it can be told now; their rows are kept true.
+
+    A step that runs already, and was never queued, needs no adoption until the job is started again or canceled.
+    """
+    for job, rows in jobs:
+        if os.path.exists(job.log("submit", next_step(rows))):
+            try:
+                with transitions(job, patient=False) as history:
+                    adopt(job, history)
+                rows[:] = job.rows()
+            except (BackendError, NotFoundError, BlockingIOError):  # nobody answers, or the submission is still under way
+                pass
+
+
+# Steps of which the scheduler is asked.
+
+class Step(NamedTuple):
+    """A step that its scheduler still owes an answer."""
+    job: JobDir
+    jobndx: int
+    native: str
+
+
+def tells_native(row: Row, natives: Dict[int, Info]) -> bool:
+    """Whether a row tells a step's native id: `queued` does, and `active` where that came first."""
+    return row.state is JobState.queued or row.state is JobState.active and row.jobndx not in natives
+
+
+def live_steps(job: JobDir, rows: Sequence[Row], canceled_too: bool = False) -> List[Step]:
+    """The steps of a job that were queued, or ran, and have not ended.
+
+    canceled_too: also those which only a cancel of the whole job has ended, whose processes may live on.
+    """
+    natives: Dict[int, Info] = {}
+    ended: Set[int] = set()
+    for row in rows:
+        if row.jobndx == 0 and row.state is JobState.canceled:
+            ended.update([] if canceled_too else natives)
+        elif row.state.is_final():
+            ended.add(row.jobndx)
+        elif tells_native(row, natives):
+            natives[row.jobndx] = row.info
+    return [Step(job, jobndx, str(native)) for jobndx, native in natives.items() if native != "" and jobndx not in ended]
+
+
+def stopped_steps(job: JobDir, rows: Sequence[Row]) -> List[Step]:
+    """The steps that a signal ended of late: why, the scheduler may know (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL)."""
+    natives: Dict[int, Info] = {}
+    stopped = []
+    for row in rows:
+        if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128 and time.time() - row.time < EXPLAIN_S:
+            stopped.append(row.jobndx)
+        elif tells_native(row, natives):
+            natives[row.jobndx] = row.info
+    return [Step(job, jobndx, str(natives[jobndx])) for jobndx in stopped if jobndx in natives]
+
+
+class Seen(NamedTuple):
+    """What a scheduler last said of a step; times are seconds since the epoch."""
+    state: str          # '' where it no longer knows the step
+    exit_status: str    # '-' where it said none
+    reason: str
+    since: float        # when it was first seen so
+    wanted: float       # when somebody last wanted to know
+
+
+class Group:
+    """Steps of which one scheduler is asked, by one call; each with its job's history."""
+
+    def __init__(self, root: str, host: str, config: Config) -> None:
+        self.root, self.config = root, config
+        self.members: List[Tuple[Step, List[Row]]] = []
+        self.calm = False   # whether one has not changed of late, so that there may be news
+        # The file of the last answer, which processes share; host is the one that knows the native ids, '' where any does.
+        self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
+
+    def add(self, step: Step, rows: List[Row]) -> None:
+        """Ask for this step too."""
+        self.members.append((step, rows))
+        self.calm = self.calm or time.time() - rows[-1].time >= self.config.poll_interval_s
+
+
+def groups_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Group]:
+    """The steps of jobs of which a scheduler may have news, by whom to ask; those that another host knows are left out."""
+    configs = {name: config_for(config, name) for name in {job.backend for job, _ in jobs}}
+    groups: Dict[Tuple[str, str], Group] = {}
+    for job, rows in jobs:
+        for step in live_steps(job, rows) + stopped_steps(job, rows):
+            root, host = os.path.dirname(job.path), job.host(step.jobndx)
+            if not is_elsewhere(host):
+                group = groups.setdefault((root, host), Group(root, host, configs[job.backend]))
+                group.add(step, rows)
+    return list(groups.values())
+
+
+class Answer(NamedTuple):
+    """What a scheduler said last: when, of which native ids what, and why it said nothing, or ''."""
+    time: float = 0.0
+    steps: Dict[str, Seen] = {}
+    fault: str = ""
+
+
+def read_answer(path: str) -> Answer:
+    """The last answer of a scheduler; an empty one where there is none."""
+    try:
+        data = json.loads(read_or_empty(path))
+        return Answer(float(data["time"]), {native: Seen(*seen) for native, seen in data["steps"].items()}, str(data["fault"]))
+    except (ValueError, TypeError, KeyError):
+        return Answer()
+
+
+def run_poll(job: JobDir, ours: Set[str], said: Dict[str, Seen]) -> Tuple[Dict[str, Seen], str]:
+    """Run a job's poll script for these native ids and for those that others wanted of late: (what it said, '').
+
+    Where it does not answer: (said, why).
+    """
+    now = time.time()
+    recent = {native: seen for native, seen in said.items() if now - seen.wanted < WANTED_S}
+    asked = ours | {native for native, seen in recent.items() if seen.state in ("queued", "active")}
+    done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S)
+    if done.status:
+        fault = "%s could not ask the scheduler: %s" % (job.script("poll"), why_failed(done))
+        complain(fault)
+        return said, fault
+    silence = Heard("", "", "-", "-", "the scheduler no longer knows it")
+    heard = {each.native: each for each in parse_poll(done.out)}
+    for native in asked:
+        told = heard.get(native, silence)
+        new = Seen(told.state, told.exit_status, told.reason, since=now, wanted=now)
+        old = recent.get(native, new)
+        recent[native] = new._replace(since=old.since if old.state == new.state else now,
+                                      wanted=now if native in ours else old.wanted)
+    return recent, ""
+
+
+def ask_in_turn(group: Group, job: JobDir, interval_s: float) -> Dict[str, Seen]:
+    """Ask the scheduler by this job's script and keep its answer, one process at a time; the answer of the one before,
+    where that is fresh by then."""
+    fd = os.open(group.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with locked(fd):
+            answer = read_answer(group.answer_path)
+            if time.time() - answer.time >= interval_s:
+                steps, fault = run_poll(job, {step.native for step, _ in group.members}, answer.steps)
+                answer = Answer(time.time(), steps, fault)
+                replace_file(group.answer_path, json.dumps(answer._asdict()) + "\n")
+            return answer.steps
+    finally:
+        os.close(fd)
+
+
+def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
+    """What the scheduler says of the steps of a group, by native id: its last answer while that is fresh or all of them
+    have changed of late, else a new one."""
+    interval_s = 0 if force else group.config.poll_interval_s
+    answer = read_answer(group.answer_path)
+    jobs = [step.job for step, _ in group.members if os.path.exists(step.job.script("poll"))]
+    if time.time() - answer.time < interval_s or not jobs or not (force or group.calm):
+        return answer.steps
+    return ask_in_turn(group, jobs[0], interval_s)
+
+
+def explain(step: Step, seen: Seen) -> None:
+    """Keep why a step failed, as its scheduler says."""
+    reason, path = (seen.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
+    if read_or_empty(path) != reason:
+        replace_file(path, reason)
+
+
+def record_end(step: Step, seen: Seen, history: History) -> None:
+    """Add the end of a step that its scheduler has told, and why, where it has not recorded one itself.
+
+    What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
+    """
+    known = steps_of(history.rows).get(step.jobndx)
+    if known is None:
+        return
+    failed, ended = seen.state != JobState.completed, known.state.is_final()
+    if failed and (not ended or (seen.state and known.state is JobState.failed)):
+        explain(step, seen)
+    if not ended:
+        state, told = JobState.failed if failed else JobState.completed, read_info(seen.exit_status)
+        record(step.job, history, step.jobndx, state, told if isinstance(told, int) else int(failed))
+
+
+def conclude(step: Step, seen: Seen, grace_s: float) -> List[Row]:
+    """Record the end of a step that its scheduler has told, or has been silent of for the grace; the history then, or []."""
+    if seen.state in ("new", "queued", "active") or (not seen.state and time.time() - seen.since < grace_s):
+        return []
+    try:
+        with transitions(step.job) as history:
+            record_end(step, seen, history)
+            return history.rows
+    except NotFoundError:  # removed meanwhile
+        return []
+
+
+# What schedulers said of steps, by the folder of their jobs and the native id, which two of them may both have given.
+Said = Dict[Tuple[str, str], Seen]
+
+
+def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool = False) -> Said:
+    """Bring histories up to date with the schedulers, and return what these said.
+
+    jobs holds each job with its rows; the rows of those that changed are replaced in place.  A scheduler is asked
+    again only when its last answer is older than the config's poll_interval_s, or with force.  Cut submissions are
+    looked for where a job's first one may have been, and with force everywhere.
+    """
+    adopt_lost([pair for pair in jobs if pair[1] and (force or pair[1][-1].state is JobState.new)])
+    answers: Said = {}
+    for group in groups_of(config, jobs):
+        said = ask_scheduler(group, force)
+        answers.update({(group.root, native): seen for native, seen in said.items()})
+        for step, rows in group.members:
+            if step.native in said:
+                rows[:] = conclude(step, said[step.native], group.config.poll_grace_s) or rows
+    return answers
+
+
+def poll_fault(root: str) -> str:
+    """Why the scheduler of a backend gave no answer of late, or ''."""
+    for path in (os.path.join(root, ".poll.json"), os.path.join(root, ".poll-%s.json" % os.uname().nodename)):
+        answer = read_answer(path)
+        if answer.fault and time.time() - answer.time < WANTED_S:
+            return answer.fault
+    return ""
+
+
+# ---------------------------------------------------------------------------------------- 11. Operations
+
+# Making and starting.
+
+def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
+    """Write all that a new job consists of; the line in status.csv, which makes it one, comes last."""
+    directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
+    spec = replace(spec, directory=directory)
+    if directory != job.at("work"):
+        os.symlink(directory, job.at("work"))
+    else:
+        os.mkdir(directory, 0o700)
+    os.mkdir(job.at("log"), 0o700)
+    os.mkdir(job.at("scripts"), 0o700)
+    for name, text in make_scripts(job, spec, backend, shell).items():
+        write_file(job.script(name), text, 0o700)
+    if spec.callback:
+        config = backend.config
+        write_file(job.script("callback.json"), json.dumps(CallbackSettings(
+            config.callback_timeout_s, config.callback_give_up_s, config.ca_file, config.callback_proxy)._asdict()) + "\n")
+    write_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
+    write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
+
+
+def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access: Optional[Json] = None) -> JobDir:
+    """Make a job's directory and scripts; the job is `new` and nothing runs yet.
+
+    backend names one of the config's; access is what the server says of its owner.  InvalidError where spec and config
+    do not fit; no directory is left then.
+    """
+    chosen = choose_backend(config, spec, backend)
+    spec = with_defaults(spec, chosen)
+    if spec.directory and not os.path.isdir(spec.directory):
+        raise InvalidError([Fault("directory", "%s is not there; make it first, or leave it out to run in the job's own "
+                                  "work/" % spec.directory)])
+    shell = choose_shell(chosen.config)
+    job = reserve_jobdir(chosen, [root for _, root in roots_of(config)])
+    try:
+        if access is not None:
+            write_file(job.at("access.json"), json.dumps(access) + "\n")
+        fill_jobdir(job, spec, chosen, shell)
+    except BaseException:
+        delete_tree(job.path)
+        raise
+    return job
+
+
+def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Finished:
+    """Run scripts/submit.  BackendError where it leaves open whether the scheduler has the job: it then exits with
+    EX_TEMPFAIL, or does not exit at all."""
+    env = None if inherit else {name: os.environ[name] for name in BASIC_ENVIRONMENT if name in os.environ}
+    log = job.log("submit", jobndx)
+    try:
+        done = run_program([job.script("submit"), str(jobndx)], timeout_s, env, log, job.path)
+    except TimeoutError as err:
+        done = Finished(os.EX_TEMPFAIL, "", "")
+        with open(log, "a", encoding="utf-8") as file:
+            file.write("%s\n" % err)
+    except OSError as err:
+        write_file(log, "%s\n" % err)
+        done = Finished(err.errno or 1, "", "")
+    if done.status == os.EX_TEMPFAIL:
+        raise BackendError("job %s: %s; whether its scheduler took it is not known yet: `start` or `poll` will find out, "
+                           "and not submit it twice" % (job.jobid, last_line(read_or_empty(log)) or "no answer"))
+    return done
+
+
+def submit(job: JobDir, timeout_s: float = 60) -> Row:
+    """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
+
+    The history stays locked meanwhile, so `queued` always comes before `active`.  A step whose submission was cut
+    before its answer came is not submitted twice: the scheduler is asked for it first.  BackendError where the
+    scheduler refuses (the step is `failed` then, and log/submit.N holds what was said), or does not answer.
+    """
+    with transitions(job) as history:
+        if not history.rows:
+            raise NotFoundError("no job at %s" % job.path)
+        adopted = adopt(job, history)
+        if adopted:
+            return adopted
+        jobndx = next_step(history.rows)
+        if os.path.exists(job.log("submit", jobndx)) and not os.path.exists(job.script("poll")):
+            raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
+                               "remove %s to submit it anew" % (job.jobid, job.log("submit", jobndx)))
+        done = run_submit(job, jobndx, job.spec().inherit_environment, timeout_s)
+        native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
+        if done.status == 0 and NATIVE_ID.fullmatch(native):
+            return record(job, history, jobndx, JobState.queued, read_info(native))
+        record(job, history, jobndx, JobState.failed, done.status or 1)
+    log = job.log("submit", jobndx)
+    raise BackendError("job %s: %s did not take it: %s (all of it: %s)" % (
+        job.jobid, job.backend, last_line(read_or_empty(log)) or "submit printed no id, but %r" % native, log))
+
+
+# Looking.
+
+def describe_exit(info: Info) -> str:
+    """What an exit status says by itself: `killed by SIGKILL`, or ''."""
+    import signal
+    if info == 127:
+        return "a command or the script's interpreter was not found"
+    if isinstance(info, int) and 128 < info < 128 + signal.NSIG:
+        names = {int(number): number.name for number in signal.Signals}
+        return "killed by %s" % names.get(info - 128, "signal %d" % (info - 128))
+    return ""
+
+
+def reason_of(job: JobDir, row: Row, said: Said) -> str:
+    """Why a job is in the state of this row, as far as psik or the scheduler knows, in one line."""
+    if row.state in (JobState.queued, JobState.active):
+        seen = said.get((os.path.dirname(job.path), str(row.info)))
+        return seen.reason if seen else ""
+    if row.state is not JobState.failed:
+        return ""
+    known = last_line(read_or_empty(job.log("reason", row.jobndx)))
+    if known:
+        return known
+    if not os.path.exists(job.log("stdout", row.jobndx)):
+        return last_line(read_or_empty(job.log("submit", row.jobndx)))
+    return describe_exit(row.info)
+
+
+def job_name(job: JobDir) -> str:
+    """The name in a job's spec, or ''."""
+    try:
+        return str(json.loads(read_or_empty(job.at("spec.json"))).get("name") or NO_NAME)
+    except (ValueError, AttributeError):
+        return NO_NAME
+
+
+def summarize(job: JobDir, rows: Sequence[Row], said: Said) -> Summary:
+    """One job in a line: the state of its latest step."""
+    row = latest_of(rows)
+    assert row is not None  # a job has a row
+    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time,
+                   reason_of(job, row, said))
+
+
+def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
+    """Each of these directories that is a job's, with its history."""
+    for job in jobs:
+        rows = job.rows()
+        if rows:
+            yield job, rows
+
+
+def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]], poll: bool = True) -> List[Summary]:
+    """Jobs in a line each, brought up to date with their schedulers unless poll is false."""
+    said = reconcile(config, jobs) if poll else {}
+    return [summarize(job, rows, said) for job, rows in jobs]
+
+
+def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None, limit: Optional[int] = None,
+              poll: bool = True, index: int = 0, name: Optional[str] = None,
+              admits: Callable[[JobDir], bool] = lambda job: True) -> List[Summary]:
+    """The jobs, newest first, brought up to date with their schedulers unless poll is false.
+
+    index: pass over so many; name: only those of this name; admits: only those that it admits.  Reads no more of the
+    tree than index and limit ask for.
+    """
+    import itertools
+    found: List[Summary] = []
+    wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
+    pairs = with_rows(job for job in filter(admits, job_dirs(config, backend)) if name is None or job_name(job) == name)
+    while len(found) < wanted:
+        batch = list(itertools.islice(pairs, wanted - len(found)))
+        if not batch:
+            break
+        found += [each for each in summarize_all(config, batch, poll) if state in (None, each.state)]
+    return found[index:]
+
+
+def jobs_like(config: Config, text: str) -> List[JobDir]:
+    """The jobs that an id, its beginning or `last` may mean, newest first, four at most; of an id that is whole, the one."""
+    import itertools
+    if text == "last":
+        return [job for job, _ in itertools.islice(with_rows(job_dirs(config)), 1)]
+    exact = with_rows(JobDir(os.path.join(root, text), name) for name, root in roots_of(config))
+    others = with_rows(job for job in job_dirs(config) if job.jobid.startswith(text))
+    return [job for job, _ in list(itertools.islice(exact, 1)) or list(itertools.islice(others, 4))]
+
+
+def find_job(config: Config, text: str) -> JobDir:
+    """The job of this id, of an id that begins so, or, for `last`, the newest.
+
+    InvalidError where it is no id, or not one alone; NotFoundError where there is no such job.
+    """
+    if text != "last" and not JOBID.fullmatch(text):
+        raise InvalidError("%r is not a job id; `psik.py ls` shows them, and `last` is the newest" % text)
+    found = jobs_like(config, text)
+    if not found:
+        raise NotFoundError("no job %s under %s" % (
+            text, ", ".join(sorted({backend.prefix for backend in backends_of(config).values()}))))
+    if len(found) > 1:
+        raise InvalidError("%s is not one job alone: %s" % (text, " ".join(job.jobid for job in found)))
+    return found[0]
+
+
+def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
+    """The path of what a step wrote, by default the latest one; kind is stdout or stderr.
+
+    NotFoundError where there is no such step, or where it has written nothing yet.
+    """
+    steps = steps_of(job.rows())
+    if not steps:
+        raise NotFoundError("no job at %s" % job.path)
+    jobndx = max(steps) if jobndx is None else jobndx
+    if jobndx not in steps or jobndx == 0:
+        raise NotFoundError("job %s has no step %d; its latest is %d" % (job.jobid, jobndx, max(steps)))
+    path = job.log(kind, jobndx)
+    if not os.path.exists(path):
+        raise NotFoundError("job %s is %s and wrote no %s.%d" % (job.jobid, steps[jobndx].state, kind, jobndx))
+    return path
+
+
+def logs(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
+    """What a step wrote so far, as text; what is not UTF-8 shows as `?`-marks.  NotFoundError as find_log."""
+    return read_or_empty(find_log(job, kind, jobndx))
+
+
+# Waiting.
+
+def pauses() -> Iterator[float]:
+    """How long to sleep between looks, seconds: short at first, then half a second."""
+    pause_s = 0.01
+    while True:
+        yield pause_s
+        pause_s = min(pause_s * 1.3, 0.5)
+
+
+class Look(NamedTuple):
+    """What one look at a job showed."""
+    summary: Summary
+    rows: List[Row]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job's latest step has."""
+        return STATES[self.summary.state].is_final()
+
+
+def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
+    """The jobs as they are now, in order, brought up to date with their schedulers.  NotFoundError for one that is gone."""
+    pairs = [(job, job.rows()) for job in jobs]
+    said = reconcile(config, pairs)
+    for job, rows in pairs:
+        if not rows:
+            raise NotFoundError("job %s is gone" % job.jobid)
+    return [Look(summarize(job, rows, said), rows) for job, rows in pairs]
+
+
+def all_ended(looks: Sequence[Look]) -> bool:
+    """Whether there is nothing to wait for.  ConflictError for a job that was never started."""
+    for look in looks:
+        if look.summary.state == JobState.new:
+            raise ConflictError("job %s was never started; `psik.py start %s` does so" % ((look.summary.jobid,) * 2))
+    return all(look.ended for look in looks)
+
+
+def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = None,
+         show: Callable[[List[Summary]], None] = lambda summaries: None) -> List[Summary]:
+    """Wait until every job has ended, or for timeout_s; their summaries, in order.
+
+    show is called with the summaries at every turn.  ConflictError for a job that was never started.
+    """
+    deadline = time.time() + timeout_s if timeout_s is not None else float("inf")
+    for pause_s in pauses():
+        looks = look_at(config, jobs)
+        summaries = [look.summary for look in looks]
+        show(summaries)
+        if all_ended(looks) or time.time() >= deadline:
+            break
+        time.sleep(pause_s)
+    return summaries
+
+
+def watch(config: Config, job: JobDir, after: int = 0) -> Iterator[Row]:
+    """Each row of a job's history as it is written, less the first `after`, until its latest step has ended.
+
+    ConflictError, once what there is was told, for a job that was never started.
+    """
+    for pause_s in pauses():
+        looks = look_at(config, [job])
+        for row in looks[0].rows[after:]:
+            yield row
+        after = max(after, len(looks[0].rows))
+        if all_ended(looks):
+            return
+        time.sleep(pause_s)
+
+
+def exit_status(summary: Summary) -> ExitStatus:
+    """What a shell would have said of a job: its own exit status; 143 where it was canceled."""
+    if summary.state == JobState.completed:
+        return 0
+    if summary.state == JobState.canceled:
+        return 143
+    return summary.info if isinstance(summary.info, int) and 0 < summary.info < 256 else 1
+
+
+# Ending.
+
+def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
+    """Let a job's scheduler end these steps; BackendError where it cannot be told."""
+    elsewhere = set(filter(is_elsewhere, (job.host(step.jobndx) for step in steps)))
+    if elsewhere:
+        raise BackendError("job %s runs on %s; cancel it there too" % (job.jobid, ", ".join(elsewhere)))
+    done = run_script(job, "cancel", [step.native for step in steps], CANCEL_TIMEOUT_S) if steps else Finished(0, "", "")
+    if done.status:
+        raise BackendError("job %s is marked canceled, but its scheduler was not told: %s; cancel it again"
+                           % (job.jobid, why_failed(done)))
+
+
+def cancel(job: JobDir) -> bool:
+    """End every step of the job that has not ended; False where nothing was left to end.
+
+    The history says `canceled` first, so that the job script knows why it is told to stop.  BackendError where
+    the scheduler cannot be told; to cancel again tries again.
+    """
+    with job.history() as history:
+        if history.rows:
+            adopt(job, history)  # a submission that was cut may yet start
+        steps = live_steps(job, history.rows, canceled_too=True)
+        over = all(row.state.is_final() for row in steps_of(history.rows).values())
+        if over and not steps:
+            return False
+        if not over:
+            record(job, history, 0, JobState.canceled, 0)
+    stop_steps(job, steps)
+    deliver(job)  # last, for a slow receiver must not keep the job running
+    return True
+
+
+def await_processes(job: JobDir) -> None:
+    """Wait, for a while, until a canceled job has stopped writing to its directory."""
+    deadline = time.time() + REMOVE_WAIT_S
+    for pause_s in pauses():
+        natives = [step.native for step in live_steps(job, job.rows(), canceled_too=True)]
+        if not natives or time.time() > deadline or not os.path.exists(job.script("poll")):
+            return
+        if not re.search(r"^\S+ (queued|active)\b", run_script(job, "poll", natives, CANCEL_TIMEOUT_S).out, re.MULTILINE):
+            return
+        time.sleep(pause_s)
+
+
+def remove(job: JobDir, force: bool = False) -> None:
+    """Remove a job's directory, logs and all.  ConflictError where it has not ended, unless force cancels it."""
+    rows = job.rows()
+    if not rows:
+        raise NotFoundError("no job at %s" % job.path)
+    summary = summarize(job, rows, {})
+    if not STATES[summary.state].is_final():
+        if not force:
+            raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, summary.state))
+        cancel(job)
+        await_processes(job)
+    deliver(job)
+    passing = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
+    try:
+        for folders in ((), ("dead",)):
+            for event in events_in(outbox(job, *folders), job.jobid):
+                os.unlink(event_path(job, event, *folders))
+        os.rename(job.path, passing)
+    except FileNotFoundError:
+        raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
+    delete_tree(passing)
+
+
+def is_stale(path: str) -> bool:
+    """Whether a directory is what a creation left that was cut, long ago: no history, and nothing of the user's."""
+    status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
+    return (os.path.isdir(path) and time.time() - os.path.getmtime(path) > STALE_S
+            and not (os.path.lexists(status) and os.path.getsize(status))
+            and not set(os.listdir(path)) - {"scripts", "log", "work", "spec.json", "status.csv", "access.json"}
+            and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
+
+
+def sweep(config: Config) -> List[str]:
+    """Remove what crashes left: directories older than STALE_S that never became a job, and half-removed ones; their
+    paths.  What holds anything but the beginnings of a job is left alone."""
+    swept = []
+    for backend in backends_of(config).values():
+        for name in os.listdir(backend.root) if os.path.isdir(backend.root) else []:
+            path = os.path.join(backend.root, name)
+            if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
+                delete_tree(path)
+                swept.append(path)
+    return swept
+
+
+# ---------------------------------------------------------------------------------- 12. Python interface
+
+# Upstream's names, and an asynchronous face over the operations above: what blocks runs in a thread.
+
+JobAttributes = BackendConfig
+InvalidJobException = InvalidError
+SubmitException = BackendError
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """What a blocking call returns, which is made in a thread of the running loop's pool."""
+    import asyncio
+    return await asyncio.get_event_loop().run_in_executor(None, function, *args)
+
+
+class AsyncPath:
+    """A path that is read without blocking the event loop: `await (job.base / "status.csv").read_text()`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    __str__ = __fspath__
+
+    def __repr__(self) -> str:
+        return "AsyncPath(%r)" % self.path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncPath) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __truediv__(self, name: Union[str, "os.PathLike[str]"]) -> "AsyncPath":
+        return AsyncPath(os.path.join(self.path, os.fspath(name)))
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> "AsyncPath":
+        """The directory that holds it."""
+        return AsyncPath(os.path.dirname(self.path))
+
+    async def exists(self) -> bool:
+        """Whether there is such a file or directory."""
+        return await in_thread(os.path.exists, self.path)
+
+    async def read_bytes(self) -> bytes:
+        """All of a file; OSError where it cannot be read."""
+        def read() -> bytes:
+            with open(self.path, "rb") as file:
+                return file.read()
+        return await in_thread(read)
+
+    async def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """All of a text file; OSError or UnicodeDecodeError where it cannot be read."""
+        return (await self.read_bytes()).decode(encoding, errors)
+
+    async def iterdir(self) -> AsyncIterator["AsyncPath"]:
+        """What lies in a directory, by name; OSError where it cannot be read."""
+        for name in sorted(await in_thread(os.listdir, self.path)):
+            yield self / name
+
+
+async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float]) -> List[Summary]:
+    """As wait(), for an event loop."""
+    import asyncio
+    deadline = time.time() + timeout_s if timeout_s is not None else float("inf")
+    for pause_s in pauses():
+        looks = await in_thread(look_at, config, jobs)
+        if all_ended(looks) or time.time() >= deadline:
+            break
+        await asyncio.sleep(pause_s)
+    return [look.summary for look in looks]
+
+
+class Job:
+    """One job, by its directory.  `job = await Job(base)` has read it; so has read_info(), again.
+
+    base is its directory, jobid (stamp, as upstream calls it) its id, spec its JobSpec, history its rows
+    (time, jobndx, state, info) in file order; valid says that spec and history have been read.
+    """
+    spec: JobSpec
+
+    def __init__(self, base: Union[str, "os.PathLike[str]", JobDir], config: Optional[Config] = None) -> None:
+        self.jobdir = base if isinstance(base, JobDir) else JobDir(os.fspath(base))
+        self.config = config or Config()
+        self.base = AsyncPath(self.jobdir.path)
+        self.jobid = self.stamp = self.jobdir.jobid
+        self.history: List[Row] = []
+        self.valid = False
+
+    def __repr__(self) -> str:
+        return "Job(%r)" % self.jobdir.path
+
+    def __await__(self) -> Generator[Any, None, "Job"]:
+        return self.read_info().__await__()
+
+    async def read_info(self) -> "Job":
+        """Read spec and history; the job itself.  NotFoundError where there is none."""
+        rows = await in_thread(self.jobdir.rows)
+        if not rows:
+            raise NotFoundError("no job at %s" % self.jobdir.path)
+        self.spec = await in_thread(self.jobdir.spec)
+        self.history, self.valid = rows, True
+        return self
+
+    async def submit(self) -> Tuple[int, Info]:
+        """Hand the next step to the scheduler; (jobndx, native id).  BackendError where it refuses or does not answer."""
+        timeout_s = config_for(self.config, self.jobdir.backend).submit_timeout_s
+        row = await in_thread(submit, self.jobdir, timeout_s)
+        await self.read_info()
+        return row.jobndx, row.info
+
+    async def reached(self, jobndx: int, state: Union[str, JobState], info: Info = 0) -> bool:
+        """Record that a step has come to a state, and tell the callback; True.  InvalidError where that is no state."""
+        if state not in STATES:
+            raise InvalidError("%r is not a state%s" % (state, nearest(state, STATES)))
+        await in_thread(reached, self.jobdir, jobndx, STATES[state], info)
+        await self.read_info()
+        return True
+
+    async def cancel(self) -> bool:
+        """End every step that has not ended; False where nothing was left to end.  BackendError as for submit."""
+        done = await in_thread(cancel, self.jobdir)
+        await self.read_info()
+        return done
+
+    async def wait(self, timeout_s: Optional[float] = None) -> Summary:
+        """Wait until the job has ended, or for timeout_s seconds; exit_status() of the answer is the job's own."""
+        return (await wait_in_loop(self.config, [self.jobdir], timeout_s))[0]
+
+    async def watch(self, after: int = 0) -> AsyncIterator[Row]:
+        """Each row of the history as it is written, less the first `after`, until the latest step has ended."""
+        import asyncio
+        for pause_s in pauses():
+            looks = await in_thread(look_at, self.config, [self.jobdir])
+            for row in looks[0].rows[after:]:
+                yield row
+            after = max(after, len(looks[0].rows))
+            if all_ended(looks):
+                return
+            await asyncio.sleep(pause_s)
+
+    async def logs(self, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
+        """What a step, by default the latest, wrote so far to stdout or stderr.  NotFoundError where it wrote nothing."""
+        return await in_thread(logs, self.jobdir, kind, jobndx)
+
+    async def remove(self, force: bool = False) -> None:
+        """Remove the directory.  ConflictError where the job has not ended, unless force cancels it first."""
+        await in_thread(remove, self.jobdir, force)
+
+    def summarize(self) -> Tuple[int, Dict[JobState, Set[int]]]:
+        """(the next jobndx, {state: the steps in it}), as of the history that was read last."""
+        steps = steps_of(self.history)
+        found: Dict[JobState, Set[int]] = {state: set() for state in JobState if state is not JobState.new}
+        for jobndx, row in steps.items():
+            if row.state in found:
+                found[row.state].add(jobndx)
+        return max(steps or [0]) + 1, found
+
+
+class JobManager:
+    """The jobs of a config, by default of the one in force: makes, lists and finds them.
+
+    It holds nothing but the config, so threads may share one, and processes may work in the same tree.
+    """
+
+    def __init__(self, config: Optional[Config] = None) -> None:
+        self.config = config or load_config()
+        self.prefix = AsyncPath(next(iter(backends_of(self.config).values())).prefix)
+
+    async def create(self, spec: JobSpec, backend: Optional[str] = None) -> Job:
+        """Make a job, which is `new`; backend names one of the config's.  InvalidError where spec and config do not fit."""
+        return await Job(await in_thread(create, self.config, spec, backend), self.config)
+
+    async def ls(self, backend: Optional[str] = None) -> AsyncIterator[Job]:
+        """Every job, oldest first, as it is on the disk; summaries() asks the schedulers too."""
+        for jobdir in reversed(await in_thread(lambda: list(job_dirs(self.config, backend)))):
+            job = Job(jobdir, self.config)
+            try:
+                await job.read_info()
+            except (NotFoundError, InvalidError):  # no job, or no more
+                continue
+            yield job
+
+    async def find(self, jobid: str) -> Job:
+        """The job of an id, of an id that begins so, or, for `last`, the newest.  NotFoundError, InvalidError."""
+        return await Job(await in_thread(find_job, self.config, jobid), self.config)
+
+    async def summaries(self, backend: Optional[str] = None, state: Optional[str] = None,
+                        limit: Optional[int] = None) -> List[Summary]:
+        """The jobs, newest first, a line each, brought up to date with their schedulers."""
+        return await in_thread(list_jobs, self.config, backend, state, limit)
+
+    async def wait(self, jobs: Iterable[Job], timeout_s: Optional[float] = None) -> List[Summary]:
+        """Wait until all these jobs have ended, or for timeout_s seconds; their summaries, in order."""
+        return await wait_in_loop(self.config, [job.jobdir for job in jobs], timeout_s)
+
+
+# ------------------------------------------------------------------------------------ 13. Confined files
+
+# What lies in a folder that a name from outside may not leave: by `..`, by a link, or by one put there meanwhile.
+
+def path_inside(root: str, path: str) -> str:
+    """The real path of what is called path inside the folder root; ForbiddenError where that is outside."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    real, root = os.path.realpath(os.path.join(root, *parts)), os.path.realpath(root)
+    if ".." in parts or (real != root and not real.startswith(root.rstrip("/") + "/")):
+        raise ForbiddenError("%r leads out of the directory" % path)
+    return real
+
+
+def open_folder(root: str, real: str, make: bool = False) -> int:
+    """A descriptor of a folder inside root, reached without a link on the way; make: make what is missing."""
+    root = os.path.realpath(root)
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise NotFoundError("%s is gone" % root) from None
+    for part in os.path.relpath(real, root).split("/") if real != root else []:
+        try:
+            if make:
+                try:
+                    os.mkdir(part, 0o755, dir_fd=fd)
+                except FileExistsError:
+                    pass
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+def open_inside(root: str, path: str) -> IO[bytes]:
+    """A file inside root, open for reading.  NotFoundError, or ForbiddenError where it is outside, or no plain file."""
+    import stat
+    real = path_inside(root, path)
+    try:
+        folder = open_folder(root, os.path.dirname(real) if real != os.path.realpath(root) else real)
+        try:
+            fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as err:
+        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise NotFoundError("no file %r" % path) from None
+        if err.errno == errno.ENXIO:  # a socket
+            raise ForbiddenError("%r is not a plain file" % path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ForbiddenError("%r is not a plain file" % path)
+    return open(fd, "rb")
+
+
+def write_passing(folder: int, name: str, blocks: Iterable[bytes]) -> None:
+    """Write blocks to a new file of an open folder."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+    with open(fd, "wb", buffering=0) as file:
+        for block in blocks:
+            view = memoryview(block)
+            while view:
+                view = view[file.write(view):]
+
+
+def save_inside(root: str, path: str, blocks: Iterable[bytes]) -> None:
+    """Write a file inside root; the folders on the way are made.  It is there whole, or not at all.
+
+    InvalidError where path names no file; ConflictError where a directory is there, or a file on the way.
+    """
+    above, _, name = path.rpartition("/")
+    if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
+        raise InvalidError("%s names no file" % shown(path))
+    passing = "%s%s" % (PASSING, os.urandom(8).hex())
+    try:
+        folder = open_folder(root, path_inside(root, above), make=True)
+        try:
+            write_passing(folder, passing, blocks)
+            os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            try:
+                os.unlink(passing, dir_fd=folder)
+            except FileNotFoundError:
+                pass
+            raise
+        finally:
+            os.close(folder)
+    except OSError as err:
+        if err.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY):
+            raise ConflictError("%r cannot be a file here: %s" % (path, (err.strerror or "").lower())) from None
+        raise
+
+
+def unlink_inside(root: str, path: str) -> None:
+    """Remove a file, or a link, inside root; NotFoundError, or ConflictError where it is a directory."""
+    above, _, name = path.rstrip("/").rpartition("/")
+    if name in ("", ".", ".."):
+        raise InvalidError("%r names no file" % path)
+    try:
+        folder = open_folder(root, path_inside(root, above))
+        try:
+            os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as err:
+        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise NotFoundError("no file %r" % path) from None
+        if err.errno == errno.EISDIR:
+            raise ConflictError("%r is a directory" % path) from None
+        raise
+
+
+def stat_folder(root: str, path: str) -> Dict[str, Dict[str, int]]:
+    """{name: {size, atime, mtime}} of what lies in a folder inside root; a link counts as itself.  NotFoundError, ForbiddenError."""
+    try:
+        fd = open_folder(root, path_inside(root, path))
+    except OSError:
+        raise NotFoundError("no directory %r" % path) from None
+    found = {}
+    try:
+        for item in sorted(os.listdir(fd)):
+            try:
+                known = os.stat(item, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:  # gone meanwhile
+                continue
+            if not item.startswith(PASSING):
+                name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                found[name] = {"size": known.st_size, "atime": int(known.st_atime), "mtime": int(known.st_mtime)}
+    finally:
+        os.close(fd)
+    return found
+
+
+class Padded:
+    """A file that yields exactly size bytes, zeros behind its end."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, size: int) -> bytes:
+        """The next block."""
+        size = min(size, self.left)
+        self.left -= size
+        data = self.file.read(size)
+        return data + b"\0" * (size - len(data))
+
+
+def add_to_archive(archive: Any, name: str, folder: int, item: str) -> None:
+    """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out."""
+    import stat
+    import tarfile
+    info = tarfile.TarInfo(name)
+    try:
+        found = os.stat(item, dir_fd=folder, follow_symlinks=False)
+        info.mode, info.mtime = stat.S_IMODE(found.st_mode), max(0, int(found.st_mtime))
+        if stat.S_ISREG(found.st_mode):
+            with open(os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as content:
+                info.size = os.fstat(content.fileno()).st_size
+                archive.addfile(info, Padded(content, info.size))
+            return
+        if stat.S_ISLNK(found.st_mode):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
+        elif stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+            info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
+        else:
+            return
+    except (FileNotFoundError, PermissionError, NotADirectoryError):
+        return
+    except OSError as err:
+        if err.errno in (errno.ELOOP, errno.ENXIO):
+            return
+        raise
+    archive.addfile(info)
+
+
+def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]) -> None:
+    """Send a folder inside root as .tar.gz, below name; links as links, and what grows or shrinks meanwhile at its first size."""
+    import tarfile
+
+    class Out:
+        """What tarfile writes to."""
+
+        def write(self, data: bytes) -> int:
+            """Pass it on."""
+            send(bytes(data))
+            return len(data)
+
+    top = open_folder(root, path_inside(root, path))
+    try:
+        with tarfile.open(fileobj=Out(), mode="w|gz", bufsize=65536) as archive:  # type: ignore
+            for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
+                for item in sorted(folders) + sorted(files):
+                    if not item.startswith(PASSING):
+                        add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)
+    finally:
+        os.close(top)
+
+
+# ---------------------------------------------------------------------------------------------- 14. HTTP
+
+# The protocol, without a word of jobs: what a connection sends, strictly read, and what it is answered.
+
+class RequestError(PsikError):
+    """A request that is answered with this status, and these headers, and not carried out."""
+    exit_status = 2
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.http_status = status
+        self.headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
+
+
+def socket_shutdown(sock: Any) -> None:
+    """End both directions of a socket.  An SSLSocket's own method would take TLS off it under its thread's feet."""
+    import socket
+    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class Wire:
+    """One connection: a socket, or two file descriptors; what is received is buffered, and has a deadline."""
+
+    def __init__(self, sock: Any = None, fds: Tuple[int, int] = (0, 1)) -> None:
+        self.sock, self.fds = sock, fds
+        self.buffer = b""
+        self.waiting = False                # for the first byte of a request
+        self.since: Optional[float] = time.monotonic()  # since when it has waited for a request's head; None: one is in hand
+        self.shaking = False                # hands, for TLS
+
+    def receive(self, timeout_s: float) -> bytes:
+        """What comes next, b"" at the end; TimeoutError where nothing does."""
+        if self.sock is None:
+            import select
+            if not select.select([self.fds[0]], [], [], timeout_s)[0]:
+                raise TimeoutError("nothing came")
+            return os.read(self.fds[0], BLOCK)
+        self.sock.settimeout(max(timeout_s, 0.001))
+        try:
+            return bytes(self.sock.recv(BLOCK))
+        except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
+            raise (TimeoutError("nothing came") if "timed out" in str(err) else err) from None
+
+    def send(self, data: bytes) -> None:
+        """Send it all; OSError where the other end does not take it."""
+        view = memoryview(data)
+        if self.sock is not None:
+            self.sock.settimeout(SEND_TIMEOUT_S)
+            for at in range(0, len(data), BLOCK):
+                self.sock.sendall(view[at:at + BLOCK])
+            return
+        import select
+        while view:
+            if not select.select([], [self.fds[1]], [], SEND_TIMEOUT_S)[1]:
+                raise TimeoutError("nobody reads")
+            try:
+                view = view[os.write(self.fds[1], view[:4096]):]
+            except BlockingIOError:
+                time.sleep(0.01)
+
+    def send_file(self, file: IO[bytes], offset: int, length: int) -> None:
+        """Send a part of a file, by sendfile(2) where that can be."""
+        if self.sock is not None:
+            self.sock.settimeout(SEND_TIMEOUT_S)
+            begun, sent, done = time.monotonic(), 0, 1
+            while sent < length and done:
+                done = self.sock.sendfile(file, offset + sent, min(BLOCK * 4, length - sent))
+                sent += done
+                if time.monotonic() - begun > SEND_TIMEOUT_S * 2 + sent / BODY_RATE:
+                    raise TimeoutError("the client takes it too slowly")
+        else:
+            file.seek(offset)
+            sent = 0
+            while sent < length:
+                block = file.read(min(BLOCK, length - sent))
+                if not block:
+                    break
+                self.send(block)
+                sent += len(block)
+        if sent < length:  # it was cut while it was sent, and so must the answer be
+            raise ConnectionError("the file became shorter")
+
+    def read(self, size: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+        """At least one byte and at most size; RequestError where the connection ends or falls silent."""
+        if not self.buffer:
+            self.fill(timeout_s)
+        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return data
+
+    def fill(self, timeout_s: float) -> None:
+        """Receive more of a body; RequestError where there is none."""
+        try:
+            block = self.receive(timeout_s)
+        except TimeoutError:
+            raise RequestError(408, "the body did not come") from None
+        if not block:
+            raise RequestError(400, "the body was cut")
+        self.buffer += block
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """A short line without its end; RequestError where it is none."""
+        while b"\n" not in self.buffer[:MAX_CHUNK_LINE]:
+            if len(self.buffer) > MAX_CHUNK_LINE:
+                raise RequestError(400, "a chunk's head is too long")
+            self.fill(timeout_s)
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        if not line.endswith(b"\r"):
+            raise RequestError(400, "a chunk's head ends without CR LF")
+        return line[:-1]
+
+    def read_head(self) -> bytes:
+        """All before the blank line; b"" where the connection ended or fell silent before a request began.
+
+        RequestError where it is too long or too slow.
+        """
+        self.waiting, self.since = True, time.monotonic()
+        deadline = time.monotonic() + IDLE_TIMEOUT_S
+        while True:
+            if self.waiting:
+                self.buffer = self.buffer.lstrip(b"\r\n")
+                if self.buffer:
+                    self.waiting, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
+            head, found, rest = self.buffer.partition(b"\r\n\r\n")
+            if found and len(head) <= MAX_HEAD:
+                self.buffer, self.since = rest, None
+                return head
+            if len(self.buffer) > MAX_HEAD:
+                raise RequestError(431, "the head of the request is longer than %d bytes" % MAX_HEAD)
+            try:
+                block = self.receive(deadline - time.monotonic())
+            except TimeoutError:
+                if self.waiting:
+                    return b""
+                raise RequestError(408, "the head of the request did not come within %d s" % HEAD_TIMEOUT_S) from None
+            if not block:
+                return b""
+            self.buffer += block
+
+    def cut(self) -> None:
+        """End it, whatever its thread is doing, which closes it then."""
+        if self.sock is not None:
+            try:
+                socket_shutdown(self.sock)
+            except OSError:
+                pass
+
+    def linger(self) -> None:
+        """Let the client read its answer, though it is still sending: to close at once would reset the connection."""
+        if self.sock is None:
+            return
+        deadline = time.monotonic() + LINGER_S
+        try:
+            self.sock.shutdown(1)
+            while time.monotonic() < deadline and self.receive(deadline - time.monotonic()):
+                pass
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.sock is not None:
+            self.sock.close()
+
+
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+
+
+class Body:
+    """The body of a request, which is read once, in blocks; by its length, or chunk by chunk."""
+
+    def __init__(self, wire: Wire, length: Optional[int], expects: bool = False) -> None:
+        self.wire, self.expects = wire, expects
+        self.left = length or 0     # of the body, or of the chunk
+        self.chunked = length is None
+        self.ended = not self.chunked and not self.left
+        self.begun = self.broken = False
+        self.patience_s: float = BODY_TIMEOUT_S
+        self.since, self.got = time.monotonic(), 0
+
+    def read(self, size: int = 65536) -> bytes:
+        """The next block, b"" at the end; RequestError where it is broken, cut or too slow, and then for ever."""
+        self.broken = True
+        data = self.next_block(size)
+        self.broken = False
+        self.got += len(data)
+        if time.monotonic() - self.since > BODY_TIMEOUT_S * 2 + self.got / BODY_RATE:
+            self.broken = True
+            raise RequestError(408, "the body comes too slowly")
+        return data
+
+    def next_block(self, size: int) -> bytes:
+        """The next block, b"" at the end."""
+        if self.expects and not self.ended:
+            self.expects = False
+            self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.chunked and not self.left and not self.ended:
+            self.next_chunk()
+        if self.ended:
+            return b""
+        data = self.wire.read(min(size, self.left), self.patience_s)
+        self.left -= len(data)
+        self.ended = not self.left and not self.chunked
+        return data
+
+    def next_chunk(self) -> None:
+        """Read the head of the next chunk; at the last one, what follows it."""
+        if self.begun and self.wire.read_line(self.patience_s):
+            raise RequestError(400, "a chunk is longer than it says")
+        self.begun = True
+        size = CHUNK_LINE.fullmatch(self.wire.read_line(self.patience_s))
+        if not size:
+            raise RequestError(400, "a chunk's length is not a number")
+        self.left = int(size.group(1), 16)
+        if self.left:
+            return
+        for _ in range(MAX_HEADERS):
+            if not self.wire.read_line(self.patience_s):
+                self.ended = True
+                return
+        raise RequestError(400, "too many trailers")
+
+    def read_all(self, limit: int) -> bytes:
+        """All of it; RequestError where it is longer than limit."""
+        if not self.chunked and self.left > limit:
+            raise RequestError(413, "the body is longer than %d bytes" % limit)
+        blocks, size = [], 0
+        for block in iter(self.read, b""):
+            size += len(block)
+            if size > limit:
+                raise RequestError(413, "the body is longer than %d bytes" % limit)
+            blocks.append(block)
+        return b"".join(blocks)
+
+    def drain(self) -> bool:
+        """Pass over what the handler left; False where it is much, slow or broken, so that the connection had better end."""
+        if self.broken or self.expects or (not self.chunked and self.left > BLOCK):
+            return self.ended and not self.broken
+        self.patience_s = 0.3
+        try:
+            self.read_all(BLOCK)
+        except RequestError:
+            return False
+        return True
+
+
+def decode_percent(text: str) -> str:
+    """A path or a part of a query, %XX decoded as UTF-8; RequestError where it is none, or holds a NUL."""
+    if "%" in text:
+        try:
+            text = re.sub(b"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), text.encode("latin-1")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise RequestError(400, "the URL is not UTF-8") from None
+    if "\0" in text:
+        raise RequestError(400, "the URL holds a NUL")
+    return text
+
+
+def parse_query(text: str) -> Iterator[Tuple[str, str]]:
+    """(name, value) of each `name=value` of a query."""
+    for pair in text.split("&"):
+        name, _, value = pair.replace("+", "%20").partition("=")
+        if name:
+            yield decode_percent(name), decode_percent(value)
+
+
+class Request:
+    """A request as it came: method, decoded path, query, headers (by lower-case name) and body."""
+
+    def __init__(self, method: str, target: str, headers: Dict[str, str], body: Body, version: str = "1.1") -> None:
+        self.method, self.version, self.headers, self.body = method, version, headers, body
+        path, _, query = target.partition("?")
+        self.path = decode_percent(path)
+        self.query = dict(parse_query(query))
+        self.params: Dict[str, str] = {}    # what its route's pattern took from the path
+
+    @property
+    def verb(self) -> str:
+        """The method, GET for HEAD, which is the same without the body."""
+        return "GET" if self.method == "HEAD" else self.method
+
+    def keeps_alive(self) -> bool:
+        """Whether the client wants to send another on this connection."""
+        wish = self.headers.get("connection", "").lower()
+        return "close" not in wish and (self.version == "1.1" or "keep-alive" in wish)
+
+
+def bearer_of(req: Request) -> Optional[str]:
+    """The token of a request, None where it shows none."""
+    scheme, _, token = req.headers.get("authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]{1,8192}) HTTP/(1\.[01])")
+HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def parse_request_line(line: bytes) -> Tuple[str, str, str]:
+    """(method, target, version) of a head's first line; RequestError."""
+    match = REQUEST_LINE.fullmatch(line)
+    if match:
+        return match.group(1).decode(), match.group(2).decode(), match.group(3).decode()
+    if re.search(rb" HTTP/(?!1\.[01]$)[0-9.]+$", line):
+        raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    raise RequestError(414 if len(line) > 8192 else 400, "the first line is not a request")
+
+
+SINGLE_HEADERS = ("host", "content-length", "transfer-encoding", "authorization", "content-type")
+
+
+def parse_headers(lines: Sequence[bytes]) -> Dict[str, str]:
+    """{lower-case name: value} of the lines of a head; RequestError."""
+    if len(lines) > MAX_HEADERS:
+        raise RequestError(431, "more than %d headers" % MAX_HEADERS)
+    headers: Dict[str, str] = {}
+    for line in lines:
+        word, colon, rest = line.partition(b":")
+        if not colon or not HEADER_NAME.fullmatch(word) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest):
+            raise RequestError(400, "a header is broken: %r" % line[:40])
+        name, value = word.decode().lower(), rest.strip(b" \t").decode("latin-1")
+        if name in headers and name in SINGLE_HEADERS:
+            raise RequestError(400, "%s is given twice" % name)
+        headers[name] = headers[name] + ", " + value if name in headers else value
+    return headers
+
+
+def body_length(headers: Dict[str, str]) -> Optional[int]:
+    """The length of a body, None where it comes in chunks; RequestError where that cannot be told for sure."""
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
+    if coding is not None:
+        if "content-length" in headers:
+            raise RequestError(400, "both Content-Length and Transfer-Encoding")
+        if coding.lower() != "chunked":
+            raise RequestError(501, "the only transfer coding is chunked")
+        return None
+    if not re.fullmatch("[0-9]{1,18}", length):
+        raise RequestError(400, "Content-Length is not a number")
+    return int(length)
+
+
+def parse_head(head: bytes, wire: Wire) -> Request:
+    """The request of a head; RequestError where it is not HTTP/1 to the letter: what two programs may read
+    differently, neither is to."""
+    lines = head.split(b"\r\n")
+    method, target, version = parse_request_line(lines[0])
+    headers = parse_headers(lines[1:])
+    if version == "1.1" and "host" not in headers:
+        raise RequestError(400, "the Host header is missing")
+    if version == "1.0" and "transfer-encoding" in headers:
+        raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding")
+    absolute = re.match(r"https?://([^/?#]*)", target, re.IGNORECASE)
+    if absolute:
+        headers["host"], target = absolute.group(1), re.sub("^(?!/)", "/", target[absolute.end():])
+    if headers.get("expect", "100-continue").lower() != "100-continue":
+        raise RequestError(417, "the only expectation is 100-continue")
+    return Request(method, target, headers, Body(wire, body_length(headers), "expect" in headers and version == "1.1"), version)
+
+
+Send = Callable[[bytes], None]
+
+
+class FilePart(NamedTuple):
+    """A part of an open file, as the body of an answer, which closes it."""
+    file: IO[bytes]
+    offset: int
+    length: int
+
+
+class Response(NamedTuple):
+    """An answer.  The body is bytes, a part of a file, or a function that sends it piece by piece."""
+    status: int
+    body: Union[bytes, FilePart, Callable[[Send], None]] = b""
+    headers: Tuple[Tuple[str, str], ...] = ()
+
+    def plus(self, *headers: Tuple[str, str]) -> "Response":
+        """The same with more headers."""
+        return self._replace(headers=self.headers + headers)
+
+
+def json_response(value: Json, status: int = 200) -> Response:
+    """A value as JSON."""
+    return Response(status, json.dumps(value).encode() + b"\n", (("Content-Type", "application/json"),))
+
+
+def text_response(text: str, kind: str = "text/plain") -> Response:
+    """A text of this media type."""
+    return Response(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
+
+
+def has_tag(req: Request, tag: str) -> bool:
+    """Whether the client has what bears this ETag already."""
+    wanted = req.headers.get("if-none-match", "")
+    return wanted.strip() == "*" or tag in wanted
+
+
+def with_etag(req: Request, response: Response) -> Response:
+    """An answer with its ETag; 304 where the client has it already."""
+    if req.method not in ("GET", "HEAD") or response.status != 200 or not isinstance(response.body, bytes):
+        return response
+    import hashlib
+    tag = '"%s"' % hashlib.sha256(response.body).hexdigest()[:24]
+    if has_tag(req, tag):
+        return Response(304, b"", (("ETag", tag),))
+    return response.plus(("ETag", tag))
+
+
+def byte_range(text: str, size: int) -> Optional[Tuple[int, int]]:
+    """(first, last) byte of a Range header, first > last where there are none of it; None where it asks for no one range."""
+    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", text)
+    if not match or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        return max(size - int(last), 0), size - 1
+    return int(first), min(int(last), size - 1) if last else size - 1
+
+
+def http_date(stamp: float) -> str:
+    """A time as HTTP writes it."""
+    days, months = ("Mon Tue Wed Thu Fri Sat Sun".split(), "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+    when = time.gmtime(stamp)
+    return "%s, %02d %s %d %02d:%02d:%02d GMT" % (days[when.tm_wday], when.tm_mday, months[when.tm_mon - 1], *(
+        when.tm_year, when.tm_hour, when.tm_min, when.tm_sec))
+
+
+def file_response(req: Request, file: IO[bytes], kind: str, name: str = "") -> Response:
+    """A file, or the range of it that is asked for; 304 and 416 as RFC 9110 has them."""
+    found = os.fstat(file.fileno())
+    tag, size = '"%x-%x"' % (found.st_mtime_ns, found.st_size), found.st_size
+    head: Tuple[Tuple[str, str], ...] = (
+        ("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes"), ("Last-Modified", http_date(found.st_mtime)),
+        ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
+    if name:
+        head += (("Content-Disposition", "attachment; filename*=UTF-8''" + encode_percent(name)),)
+    if has_tag(req, tag):
+        file.close()
+        return Response(304, b"", head)
+    part = byte_range(req.headers.get("range", ""), size) if req.headers.get("if-range", tag) == tag else None
+    if part is None:
+        return Response(200, FilePart(file, 0, size), head)
+    start, end = part
+    if start > end:
+        file.close()
+        raise RequestError(416, "the file has %d bytes" % size, Content_Range="bytes */%d" % size)
+    return Response(206, FilePart(file, start, end - start + 1), head + (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),))
+
+
+REASONS = {200: "OK", 201: "Created", 204: "No Content", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request",
+           401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
+           409: "Conflict", 413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
+           416: "Range Not Satisfiable", 417: "Expectation Failed", 422: "Unprocessable Content", 431: "Request Header Fields Too Large",
+           500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+           505: "HTTP Version Not Supported", 507: "Insufficient Storage"}
+
+
+def response_head(response: Response, closes: bool, chunks: bool) -> bytes:
+    """What goes before the body of an answer."""
+    status, body, headers = response
+    lines = ["HTTP/1.1 %d %s" % (status, REASONS.get(status, "Unknown"))] + ["%s: %s" % header for header in headers]
+    if not isinstance(body, (bytes, FilePart)):
+        lines += ["Transfer-Encoding: chunked"] if chunks else []
+    elif status not in (204, 304):
+        lines.append("Content-Length: %d" % (len(body) if isinstance(body, bytes) else body.length))
+    lines += ["Connection: close"] if closes else []
+    return "\r\n".join(lines + ["", ""]).encode("latin-1", "replace")
+
+
+def send_pieces(wire: Wire, body: Callable[[Send], None], chunks: bool) -> int:
+    """Send a body of unknown length; its bytes."""
+    sent = 0
+
+    def send(data: bytes) -> None:
+        nonlocal sent
+        if data:
+            wire.send(b"%x\r\n%s\r\n" % (len(data), data) if chunks else data)
+            sent += len(data)
+
+    body(send)
+    wire.send(b"0\r\n\r\n" if chunks else b"")
+    return sent
+
+
+def send_response(wire: Wire, response: Response, closes: bool, bodiless: bool = False, chunks: bool = True) -> int:
+    """Send an answer; the bytes of its body.  One of unknown length goes in chunks, or ends with the connection."""
+    body, head = response.body, response_head(response, closes, chunks)
+    try:
+        if bodiless:
+            wire.send(head)
+            return 0
+        if isinstance(body, bytes):
+            wire.send(head + body)
+            return len(body)
+        wire.send(head)
+        if isinstance(body, FilePart):
+            wire.send_file(*body)
+            return body.length
+        return send_pieces(wire, body, chunks)
+    finally:
+        if isinstance(body, FilePart):
+            body.file.close()
+
+
+def part_option(head: bytes, name: str) -> str:
+    """The name or filename of a form's part, ''."""
+    match = re.search(r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name, head.decode("utf-8", "replace"))
+    if not match:
+        return ""
+    text = re.sub(r"\\(.)", r"\1", match.group(1))
+    return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")  # as browsers write these three
+
+
+class Form:
+    """The body of a request that is multipart/form-data, read once, part by part."""
+
+    def __init__(self, req: Request) -> None:
+        match = re.fullmatch(r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?', req.headers.get("content-type", ""), re.IGNORECASE)
+        if not match:
+            raise RequestError(415, "the body should be multipart/form-data, with its boundary")
+        self.body, self.mark = req.body, b"\r\n--" + match.group(2).encode("latin-1")
+        self.pending = b"\r\n"  # so that the first boundary looks like the others
+
+    def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
+        """(field's name, file name, blocks of its content) of each part; the blocks are to be read in turn."""
+        if any(self.content()):
+            raise RequestError(400, "the form does not begin with its boundary")
+        while True:
+            head = self.part_head()
+            if head is None:
+                return
+            yield part_option(head, "name"), part_option(head, "filename"), self.content()
+
+    def receive(self) -> None:
+        """Read on; RequestError where there is no more."""
+        block = self.body.read()
+        if not block:
+            raise RequestError(400, "the form was cut")
+        self.pending += block
+
+    def content(self) -> Iterator[bytes]:
+        """What stands before the next boundary, in blocks."""
+        while True:
+            before, found, after = self.pending.partition(self.mark)
+            if found:
+                self.pending = after
+                if before:
+                    yield before
+                return
+            sure = len(self.pending) - len(self.mark) + 1  # behind it a boundary may have begun
+            if sure > 0:
+                block, self.pending = self.pending[:sure], self.pending[sure:]
+                yield block
+            self.receive()
+
+    def part_head(self) -> Optional[bytes]:
+        """The head of the part behind a boundary; None behind the last one."""
+        while b"\r\n\r\n" not in self.pending and not self.pending.startswith(b"--"):
+            if len(self.pending) > MAX_HEAD:
+                raise RequestError(400, "the head of a part is too long")
+            self.receive()
+        if self.pending.startswith(b"--"):
+            return None
+        if not self.pending.startswith(b"\r\n"):
+            raise RequestError(400, "a boundary of the form is followed by something else")
+        head, _, self.pending = self.pending.partition(b"\r\n\r\n")
+        return head
+
+
+# -------------------------------------------------------------------------------------------- 15. Access
+
+# Who is asking, and what he may do.  In local mode the kernel says who is at the other end, and it must be ourselves;
+# else a client's certificate or a token does, and each job belongs to the user who made it.
+
+LOCAL_USER = "local:psik_api"   # as upstream calls whoever comes in local mode
+OPERATIONS = ("GET", "POST")    # reading a job, and everything else
+HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
+
+
+class Caller(NamedTuple):
+    """Who sends a request: a user, and what his token leaves him (None: everything)."""
+    user: str
+    trusted: bool = False       # is us, or an administrator: owns every job
+    jobs: Optional[FrozenSet[str]] = None
+    backends: Optional[FrozenSet[str]] = None
+    claims: Optional[Dict[str, Json]] = None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody vouches for the user's name."""
+        return self.user.startswith("addr:")
+
+
+class Access(NamedTuple):
+    """A job's access.json: its owner, and the operations that others have been given."""
+    owner: str
+    shared: Dict[str, List[str]]
+
+
+def read_access(job: JobDir) -> Access:
+    """Who may do what with a job; one that the command line made is ours."""
+    text = read_or_empty(job.at("access.json"))
+    try:
+        return Access(**json.loads(text)) if text else Access(LOCAL_USER, {})
+    except (ValueError, TypeError):
+        return Access(LOCAL_USER, {})
+
+
+def write_access(job: JobDir, access: Access) -> None:
+    """Replace a job's access.json."""
+    replace_file(job.at("access.json"), json.dumps(access._asdict()) + "\n", durable=True)
+
+
+def is_user(name: Any) -> bool:
+    """Whether this can be a user's name; who is known by an address alone is none."""
+    return isinstance(name, str) and bool(name) and not name.startswith("addr:") and not CONTROL.search(name) and not SURROGATE.search(name)
+
+
+def share(job: JobDir, wanted: Dict[str, List[str]]) -> Access:
+    """Let users do operations on a job, {user: ["GET", "POST"]}; []: nothing any more.  What then holds; InvalidError."""
+    for user, operations in wanted.items():
+        if operations and not is_user(user):
+            raise InvalidError("%s is no user" % shown(user))
+        for operation in operations:
+            if operation not in OPERATIONS:
+                raise InvalidError("%s is no operation; there are GET (look) and POST (the rest)" % shown(operation))
+    with job.history():  # its lock, for others may share at the same time
+        access = read_access(job)
+        shared = dict(access.shared, **{user: sorted(set(operations) | {"GET"}) for user, operations in wanted.items()})
+        access = access._replace(shared={user: operations for user, operations in shared.items() if wanted.get(user, True)})
+        write_access(job, access)
+    return access
+
+
+class OwnerPolicy:
+    """The policy that is built in: a job's owner may do everything, others what he lets them."""
+
+    def allows(self, user: str, operation: str, job: JobDir) -> bool:
+        """Whether a user may GET (read) or POST (all else) on a job."""
+        access = read_access(job)
+        return user == access.owner or operation in access.shared.get(user, ())
+
+
+def load_module(name: str, path: str) -> Any:
+    """The module that a file holds; whatever its code raises."""
+    import importlib.util
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # for a name that ends in .py there is always one
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_policy(config: Config) -> Any:
+    """The object whose `allows(user, operation, job)` decides: the built-in one, or the config's `module:Class`.
+
+    The module is taken from the folder authz_path and from nowhere else.  InvalidError where it cannot be had.
+    """
+    if is_local(config) or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
+        return OwnerPolicy()
+    module, colon, name = (config.authz or "").partition(":")
+    if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
+        raise InvalidError([Fault("authz", "%r should be local, owner, or module:Class with authz_path naming the folder of the module" % config.authz)], "config")
+    path = os.path.join(config.authz_path, module + ".py")
+    try:
+        policy = getattr(load_module("psik_policy_" + module, path), name)()
+        if not callable(policy.allows):
+            raise TypeError("its `allows` is no method")
+    except (Exception, SystemExit) as err:  # a site's own code may fail in any way
+        raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
+    return policy
+
+
+def may(policy: Any, caller: Caller, operation: str, job: JobDir) -> bool:
+    """Whether a caller may do an operation on a job, token and policy taken together."""
+    if caller.jobs is not None and job.jobid not in caller.jobs:
+        return False
+    if caller.backends is not None and job.backend not in caller.backends:
+        return False
+    if caller.trusted or caller.anonymous:
+        return caller.trusted
+    try:
+        return bool(policy.allows(caller.user, operation, job))
+    except Exception as err:  # a site's own code: who is in doubt is not let in
+        complain("the policy failed: %s: %s" % (type(err).__name__, one_line(str(err))))
+        return False
+
+
+# Tokens: JWTs signed with HS256, or biscuits, under a key that only we can read.  The algorithm is ours to say, never the token's.
+
+def encode_base64(data: bytes) -> str:
+    """base64url without its padding."""
+    import base64
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of a base64url text; ValueError where it is none."""
+    import base64
+    if not re.fullmatch("[A-Za-z0-9_-]*", text):
+        raise ValueError("not base64url")
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if encode_base64(data) != text:  # bits that say nothing would make two texts of one token
+        raise ValueError("not canonical base64url")
+    return data
+
+
+def key_path(config: Config) -> str:
+    """Where the key of tokens lies."""
+    return os.path.join(next(iter(backends_of(config).values())).prefix, ".tokens", "key")
+
+
+def secret_key(config: Config) -> bytes:
+    """The key under which tokens are signed, made when it is first wanted; a file of mode 0600 beside the jobs.
+
+    ForbiddenError where others can read it.
+    """
+    path = key_path(config)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if not os.path.exists(path):
+        passing = "%s.%s" % (path, os.urandom(6).hex())
+        try:
+            write_file(passing, os.urandom(32).hex() + "\n", durable=True)
+            os.link(passing, path)
+        except FileExistsError:  # another process was first
+            pass
+        finally:
+            if os.path.exists(passing):
+                os.unlink(passing)
+    found = os.stat(path)
+    if found.st_mode & 0o077 or found.st_uid != os.getuid():
+        raise ForbiddenError("%s can be read by others, so it is no key: remove it, and every token with it" % path)
+    text = read_or_empty(path).strip()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise InvalidError("it holds no key; remove it", path)
+    return bytes.fromhex(text)
+
+
+def revoked(config: Config) -> Set[str]:
+    """The ids of the tokens that were taken back."""
+    return set(read_or_empty(os.path.join(os.path.dirname(key_path(config)), "revoked")).split())
+
+
+def revoke(config: Config, jti: str) -> None:
+    """Take a token back, by its id (its claim jti)."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", jti):
+        raise InvalidError("%r is not the id of a token; `psik.py token --show TOKEN` says it" % jti)
+    path = os.path.join(os.path.dirname(key_path(config)), "revoked")
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+        file.write(jti + "\n")
+
+
+def refused_token(why: str) -> RequestError:
+    """The 401 of a token that does not hold; why goes to the log alone."""
+    complain("refused: a token, for %s" % one_line(why)[:200])
+    return RequestError(401, "the token does not hold", WWW_Authenticate='Bearer error="invalid_token"')
+
+
+# Biscuits, where biscuit-python is installed: whoever holds one may narrow it without us.
+
+def biscuit_module() -> Any:
+    """The package biscuit_auth; InvalidError where it is not installed."""
+    try:
+        import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")], "config") from None
+    return biscuit_auth
+
+
+def biscuit_key(config: Config) -> Any:
+    """The private key of our biscuits, made from the one of our tokens."""
+    auth = biscuit_module()
+    return auth.PrivateKey.from_bytes(secret_key(config), auth.Algorithm.Ed25519)
+
+
+def biscuit_token(config: Config, claims: Dict[str, Json]) -> str:
+    """A biscuit of these claims: `user("...")`, a check on time, and one for what it is narrowed to."""
+    import datetime
+    auth = biscuit_module()
+    source, values = "user({user}); check if time($time), $time < {exp};", {
+        "user": claims["sub"], "exp": datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)}
+    for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend")):
+        words = {"%s%d" % (name, number): word for number, word in enumerate(claims.get(name, ()))}
+        if name == "ops" and words:
+            source += " check if %s;" % " or ".join("operation({%s})" % key for key in words)
+        else:
+            source += "".join(" only_%s({%s});" % (fact, key) for key in words)
+        values.update(words)
+    return str(auth.BiscuitBuilder(source, values).build(biscuit_key(config)).to_base64())
+
+
+def biscuit_authorizer(token: Any, facts: Dict[str, str]) -> Any:
+    """What decides whether a biscuit, whose signature holds, allows a request of which these are the facts."""
+    import datetime
+    source = "time({now}); %s allow if user($u);" % " ".join("%s({%s});" % (name, name) for name in facts)
+    builder = biscuit_module().AuthorizerBuilder(source, dict(facts, now=datetime.datetime.now(datetime.timezone.utc)))
+    limits = builder.limits()
+    limits.max_time = datetime.timedelta(seconds=1)  # by default a millisecond, which a busy machine misses
+    builder.set_limits(limits)
+    return builder.build(token)
+
+
+def biscuit_claims(config: Config, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+    """The claims of a biscuit that holds for a request of which these are the facts; RequestError 401 otherwise."""
+    auth = biscuit_module()
+    try:
+        found = auth.Biscuit.from_base64(token, auth.KeyPair.from_private_key(biscuit_key(config)).public_key)
+    except Exception as err:  # the errors of biscuit_auth have no base but this
+        raise refused_token(str(err)) from None
+    if revoked(config) & set(found.revocation_ids):
+        raise refused_token("it was revoked")
+    authorizer = biscuit_authorizer(found, facts)
+
+    def told(fact: str) -> List[str]:
+        return [row.terms[0] for row in authorizer.query(auth.Rule("told($x) <- %s($x)" % fact))]
+
+    try:
+        authorizer.authorize()
+        users = told("user")
+        claims: Dict[str, Json] = {"sub": users[0], "exp": time.time() + 86400}
+        claims.update({name: told("only_" + fact) for name, fact in (("jobs", "job"), ("backends", "backend")) if told("only_" + fact)})
+    except Exception as err:  # expired, or a check that its holder added
+        raise refused_token(str(err)) from None
+    if len(users) != 1 or not is_user(users[0]):
+        raise refused_token("it names no user")
+    return claims
+
+
+# JWTs, and tokens of either kind.
+
+def token_mark(config: Config, text: str) -> str:
+    """The third part of a JWT, for its first two."""
+    import hashlib
+    import hmac
+    return encode_base64(hmac.new(secret_key(config), text.encode(), hashlib.sha256).digest())
+
+
+def make_token(config: Config, user: str, expires_s: float, parents: Sequence[str] = (), **narrow: Optional[Sequence[str]]) -> str:
+    """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
+
+    parents are the ids of the tokens that it was got with, and falls with.
+    """
+    now = int(time.time())
+    claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
+                               "jti": os.urandom(12).hex()}
+    claims.update({name: list(values) for name, values in narrow.items() if values is not None})
+    claims.update({"parents": list(parents)} if parents else {})
+    if config.tokens == "biscuit":
+        return biscuit_token(config, claims)
+    parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    return ".".join(parts + [token_mark(config, ".".join(parts))])
+
+
+def check_times(claims: Dict[str, Json]) -> None:
+    """ValueError (or KeyError, TypeError) where a token does not hold now."""
+    now = time.time()
+    if not now <= float(claims["exp"]) + TOKEN_SKEW_S:
+        raise ValueError("it has expired")
+    if not max(float(claims.get("nbf", 0)), float(claims.get("iat", 0))) <= now + TOKEN_SKEW_S:
+        raise ValueError("it is not valid yet")
+
+
+def check_claims(config: Config, claims: Dict[str, Json]) -> None:
+    """ValueError (or KeyError, TypeError) where the claims of a token do not hold, now and here."""
+    if claims["iss"] != TOKEN_ISSUER or claims["aud"] != TOKEN_ISSUER:
+        raise ValueError("it is for somebody else")
+    if not is_user(claims["sub"]):
+        raise ValueError("it names no user")
+    check_times(claims)
+    if revoked(config) & {str(jti) for jti in [claims["jti"]] + claims.get("parents", [])}:
+        raise ValueError("it was revoked")
+    for name in NARROWINGS:
+        if not isinstance(claims.get(name, []), list) or not all(isinstance(item, str) for item in claims.get(name, [])):
+            raise ValueError("its %s are no list" % name)
+
+
+def read_token(config: Config, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+    """The claims of a token that holds; RequestError 401 otherwise, which does not say why: the log does.
+
+    facts are what a biscuit may make conditions on: client, operation and path.
+    """
+    if config.tokens == "biscuit":
+        return biscuit_claims(config, token, facts)
+    import hmac
+    try:
+        head, claims, mark = token.split(".")
+        if not hmac.compare_digest(token_mark(config, head + "." + claims).encode(), mark.encode()):
+            raise ValueError("its signature is not ours")
+        said = json.loads(decode_base64(head))
+        if said.get("alg") != "HS256" or "crit" in said:
+            raise ValueError("its algorithm is not HS256")
+        found: Dict[str, Json] = json.loads(decode_base64(claims))
+        check_claims(config, found)
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise refused_token(str(err)) from None
+    return found
+
+
+def token_blocks(config: Config, token: str) -> List[str]:
+    """What a token says, block by block, whether it holds or not; RequestError 401 where it is none."""
+    try:
+        if config.tokens == "biscuit":
+            found = biscuit_module().UnverifiedBiscuit.from_base64(token)
+            return ["%s# revocation id: %s" % (found.block_source(number), found.revocation_ids[number])
+                    for number in range(found.block_count())]
+        return [json.dumps(json.loads(decode_base64(token.split(".")[1] if token.count(".") == 2 else "no JWT")))]
+    except ValueError as err:
+        raise refused_token(str(err)) from None
+    except Exception as err:  # the errors of biscuit_auth have no base but this
+        if isinstance(err, PsikError):
+            raise
+        raise refused_token(str(err)) from None
+
+
+# ------------------------------------------------------------------------------------- 16. Service state
+
+# What a server keeps while it runs: what it knows of the tree, the requests that made jobs, its connections.
+
+class Shape(NamedTuple):
+    """What a tracker remembers of a job: bytes and rows of its history, its backend, its state."""
+    size: int = 0
+    rows: int = 0
+    backend: str = ""
+    state: str = ""
+
+
+class Tracker:
+    """What is known of a tree: its jobs, those that are alive, and what happened of late.
+
+    A server's own threads call look() and poll(); any may call the rest.
+    """
+
+    def __init__(self, config: Config) -> None:
+        import threading
+        self.config = config
+        self.known: Dict[str, Shape] = {}                       # by path
+        self.shapes: Dict[Shape, Shape] = {}                    # those of ended jobs, each kept once
+        self.live: Dict[str, JobDir] = {}
+        self.changed = threading.Condition(threading.RLock())
+        self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions
+        self.first = 0                                          # the number of the first of them
+        self.watchers = 0
+        self.looked = False                                     # at the whole tree, once
+
+    def look(self, deep: bool) -> None:
+        """Take in what has changed: new jobs and live ones; deep: every job, and those that are gone."""
+        seen, familiar = set(), 0
+        for number, job in enumerate(job_dirs(self.config), 1):
+            seen.add(job.path)
+            familiar += 1
+            if deep or job.path not in self.known:
+                self.take_in(job)
+                familiar = 1
+            if familiar > 50 and not deep:  # new ones stand first
+                break
+            if number % 50 == 0:
+                time.sleep(0.001)  # requests go first
+        for job in list(self.live.values()):
+            self.take_in(job)
+        if deep:
+            self.forget(set(self.known) - seen)
+        self.looked = True
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Let go of the jobs at these paths that are gone."""
+        for path in paths:
+            if not os.path.exists(path):
+                self.known.pop(path, None)
+                self.live.pop(path, None)
+
+    def take_in(self, job: JobDir) -> None:
+        """Read a job's history where it has grown; what is new in it is news, once the whole tree has been seen."""
+        try:
+            size = os.stat(job.status_path).st_size
+        except OSError:  # gone, or out of reach for now
+            return
+        rows = job.rows() if size != self.known.get(job.path, Shape()).size else []
+        latest = latest_of(rows)
+        if latest is None:
+            return
+        with self.changed:
+            before = self.known.get(job.path, Shape()).rows
+            if len(rows) < before:  # another thread has read more
+                return
+            shape = Shape(size, len(rows), job.backend, latest.state.value)
+            self.known[job.path] = self.shapes.setdefault(shape, shape) if latest.state.is_final() else shape
+            if latest.state in (JobState.queued, JobState.active):
+                self.live[job.path] = job
+            else:
+                self.live.pop(job.path, None)
+            if self.looked:
+                self.recent += [(job, row) for row in rows[before:]]
+                dropped = max(0, len(self.recent) - MAX_NEWS)
+                self.recent, self.first = self.recent[dropped:], self.first + dropped
+                self.changed.notify_all()
+
+    def poll(self) -> None:
+        """Bring the live jobs up to date with their schedulers."""
+        pairs = [(job, job.rows()) for job in list(self.live.values())]
+        reconcile(self.config, [(job, rows) for job, rows in pairs if rows])
+        for job, _ in pairs:
+            self.take_in(job)
+
+    def counts(self) -> Dict[Tuple[str, str], int]:
+        """The number of jobs by backend and state."""
+        found: Dict[Tuple[str, str], int] = {}
+        for shape in list(self.known.values()):
+            found[shape.backend, shape.state] = found.get((shape.backend, shape.state), 0) + 1
+        return found
+
+    def news_place(self) -> int:
+        """The place behind the last transition."""
+        with self.changed:
+            return self.first + len(self.recent)
+
+    def news(self, place: int, timeout_s: float) -> Tuple[List[Tuple[JobDir, Row]], int]:
+        """The transitions from a place on, waiting for one if there is none; and the place behind them, -1 where some
+        of them are forgotten already."""
+        with self.changed:
+            if place < self.first:
+                return [], -1
+            self.watchers += 1
+            try:
+                if self.first + len(self.recent) <= place:
+                    self.changed.wait(timeout_s)
+            finally:
+                self.watchers -= 1
+            if place < self.first:  # so many came at once
+                return [], -1
+            return self.recent[place - self.first:], self.first + len(self.recent)
+
+    def since(self, stamp: float) -> List[Tuple[JobDir, Row]]:
+        """Every transition from a time on, in order; what has changed since is read from the disk."""
+        found = []
+        for job in job_dirs(self.config):
+            try:
+                if os.stat(job.status_path).st_mtime >= stamp - 1:
+                    found += [(job, row) for row in job.rows() if row.time >= stamp]
+            except OSError:
+                continue
+        return sorted(found, key=lambda pair: pair[1].time)
+
+
+class KeyEntry:
+    """What is known of an idempotency key: the job that was made for it, or ''."""
+
+    def __init__(self, file: IO[str], mark: str, jobid: str) -> None:
+        self.file, self.mark, self.jobid = file, mark, jobid
+
+    def keep(self, jobid: str) -> None:
+        """Remember the job, on the disk."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(json.dumps({"request": self.mark, "jobid": jobid}) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+@contextmanager
+def idempotent(root: str, key: str, request: str) -> Iterator[KeyEntry]:
+    """What is known of a key among a backend's jobs; requests that bear the same one come here in turn.
+
+    ConflictError where the key came with another request before.
+    """
+    import hashlib
+    mark = hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
+    folder = os.path.join(root, ".keys")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    path = os.path.join(folder, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
+        try:
+            known = json.loads(file.read() or "{}")
+        except ValueError:  # cut when it was written: then no answer was sent
+            known = {}
+        if known and known.get("request") != mark:
+            raise ConflictError("this Idempotency-Key came with another request before")
+        yield KeyEntry(file, mark, known.get("jobid", ""))
+
+
+def forget_keys(root: str) -> None:
+    """Remove the idempotency keys that are older than KEY_LIFE_S."""
+    folder = os.path.join(root, ".keys")
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        try:
+            if time.time() - os.path.getmtime(os.path.join(folder, name)) > KEY_LIFE_S:
+                os.unlink(os.path.join(folder, name))
+        except FileNotFoundError:  # another server was first
+            pass
+
+
+class Api:
+    """What the handlers share: the config in force, who may do what, and what is known of the tree."""
+
+    def __init__(self, config: Config, mode: str = "local") -> None:
+        import threading
+        self.mode = mode                    # local, insecure or tls
+        self.tracker = Tracker(config)      # the same for good: streams read from it
+        self.load(config)
+        self.stopping = False
+        self.limit, self.access_log = 256, True
+        self.lock = threading.Lock()
+        self.wires: Set[Wire] = set()       # the connections that are open
+        self.begun = time.time()
+        self.counts: Dict[Tuple[str, int], List[float]] = {}    # (method, status): [requests, seconds]
+        self.page_token = ""                # asked for where the kernel cannot say who is at the other end
+
+    def load(self, config: Config) -> None:
+        """Take a config, at the start and when it is read again."""
+        policy, backends = load_policy(config), backends_of(config)
+        self.config, self.policy, self.backends = config, policy, backends
+        self.roots = roots_of(config)
+        self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
+        self.tracker.config = config
+
+    def count(self, method: str, status: int, seconds: float) -> None:
+        """Add a request to the counts."""
+        with self.lock:
+            entry = self.counts.setdefault((method if method in HTTP_METHODS else "other", status), [0, 0.0])
+            entry[0] += 1
+            entry[1] += seconds
+
+
+# ------------------------------------------------------------------------------------------ 17. REST API
+
+# A handler takes the server's state and a request, and returns JSON's types or a Response.  What a job is, the
+# operations know; here it is only named, looked up and shown.
+
+class Param(NamedTuple):
+    """A parameter of a query: its name, its type in JSON, its least value, and what it is for."""
+    name: str
+    kind: str
+    doc: str
+    least: int = 0
+
+
+INDEX = Param("index", "integer", "pass over so many jobs, newest first")
+LIMIT = Param("limit", "integer", "at most so many jobs", 1)
+STATE = Param("state", "state", "only jobs in this state")
+BACKEND_PARAM = Param("backend", "string", "a backend's name; by default all of them, or the first for a new job")
+MACHINE = Param("machine", "string", "the same, as psik_api calls it")
+NAME = Param("name", "string", "only those of this name")
+OFFSET = Param("offset", "integer", "from this byte on")
+WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
+TAIL = Param("tail", "integer", "only so many last lines")
+WITHIN = Param("path", "string", "a directory in the work directory")
+PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
+
+
+class InvalidInput(InvalidError):
+    """A body or a query that does not hold; source says which of the two."""
+    http_status = 422
+
+
+def query_value(req: Request, param: Param) -> Any:
+    """A parameter's value, None where it is not given; RequestError 422 where it does not hold."""
+    text = req.query.get(param.name)
+    if text is None:
+        return None
+    try:
+        if param.kind == "integer":
+            return read_number(text, {"least": param.least})
+        if param.kind == "boolean":
+            return read_flag(text, {})
+        if param.kind == "state" and text not in STATES:
+            raise ValueError("%r is not a state%s" % (text, nearest(text, STATES)))
+    except ValueError as err:
+        raise InvalidInput([Fault(param.name, str(err))], "query") from None
+    return text
+
+
+def read_json(req: Request, limit: int = 0) -> Json:
+    """The JSON of a request's body; 415, 413 and 422 where it is none."""
+    kind = req.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError(415, "the body must be application/json, and say so in Content-Type")
+    try:
+        return parse_json(req.body.read_all(limit or MAX_JSON).decode("utf-8"), "body")
+    except UnicodeDecodeError as err:
+        raise RequestError(400, "the body is not UTF-8 (byte %d)" % err.start) from None
+    except InvalidError as err:
+        raise InvalidInput(err.faults, "body") from None
+
+
+def read_body(cls: Type[M], req: Request) -> M:
+    """The model that a request's body describes; RequestError, InvalidInput."""
+    try:
+        return from_json(cls, read_json(req), "body")
+    except InvalidError as err:
+        raise InvalidInput(err.faults, "body") from None
+
+
+def backend_name(api: Api, req: Request) -> Optional[str]:
+    """The backend that a query names; NotFoundError where there is none of it."""
+    name = req.query.get("backend", req.query.get("machine") if req.path.rstrip("/").endswith("/new") else None)
+    if name is not None and name not in api.backends:
+        raise NotFoundError("no backend %r; there is %s" % (name, ", ".join(api.backends)))
+    return name
+
+
+def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]]:
+    """The job that a request is for, which the caller may see, and its history.
+
+    InvalidError where that is no id; NotFoundError where there is no such job, and where it is none of the caller's.
+    """
+    jobid, backend = req.params["jobid"], backend_name(api, req)
+    if not JOBID.fullmatch(jobid):
+        raise InvalidError("%r is not a job id" % jobid)
+    operation = "GET" if req.verb == "GET" else "POST"
+    for name, root in api.roots:
+        job = JobDir(os.path.join(root, jobid), name)
+        rows = job.rows() if backend in (None, name) else []
+        if rows:
+            if may(api.policy, caller, operation, job):
+                return job, rows
+            complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
+            if operation == "POST" and may(api.policy, caller, "GET", job):
+                raise ForbiddenError("job %s is not yours to change" % jobid)
+    raise NotFoundError("no job %s" % jobid)
+
+
+def job_of(api: Api, req: Request, caller: Caller) -> JobDir:
+    """The job that a request is for; the errors of find_rows."""
+    return find_rows(api, req, caller)[0]
+
+
+def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
+    """A row as psik_api's JobStepInfo."""
+    return {"jobid": job.jobid, "name": name, "updated": row.time, "jobndx": row.jobndx, "state": row.state.value, "info": row.info}
+
+
+# Backends.
+
+def system_status(api: Api, backend: Backend, caller: Caller) -> Dict[str, Json]:
+    """A backend as psik_api's SystemStatus: unavailable where it lacks something, degraded where its scheduler is silent."""
+    when, missing = api.checked.get(backend.name, (0.0, []))
+    if time.monotonic() - when > 10 or not when:
+        missing = check_backend(backend)
+        api.checked[backend.name] = time.monotonic(), missing
+    fault = poll_fault(backend.root)
+    notes = missing + ([fault] if fault else [])
+    return {"name": backend.name, "full_name": backend.name,
+            "description": backend.kind + " jobs" + (" in " + backend.root if caller.trusted else ""),
+            "system_type": backend.kind, "notes": notes if caller.trusted else ["see the server's log"] * bool(notes),
+            "status": "unavailable" if missing else "degraded" if fault else "active",
+            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def api_get_backends(api: Api, req: Request, caller: Caller) -> Json:
+    """The backends, by name."""
+    name = query_value(req, NAME)
+    if name is not None and name not in api.backends:
+        raise NotFoundError("no backend %r" % name)
+    return {backend.name: system_status(api, backend, caller) for backend in api.backends.values() if name in (None, backend.name)}
+
+
+def api_get_backend(api: Api, req: Request, caller: Caller) -> Json:
+    """One backend."""
+    if req.params["name"] not in api.backends:
+        raise NotFoundError("no backend %r" % req.params["name"])
+    return system_status(api, api.backends[req.params["name"]], caller)
+
+
+# Jobs.
+
+def api_get_jobs(api: Api, req: Request, caller: Caller) -> Response:
+    """Jobs, newest first, each with its latest step."""
+    index, limit = query_value(req, INDEX) or 0, query_value(req, LIMIT)
+    found = list_jobs(api.config, backend_name(api, req), query_value(req, STATE), limit, poll=False, index=index,
+                      name=query_value(req, NAME), admits=lambda job: may(api.policy, caller, "GET", job))
+    answer = json_response([{"jobid": each.jobid, "name": each.name, "updated": each.updated, "jobndx": each.jobndx,
+                             "state": each.state, "info": each.info} for each in found])
+    if limit is None or len(found) < limit:
+        return answer
+    rest = dict(req.query, index=str(index + limit))
+    return answer.plus(("Link", "<%s?%s>; rel=\"next\"" % (encode_percent(req.path), "&".join(
+        "%s=%s" % (encode_percent(name), encode_percent(value)) for name, value in rest.items()))))
+
+
+def backend_for(api: Api, req: Request, spec: JobSpec) -> Backend:
+    """The backend that a new job goes to."""
+    name = backend_name(api, req)
+    try:
+        return choose_backend(api.config, spec, name)
+    except InvalidError as err:
+        raise InvalidInput(err.faults, "body") from None
+
+
+def is_among_jobs(api: Api, folder: str) -> bool:
+    """Whether a folder lies in a tree of jobs, or holds one: there the file routes would show what is others', and the key of tokens."""
+    place = os.path.join(os.path.realpath(folder), "")
+    roots = {os.path.join(os.path.realpath(known.prefix), "") for known in api.backends.values()}
+    return any(place.startswith(root) or root.startswith(place) for root in roots)
+
+
+def may_make(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Backend:
+    """The backend of a job that the caller wants to make; ForbiddenError where he may not."""
+    backend = backend_for(api, req, spec)
+    if caller.jobs is not None or (caller.backends is not None and backend.name not in caller.backends):
+        raise ForbiddenError("the token does not let you make jobs%s" % ("" if caller.jobs is not None else " on " + backend.name))
+    if spec.directory and not caller.trusted and is_among_jobs(api, spec.directory):
+        raise ForbiddenError("a job's directory may not be among the jobs")
+    return backend
+
+
+def new_job(api: Api, req: Request, caller: Caller, spec: JobSpec) -> JobDir:
+    """Make a job that belongs to the caller."""
+    backend = may_make(api, req, caller, spec).name
+    access = None if caller.user == LOCAL_USER else Access(caller.user, {})._asdict()
+    try:
+        return create(api.config, spec, backend, access)
+    except InvalidError as err:
+        raise InvalidInput(err.faults, "body") from None
+
+
+def start_job(api: Api, job: JobDir) -> None:
+    """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
+    try:
+        submit(job, config_for(api.config, job.backend).submit_timeout_s)
+    except BackendError as err:
+        raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
+    finally:
+        api.tracker.take_in(job)
+
+
+def created(job: JobDir) -> Response:
+    """The answer to who made a job: its id, and where it is."""
+    return json_response(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
+
+
+def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
+    """Make a job and submit it; its id.  With an Idempotency-Key, the same request again gives the same job."""
+    key = req.headers.get("idempotency-key")
+    spec = read_body(JobSpec, req)
+    if key is None:
+        job = new_job(api, req, caller, spec)
+        start_job(api, job)
+        return created(job)
+    root = may_make(api, req, caller, spec).root
+    with idempotent(root, "%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
+        known = JobDir(os.path.join(root, entry.jobid)) if entry.jobid else None
+        if known is None or not known.rows():
+            known = new_job(api, req, caller, spec)
+            entry.keep(known.jobid)
+        if len(known.rows()) == 1:  # not submitted yet, or its submission was cut
+            start_job(api, known)
+        return created(known)
+
+
+def api_post_new(api: Api, req: Request, caller: Caller) -> Response:
+    """Make a job and do not submit it; its id."""
+    return created(new_job(api, req, caller, read_body(JobSpec, req)))
+
+
+def api_get_job(api: Api, req: Request, caller: Caller) -> Json:
+    """A job's history, in order."""
+    job, rows = find_rows(api, req, caller)
+    name = job_name(job)
+    return [step_info(job, name, row) for row in rows]
+
+
+def api_start_job(api: Api, req: Request, caller: Caller) -> Json:
+    """Submit a job, or submit it again as its next step."""
+    start_job(api, job_of(api, req, caller))
+    return None
+
+
+def api_cancel_job(api: Api, req: Request, caller: Caller) -> Json:
+    """End a job, whatever it is doing."""
+    job = job_of(api, req, caller)
+    try:
+        cancel(job)
+    finally:
+        api.tracker.take_in(job)
+    return None
+
+
+def api_delete_job(api: Api, req: Request, caller: Caller) -> Json:
+    """End a job; with purge, remove one that has ended."""
+    if not query_value(req, PURGE):
+        return api_cancel_job(api, req, caller)
+    remove(job_of(api, req, caller))
+    return None
+
+
+def api_get_state(api: Api, req: Request, caller: Caller) -> Json:
+    """A job's state: that of its latest step."""
+    latest = latest_of(find_rows(api, req, caller)[1])
+    assert latest is not None  # a job has a row
+    return latest.state.value
+
+
+def api_get_spec(api: Api, req: Request, caller: Caller) -> Json:
+    """A job's spec, its secrets left out."""
+    return to_json(job_of(api, req, caller).spec(), secrets=False)
+
+
+def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
+    """Record what a job elsewhere tells of itself, signed with client_secret; it is told on to the job's own callback."""
+    message = req.body.read_all(MAX_CALLBACK)
+    try:
+        told = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
+    except InvalidError as err:
+        raise InvalidInput(err.faults, "body") from None
+    info = read_info(str(told.info))
+    if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or told.jobndx > MAX_STEP:
+        raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit status" % MAX_STEP)], "body")
+    req.params["jobid"] = told.jobid
+    job = job_of(api, req, caller._replace(trusted=True))  # who may tell it, the signature says
+    secret = job.spec().client_secret
+    try:
+        if secret:
+            verify_signature(message, secret, req.headers.get("x-hub-signature-256"))
+    except ForbiddenError:
+        job_of(api, req, caller)  # to whom he may not see it, there is no such job
+        raise
+    if not secret:
+        job_of(api, req, caller)
+    if not any(row[1:] == (told.jobndx, told.state, info) for row in job.rows()):  # a delivery may come twice
+        reached(job, told.jobndx, STATES[told.state], info)
+        api.tracker.take_in(job)
+    return "OK"
+
+
+# Logs, scripts, events.
+
+def texts_in(folder: str) -> Callable[[Send], None]:
+    """A body that sends {name: text} of the files in a folder, however large they are; NotFoundError where that is gone."""
+    if not os.path.isdir(folder):
+        raise NotFoundError("%s is gone" % folder)
+
+    def send_all(send: Send) -> None:
+        import codecs
+        comma = ""
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path) or os.path.islink(path):
+                continue
+            send(("%s%s: \"" % ("{" if not comma else comma, json.dumps(name))).encode())
+            comma = ", "
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            with open(path, "rb") as file:
+                for block in iter(lambda: file.read(BLOCK), b""):
+                    send(json.dumps(decoder.decode(block))[1:-1].encode())
+            send((json.dumps(decoder.decode(b"", True))[1:-1] + '"').encode())
+        send(b"}\n" if comma else b"{}\n")
+    return send_all
+
+
+JSON_TYPE = (("Content-Type", "application/json"),)
+
+
+def api_get_logs(api: Api, req: Request, caller: Caller) -> Response:
+    """Every log, {file: text}."""
+    return Response(200, texts_in(job_of(api, req, caller).at("log")), JSON_TYPE)
+
+
+def api_get_scripts(api: Api, req: Request, caller: Caller) -> Response:
+    """Every script, {file: text}."""
+    return Response(200, texts_in(job_of(api, req, caller).at("scripts")), JSON_TYPE)
+
+
+def has_ended(rows: Sequence[Row]) -> bool:
+    """Whether the latest step of a history has; a history that is gone has too."""
+    latest = latest_of(rows)
+    return latest is None or latest.state.is_final()
+
+
+def await_growth(api: Api, job: JobDir, path: str, size: int, wait_s: float) -> None:
+    """Wait until a log is longer than size, its job has ended, or the time is over."""
+    deadline = time.monotonic() + wait_s
+    while wait_s and time.monotonic() < deadline and not api.stopping and not has_ended(job.rows()):
+        if os.path.exists(path) and os.path.getsize(path) > size:
+            return
+        time.sleep(0.1)
+
+
+def api_get_log(api: Api, req: Request, caller: Caller) -> Response:
+    """One log, as bytes.  X-Psik-Offset says where the next read begins, X-Psik-State how the job is."""
+    job, name = job_of(api, req, caller), req.params["name"]
+    offset, tail = query_value(req, OFFSET), query_value(req, TAIL)
+    if offset is not None and tail is not None:
+        raise InvalidInput([Fault("tail", "goes with offset not at all; give one or the other")], "query")
+    await_growth(api, job, job.at("log", name), offset or 0, min(query_value(req, WAIT) or 0, 60))
+    latest = latest_of(job.rows())  # before the file: what is read then, is all where this is final
+    if latest is None:
+        raise NotFoundError("no job %s" % job.jobid)
+    file = open_inside(job.at("log"), name)
+    size = os.fstat(file.fileno()).st_size
+    notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
+    kind = "text/plain; charset=utf-8"
+    if offset is None and tail is None:
+        return file_response(req, file, kind).plus(*notes)
+    if tail is not None:
+        skip_to_tail(file, tail)
+        offset = file.tell()
+    start = min(offset or 0, size)
+    return Response(200, FilePart(file, start, size - start), (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
+
+
+def event_text(mark: str, value: Json) -> bytes:
+    """One event of a text/event-stream."""
+    return ("id: %s\nevent: transition\ndata: %s\n\n" % (mark, json.dumps(value))).encode()
+
+
+EVENTS_TYPE = (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store"))
+
+
+def api_get_job_events(api: Api, req: Request, caller: Caller) -> Response:
+    """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
+    job, found = find_rows(api, req, caller)
+    name, last = job_name(job), req.headers.get("last-event-id", "")
+    after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
+    if has_ended(found) and after >= len(found):
+        return Response(204)
+
+    def send_all(send: Send) -> None:
+        place, quiet = after, time.monotonic()
+        while not api.stopping:
+            rows = job.rows()
+            for row in rows[place:]:
+                place, quiet = place + 1, time.monotonic()
+                send(event_text(str(place), step_info(job, name, row)))
+            if has_ended(rows):
+                return
+            if time.monotonic() - quiet > 15:
+                send(b": still here\n\n")
+                quiet = time.monotonic()
+            time.sleep(LOOK_S)
+
+    return Response(200, send_all, EVENTS_TYPE)
+
+
+def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
+    """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
+    last = re.fullmatch(r"([0-9]+\.[0-9]+)/.*", req.headers.get("last-event-id", ""))
+
+    def send_all(send: Send) -> None:
+        while not api.tracker.looked and not api.stopping:
+            time.sleep(0.05)
+        place = api.tracker.news_place()
+        seen = set()  # what the past and the present both tell
+        for job, row in api.tracker.since(float(last.group(1))) if last else []:
+            mark = "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
+            seen.add(mark)
+            if mark != last.group(0) and may(api.policy, caller, "GET", job):  # type: ignore[union-attr]
+                send(event_text(mark, step_info(job, job_name(job), row)))
+        while not api.stopping:
+            news, place = api.tracker.news(place, 15)
+            if place < 0:  # too slow: it may come again, with the id of what it had last
+                return
+            for job, row in news:
+                mark = "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
+                if mark not in seen and may(api.policy, caller, "GET", job):
+                    send(event_text(mark, step_info(job, job_name(job), row)))
+            if not news:
+                send(b": still here\n\n")
+
+    return Response(200, send_all, EVENTS_TYPE)
+
+
+# Files: nothing outside the work directory, by no name and by no link.
+
+def api_get_files(api: Api, req: Request, caller: Caller) -> Json:
+    """What lies in the work directory: {name: {size, atime, mtime}}."""
+    return stat_folder(job_of(api, req, caller).directory(), "")
+
+
+def api_get_file(api: Api, req: Request, caller: Caller) -> Union[Json, Response]:
+    """A file of the work directory, as bytes; of a directory, what lies in it."""
+    job, path = job_of(api, req, caller), req.params["path"].rstrip("/")
+    if os.path.isdir(path_inside(job.directory(), path)):
+        return stat_folder(job.directory(), path)
+    return file_response(req, open_inside(job.directory(), path), "application/octet-stream", os.path.basename(path))
+
+
+def api_put_file(api: Api, req: Request, caller: Caller) -> Json:
+    """Write a file of the work directory; the directories on the way are made."""
+    save_inside(job_of(api, req, caller).directory(), req.params["path"], iter(req.body.read, b""))
+    return None
+
+
+def api_delete_file(api: Api, req: Request, caller: Caller) -> Json:
+    """Remove a file of the work directory."""
+    unlink_inside(job_of(api, req, caller).directory(), req.params["path"])
+    return None
+
+
+def api_post_files(api: Api, req: Request, caller: Caller) -> Json:
+    """Write the files of a form's fields `files` into the work directory."""
+    job = job_of(api, req, caller)
+    saved = 0
+    for field_name, name, blocks in Form(req).parts():
+        if field_name == "files" and name:
+            save_inside(job.directory(), name, blocks)
+            saved += 1
+        for _ in blocks:
+            pass
+    if not saved:
+        raise InvalidInput([Fault("files", "no part of the form is a field `files` with a file name")], "body")
+    return None
+
+
+def api_get_archive(api: Api, req: Request, caller: Caller) -> Response:
+    """The work directory, or one in it, as .tar.gz."""
+    job = job_of(api, req, caller)
+    root, path = job.directory(), query_value(req, WITHIN) or ""
+    if not os.path.isdir(path_inside(root, path)):
+        raise NotFoundError("no such directory")
+    return Response(200, lambda send: write_archive(root, path, job.jobid, send), (
+        ("Content-Type", "application/gzip"), ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % job.jobid)))
+
+
+# Access and tokens.
+
+def api_get_access(api: Api, req: Request, caller: Caller) -> Json:
+    """Who owns a job, and who else may do what."""
+    return read_access(job_of(api, req, caller))._asdict()
+
+
+def api_put_access(api: Api, req: Request, caller: Caller) -> Json:
+    """Let users do things with a job: {user: ["GET"]}; an empty list takes it back.  Only its owner may."""
+    job = job_of(api, req, caller)
+    if not caller.trusted and read_access(job).owner != caller.user:
+        raise ForbiddenError("job %s is not yours to share" % job.jobid)
+    wanted = read_json(req)
+    if not isinstance(wanted, dict) or not all(isinstance(operations, list) for operations in wanted.values()):
+        raise InvalidInput([Fault("", "should be {user: [\"GET\", \"POST\"]}")], "body")
+    try:
+        return share(job, wanted)._asdict()
+    except InvalidError as err:
+        raise InvalidInput([Fault("", str(err))], "body") from None
+
+
+def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
+    """A token for who asks, for a day; no wider than the one that he shows."""
+    if caller.anonymous:
+        raise RequestError(401, "no token for an address: nobody vouches for it", WWW_Authenticate="Bearer")
+    if caller.claims is not None and api.config.tokens == "biscuit":  # what its holder narrowed must not come back wide
+        return text_response(bearer_of(req) or "").plus(("Cache-Control", "no-store"))
+    left_s = min(86400.0, float(caller.claims["exp"]) - time.time()) if caller.claims else 86400.0
+    said = caller.claims or {}
+    text = make_token(api.config, caller.user, left_s, said.get("parents", []) + ([said["jti"]] if said else []),
+                      **{name: said.get(name) for name in NARROWINGS})
+    return text_response(text).plus(("Cache-Control", "no-store"))
+
+
+def api_post_token(api: Api, req: Request, caller: Caller) -> Json:
+    """What the token says that the request shows."""
+    token = bearer_of(req)
+    if token is None:
+        raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
+    return {"blocks": token_blocks(api.config, token)}
+
+
+# The server itself.
+
+def can_write(folder: str) -> bool:
+    """Whether a file can be made in a folder; tried, for permissions do not tell of a full disk."""
+    path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        write_file(path, "?")
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def api_get_health(api: Api, req: Request, caller: Caller) -> Response:
+    """Whether jobs can be written, and how the backends are; 503 where they cannot."""
+    writable = {backend.name: can_write(backend.root) for backend in api.backends.values()}
+    states = {name: str(system_status(api, backend, caller)["status"]) for name, backend in api.backends.items()}
+    fine = all(writable.values())
+    return json_response({"status": "ok" if fine and set(states.values()) == {"active"} else "degraded", "version": __version__,
+                          "writable": fine, "backends": states}, 200 if fine else 503)
+
+
+def api_get_metrics(api: Api, req: Request, caller: Caller) -> Response:
+    """Counters for Prometheus."""
+    lines = ["# TYPE psik_up_seconds gauge", "psik_up_seconds %.0f" % (time.time() - api.begun), "# TYPE psik_jobs gauge"]
+    for key, count in sorted(api.tracker.counts().items()) if caller.trusted else []:
+        lines.append('psik_jobs{backend="%s",state="%s"} %d' % (key + (count,)))
+    lines.append("# TYPE psik_requests_total counter")
+    counts = sorted(api.counts.items())
+    lines += ['psik_requests_total{method="%s",status="%d"} %d' % (key + (count,)) for key, (count, _) in counts]
+    lines.append("# TYPE psik_request_seconds_total counter")
+    lines += ['psik_request_seconds_total{method="%s",status="%d"} %.6f' % (key + (took,)) for key, (_, took) in counts]
+    return Response(200, "\n".join(lines + [""]).encode(), (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),))
+
+
+def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
+    """A page for people."""
+    return text_response(TEMPLATES["index.html"], "text/html").plus(
+        ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+                                    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"))
+
+
+# -------------------------------------------------------------------------------------------- 18. Routes
+
+# Which request goes to which handler, and the whole interface as a document.
+
+def api_get_openapi(api: Api, req: Request, caller: Caller) -> Json:
+    """This interface, as OpenAPI 3.1."""
+    return openapi()
+
+
+Handler = Callable[[Api, Request, Caller], Union[Json, Response]]
+
+
+class Route(NamedTuple):
+    """One row of ROUTES."""
+    method: str
+    path: str               # {name} stands for a part without a slash, {path} for all the rest
+    scope: str              # open: anybody; signed: what it brings is; user: who has a name; job: who may see the job
+    handler: Handler
+    gives: str              # a schema's name, a Python-like type of them, or a media type
+    takes: str = ""         # a model's name, or a media type
+    query: Tuple[Param, ...] = ()
+
+
+ROUTES = (
+    Route("GET", "/", "open", api_get_page, "text/html"),
+    Route("GET", "/v1", "open", api_get_page, "text/html"),
+    Route("GET", "/v1/openapi.json", "open", api_get_openapi, "object"),
+    Route("GET", "/v1/health", "open", api_get_health, "Health"),
+    Route("GET", "/v1/metrics", "user", api_get_metrics, "text/plain"),
+    Route("GET", "/v1/backends", "open", api_get_backends, "{SystemStatus}", query=(NAME,)),
+    Route("GET", "/v1/backends/{name}", "open", api_get_backend, "SystemStatus"),
+    Route("GET", "/v1/token", "user", api_get_token, "text/plain"),
+    Route("POST", "/v1/token", "open", api_post_token, "Blocks"),
+    Route("GET", "/v1/events", "user", api_get_events, "text/event-stream"),
+    Route("GET", "/v1/jobs", "user", api_get_jobs, "[JobStepInfo]", query=(INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
+    Route("POST", "/v1/jobs", "user", api_post_job, "string", "JobSpec", (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/new", "user", api_post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
+    Route("POST", "/v1/jobs/callback", "signed", api_post_callback, "string", "Callback", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}", "job", api_get_job, "[JobStepInfo]", query=(BACKEND_PARAM,)),
+    Route("DELETE", "/v1/jobs/{jobid}", "job", api_delete_job, "null", query=(BACKEND_PARAM, PURGE)),
+    Route("POST", "/v1/jobs/{jobid}/start", "job", api_start_job, "null", query=(BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/cancel", "job", api_cancel_job, "null", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/state", "job", api_get_state, "JobState", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/spec", "job", api_get_spec, "JobSpec", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/logs", "job", api_get_logs, "{string}", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", api_get_log, "text/plain", query=(BACKEND_PARAM, OFFSET, WAIT, TAIL)),
+    Route("GET", "/v1/jobs/{jobid}/scripts", "job", api_get_scripts, "{string}", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/events", "job", api_get_job_events, "text/event-stream", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/archive", "job", api_get_archive, "application/gzip", query=(BACKEND_PARAM, WITHIN)),
+    Route("GET", "/v1/jobs/{jobid}/access", "job", api_get_access, "Access", query=(BACKEND_PARAM,)),
+    Route("PUT", "/v1/jobs/{jobid}/access", "job", api_put_access, "Access", "Shares", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/files", "job", api_get_files, "{FileInfo}", query=(BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/files", "job", api_post_files, "null", "multipart/form-data", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/files/{path}", "job", api_get_file, "application/octet-stream", query=(BACKEND_PARAM,)),
+    Route("PUT", "/v1/jobs/{jobid}/files/{path}", "job", api_put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/files/{path}", "job", api_put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
+    Route("DELETE", "/v1/jobs/{jobid}/files/{path}", "job", api_delete_file, "null", query=(BACKEND_PARAM,)),
+)
+
+
+def route_pattern(path: str) -> Any:
+    """The regular expression of a route's path."""
+    text = re.sub(r"\\?\{(\w+)\\?\}", lambda match: "(?P<%s>%s)" % (match.group(1), ".+" if match.group(1) == "path" else "[^/]+"), re.escape(path))
+    return re.compile(text + "/?" if path != "/" else "/", re.DOTALL)
+
+
+def find_route(req: Request, patterns: List[Tuple[Any, Route]]) -> Tuple[Route, Dict[str, str]]:
+    """The route of a request and what its pattern took from the path; RequestError 404 or 405."""
+    allowed: Set[str] = set()
+    for pattern, route in patterns:
+        match = pattern.fullmatch(req.path)
+        if match and route.method == req.verb:
+            return route, match.groupdict()
+        if match:
+            allowed.update([route.method] + ["HEAD"] * (route.method == "GET"))
+    if not allowed:
+        raise NotFoundError("no such route; GET /v1/openapi.json lists them")
+    status = 204 if req.method == "OPTIONS" else 405
+    raise RequestError(status, "there is no %s here" % req.method, Allow=", ".join(sorted(allowed | {"OPTIONS"})))
+
+
+PATTERNS: List[Tuple[Any, Route]] = []  # ROUTES, compiled when a server starts
+
+
+def error_response(err: PsikError) -> Response:
+    """What a failure is answered: {"detail": ...}; the job's id too, where one was made."""
+    headers = tuple(getattr(err, "headers", ()))
+    if err.http_status in (204, 304):
+        return Response(err.http_status, b"", headers)
+    detail: Json = one_line(str(err)) if not isinstance(err, InvalidInput) else [
+        {"loc": [err.source] + (fault.path.split(".") if fault.path else []), "msg": fault.message, "type": "value_error"}
+        for fault in err.faults]
+    jobid = dict(headers).get("X-Psik-Jobid")
+    return json_response(dict({"detail": detail}, **({"jobid": jobid} if jobid else {})), err.http_status).plus(*headers)
+
+
+def bug_response(err: BaseException) -> Response:
+    """What a defect of ours is answered: an id, under which the log has it whole."""
+    import traceback
+    mark = os.urandom(4).hex()
+    complain("error %s: %s" % (mark, "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()))
+    return json_response({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
+
+
+def system_response(err: OSError) -> Response:
+    """What a failure of the system is answered."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error_response(RequestError(507, "the disk is full"))
+    if err.errno in (errno.EACCES, errno.EPERM):
+        return error_response(ForbiddenError("the system does not let us: %s" % (err.strerror or err)))
+    return bug_response(err)
+
+
+def dispatch(api: Api, req: Request, identify_caller: Callable[[Request, Route], Caller]) -> Response:
+    """Answer a request, whatever comes of it; identify_caller says who asks, or raises."""
+    if not PATTERNS:
+        PATTERNS[:] = [(route_pattern(route.path), route) for route in ROUTES]  # at once, for other threads look too
+    try:
+        route, req.params = find_route(req, PATTERNS)
+        value = route.handler(api, req, identify_caller(req, route))
+        return with_etag(req, value if isinstance(value, Response) else json_response(value))
+    except PsikError as err:
+        return error_response(err)
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as err:
+        return system_response(err)
+    except Exception as err:  # a bug must not cost the client its connection
+        return bug_response(err)
+
+
+# OpenAPI, made from ROUTES and the models, so that it cannot say anything else than they do.
+
+ERROR_SCHEMA = {"type": "object", "required": ["detail"], "properties": {
+    "detail": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "required": ["loc", "msg", "type"], "properties": {
+        "loc": {"type": "array", "items": {"type": "string"}}, "msg": {"type": "string"}, "type": {"type": "string"}}}}]},
+    "jobid": {"type": "string"}}}
+INFO_SCHEMA = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+SHARES_SCHEMA = {"type": "object", "additionalProperties": {"type": "array", "items": {"enum": list(OPERATIONS), "type": "string"}}}
+
+
+def object_of(**properties: Json) -> Json:
+    """The schema of an object that has all of these."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+TEXT: Json = {"type": "string"}
+NUMBER: Json = {"type": "integer"}
+SCHEMAS: Dict[str, Json] = {
+    "string": TEXT, "null": {"type": "null"}, "object": {"type": "object"},
+    "JobState": {"type": "string", "enum": list(STATES)},
+    "JobStepInfo": object_of(jobid=TEXT, name=TEXT, updated={"type": "number"}, jobndx=NUMBER,
+                             state={"$ref": "#/components/schemas/JobState"}, info=INFO_SCHEMA),
+    "SystemStatus": object_of(name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes={"type": "array", "items": TEXT},
+                              status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
+                              updated_at={"type": "string", "format": "date-time"}),
+    "FileInfo": object_of(size=NUMBER, atime=NUMBER, mtime=NUMBER),
+    "Health": object_of(status=TEXT, version=TEXT, writable={"type": "boolean"}, backends={"type": "object", "additionalProperties": TEXT}),
+    "Access": object_of(owner=TEXT, shared=SHARES_SCHEMA), "Shares": SHARES_SCHEMA,
+    "Blocks": object_of(blocks={"type": "array", "items": TEXT}), "Error": ERROR_SCHEMA,
+}
+BASIC_SCHEMAS = ("string", "null", "object")
+
+
+def schema_of(text: str) -> Json:
+    """The schema of a route's `gives` or `takes`: [X] is a list of X, {X} an object of them."""
+    if text[:1] == "[":
+        return {"type": "array", "items": schema_of(text[1:-1])}
+    if text[:1] == "{":
+        return {"type": "object", "additionalProperties": schema_of(text[1:-1])}
+    if "/" in text:
+        return {"type": "string", "format": "binary"}
+    return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
+
+
+def type_schema(kind: Any) -> Json:
+    """The schema of a field that is annotated with kind."""
+    parts = getattr(kind, "__args__", None) or ()
+    if getattr(kind, "__origin__", None) is Union:
+        return {"anyOf": [type_schema(part) for part in parts]}
+    if isinstance(kind, type) and issubclass(kind, Model):
+        return {"$ref": "#/components/schemas/" + kind.__name__}
+    plain = {int: NUMBER, bool: {"type": "boolean"}, str: TEXT, type(None): {"type": "null"}}
+    return plain.get(kind, {"type": "object", "additionalProperties": TEXT})
+
+
+def field_schema(item: Any) -> Json:
+    """The schema of a model's field."""
+    schema = type_schema(item.type)
+    if "least" in item.metadata:
+        limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
+        schema = dict(schema, **limits) if "type" in schema else {
+            "anyOf": [dict(part, **limits) if part == NUMBER else part for part in schema["anyOf"]]}
+    if item.metadata.get("secret") and "anyOf" not in schema:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    schema = dict(schema, description=item.metadata["doc"])
+    return dict(schema, default=item.default) if isinstance(item.default, int) else schema
+
+
+def model_schema(cls: Type[Model]) -> Json:
+    """The schema of a model, from its fields."""
+    known = fields(cls)  # type: ignore[arg-type]
+    required = [item.name for item in known if item.metadata["required"]]
+    return dict({"type": "object", "description": (cls.__doc__ or "").strip(), "additionalProperties": False,
+                 "properties": {item.name: field_schema(item) for item in known}}, **({"required": required} if required else {}))
+
+
+def operation_name(route: Route) -> str:
+    """A route's name: its handler's, with a mark of its own where a handler has several."""
+    name = route.handler.__name__[len("api_"):]
+    first = next(other for other in ROUTES if other.handler is route.handler)
+    if route is first:
+        return name
+    return name + ("_by_" + route.method.lower() if route.method != first.method else "_" + re.sub(r"\W+", "_", route.path).strip("_"))
+
+
+def parameters_of(route: Route) -> List[Json]:
+    """The parameters in a route's path and query."""
+    kinds = {"integer": NUMBER, "boolean": {"type": "boolean"}, "state": {"$ref": "#/components/schemas/JobState"}, "string": TEXT}
+    found: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in re.findall(r"\{(\w+)\}", route.path)]
+    return found + [{"name": each.name, "in": "query", "required": False, "description": each.doc, "schema": dict(
+        kinds[each.kind], **({"minimum": each.least} if each.kind == "integer" else {}))} for each in route.query]
+
+
+def refusals_of(route: Route) -> List[int]:
+    """The statuses with which a route may refuse."""
+    found = {400, 403, 404}
+    found.update([401] if route.scope != "open" else [])
+    found.update([413, 415, 422] if route.takes else [])
+    found.update([422] if route.query else [])
+    found.update([409] if route.method != "GET" else [])
+    found.update([502] if route.handler in (api_post_job, api_start_job, api_cancel_job, api_delete_job) else [])
+    return sorted(found)
+
+
+def answers_of(route: Route) -> Dict[str, Json]:
+    """What a route answers, by status."""
+    media = route.gives if "/" in route.gives else "application/json"
+    content = {media: {"schema": schema_of(route.gives)}}
+    if route.gives == "application/octet-stream":
+        content["application/json"] = {"schema": schema_of("{FileInfo}")}
+    answers: Dict[str, Json] = {"200": {"description": "done", "content": content}}
+    if media in ("application/octet-stream", "text/plain") and "{" in route.path:
+        answers["206"] = {"description": "a range of it", "content": {media: content[media]}}
+    if route.method == "GET":
+        answers["304"] = {"description": "not changed"}
+    if route.handler is api_get_health:
+        answers["503"] = {"description": "jobs cannot be written", "content": content}
+    if media == "text/event-stream":
+        answers["204"] = {"description": "there will be no more"}
+    error = {"application/json": {"schema": schema_of("Error")}}
+    answers.update({str(status): {"description": REASONS[status], "content": error} for status in refusals_of(route)})
+    return dict(answers, default={"description": "refused, and why", "content": error})
+
+
+def operation_of(route: Route) -> Json:
+    """A route as OpenAPI's Operation."""
+    part = (route.path.split("/") + ["", ""])[2]
+    operation = {"operationId": operation_name(route), "summary": (route.handler.__doc__ or "").strip().split("\n")[0],
+                 "tags": [part if part in ("jobs", "backends", "token", "events") else "server"],
+                 "parameters": parameters_of(route), "responses": answers_of(route)}
+    if route.takes:
+        media = route.takes if "/" in route.takes else "application/json"
+        schema = schema_of(route.takes) if media != "multipart/form-data" else object_of(
+            files={"type": "array", "items": {"type": "string", "format": "binary"}})
+        operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
+    return operation
+
+
+def openapi() -> Json:
+    """The whole interface as an OpenAPI 3.1 document."""
+    paths: Dict[str, Dict[str, Json]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = operation_of(route)
+    schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
+    schemas.update({cls.__name__: model_schema(cls) for cls in (ResourceSpec, BackendConfig, JobSpec, Callback)})
+    return {"openapi": "3.1.0", "info": {"title": "psik", "version": __version__, "summary": "batch jobs and their files"},
+            "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"bearer": []}],
+            "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}}
+
+
+# -------------------------------------------------------------------------------------------- 19. Server
+
+# Sockets, threads and signals around dispatch().
+
+class Peer(NamedTuple):
+    """Who is at the other end of a connection, as far as the system knows."""
+    address: str            # an IP address; '' for a UNIX socket or a pipe
+    uid: Optional[int]      # None where the system cannot tell
+    subject: str = ""       # the name in a client's certificate
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, or a name, is this machine's own; `127.0.0.1.example.org` is not."""
+    return address in ("localhost", "::1") or bool(re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address))
+
+
+def owner_of_tcp(client: Sequence[Any], server: Sequence[Any]) -> Optional[int]:
+    """The uid that owns the client's end of a connection on this machine, from /proc; None where it is not told.
+
+    A socket that nobody holds any more is listed as root's, and without an inode: that does not count.
+    """
+    import socket
+
+    def written(address: Sequence[Any]) -> str:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        packed = socket.inet_pton(family, address[0])
+        words = [packed[at:at + 4] for at in range(0, len(packed), 4)]
+        return "%s:%04X" % ("".join((word[::-1] if sys.byteorder == "little" else word).hex().upper() for word in words), address[1])
+
+    mapped = [("::ffff:" + end[0], end[1]) for end in (client, server)]  # a client that speaks IPv6 to an IPv4 address
+    for table, wanted in (("tcp6" if ":" in client[0] else "tcp", [written(client), written(server)]),
+                          ("tcp6", [written(end) for end in mapped] if ":" not in client[0] else [])):
+        for line in read_or_empty("/proc/net/" + table).split("\n")[1:]:
+            parts = line.split()
+            if parts[1:3] == wanted and parts[9] != "0":
+                return int(parts[7])
+    return None
+
+
+def subject_of(sock: Any, part: str) -> str:
+    """The user whom a client's certificate names, in this part of its subject; '' where it names no one."""
+    subject = (sock.getpeercert() or {}).get("subject", ())
+    names = [value for pairs in subject for key, value in pairs if key == part]
+    return str(names[0]) if len(names) == 1 and is_user(names[0]) and not names[0].startswith("local:") else ""
+
+
+def peer_of(sock: Any, config: Config) -> Peer:
+    """The other end of a connected socket."""
+    import socket
+    import struct
+    if sock.family == socket.AF_UNIX:
+        if not hasattr(socket, "SO_PEERCRED"):
+            return Peer("", os.getuid())  # the socket's mode lets nobody else in
+        return Peer("", struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+    address = sock.getpeername()
+    uid = owner_of_tcp(address, sock.getsockname()) if is_loopback(address[0]) else None
+    return Peer(address[0], uid, subject_of(sock, config.tls_user_field) if hasattr(sock, "getpeercert") else "")
+
+
+def check_origin(api: Api, peer: Peer, req: Request) -> None:
+    """ForbiddenError for what a browser sends for another site's page.
+
+    In local mode Host must be a name of this machine too, for a foreign name may be made to resolve to 127.0.0.1.
+    """
+    host = req.headers.get("host", "")
+    name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
+    if api.mode == "local" and host and not (is_loopback(name) or (not peer.address and "." not in name)):
+        raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
+    origin = req.headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        raise ForbiddenError("a page of another origin may not ask this server")
+    if req.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ForbiddenError("a page of another site may not ask this server")
+
+
+def knows_page_token(api: Api, req: Request) -> bool:
+    """Whether a request shows the token that was printed when the server began: as a bearer, in the query, or as a cookie."""
+    import hmac
+    cookie = re.search(r"(?:^|;\s*)psik_token=([0-9a-f]+)", req.headers.get("cookie", ""))
+    shown = bearer_of(req) or req.query.get("token") or (cookie.group(1) if cookie else "")
+    return bool(api.page_token) and hmac.compare_digest(shown.encode(), api.page_token.encode())
+
+
+def check_local(api: Api, peer: Peer, req: Request) -> None:
+    """Let nobody in but ourselves and root: as the kernel says, or, where it cannot, who knows the token that was printed."""
+    if peer.uid is None and not knows_page_token(api, req):
+        raise RequestError(401, "open the address that `psik.py serve` printed, token and all" if api.page_token else
+                           "the system does not tell whose connection this is; use a UNIX socket", WWW_Authenticate="Bearer")
+    if peer.uid not in (None, os.getuid(), 0):
+        raise ForbiddenError("this server is for its own user")
+
+
+def bearer_caller(api: Api, peer: Peer, req: Request, token: str) -> Caller:
+    """Whom a token names, and what it leaves him; RequestError 401 where it does not hold, ForbiddenError where it is not for this."""
+    claims = read_token(api.config, token, {
+        "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": req.verb})
+    narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
+    if req.verb not in claims.get("ops", [req.verb]):
+        raise ForbiddenError("the token does not let you %s" % req.method)
+    return Caller(claims["sub"], claims["sub"] in api.config.admins, claims=claims, **narrow)
+
+
+def identify(api: Api, peer: Peer, req: Request, route: Route) -> Caller:
+    """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
+    check_origin(api, peer, req)
+    if api.mode == "local":
+        check_local(api, peer, req)
+        return Caller(LOCAL_USER, trusted=True)
+    token = bearer_of(req)
+    if token and (api.mode == "tls" or peer.address in api.config.trusted_proxy):
+        caller = bearer_caller(api, peer, req, token)
+    else:
+        caller = Caller(peer.subject or "addr:" + peer.address, bool(peer.subject) and peer.subject in api.config.admins)
+    if route.scope in ("user", "job") and caller.anonymous:
+        raise RequestError(401, "show a client certificate, or a token: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
+    return caller
+
+
+def log_request(api: Api, address: str, user: str, what: str, status: int, sent: int, begun: float) -> None:
+    """Count a request, and write one line of the access log: no query, no header, so no secret."""
+    took = time.time() - begun
+    api.count(what.split(" ")[0], status, took)
+    if api.access_log:
+        write_log('%s %s %s "%s" %d %d %.1fms\n' % (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)), address or "local", one_line(user), what[:500], status, sent, took * 1000))
+
+
+def answer_request(api: Api, wire: Wire, peer: Peer, req: Request) -> bool:
+    """Answer one request; whether the connection can take another."""
+    begun, who, sent, status = time.time(), ["-"], 0, 499  # 499: the client went away, as others log it
+
+    def identify_caller(req: Request, route: Route) -> Caller:
+        found = identify(api, peer, req, route)
+        who[0] = found.user
+        return found
+
+    try:
+        response = dispatch(api, req, identify_caller)
+        status = response.status
+        if api.page_token and "token" in req.query and status == 200:
+            response = response.plus(("Set-Cookie", "psik_token=%s; HttpOnly; SameSite=Strict; Path=/" % api.page_token))
+        drained, chunks = req.body.drain(), req.version == "1.1"
+        closes = not drained or not req.keeps_alive() or api.stopping or (not chunks and callable(response.body))
+        sent = send_response(wire, response, closes, req.method == "HEAD", chunks)
+        if not drained:
+            wire.linger()
+        return not closes
+    finally:
+        log_request(api, peer.address, who[0], "%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
+
+
+def serve_wire(api: Api, wire: Wire, peer: Peer) -> None:
+    """Answer the requests of a connection, one after the other, until either end has had enough."""
+    while not api.stopping:
+        try:
+            head = wire.read_head()
+            if not head:
+                return
+            req = parse_head(head, wire)
+        except PsikError as err:
+            begun, status = time.time(), getattr(err, "http_status", 400)
+            send_response(wire, error_response(err), closes=True)
+            wire.linger()
+            log_request(api, peer.address, "-", "-", status, 0, begun)
+            return
+        if not answer_request(api, wire, peer, req):
+            return
+
+
+# Connections.
+
+def serve_connection(api: Api, wire: Wire) -> None:
+    """All that happens on one connection; a thread of its own runs this."""
+    sock = wire.sock
+    try:
+        if sock.family != 1:  # not AF_UNIX
+            sock.setsockopt(6, 1, 1)  # TCP_NODELAY: what is written is all there is to come
+        if wire.shaking:
+            sock.settimeout(HEAD_TIMEOUT_S)
+            sock.do_handshake()
+            wire.shaking = False
+        serve_wire(api, wire, peer_of(sock, api.config))
+    except OSError as err:
+        complain("a connection was lost: %s" % err)
+    except Exception as err:
+        bug_response(err)
+    finally:
+        with api.lock:
+            api.wires.discard(wire)
+        wire.close()
+
+
+def make_room(api: Api, anyway: bool = False) -> bool:
+    """Where there are as many connections as may be, or anyway, end the one that has waited longest for a request to come.
+
+    False where all of them are at work.
+    """
+    with api.lock:
+        if len(api.wires) < api.limit and not anyway:
+            return True
+        idle = [(wire.since, id(wire), wire) for wire in api.wires if wire.since is not None]
+        if not idle:
+            return False
+        oldest = min(idle)[2]
+        oldest.cut()
+        oldest.since = None
+        api.wires.discard(oldest)
+        return True
+
+
+def end_slow_handshakes(api: Api) -> None:
+    """End the connections that have not come to speak TLS in time."""
+    with api.lock:
+        for wire in api.wires:
+            if wire.shaking and wire.since is not None and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
+                wire.cut()
+
+
+def make_server(api: Api, sock: Any, tls: Any = None) -> Any:
+    """The ThreadingHTTPServer of a listening socket; its handshakes are not in the accepting loop."""
+    import http.server
+    import socketserver
+    base = getattr(http.server, "ThreadingHTTPServer", None) or type(
+        "ThreadingHTTPServer", (socketserver.ThreadingMixIn, http.server.HTTPServer), {})  # Python 3.6 has none
+
+    class Connection(socketserver.BaseRequestHandler):
+        """One connection."""
+
+        def handle(self) -> None:
+            """Serve it."""
+            serve_connection(api, self.request)  # a Wire; get_request made it
+
+    class Server(base):  # type: ignore[valid-type,misc]
+        """The accepting loop."""
+        daemon_threads = True
+
+        def get_request(self) -> Tuple[Any, Any]:
+            """The next connection, as a Wire; OSError, which the loop passes over, where it cannot be served."""
+            try:
+                connection, address = self.socket.accept()
+            except OSError:  # no descriptor is left, and the loop must not spin
+                make_room(api, anyway=True)
+                time.sleep(0.05)
+                raise
+            if not make_room(api):
+                connection.settimeout(1)
+                connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.close()
+                raise ConnectionError("too many connections")
+            if tls is not None:
+                connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            wire = Wire(connection)
+            wire.shaking = tls is not None
+            with api.lock:
+                api.wires.add(wire)
+            return wire, address
+
+        def shutdown_request(self, request: Any) -> None:
+            """Nothing: the connection's own thread ends it."""
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say that no thread could be had."""
+            complain("a connection was not served: %s" % sys.exc_info()[1])
+            with api.lock:
+                api.wires.discard(request)
+            request.close()
+
+    server = Server(("", 0), Connection, bind_and_activate=False)
+    server.socket.close()
+    server.socket = sock
+    return server
+
+
+# Listening.
+
+def default_socket() -> str:
+    """Where the server listens when nobody says: in the runtime directory of the user."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return os.path.join(runtime, "psik.sock")
+    folder = "/tmp/psik-%d" % os.getuid()
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass
+    return os.path.join(folder, "psik.sock")
+
+
+def clear_socket(path: str) -> None:
+    """Remove the socket that a dead server left; ConflictError where one is alive, or no socket is there."""
+    import socket
+    import stat
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(2)
+        sock.connect(path)
+    except socket.timeout:  # alive, and busy
+        raise ConflictError("a server listens on %s already, and does not answer; stop it, or name another socket" % path) from None
+    except OSError:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConflictError("%s is there already, and no socket" % path) from None
+        os.unlink(path)
+    else:
+        raise ConflictError("a server listens on %s already; stop it, or name another socket with --uds" % path)
+    finally:
+        sock.close()
+
+
+def listen_unix(path: str) -> Any:
+    """A listening UNIX socket of mode 0600; one that a dead server left is replaced.
+
+    ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
+    """
+    import socket
+    import stat
+    path = os.path.abspath(path)
+    folder = os.stat(os.path.dirname(path))
+    if folder.st_uid not in (os.getuid(), 0) or (folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX):
+        raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(path))
+    if len(os.fsencode(path)) > 107:
+        raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % path)
+    if os.path.lexists(path):
+        clear_socket(path)
+    sock = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(mask)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def listen_tcp(host: str, port: int) -> Any:
+    """A listening TCP socket.  InvalidError where the address is none of ours, or taken."""
+    import socket
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except (OSError, UnicodeError, OverflowError) as err:
+        raise InvalidError("cannot listen on %s, port %d: %s" % (host, port, getattr(err, "strerror", None) or err)) from None
+    sock.listen(BACKLOG)
+    return sock
+
+
+def adopted_socket(fd: int) -> Any:
+    """The socket behind a descriptor that somebody else opened."""
+    import socket
+    asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+    family = asked.getsockopt(socket.SOL_SOCKET, 39)  # SO_DOMAIN
+    return socket.socket(family, socket.SOCK_STREAM, 0, asked.detach())
+
+
+def inherited_socket() -> Any:
+    """The listening socket that systemd hands over (LISTEN_FDS), or None."""
+    import socket
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "0").isdigit():
+        return None
+    if int(os.environ["LISTEN_FDS"]) != 1:
+        raise InvalidError("systemd hands over %s sockets; one is wanted" % os.environ["LISTEN_FDS"])
+    return adopted_socket(3)
+
+
+def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
+    """TLS 1.2 and up, with this certificate; client certificates are asked for where an authority is named."""
+    import ssl
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if hasattr(ssl, "TLSVersion"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:  # Python 3.6
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    try:
+        context.load_cert_chain(cert, key)
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except OSError as err:
+        raise InvalidError("the certificate, its key or the client CA cannot be used: %s" % (err.strerror or err)) from None
+    return context
+
+
+def user_name() -> str:
+    """Our name on this machine, or our uid where it has none."""
+    import pwd
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def address_lines(api: Api, sock: Any) -> List[str]:
+    """Where a server can be reached, for people: the address, and the ssh line that brings it elsewhere."""
+    import socket
+    host = socket.gethostname()
+    user = user_name()
+    if sock.family == socket.AF_UNIX:
+        path = sock.getsockname()
+        return ["listening on %s" % path, "from elsewhere: ssh -N -L 8000:%s %s@%s, then http://localhost:8000/" % (path, user, host)]
+    name, port = sock.getsockname()[:2]
+    name = "[%s]" % name if ":" in name else name
+    token = "?token=" + api.page_token if api.page_token else ""
+    scheme = "https" if api.mode == "tls" else "http"
+    return ["listening on %s://%s:%d/%s" % (scheme, name, port, token)] + (
+        ["from elsewhere: ssh -N -L %d:%s:%d %s@%s, then http://localhost:%d/%s" % (port, name, port, user, host, port, token)]
+        if api.mode == "local" else [])
+
+
+# Running.
+
+def keep_looking(api: Api) -> None:
+    """Follow the tree, and end the handshakes that come to nothing, until the server stops."""
+    deep = 0.0
+    while not api.stopping:
+        due = time.time() - deep >= max(1, api.config.poll_interval_s)
+        try:
+            api.tracker.look(deep=due)
+            deep = time.time() if due else deep
+            end_slow_handshakes(api)
+        except Exception as err:  # it must go on
+            bug_response(err)
+        time.sleep(LOOK_S if api.tracker.watchers else 1)
+
+
+def keep_polling(api: Api) -> None:
+    """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys, until the server stops."""
+    while not api.stopping:
+        try:
+            api.tracker.poll()
+            for backend in api.backends.values():
+                forget_keys(backend.root)
+        except Exception as err:  # it must go on
+            bug_response(err)
+        until = time.monotonic() + max(1, api.config.poll_interval_s)
+        while time.monotonic() < until and not api.stopping:
+            time.sleep(0.2)
+
+
+def keep_delivering(api: Api) -> None:
+    """Send the callbacks that are due, until the server stops."""
+    while not api.stopping:
+        try:
+            deliver_all(api.config)
+        except Exception as err:  # it must go on
+            bug_response(err)
+        time.sleep(1)
+
+
+def keep_busy(api: Api) -> None:
+    """Start the threads of what a server does unasked."""
+    import threading
+    for work in (keep_looking, keep_polling, keep_delivering):
+        threading.Thread(target=work, args=(api,), daemon=True).start()
+
+
+def finish_requests(api: Api) -> None:
+    """Wait for the requests in hand, for a while, and end the connections that have none."""
+    deadline = time.monotonic() + max([STOP_GRACE_S] + [each.config.submit_timeout_s + 5 for each in api.backends.values()])
+    while api.wires and time.monotonic() < deadline + 2:
+        with api.lock:
+            idle = [wire for wire in api.wires if wire.waiting or time.monotonic() > deadline]
+        for wire in idle:
+            wire.cut()
+        time.sleep(0.05)
+
+
+def read_again(api: Api, reload: Callable[[], Config]) -> None:
+    """Take the config as it is now, where it holds."""
+    try:
+        config, before = reload(), api.config
+        api.load(config)
+        complain("the config was read again")
+        if is_local(config) != is_local(before):
+            complain("but authz has effect only when the server is started again")
+    except (PsikError, OSError) as err:
+        complain("the config does not hold, so the old one stays: %s" % err)
+
+
+def run_server(api: Api, sock: Any, tls: Any, reload: Callable[[], Config]) -> None:
+    """Serve until SIGTERM or SIGINT, and finish the requests in hand then; SIGHUP reads the config again."""
+    import signal
+    import threading
+    server, ending = make_server(api, sock, tls), threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        api.stopping = True
+        ending.set()
+
+    def shut_down() -> None:  # a thread that is there before: a handler may not start one
+        ending.wait()
+        with api.tracker.changed:
+            api.tracker.changed.notify_all()
+        server.shutdown()
+
+    for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, lambda *_: read_again(api, reload))):
+        signal.signal(number, handler)
+    for line in address_lines(api, sock):
+        complain(line)
+    threading.Thread(target=shut_down, daemon=True).start()
+    keep_busy(api)
+    server.serve_forever(poll_interval=0.2)
+    sock.close()
+    finish_requests(api)
+
+
+def serve_pipe(api: Api) -> None:
+    """Serve one connection on stdin and stdout: inetd's socket, or the pipes of an ssh session."""
+    import stat
+    keep_busy(api)
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        serve_wire(api, Wire(), Peer("", os.getuid()))
+        return
+    api.access_log = api.access_log and not os.path.sameopenfile(0, 2)  # inetd puts the client at all three
+    sock = adopted_socket(os.dup(0))
+    sock.setblocking(True)
+    serve_wire(api, Wire(sock) if os.path.sameopenfile(0, 1) else Wire(), peer_of(sock, api.config))
+
+
+# -------------------------------------------------------------------------------------- 20. Command line
+
+class Options:
+    """What argparse found on the command line, as attributes."""
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+Command = Callable[[Options], Optional[ExitStatus]]
+
+class Argument(NamedTuple):
+    """One add_argument call."""
+    names: Tuple[str, ...]
+    options: Dict[str, Any]
+
+
+def arg(*names: str, **options: Any) -> Argument:
+    """An argument of a command, as argparse wants it."""
+    return Argument(names, options)
+
+
+COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, function, arguments, example
+GROUPS = (  # as `psik.py --help` lists them
+    ("jobs", ("run", "start", "ls", "status", "logs", "wait", "cancel", "rm")),
+    ("schedulers and callbacks", ("poll", "deliver", "reached")),
+    ("the REST API", ("serve", "token", "share")),
+    ("setup", ("backends", "config")),
+)
+JOBIDS = arg("jobid", nargs="+", metavar="JOBID", help="a job's id, or its beginning, or `last`")
+ONE_JOBID = arg("jobid", metavar="JOBID", help="a job's id, or its beginning, or `last`")
+AS_JSON = arg("--json", action="store_true", help="print JSON")
+BACKEND = arg("--backend", metavar="NAME", help="a backend of the config")
+
+
+def command(example: str, *arguments: Argument) -> Callable[[Command], Command]:
+    """Make the function cmd_NAME the subcommand NAME; its docstring is the help."""
+    def enter(function: Command) -> Command:
+        COMMANDS.append((function.__name__[len("cmd_"):], function, arguments, example))
+        return function
+    return enter
+
+
+def say(text: str) -> None:
+    """Print one line of results; what stdout's encoding does not have is shown as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+COLOURS = {"completed": "32", "failed": "31", "canceled": "33", "active": "36", "queued": "34"}
+
+
+def on_terminal(stream: Any) -> bool:
+    """Whether colour and a moving line are welcome there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def painted(text: str, state: str) -> str:
+    """A text in the colour of a state, on a terminal."""
+    colour = COLOURS.get(state)
+    return "\x1b[%sm%s\x1b[0m" % (colour, text) if colour and on_terminal(sys.stdout) else text
+
+
+def clock(stamp: float) -> str:
+    """A time as people write it, local, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column: int = -1) -> None:
+    """Columns as wide as their widest entry, the last one ragged."""
+    widths = [max(len(row[i]) for row in [head] + list(rows)) for i in range(len(head))]
+    for row in [head] + list(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        if row is not head and state_column >= 0:
+            cells[state_column] = painted(cells[state_column], row[state_column])
+        say("  ".join(cells).rstrip())
+
+
+# What several commands share.
+
+def config_of(opts: Options, serving: bool = False) -> Config:
+    """The config in force; says where jobs are kept, the first time that nobody else does."""
+    config = load_config(opts.config, serving)
+    if not os.path.exists(config_place(opts.config)[1]) and not os.path.exists(data_home()):
+        os.makedirs(data_home(), mode=0o700, exist_ok=True)
+        complain("no config, so jobs run locally and are kept in %s" % data_home())
+    return config
+
+
+def spec_text(source: str) -> str:
+    """What a SPEC of the command line holds: a file, or stdin."""
+    if not source:
+        raise InvalidError("SPEC is empty; name a JSON file, a script, or - for stdin")
+    if source != "-":
+        return read_text(source)
+    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    if SURROGATE.search(text):
+        raise InvalidError("not UTF-8 text", "stdin")
+    return text
+
+
+class Waiting:
+    """The line on the terminal that tells what is waited for."""
+
+    def __init__(self, lively: bool) -> None:
+        self.lively, self.begun = lively, time.time()
+
+    def show(self, summaries: List[Summary]) -> None:
+        """Write it anew."""
+        if self.lively:
+            what = summaries[0].jobid if len(summaries) == 1 else "%d jobs" % len(summaries)
+            states = "/".join(sorted({summary.state for summary in summaries}))
+            sys.stderr.write("\r\x1b[K%s %s, %d s" % (what, states, time.time() - self.begun))
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take it away."""
+        if self.lively:
+            sys.stderr.write("\r\x1b[K")
+
+
+def say_ends(summaries: Sequence[Summary]) -> None:
+    """Say which jobs came to no good end, and why."""
+    for summary in summaries:
+        if summary.state in (JobState.failed, JobState.canceled):
+            complain("job %s %s%s" % (summary.jobid, summary.state, ": " + summary.reason if summary.reason else ""))
+
+
+def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
+             look: Optional[Callable[[List[Summary]], None]] = None) -> ExitStatus:
+    """Wait with a line on the terminal that tells what for; the jobs' exit status."""
+    line = Waiting(on_terminal(sys.stderr) and not look)
+    try:
+        summaries = wait(config, jobs, timeout_s, look or line.show)
+    except KeyboardInterrupt:
+        ids = " ".join(job.jobid for job in jobs)
+        sys.stderr.write("\n")
+        complain("no longer waiting; %s goes on. To cancel: psik.py cancel %s" % (ids, ids))
+        return 130
+    finally:
+        line.clear()
+    say_ends(summaries)
+    going_on = [summary.jobid for summary in summaries if not STATES[summary.state].is_final()]
+    if going_on:
+        complain("still not ended after %g s: %s" % (timeout_s or 0, " ".join(going_on)))
+        return 124
+    return max(map(exit_status, summaries))
+
+
+def copy_rest(file: IO[bytes], out: IO[bytes]) -> None:
+    """Copy what is left of a file, in blocks."""
+    for block in iter(lambda: file.read(65536), b""):
+        out.write(block)
+    out.flush()
+
+
+def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str], lines: Optional[int] = None) -> ExitStatus:
+    """Copy a step's logs to our stdout and stderr as they grow, until the job ends; its exit status."""
+    files: Dict[str, IO[bytes]] = {}
+
+    def copy(summaries: List[Summary]) -> None:
+        for kind in kinds:
+            if kind not in files and os.path.exists(job.log(kind, jobndx)):
+                files[kind] = open(job.log(kind, jobndx), "rb")
+                skip_to_tail(files[kind], lines)
+            if kind in files:
+                out = sys.stderr if kind == "stderr" and len(kinds) > 1 else sys.stdout
+                copy_rest(files[kind], out.buffer)
+
+    try:
+        return wait_for(config, [job], None, copy)
+    finally:
+        for file in files.values():
+            file.close()
+
+
+# Jobs.
+
+@command("psik.py run --wait spec.json",
+         arg("spec", metavar="SPEC", help="a JSON file, or a script that starts with #!, or - for stdin"),
+         arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
+         arg("--here", action="store_true", help="run in the current directory"),
+         BACKEND,
+         arg("--set", action="append", default=[], metavar="FIELD=VALUE", help="over the spec: resources.duration=30"),
+         arg("--wait", action="store_true", help="until it ends, and exit as it did"),
+         arg("--follow", action="store_true", help="the same, and show its output"))
+def cmd_run(opts: Options) -> Optional[ExitStatus]:
+    """Make a job from a spec and submit it; print its id."""
+    if opts.no_submit and (opts.wait or opts.follow):
+        raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
+    config = config_of(opts)
+    spec = load_spec(spec_text(opts.spec), opts.spec, opts.set + (["directory=" + os.getcwd()] if opts.here else []))
+    job = create(config, spec, opts.backend)
+    if opts.follow:
+        complain("job %s" % job.jobid)
+    else:
+        say(job.jobid)
+        sys.stdout.flush()
+    if opts.no_submit:
+        return None
+    submit(job, config_for(config, job.backend).submit_timeout_s)
+    if opts.follow:
+        return follow(config, job, 1, ("stdout", "stderr"))
+    return wait_for(config, [job], None) if opts.wait else None
+
+
+def for_each(texts: Sequence[str], action: Callable[[str], Any]) -> ExitStatus:
+    """Do something to each of several jobs; what fails is said and does not keep the others; the worst status."""
+    worst = 0
+    for text in texts:
+        try:
+            action(text)
+        except PsikError as err:
+            complain(str(err))
+            worst = max(worst, err.exit_status)
+    return worst
+
+
+@command("psik.py start last", JOBIDS)
+def cmd_start(opts: Options) -> Optional[ExitStatus]:
+    """Submit a job, or submit it again as its next step."""
+    config = config_of(opts)
+
+    def start(text: str) -> None:
+        job = find_job(config, text)
+        submit(job, config_for(config, job.backend).submit_timeout_s)
+
+    return for_each(opts.jobid, start)
+
+
+def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
+    """A listing, for people or for programs."""
+    if as_json:
+        say(json.dumps([summary._asdict() for summary in summaries], indent=2))
+        return
+    if not summaries:
+        complain("no jobs")
+        return
+    print_table(("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON"),
+                [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx), str(each.info),
+                  clock(each.updated), one_line(each.reason)) for each in summaries], state_column=3)
+
+
+@command("psik.py ls --state active",
+         arg("--state", choices=sorted(STATES), help="only jobs in this state"), BACKEND,
+         arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
+         arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
+def cmd_ls(opts: Options) -> None:
+    """List jobs, newest first."""
+    config = config_of(opts)
+    if opts.n is not None and opts.n < 1:
+        raise InvalidError("-n wants a number of jobs, 1 or more")
+    if opts.backend and opts.backend not in backends_of(config):
+        choose_backend(config, JobSpec(script=":"), opts.backend)
+    print_jobs(list_jobs(config, opts.backend, opts.state, opts.n), opts.json)
+    while opts.watch:
+        sys.stdout.flush()
+        time.sleep(2)
+        summaries = list_jobs(config, opts.backend, opts.state, opts.n)
+        sys.stdout.write("\x1b[H\x1b[2J" if on_terminal(sys.stdout) else "\n")
+        print_jobs(summaries, opts.json)
+
+
+def print_events(events: Sequence[Dict[str, Json]]) -> None:
+    """What became of a job's callbacks, for people."""
+    for event in events:
+        when = clock(event["delivered"]) if event["delivered"] else event["outcome"]
+        say("    %-19s  %d  %-9s  %s" % (when, event["jobndx"], event["state"], one_line(event["said"]) or "not tried yet"))
+
+
+def print_status(job: Dict[str, Json]) -> None:
+    """One job for people."""
+    needs, settings = job["spec"]["resources"], job["spec"]["backend"]
+    say("%s  %s" % (job["jobid"], one_line(job["name"])))
+    asked = ["%s=%s" % (name, value) for name, value in list(needs.items()) + list(settings.items())
+             if value not in (None, {}) and name != "type"]
+    lines = [("state", painted(job["state"], job["state"])), ("reason", one_line(job["reason"])),
+             ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
+             ("directory", job["directory"]), ("resources", one_line(" ".join(asked)))]
+    for name, value in lines:
+        if value:
+            say("  %-10s %s" % (name, value))
+    say("  history")
+    for row in job["history"]:
+        say("    %s  %d  %-9s  %s" % (clock(row["time"]), row["jobndx"], painted(row["state"], row["state"]), row["info"]))
+    if job["callbacks"]:
+        say("  callbacks to %s" % one_line(job["spec"]["callback"]))
+        print_events(job["callbacks"])
+
+
+def describe(config: Config, job: JobDir) -> Dict[str, Json]:
+    """All that `status` shows of a job, secrets left out."""
+    pair = (job, job.rows())
+    said = reconcile(config, [pair])
+    spec = job.spec()
+    return dict(summarize(job, pair[1], said)._asdict(), base=job.path, directory=spec.directory,
+                spec=to_json(spec, secrets=False), history=[row._asdict() for row in pair[1]], callbacks=events_of(job))
+
+
+@command("psik.py status last", JOBIDS, AS_JSON)
+def cmd_status(opts: Options) -> Optional[ExitStatus]:
+    """Show all that is known of jobs.
+
+    Where they are, what they need, their history, what the scheduler and the callback's receiver said.
+    """
+    config = config_of(opts)
+    found: List[Dict[str, Json]] = []
+    worst = for_each(opts.jobid, lambda text: found.append(describe(config, find_job(config, text))))
+    if opts.json:
+        say(json.dumps(found, indent=2))
+    else:
+        for job in found:
+            print_status(job)
+    return worst
+
+
+@command("psik.py logs -f last", ONE_JOBID,
+         arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
+         arg("--stderr", action="store_true", help="what it wrote to stderr"),
+         arg("-f", "--follow", action="store_true", help="go on until the job ends, and exit as it did"),
+         arg("-n", type=int, metavar="LINES", help="only the last lines"))
+def cmd_logs(opts: Options) -> Optional[ExitStatus]:
+    """Print what a job wrote."""
+    config = config_of(opts)
+    job = find_job(config, opts.jobid)
+    steps = steps_of(job.rows())
+    jobndx = max(steps) if opts.ndx is None else opts.ndx
+    if opts.n is not None and opts.n < 0:
+        raise InvalidError("-n wants a number of lines")
+    kind = "stderr" if opts.stderr else "stdout"
+    if opts.follow and jobndx and jobndx in steps and (jobndx == max(steps) or not steps[jobndx].state.is_final()):
+        return follow(config, job, jobndx, (kind,), opts.n)
+    with open(find_log(job, kind, jobndx), "rb") as file:
+        skip_to_tail(file, opts.n)
+        copy_rest(file, sys.stdout.buffer)
+    return None
+
+
+@command("psik.py wait --timeout 3600 last", JOBIDS,
+         arg("--timeout", type=float, metavar="S", help="give up after so many seconds, and exit 124"))
+def cmd_wait(opts: Options) -> ExitStatus:
+    """Wait until jobs have ended, and exit as they did.
+
+    As the worst of several; 143 for a canceled one.
+    """
+    config = config_of(opts)
+    return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
+
+
+@command("psik.py cancel last", JOBIDS)
+def cmd_cancel(opts: Options) -> ExitStatus:
+    """End jobs, whatever they are doing.
+
+    What has ended stays as it ended.
+    """
+    config = config_of(opts)
+
+    def cancel_one(text: str) -> None:
+        job = find_job(config, text)
+        if not cancel(job):
+            complain("job %s has ended already" % job.jobid)
+
+    return for_each(opts.jobid, cancel_one)
+
+
+@command("psik.py rm --stale",
+         arg("jobid", nargs="*", metavar="JOBID", help="a job's id, or its beginning, or `last`"),
+         arg("--force", action="store_true", help="cancel first what has not ended"),
+         arg("--stale", action="store_true", help="remove what crashes left behind too"))
+def cmd_rm(opts: Options) -> ExitStatus:
+    """Remove the directories of jobs, logs and results too."""
+    config = config_of(opts)
+    if not opts.jobid and not opts.stale:
+        raise InvalidError("name the jobs to remove, or give --stale")
+    if opts.stale:
+        for path in sweep(config):
+            complain("removed %s" % path)
+    return for_each(opts.jobid, lambda text: remove(find_job(config, text), opts.force))
+
+
+# Schedulers and callbacks.
+
+@command("psik.py deliver --all",
+         arg("--all", action="store_true", help="also those whose next try is not due yet"),
+         arg("--dead", action="store_true", help="also those that were given up"))
+def cmd_deliver(opts: Options) -> ExitStatus:
+    """Send the callbacks that have not arrived yet.
+
+    Prints each job that had any; exits 1 where some still have not arrived.
+    """
+    sent = deliver_all(config_of(opts), opts.all, opts.dead)
+    for jobid, done in sent.items():
+        say("%s %s" % (jobid, "delivered" if done else "pending"))
+    return 0 if all(sent.values()) else 1
+
+
+@command("psik.py poll")
+def cmd_poll(opts: Options) -> None:
+    """Ask the schedulers now, and send the callbacks that are due.
+
+    Brings the histories up to date, and prints each job that has changed.
+    """
+    config = config_of(opts)
+    pairs = [(job, job.rows()) for job in job_dirs(config)]
+    before = {job.path: list(rows) for job, rows in pairs}
+    reconcile(config, pairs, force=True)
+    for job, rows in pairs:
+        if rows != before[job.path]:
+            say("%s %s" % (job.jobid, summarize(job, rows, {}).state))
+    deliver_all(config)
+
+
+@command("psik.py reached $base $jobndx active $jobid",
+         arg("base", metavar="BASE", help="the job's directory"),
+         arg("jobndx", type=int, metavar="JOBNDX", help="the step; 0 is the job as a whole"),
+         arg("state", choices=list(STATES), metavar="STATE", help="the state it has reached"),
+         arg("info", nargs="?", default="0", metavar="INFO", help="native id or exit status"))
+def cmd_reached(opts: Options) -> None:
+    """Record that a step has reached a state; job scripts call it."""
+    if not 0 <= opts.jobndx <= MAX_STEP or (opts.info and not NATIVE_ID.fullmatch(opts.info)) or len(opts.info) > MAX_INFO:
+        raise InvalidError("JOBNDX is a number from 0, and INFO one short word without a comma")
+    reached(JobDir(opts.base), opts.jobndx, STATES[opts.state], read_info(opts.info))
+
+
+# The REST API.
+
+def compile_once(path: str) -> bool:
+    """See to it that the compiled file of a module is there; whether it is."""
+    import importlib.util
+    import py_compile
+    cache = importlib.util.cache_from_source(path)
+    try:
+        if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
+            return True
+        return not sys.dont_write_bytecode and bool(py_compile.compile(path))
+    except OSError:  # a folder that may not be written to
+        return False
+
+
+def begin_compiled() -> None:
+    """Where this file was named on the command line, and so was compiled anew, begin again from its compiled file.
+
+    A server would keep the 16 MB that compiling takes.
+    """
+    path = os.path.realpath(__file__)
+    folder, name = os.path.split(path)
+    if __name__ != "__main__" or not (name.endswith(".py") and name[:-3].isidentifier()) or not compile_once(path):
+        return
+    known = (("I", sys.flags.isolated), ("S", sys.flags.no_site), ("E", sys.flags.ignore_environment))
+    code = "import sys; sys.path[:sys.path[:1] == ['']] = [%r]; import %s as found; sys.exit(found.main())" % (folder, name[:-3])
+    os.execv(sys.executable, [sys.executable] + ["-" + letter for letter, on in known if on] + ["-c", code] + sys.argv[1:])
+
+
+def check_serving(opts: Options) -> None:
+    """InvalidError where the options of `serve` do not go together."""
+    if opts.workers < 1 or (opts.port is not None and not 0 <= opts.port < 65536):
+        raise InvalidError("--workers wants a number from 1, and --port one from 0 to 65535")
+    if (opts.tls_key or opts.client_ca) and not opts.tls_cert:
+        raise InvalidError("--tls-key and --client-ca go with --tls-cert")
+    if opts.inetd and opts.tls_cert:
+        raise InvalidError("--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out")
+
+
+def spare_descriptors() -> int:
+    """How many files a server may have open, its limit raised as far as it goes."""
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return (soft if soft != resource.RLIM_INFINITY else wanted) - 30
+
+
+def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
+    """The state of the server that the command line asks for, and its TLS; the folders of its backends are made."""
+    tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
+    api = Api(config, "tls" if tls else "local" if is_local(config) else "insecure")
+    api.limit, api.access_log = max(1, min(opts.workers, spare_descriptors() // 3)), not opts.quiet
+    for backend in api.backends.values():
+        os.makedirs(backend.root, mode=0o700, exist_ok=True)
+    return api, tls
+
+
+def fit_for_tcp(api: Api, sock: Any) -> None:
+    """Refuse to serve the user alone where others are let in, and arrange for what the system does not tell of a client."""
+    address = sock.getsockname()[0]
+    if api.mode == "local" and not is_loopback(address):
+        sock.close()
+        raise InvalidError("authz is local, which serves a UNIX socket or a loopback address and not %s; give --tls-cert, or "
+                           'another authz, as "owner", in the config' % address)
+    if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
+        api.page_token = os.urandom(24).hex()
+    if api.mode == "insecure":
+        complain("this is plain TCP without TLS, so nobody is known and the jobs are out of reach; give --tls-cert")
+
+
+def listen(api: Api, opts: Options) -> Tuple[Any, str]:
+    """The listening socket that the command line asks for, and the path to remove afterwards, or ''."""
+    inherited = inherited_socket()
+    if inherited:
+        return inherited, ""
+    tcp = (opts.host, opts.port) != (None, None)
+    if opts.uds and tcp:
+        raise InvalidError("--uds and --host or --port are two places; give one")
+    if opts.uds or (api.mode == "local" and not tcp):
+        path = os.path.abspath(os.path.expanduser(opts.uds or default_socket()))
+        return listen_unix(path), path
+    sock = listen_tcp(opts.host or "127.0.0.1", opts.port or 0)
+    fit_for_tcp(api, sock)
+    return sock, ""
+
+
+@command("psik.py serve --uds ~/psik.sock",
+         arg("--uds", metavar="PATH", help="listen on a UNIX socket; by default one in your runtime directory"),
+         arg("--host", metavar="H", help="listen on TCP at this address; by default, with --port, at 127.0.0.1"),
+         arg("--port", type=int, metavar="N", help="listen on TCP at this port; 0, and --host alone, take a free one"),
+         arg("--tls-cert", metavar="FILE", help="speak TLS, with this certificate (and those of its chain)"),
+         arg("--tls-key", metavar="FILE", help="its key, where the file above does not hold it"),
+         arg("--client-ca", metavar="FILE", help="the authorities whose client certificates name users"),
+         arg("--workers", type=int, default=256, metavar="N", help="so many connections at once, a thread each (256)"),
+         arg("--quiet", action="store_true", help="no access log"),
+         arg("--inetd", action="store_true", help="serve one connection on stdin and stdout"),
+         arg("--openapi", action="store_true", help="print the interface as OpenAPI, and serve nothing"))
+def cmd_serve(opts: Options) -> None:
+    """Serve the REST API and a page for the browser."""
+    if opts.openapi:
+        say(json.dumps(openapi(), indent=2))
+        return
+    begin_compiled()
+    check_serving(opts)
+    api, tls = make_api(load_config(opts.config, serving=True), opts)
+    if opts.inetd:
+        serve_pipe(api)
+        return
+    sock, path = listen(api, opts)
+    made = os.stat(path).st_ino if path else 0
+    try:
+        run_server(api, sock, tls, lambda: load_config(opts.config, serving=True))
+    finally:
+        if path and os.path.exists(path) and os.stat(path).st_ino == made:  # and not another server's
+            os.unlink(path)
+
+
+def read_span(text: str) -> int:
+    """The seconds of a time like 90s, 10m, 12h or 1d."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not match or not int(match.group(1)):
+        raise InvalidError("--expires wants a time like 90s, 10m, 12h or 1d, and not %r" % text)
+    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
+
+
+def token_for(config: Config, opts: Options) -> str:
+    """The token that the command line asks for."""
+    user = LOCAL_USER if opts.user is None else opts.user
+    if not is_user(user):
+        raise InvalidError("%r is no user" % user)
+    ops = [each.upper() for each in opts.ops]
+    for words, fits, what in ((ops, HTTP_METHODS.__contains__, "HTTP method"), (opts.jobs, JOBID.fullmatch, "job id"),
+                              (opts.backends, backends_of(config).__contains__, "backend of the config")):
+        for word in words:
+            if not fits(word):
+                raise InvalidError("%r is no %s" % (word, what))
+    return make_token(config, user, read_span(opts.expires), ops=ops or None, jobs=opts.jobs or None, backends=opts.backends or None)
+
+
+@command("psik.py token --user bot --expires 7d --ops GET",
+         arg("--user", metavar="U", help="whom it names; by default the owner of the command line's jobs"),
+         arg("--expires", default="1d", metavar="TIME", help="how long it holds: 90s, 10m, 12h, 1d"),
+         arg("--ops", action="append", default=[], metavar="METHOD", help="only these HTTP methods: GET, POST, PUT, DELETE"),
+         arg("--jobs", action="append", default=[], metavar="ID", help="only these jobs"),
+         arg("--backends", action="append", default=[], metavar="NAME", help="only these backends"),
+         arg("--show", metavar="TOKEN", help="print what a token says"),
+         arg("--revoke", metavar="JTI", help="take a token back, by the jti that it shows"))
+def cmd_token(opts: Options) -> None:
+    """Make, show or revoke a token for the REST API.
+
+    For use over TLS; in local mode, the default, none is needed.
+    """
+    config = load_config(opts.config, serving=True)
+    if opts.revoke and opts.show:
+        raise InvalidError("--revoke and --show are two things; give one")
+    if opts.revoke:
+        revoke(config, opts.revoke)
+    elif opts.show:
+        for block in token_blocks(config, opts.show):
+            say(block)
+    else:
+        say(token_for(config, opts))
+
+
+@command("psik.py share last ada:GET", ONE_JOBID,
+         arg("user", nargs="*", metavar="USER[:GET|:]", help="USER may do everything with it, USER:GET only look, and `USER:` nothing any more"))
+def cmd_share(opts: Options) -> None:
+    """Let users of the REST API look at a job, or use it.
+
+    Who may use it, may do with it what its owner may.  Without a user, it shows who may.
+    """
+    job = find_job(config_of(opts, serving=True), opts.jobid)
+    for text in opts.user:
+        user, colon, operation = text.rpartition(":")
+        if operation.upper() in HTTP_METHODS and operation not in OPERATIONS:
+            raise InvalidError("%r: it is USER, USER:GET, or USER: for nothing any more" % text)
+        if not colon or operation not in OPERATIONS + ("",):
+            user, operation = text, "POST"
+        share(job, {user: [operation] if operation else []})
+    access = read_access(job)
+    say("owner %s" % access.owner)
+    for user, operations in sorted(access.shared.items()):
+        say("%s %s" % (user, " ".join(operations)))
+
+
+# Setup.
+
+def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> None:
+    """The backends for people, and what they lack."""
+    print_table(("NAME", "TYPE", "JOBS IN", "READY"),
+                [(row["name"], row["type"], row["root"], "no" if row["missing"] else "yes") for row in rows])
+    for fault in faults:
+        say(fault)
+
+
+@command("psik.py backends --check", AS_JSON,
+         arg("--check", action="store_true", help="say which programs and template names are missing; exit 4 if any is"),
+         arg("--export", metavar="DIR", help="write the built-in templates there"))
+def cmd_backends(opts: Options) -> Optional[ExitStatus]:
+    """Show the backends that are configured."""
+    if opts.export:
+        for path in export_templates(opts.export):
+            say(path)
+        return None
+    rows = [dict(name=backend.name, type=backend.kind, root=backend.root, missing=check_backend(backend))
+            for backend in backends_of(config_of(opts)).values()]
+    faults = ["%s: %s" % (row["name"], fault) for row in rows for fault in row["missing"]] if opts.check else []
+    if opts.json:
+        say(json.dumps(rows, indent=2))
+    else:
+        print_backends(rows, faults)
+    return BackendError.exit_status if faults else None
+
+
+def print_settings(config: Config) -> None:
+    """What a config says, and what was filled in, for people."""
+    for name, value in to_json(config, secrets=False).items():
+        if name not in ("backend", "backends") and value is not None:
+            say("%-20s %s%s" % (name, value, "" if name in config.given else "   (default)"))
+
+
+def shell_or_fault(config: Config) -> str:
+    """The shell of the scripts, or what is wrong with the one configured."""
+    try:
+        return choose_shell(config).command
+    except InvalidError as err:
+        return str(err)
+
+
+def describe_backend(backend: Backend) -> Dict[str, Any]:
+    """All that `config` shows of a backend."""
+    return dict(name=backend.name, prefix=backend.prefix, settings=to_json(backend.settings),
+                shell=shell_or_fault(backend.config), templates=backend.config.templates,
+                psik=backend.config.psik_path or os.path.abspath(__file__))
+
+
+@command("psik.py config", AS_JSON)
+def cmd_config(opts: Options) -> None:
+    """Show the configuration in force, and where it comes from."""
+    who, place = config_place(opts.config)
+    config = config_of(opts)
+    found = os.path.exists(place)
+    backends = [describe_backend(backend) for backend in backends_of(config).values()]
+    if opts.json:
+        say(json.dumps({"file": place if found else None, "config": to_json(config, secrets=False), "backends": backends}, indent=2))
+        return
+    say("file      %s (%s)" % (place if found else "none, so the built-in default; looked for " + place, who))
+    print_settings(config)
+    for backend in backends:
+        say("backend %s" % backend["name"])
+        shown_ones = dict(backend["settings"], shell=backend["shell"], psik=backend["psik"], prefix=backend["prefix"])
+        for name in [name for name, value in shown_ones.items() if value not in (None, {})]:
+            say("  %-18s %s" % (name, shown_ones[name]))
+
+
+# The command line as a whole.
+
+def overview() -> str:
+    """What psik.py is, and its commands, a line each."""
+    about = {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
+    lines = ["Submit, follow and keep track of batch jobs."]
+    for group, names in GROUPS:
+        lines += [group + ":"] + ["  %-9s %s" % (name, about[name]) for name in names]
+    return "\n".join(lines)
+
+
+def build_parser() -> Any:
+    """The parser of the command line, made from COMMANDS."""
+    import argparse
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
+                        help="the config; by default $PSIK_CONFIG, else ~/.config/psik.json")
+    parser = argparse.ArgumentParser(
+        prog="psik.py", usage="psik.py [-h] [--version] [--config FILE] COMMAND ...", description=overview(), parents=[shared],
+        add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="psik.py COMMAND --help tells more, with an example.")
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=__version__, help=argparse.SUPPRESS)
+    subs = parser.add_subparsers(prog="psik.py", metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
+    subs.required = True
+    for name, function, arguments, example in COMMANDS:
+        sub = subs.add_parser(name, parents=[shared], description=function.__doc__, epilog="example: " + example)
+        for names, options in arguments:
+            sub.add_argument(*names, **options)
+        sub.set_defaults(func=function)
+    return parser
+
+
+def options_of_reached(argv: Sequence[str]) -> Optional[Options]:
+    """The options of a plain `reached BASE JOBNDX STATE [INFO]`, without what argparse costs in each job; else None."""
+    words = [word for word in argv if word != "--"]
+    if words[:1] != ["reached"] or len(words) not in (4, 5) or any(word.startswith("-") for word in words):
+        return None
+    if not re.fullmatch("[0-9]{1,9}", words[2]) or words[3] not in STATES:
+        return None
+    return Options(func=cmd_reached, config=None, base=words[1], jobndx=int(words[2]), state=words[3], info=(words + ["0"])[4])
+
+
+def read_arguments(argv: Sequence[str]) -> Options:
+    """The options of a command line; SystemExit where argparse refuses it."""
+    found: Options = options_of_reached(argv) or build_parser().parse_args(argv, Options(config=None))
+    return found
+
+
+def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
+    """Run one command line; its exit status."""
+    try:
+        opts = read_arguments(sys.argv[1:] if argv is None else argv)
+        status = opts.func(opts) or 0
+        sys.stdout.flush()
+        return int(status)
+    except SystemExit as stop:  # argparse has said what was wrong
+        return stop.code if isinstance(stop.code, int) else 2
+    except PsikError as err:
+        for line in str(err).split("\n"):
+            complain(one_line(line))
+        return err.exit_status
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except OSError as err:
+        complain("%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower()))
+        return 1
+
+
+# -------------------------------------------------------------------------------- 21. Embedded templates
+
+# Made from templates/ by `make embed`; edit them there.
+# begin embedded templates
+TEMPLATES: Dict[str, str] = {
+    'index.html': r'''<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>psik</title>
+<style>
+	body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; background: #fff }
+	table { border-collapse: collapse; width: 100% }
+	td, th { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #ddd }
+	code, td:first-child { font-family: ui-monospace, monospace; font-size: 13px }
+	.completed { color: #186a2f } .failed { color: #a11 } .canceled { color: #85600a } .active { color: #04718a } .queued { color: #2a4bb0 }
+	@media (prefers-color-scheme: dark) {
+		body { color: #ddd; background: #181818 } td, th { border-color: #444 }
+		.completed { color: #6c6 } .failed { color: #f77 } .canceled { color: #db5 } .active { color: #5cd } .queued { color: #8af }
+	}
+</style>
+<h1>psik</h1>
+<h2>Jobs</h2>
+<table><thead><tr><th>id<th>name<th>state<th>step<th>info<th>updated</tr></thead><tbody id="jobs"></tbody></table>
+<p id="said" role="status">reading…</p>
+<h2>Routes</h2>
+<table><tbody id="routes"></tbody></table>
+<p>As <a href="/v1/openapi.json">OpenAPI</a>; <a href="/v1/health">health</a>, <a href="/v1/backends">backends</a>.</p>
+<script>
+	"use strict"
+	const fill = (id, rows) => document.getElementById(id).replaceChildren(...rows.map(cells => {
+		const row = document.createElement("tr")
+		for (const [text, style] of cells) {
+			const cell = row.insertCell()
+			cell.textContent = text
+			cell.className = style || ""
+		}
+		return row
+	}))
+	const say = text => { document.getElementById("said").textContent = text }
+	async function ask(path) {
+		const answer = await fetch(path, {cache: "no-cache"})
+		if (!answer.ok) throw new Error(`${answer.status} ${(await answer.json()).detail}`)
+		return answer.json()
+	}
+	async function jobs() {
+		try {
+			const found = await ask("/v1/jobs?limit=50")
+			fill("jobs", found.map(job => [[job.jobid], [job.name], [job.state, job.state], [job.jobndx], [job.info],
+				[new Date(job.updated * 1000).toLocaleString()]]))
+			say(found.length ? `the ${found.length} newest, at ${new Date().toLocaleTimeString()}` : "no jobs yet")
+		} catch (err) {
+			say(String(err.message))
+		}
+		setTimeout(jobs, 5000)
+	}
+	jobs()
+	ask("/v1/openapi.json").then(document => fill("routes", Object.entries(document.paths).flatMap(
+		([path, methods]) => Object.entries(methods).map(([method, about]) => [[method.toUpperCase() + " " + path], [about.summary]]))))
+</script>
+</html>
+''',
+    'job_body.rc': r'''jobndx=$1
+exec >>@log@/submit.$1 >[2=1]
+psik_payload=()
+psik_stopped=()
+psik_reason=()
+psik_code=0
+
+# record STATE INFO: append one transition to the history.
+fn record {
+	@reporter@ reached -- @base@ $jobndx $1 $2 && return
+	flock -w 60 @status@ date +%s.%3N,$jobndx,$1,$2 >>@status@ || \
+		date +%s.%3N,$jobndx,$1,$2 >>@status@
+}
+
+# finish STATE INFO: the last transition; its reason, where there is one, stands in log/.
+fn finish {
+	if(! ~ $#psik_reason 0) echo $psik_reason >@log@/reason.$jobndx
+	record $1 $2
+	exit $2
+}
+
+# parts: what is alive of the payload: the processes of its group, less timeout(1), which leads it; and,
+# where this shell leads a session, -N for each other group N that the payload made in it.
+fn parts {
+	pgrep -g $psik_payload | grep -vx $psik_payload
+	if(~ `{ps -o sid= -p $pid} $pid) \
+		ps -o pgid= -s $pid | grep -vw -e $pid -e $psik_payload | sort -u | sed 's/^ */-/'
+}
+fn send {
+	for(psik_part in `parts) kill -s $1 -- $psik_part >[2]/dev/null
+}
+
+# A handler runs only while the shell waits, so the payload runs in the background.
+fn stop {
+	psik_caught=yes
+	psik_stopped=$1
+	if(~ $#psik_payload 0) return
+	if(~ `parts ()) kill $psik_payload >[2]/dev/null # timeout(1) has only begun
+	send TERM
+	for(psik_fifth in `{seq @grace_fifths@}) {
+		if(~ `parts ()) return
+		sleep 0.2
+	}
+	send KILL
+}
+fn pass_on {
+	psik_caught=yes
+	if(! ~ $#psik_payload 0) pkill -$1 -P $psik_payload
+}
+fn sighup { stop 129 }
+fn sigint { stop 130 }
+fn sigterm { stop 143 }
+fn sigxcpu { stop 152 }
+fn sigusr1 { pass_on USR1 }
+fn sigusr2 { pass_on USR2 }
+
+# number STATUS: rc names the signal that ended a child; the history wants sh's number, 128+n.
+fn number {
+	switch($1) {
+	case sighup*; psik_code=129
+	case sigint*; psik_code=130
+	case sigquit*; psik_code=131
+	case sigill*; psik_code=132
+	case sigtrap*; psik_code=133
+	case sigabrt* sigiot*; psik_code=134
+	case sigbus*; psik_code=135
+	case sigfpe*; psik_code=136
+	case sigkill*; psik_code=137
+	case sigusr1*; psik_code=138
+	case sigsegv*; psik_code=139
+	case sigusr2*; psik_code=140
+	case sigpipe*; psik_code=141
+	case sigalrm*; psik_code=142
+	case sigterm*; psik_code=143
+	case sigxcpu*; psik_code=152
+	case sigxfsz*; psik_code=153
+	case sig*; psik_code=255
+	case *; psik_code=$1
+	}
+}
+
+if(~ $nodes ask) nodes=`{echo $LSB_MCPU_HOSTS | awk '{ print NF / 2 }'}
+if(~ $jobid own) jobid=$pid
+if(~ $jobid ask) jobid=`{flock -w 60 @status@ sed -n 's/^[0-9.]*,'$jobndx',queued,//p' @status@}
+record active $"jobid
+cd @directory@ || { psik_reason='its directory is gone'; finish failed 1 }
+
+if(~ $#psik_stopped 0) {
+	exec env -u nl -u tab -u psik_walltime_s -u psik_payload -u psik_stopped -u psik_reason -u psik_code \
+		-u fn_record -u fn_finish -u fn_parts -u fn_send -u fn_stop -u fn_pass_on -u fn_number \
+		-u fn_sighup -u fn_sigint -u fn_sigterm -u fn_sigxcpu -u fn_sigusr1 -u fn_sigusr2 \
+		@environment@ \
+		'mpirun='$"mpirun 'nodes='$"nodes 'base='^@base@ 'jobndx='$jobndx 'jobid='$"jobid 'psik='^@psik@ 'rc='^@rc@ \
+		@timeout@ -k @grace_s@ $psik_walltime_s @run@ \
+		</dev/null >@log@/stdout.$jobndx >[2]@log@/stderr.$jobndx &
+	psik_payload=$apid
+	echo $psik_payload >@log@/pid.$jobndx
+	if(! ~ $#psik_stopped 0) stop $psik_stopped
+
+	psik_caught=no
+	wait $psik_payload
+	number $status
+	while(~ $psik_caught yes) { # a signal cut the wait short
+		psik_caught=no
+		wait $psik_payload
+		number $status
+	}
+	# a USR1 or USR2 for the whole job kills timeout(1), but not a payload that handles it
+	if(~ $psik_code 138 140) while(! ~ `parts ()) sleep 1
+}
+
+# A scheduler that ends a job signals all its processes, and the payload may be gone before this shell is told.
+if(~ $psik_walltime_s 0) sleep 0.1
+
+# At the walltime timeout(1) says 124, or dies of the KILL that it sends.  A payload may end so
+# too, but not after the whole walltime.
+if(! ~ $psik_walltime_s 0 && ~ $psik_code 124 137) {
+	if(! ~ `{find @log@/pid.$jobndx -mmin +@nearly_min@} ()) {
+		if(~ $psik_code 124) psik_code=143
+		stop $psik_code
+		psik_reason='its walltime of @duration_min@ min was over'
+	}
+}
+
+if(! ~ $#psik_stopped 0) {
+	if(sed -n '/,'$jobndx',queued,/,$p' @status@ | grep -q ',0,canceled,') finish canceled $psik_stopped
+	if(~ $#psik_reason 0) psik_reason='it was stopped by signal '^`{expr $psik_stopped - 128}
+	finish failed $psik_stopped
+}
+if(~ $psik_code 0) finish completed 0
+finish failed $psik_code
+''',
+    'job_body.sh': r'''jobndx=$1
+exec >>@log@/submit."$1" 2>&1
+psik_payload=
+psik_stopped=
+psik_reason=
+psik_code=0
+
+# record STATE INFO: append one transition to the history.
+record() {
+	@reporter@ reached -- @base@ "$jobndx" "$1" "$2" && return
+	flock -w 60 @status@ date "+%s.%3N,$jobndx,$1,$2" >>@status@ ||
+		date "+%s.%3N,$jobndx,$1,$2" >>@status@
+}
+
+# finish STATE INFO: the last transition; its reason, where there is one, stands in log/.
+finish() {
+	test -z "$psik_reason" || echo "$psik_reason" >@log@/reason."$jobndx"
+	record "$1" "$2"
+	exit "$2"
+}
+
+# parts: what is alive of the payload: the processes of its group, less timeout(1), which leads it; and,
+# where this shell leads a session, -N for each other group N that the payload made in it.
+parts() {
+	pgrep -g "$psik_payload" | grep -vx "$psik_payload"
+	test "$(ps -o sid= -p $$ | tr -d ' ')" != $$ ||
+		ps -o pgid= -s $$ | grep -vw -e $$ -e "$psik_payload" | sort -u | sed 's/^ */-/'
+}
+send() {
+	for psik_part in $(parts); do
+		kill -s "$1" -- "$psik_part" 2>/dev/null
+	done
+}
+
+# A handler runs only while the shell waits, so the payload runs in the background.
+stop() {
+	psik_caught=yes
+	psik_stopped=$1
+	test -n "$psik_payload" || return
+	test -n "$(parts)" || kill "$psik_payload" 2>/dev/null # timeout(1) has only begun
+	send TERM
+	for psik_fifth in $(seq @grace_fifths@); do
+		test -n "$(parts)" || return
+		sleep 0.2
+	done
+	send KILL
+}
+pass_on() {
+	psik_caught=yes
+	test -z "$psik_payload" || pkill "-$1" -P "$psik_payload"
+}
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 152' XCPU
+trap 'pass_on USR1' USR1
+trap 'pass_on USR2' USR2
+
+test "$nodes" != ask || nodes=$(echo "$LSB_MCPU_HOSTS" | awk '{ print NF / 2 }')
+test "$jobid" != own || jobid=$$
+test "$jobid" != ask || jobid=$(flock -w 60 @status@ sed -n "s/^[0-9.]*,$jobndx,queued,//p" @status@)
+record active "$jobid"
+cd @directory@ || { psik_reason='its directory is gone'; finish failed 1; }
+
+if test -z "$psik_stopped"; then
+	env \
+		@environment@ \
+		mpirun="$mpirun" nodes="$nodes" base=@base@ jobndx="$jobndx" jobid="$jobid" psik=@psik@ rc=@rc@ \
+		@timeout@ -k @grace_s@ "$psik_walltime_s" @run@ \
+		</dev/null >@log@/stdout."$jobndx" 2>@log@/stderr."$jobndx" &
+	psik_payload=$!
+	echo "$psik_payload" >@log@/pid."$jobndx"
+	test -z "$psik_stopped" || stop "$psik_stopped"
+
+	psik_caught=no
+	wait "$psik_payload"
+	psik_code=$?
+	while test "$psik_caught" = yes; do # a signal cut the wait short
+		psik_caught=no
+		wait "$psik_payload"
+		psik_again=$?
+		test "$psik_again" -eq 127 || psik_code=$psik_again
+	done
+	case $psik_code in # a USR1 or USR2 for the whole job kills timeout(1), but not a payload that handles it
+	138 | 140) while test -n "$(parts)"; do sleep 1; done ;;
+	esac
+fi
+
+# A scheduler that ends a job signals all its processes, and the payload may be gone before this shell is told.
+test "$psik_walltime_s" -ne 0 || sleep 0.1
+
+# At the walltime timeout(1) says 124, or dies of the KILL that it sends.  A payload may end so
+# too, but not after the whole walltime.
+if test "$psik_walltime_s" -ne 0 && { test "$psik_code" -eq 124 || test "$psik_code" -eq 137; } &&
+	test -n "$(find @log@/pid."$jobndx" -mmin +@nearly_min@)"; then
+	test "$psik_code" -ne 124 || psik_code=143
+	stop "$psik_code"
+	psik_reason='its walltime of @duration_min@ min was over'
+fi
+
+if test -n "$psik_stopped"; then
+	sed -n "/,$jobndx,queued,/,\$p" @status@ | grep -q ',0,canceled,' && finish canceled "$psik_stopped"
+	test -n "$psik_reason" || psik_reason="it was stopped by signal $((psik_stopped - 128))"
+	finish failed "$psik_stopped"
+fi
+test "$psik_code" -ne 0 || finish completed 0
+finish failed "$psik_code"
+''',
+    'psik': r'''#!/bin/sh
+# What $psik names inside the job: the interpreter and the psik.py that made the job, whatever the
+# job did to PYTHONPATH and PYTHONHOME; imported, so that the compiled file is used again.
+
+# record BASE JOBNDX STATE [INFO]: a transition that nobody is told of, in a tenth of the time that
+# Python takes; what is not plain is left to Python.
+record() {
+	case $2 in '' | *[!0-9]* | ??????????*) return 1 ;; esac
+	case $3 in new | queued | active | completed | failed | canceled) ;; *) return 1 ;; esac
+	case ${4-0} in '' | *[!A-Za-z0-9._+:-]*) return 1 ;; esac
+	test $# -le 4 && test "${#4}" -le 200 && test -s "$1/status.csv" && test ! -e "$1/scripts/callback.json" || return 1
+	flock -w 60 "$1/status.csv" date "+%s.%3N,$2,$3,${4-0}" >>"$1/status.csv"
+}
+psik_by_itself=
+psik_by_itself=@by_itself@
+if test -n "$psik_by_itself" && test "$1" = reached; then
+	if test "$2" = --; then
+		(shift 2 && record "$@") && exit
+	else
+		(shift && record "$@") && exit
+	fi
+fi
+exec @python@ -I -S -c 'import gc
+import os
+import sys
+gc.disable() # it would look through all that is imported, and find nothing
+folder, backport, module, path = sys.argv[1:5]
+del sys.argv[1:5]
+sys.path += filter(None, [folder, backport])
+if module != "-":
+    psik = __import__(module)
+    gc.enable()
+    status = psik.main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status) # the interpreter would take itself apart first
+import runpy
+runpy.run_path(path, run_name="__main__")' @psik_dir@ @backport_dir@ @psik_module@ @psik_file@ "$@"
+''',
+    'at/cancel': r'''#!@shell@
+# at: take from the queue what waits there; atrm does not end what runs, so stop the job script, or its payload.
+# needs: atrm kill ps xargs
+atrm $*
+exec /bin/sh -c 'find() {
+		ps -ww -e -o pid= -o args= | while read -r pid args; do
+			case $args in
+			*" $job "[0-9]*) test "$1" != job || echo "$pid" ;;
+			*" $run") test "$1" != run || echo "$pid" ;;
+			esac
+		done
+	}
+	run=$0 job=$1
+	find job | xargs kill -TERM || find run | xargs kill -TERM
+	exit 0' @run@ @job@
+''',
+    'at/job': r'''#!@shell@
+# at: @name@
+# needs: date env expr find flock grep kill pgrep pkill ps sed seq sleep sort timeout
+mpirun=@mpiexec@
+mpirun=@launcher@
+nodes=1
+jobid=ask
+psik_walltime_s=@duration_s@
+@job_body@
+''',
+    'at/poll': r'''#!@shell@
+# at: all that atq lists, `=` for what runs.  Only the text of a job holds its tag; it is read when a tag is asked for.
+# needs: at atq sed
+exec /bin/sh -c 'said=$(atq) || exit 1
+	case "$*" in *psik-*) ids=$(printf "%s\n" "$said" | sed "s/[^0-9].*//") ;; esac
+	for id in $ids; do
+		at -c "$id" | sed -n "s/.* # \(psik-[0-9.]*\)\$/$id queued - \1/p"
+	done
+	printf "%s\n" "$said" | sed -n -e "s/^\([0-9]*\).* = .*/\1 active -/p" -e t -e "s/^\([0-9][0-9]*\).*/\1 queued -/p"' psik $*
+''',
+    'at/submit': r'''#!@shell@
+# at: queue scripts/job, by default with batch's queue b, which waits for a low load, and print the number that at
+# tells on stderr.  at runs the text that it reads with /bin/sh, in this directory.
+# needs: at sed setsid uname
+cd @base@ || exit 1
+uname -n >@log@/host.$1
+psik_queue=b
+psik_queue=@queue_name@
+exec /bin/sh -c 'jobndx=$1
+	shift
+	said=$(echo "exec setsid \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # "@tag@.$jobndx | at "$@" now 2>&1)
+	status=$?
+	printf "%s\n" "$said" >&2
+	printf "%s\n" "$said" | sed -n "s/^job \([0-9]*\) at .*/\1/p"
+	exit $status' psik $1 -q $psik_queue \
+	@attributes@ \
+	-M
+''',
+    'local/cancel': r'''#!@shell@
+# local: stop the job script, which stops its payload; where it is gone, the payload itself.
+# needs: kill ps xargs
+exec /bin/sh -c 'find() {
+		ps -ww -e -o pid= -o args= | while read -r pid args; do
+			case $args in
+			*" $job "[0-9]*) test "$1" != job || echo "$pid" ;;
+			*" $run") test "$1" != run || echo "$pid" ;;
+			esac
+		done
+	}
+	run=$0 job=$1
+	find job | xargs kill -TERM || find run | xargs kill -TERM
+	exit 0' @run@ @job@
+''',
+    'local/job': r'''#!@shell@
+# local: @name@
+# needs: date env expr find flock grep kill pgrep pkill ps sed seq sleep sort timeout
+mpirun=@mpiexec@
+mpirun=@launcher@
+nodes=1
+jobid=own
+psik_walltime_s=@duration_s@
+@job_body@
+''',
+    'local/poll': r'''#!@shell@
+# local: every session in which a job script or its payload is alive, whichever ids are asked for.
+# needs: ps sed sort
+exec /bin/sh -c 'said=$(ps -ww -e -o sid= -o args=) || exit 1
+	printf "%s\n" "$said" | sed -n \
+		-e "s:^ *\([0-9]*\) .*/\([0-9.]*\)/scripts/job \([0-9]*\)\$:\1 active - psik-\2.\3:p" \
+		-e "s:^ *\([0-9]*\) .*/scripts/run\$:\1 active -:p" | sort -u'
+''',
+    'local/submit': r'''#!/bin/sh
+# local: start scripts/job in a session of its own and print its process id, which names the session.
+# needs: setsid uname
+{ read -r host </proc/sys/kernel/hostname || host=$(uname -n); } 2>/dev/null
+echo "$host" >@log@/host."$1"
+setsid @job@ "$1" </dev/null >/dev/null 2>&1 &
+echo $!
+''',
+    'lsf/cancel': r'''#!@shell@
+# lsf: bkill fails where a job has ended already, which is what was wanted.
+# needs: bkill sed
+exec /bin/sh -c 'said=$(bkill "$@" 2>&1) && exit
+	printf "%s\n" "$said" | sed -e "/has already finished/d" -e "/No matching job found/d" -e "/is being terminated/d" >&2
+	printf "%s\n" "$said" | grep -q -e "has already finished" -e "No matching job found"' psik $*
+''',
+    'lsf/job': r'''#!@shell@
+# needs: awk date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
+#BSUB -J @plain_name@
+#BSUB -env "all"
+#BSUB -W @duration_min@
+#BSUB -nnodes @node_count@
+#BSUB -n @slots@
+#BSUB -gpu "num=@gpu_cores_per_process@/task"
+#BSUB -q @queue_name@
+#BSUB -P @project_name@
+#BSUB -U @reservation_id@
+#BSUB -o /dev/null
+#BSUB -e /dev/null
+#BSUB @attributes@
+#CALL exec @job@
+mpirun=jsrun
+mpirun=@launcher@
+nodes=ask
+jobid=$LSB_JOBID
+psik_walltime_s=0
+@job_body@
+''',
+    'lsf/poll': r'''#!@shell@
+# lsf: all of the user's jobs, those that ended of late too: id, state, exit status, description, reasons.
+# needs: bjobs sed
+exec /bin/sh -c 'quote=$(printf "\047")
+	said=$(bjobs -a -noheader -o "jobid stat exit_code job_description pend_reason exit_reason delimiter=$quote^$quote" 2>&1) ||
+		case $said in *"No job found"* | *"No unfinished job found"*) exit 0 ;; *) printf "%s\n" "$said" >&2; exit 1 ;; esac
+	printf "%s\n" "$said" | sed -n -e "s/^\([0-9]*\)^\([A-Z]*\)^\([^^]*\)^\([^^]*\)^\([^^]*\)^\(.*\)/\1 \2 \3 \4 \5 \6/" -e "t begin" -e ":begin" \
+		-e "s/ PEND \| PSUSP \| WAIT \| PROV / queued /p; t" -e "s/ RUN \| USUSP \| SSUSP \| UNKWN / active /p; t" \
+		-e "s/ DONE / completed /p; t" -e "s/ EXIT \| ZOMBI / failed /p"'
+''',
+    'lsf/submit': r'''#!@shell@
+# lsf: bsub reads directives on its stdin alone, and takes no arguments with them; so it is fed the directives of
+# scripts/job and the line that calls it with its jobndx.  The description is how a submission is found again.
+# needs: bsub sed
+exec /bin/sh -c 'said=$({ sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0"; } | bsub -Jd "$2.$1") || exit
+	printf "%s\n" "$said" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' @job@ $1 @tag@
+''',
+    'lsf-file/submit': r'''#!@shell@
+# lsf-file: as lsf, for sites where bsub takes a file and nothing else.
+# needs: bsub sed
+exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" && chmod 700 "$0.$1" || exit
+	said=$(LSB_BSUB_PARSE_SCRIPT=Y bsub -Jd "$2.$1" "$0.$1") || exit
+	printf "%s\n" "$said" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' @job@ $1 @tag@
+''',
+    'lsf-mpi/job': r'''#!@shell@
+# lsf-mpi: LSF where programs are started by mpirun.  A queue must allow -x, which exclusive_node_use asks for.
+# needs: awk date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
+#BSUB -J @plain_name@
+#BSUB -env "all"
+#BSUB -W @duration_min@
+#BSUB -n @processes@
+#BSUB -R "span[ptile=@ptile@]"
+#BSUB -R "affinity[core(@cores@)]"
+#BSUB -gpu "num=@gpu_cores_per_process@/task"
+#BSUB -x@exclusive@
+#BSUB -q @queue_name@
+#BSUB -P @project_name@
+#BSUB -U @reservation_id@
+#BSUB -o /dev/null
+#BSUB -e /dev/null
+#BSUB @attributes@
+#CALL exec @job@
+mpirun=mpirun
+mpirun=@launcher@
+nodes=ask
+jobid=$LSB_JOBID
+psik_walltime_s=0
+@job_body@
+''',
+    'slurm/cancel': r'''#!@shell@
+# needs: scancel
+exec scancel $*
+''',
+    'slurm/job': r'''#!@shell@
+# needs: date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
+#SBATCH --job-name=@tag@
+#SBATCH --job-name=@name@
+#SBATCH --chdir=@directory@
+#SBATCH --export=ALL
+#SBATCH --time=@duration_min@
+#SBATCH --nodes=@node_count@
+#SBATCH --ntasks=@process_count@
+#SBATCH --ntasks-per-node=@processes_per_node@
+#SBATCH --cpus-per-task=@cpu_cores_per_process@
+#SBATCH --gpus-per-task=@gpu_cores_per_process@
+#SBATCH --exclusive@exclusive@
+#SBATCH --partition=@queue_name@
+#SBATCH --account=@project_name@
+#SBATCH --reservation=@reservation_id@
+#SBATCH --no-requeue
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --output=/dev/null
+#SBATCH @attributes@
+#CALL exec @job@
+mpirun=srun
+mpirun=@launcher@
+nodes=$SLURM_JOB_NUM_NODES
+jobid=$SLURM_JOB_ID
+psik_walltime_s=0
+@job_body@
+''',
+    'slurm/poll': r'''#!@shell@
+# slurm: all of the user's jobs that slurmctld still knows, ended ones too (for MinJobAge): id, state, exit status,
+# comment, reason.  squeue tells the exit status as wait(2) does.
+# needs: awk squeue
+exec /bin/sh -c 'said=$(squeue -h -t all --me -O "JobID:|,State:|,exit_code:|,Reason:|,Comment:|") || exit 1
+	printf "%s\n" "$said" | awk -F "|" "
+		NF < 5 { next }
+		{ state = \"failed\"; code = int(\$3 / 256); tag = \$5; reason = \$4 == \"None\" ? \"\" : \$4 }
+		tag !~ /^psik-[0-9.]+\$/ { tag = \"-\" }
+		code == 0 { code = \$3 % 128 && \$3 % 128 < 65 ? 128 + \$3 % 128 : \"-\" }
+		\$2 ~ /^(PENDING|CONFIGURING|REQUEUED|REQUEUE_HOLD|REQUEUE_FED|RESV_DEL_HOLD|SPECIAL_EXIT)\$/ { state = \"queued\" }
+		\$2 ~ /^(RUNNING|COMPLETING|SUSPENDED|STOPPED|SIGNALING|STAGE_OUT|RESIZING)\$/ { state = \"active\" }
+		\$2 == \"COMPLETED\" { state = \"completed\"; code = 0 }
+		\$2 == \"OUT_OF_MEMORY\" { code = 137 }
+		state == \"failed\" { reason = \$2 (reason ? \" (\" reason \")\" : \"\") }
+		{ print \$1, state, code, tag, reason }"'
+''',
+    'slurm/submit': r'''#!@shell@
+# slurm: feed sbatch the directives of scripts/job and the line that calls it with its jobndx; it prints the id.
+# The comment is how a submission is found again: one that timed out may have been taken all the same (exit 75).
+# needs: grep sbatch sed tail
+exec /bin/sh -c 'sed -n "1p; /^#SBATCH/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | sbatch --parsable --comment="$2.$1"
+	status=$?
+	test $status -eq 0 || ! tail -n 2 "$3.$1" | grep -q -i "timed out" || exit 75
+	exit $status' @job@ $1 @tag@ @log@/submit
+''',
+}
+# end embedded templates
+
+
+if __name__ == "__main__":
+    sys.exit(main())

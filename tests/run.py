@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Run the tests below tests/ and end with what passed, what failed and what was left out, and why.
+
+    python3 tests/run.py [--all] [--portable] [--jobs N] [NAME ...]
+
+NAME is a module, class or test (test_local, test_local.Walltime).  The classes run side by side, N at a time, each in
+a process of its own: most of them wait for jobs.  --all, or PSIK_TEST_ALL=1, counts a test that is left out as
+failed: nothing may be missing then.  --portable leaves out what one Python shows as well as another.
+"""
+import argparse
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from typing import Any, Dict, Iterator, List, Sequence
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
+CLASS_TIMEOUT_S = 900
+# What one Python shows as well as another, by how its name begins.
+WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.", "test_server.", "test_users.", "test_local.Walltime.")
+SLOW = ("SlurmForgets", "Walltime", "At", "Slurm")  # they wait for walltimes, so they begin first
+
+
+class Result(unittest.TextTestResult):
+    """A result that knows how long each test took."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seconds: Dict[str, float] = {}
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        self.begun = time.time()
+        super().startTest(test)
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        self.seconds[test.id()] = time.time() - self.begun
+        super().stopTest(test)
+
+
+def flat(suite: Any) -> Iterator[unittest.TestCase]:
+    """Every test of a suite."""
+    for part in suite:
+        if isinstance(part, unittest.TestSuite):
+            yield from flat(part)
+        else:
+            yield part
+
+
+def load(names: List[str], without: Sequence[str] = ()) -> Any:
+    """The tests of these names, or all of them, without those that begin so."""
+    loader = unittest.TestLoader()
+    found = loader.loadTestsFromNames(names) if names else loader.discover(HERE, top_level_dir=HERE)
+    return unittest.TestSuite(test for test in flat(found) if not test.id().startswith(tuple(without)))
+
+
+def run_here(names: List[str]) -> Dict[str, Any]:
+    """Run tests in this process; counts, times, reasons."""
+    result: Any = unittest.TextTestRunner(resultclass=Result, verbosity=0).run(load(names))
+    failed = len(result.failures) + len(result.errors) + len(result.unexpectedSuccesses)
+    return {"ran": result.testsRun, "failed": failed, "seconds": result.seconds,
+            "skipped": [reason for _, reason in result.skipped]}
+
+
+def run_apart(name: str, found: List[Dict[str, Any]]) -> None:
+    """Run one class in a process of its own; what it printed is shown where it failed."""
+    try:
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--here", name], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CLASS_TIMEOUT_S)
+        said, report = done.stderr.decode("utf-8", "replace"), json.loads(done.stdout.decode().strip().split("\n")[-1])
+    except (ValueError, subprocess.TimeoutExpired) as err:
+        said, report = "%s: %s\n" % (name, err), {"ran": 1, "failed": 1, "seconds": {}, "skipped": []}
+    found.append(report)
+    sys.stderr.write(said if report["failed"] else "%4d ok  %s\n" % (report["ran"], name))
+
+
+def run_side_by_side(names: List[str], without: Sequence[str], at_once: int) -> List[Dict[str, Any]]:
+    """Run every class of these names; the slowest, which wait longest, first."""
+    classes = collections.Counter(test.id() if "_FailedTest" in test.id() or test.id() in names
+                                  else test.id().rsplit(".", 1)[0] for test in flat(load(names, without)))
+    found: List[Dict[str, Any]] = []
+    slots = threading.Semaphore(at_once)
+
+    def work(name: str) -> None:
+        with slots:
+            run_apart(name, found)
+
+    first = sorted(classes, key=lambda name: (name.rsplit(".", 1)[-1] not in SLOW, -classes[name]))
+    threads = [threading.Thread(target=work, args=(name.replace("unittest.loader._FailedTest.", ""),)) for name in first]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that ran us in the background had it ignored
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", default=os.environ.get("PSIK_TEST_ALL") == "1")
+    parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*")
+    opts = parser.parse_args()
+    if opts.here:
+        print(json.dumps(run_here(opts.names)))
+        return 0
+    reports = run_side_by_side(opts.names, WHATEVER_PYTHON if opts.portable else (), opts.jobs)
+    seconds = {name: took for report in reports for name, took in report["seconds"].items()}
+    for name in sorted(seconds, key=lambda name: -seconds[name])[:5]:
+        print("%6.1f s  %s" % (seconds[name], name))
+    skipped = collections.Counter(reason for report in reports for reason in report["skipped"])
+    for reason, count in skipped.items():
+        print("left out: %d, which %s" % (count, reason))
+    failed = sum(report["failed"] for report in reports)
+    passed = sum(report["ran"] for report in reports) - failed - sum(skipped.values())
+    failed += sum(skipped.values()) if opts.all else 0
+    print("Python %d.%d" % sys.version_info[:2])
+    print("%d passed, %d failed" % (passed, failed))
+    return int(failed > 0 or not passed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

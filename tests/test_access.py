@@ -1,0 +1,300 @@
+"""Who may use the server: certificates, tokens, owners, and plain TCP."""
+import base64
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+from typing import Any, Dict, List
+
+import psik
+from harness import Case, needs
+from serving import Answer, Server
+
+POLICY = '''
+class Weekday:
+    def allows(self, user, operation, job):
+        return user == "bob" and operation == "GET"
+'''
+
+
+def encode(data: bytes) -> str:
+    """base64url without padding."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def jwt(claims: Dict[str, Any], key: bytes, alg: str = "HS256") -> str:
+    """A JWT made by hand; with alg none it bears no signature."""
+    text = encode(json.dumps({"alg": alg, "typ": "JWT"}).encode()) + "." + encode(json.dumps(claims).encode())
+    return text + "." + ("" if alg == "none" else encode(hmac.new(key, text.encode(), hashlib.sha256).digest()))
+
+
+def make_certificates(folder: str) -> None:
+    """A private CA with a server's, three users' and an expired certificate, and another CA with one of its own."""
+    def openssl(*argv: str) -> None:
+        subprocess.run(("openssl",) + argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+
+    for authority in ("ca", "other"):
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", authority + ".key", "-out", authority + ".pem",
+                "-days", "2", "-subj", "/CN=" + authority, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    for name, authority, days in (("server", "ca", "2"), ("ada", "ca", "2"), ("root", "ca", "2"), ("late", "ca", "-1"), ("foreign", "other", "2")):
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
+        with open(os.path.join(folder, "ext"), "w") as file:
+            file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
+        dates = ["-days", days] if days != "-1" else ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"]
+        argv = ["x509", "-req", "-in", name + ".csr", "-CA", authority + ".pem", "-CAkey", authority + ".key", "-CAcreateserial", "-extfile", "ext", "-out", name + ".pem"]
+        try:
+            openssl(*(argv + dates))
+        except subprocess.CalledProcessError:  # before OpenSSL 3.4 x509 takes no dates, but a negative number of days
+            openssl(*(argv + ["-days", days]))
+
+
+class Secured(Case):
+    """A server that speaks TLS, with the users ada (by certificate), bob and eve (by token)."""
+    place = ""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.place = tempfile.mkdtemp(prefix="psik-ca-")
+        make_certificates(cls.place)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        shutil.rmtree(cls.place, True)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.begin()
+
+    def begin(self, **settings: Any) -> None:
+        """Start the server with this config."""
+        settings.setdefault("authz", "owner")
+        settings.setdefault("admins", ["root"])
+        settings.setdefault("backends", {"local": {"type": "local"}, "other": {"type": "local"}})
+        self.configure(**settings)
+        self.server = Server(self, "--host", "127.0.0.1", "--port", "0", "--tls-cert", self.at("server.pem"), "--tls-key", self.at("server.key"),
+                             "--client-ca", self.at("ca.pem"))
+
+    def at(self, name: str) -> str:
+        """A file of the CA."""
+        return os.path.join(self.place, name)
+
+    def ask(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """A request of ada (by certificate), of one who shows a token `token:...`, of a certificate's name, or of nobody."""
+        context = ssl.create_default_context(cafile=self.at("ca.pem"))
+        if who.startswith("token:"):
+            headers["Authorization"] = "Bearer " + who[6:]
+        elif who:
+            context.load_cert_chain(self.at(who + ".pem"), self.at(who + ".key"))
+        self.server.context = context
+        return self.server.ask(method, path, body, **headers)
+
+    def token(self, *argv: str) -> str:
+        """A token from the command line, as a caller."""
+        return "token:" + self.psik("token", *argv).out.strip()
+
+    def test_every_route_for_every_caller(self) -> None:
+        reader, stranger = self.token("--user", "bob"), self.token("--user", "eve")
+        for route in psik.ROUTES:
+            jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+            base = "/v1/jobs/" + jobid
+            self.ask("ada", "PUT", base + "/files/f.txt", b"x")
+            self.ask("ada", "PUT", base + "/access", {"bob": ["GET"]})
+            with open(self.job(jobid).at("log", "stdout.1"), "w"):
+                pass
+            path = route.path.format(jobid=jobid, name="stdout.1" if "logs" in route.path else "local", path="f.txt")
+            body: Any = {"JobSpec": {"script": "true"}, "Callback": {"jobid": jobid, "jobndx": 1, "state": "active"}, "Shares": {"eve": []}}.get(route.takes)
+            headers = {}
+            if route.takes == "multipart/form-data":
+                body, headers = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n\r\n--x--\r\n", {"Content_Type": "multipart/form-data; boundary=x"}
+            elif route.takes == "application/octet-stream":
+                body = b"x"
+            look = route.method == "GET"
+            expected = {"open": ("yes", "yes", "yes", "yes"), "user": ("yes", "yes", "yes", 401), "signed": ("yes", 403, 404, 404),
+                        "job": ("yes", "yes" if look else 403, 404, 401)}[route.scope]
+            callers = (("", expected[3]), (stranger, expected[2]), (reader, expected[1]), ("ada", expected[0]))
+            for who, wanted in callers:
+                if route.handler is psik.api_post_token and not who.startswith("token:"):
+                    wanted = 401
+                with self.subTest(route=route[:2], who=who[:9]):
+                    status = self.ask(who, route.method, path, body, **headers).status
+                    self.assertEqual("yes" if 200 <= status < 300 else status, wanted)
+        self.assertNotIn("Traceback", self.server.said())
+
+    def test_listing_shows_ones_own_and_what_is_shared(self) -> None:
+        bob, eve = self.token("--user", "bob"), self.token("--user", "eve")
+        hers = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        his = str(self.ask(bob, "POST", "/v1/jobs/new", {"script": "true"}).json)
+
+        def listed(who: str) -> List[str]:
+            return sorted(str(job["jobid"]) for job in self.ask(who, "GET", "/v1/jobs").json)
+
+        self.assertEqual((listed("ada"), listed(bob), listed(eve), listed("root")), ([hers], [his], [], [hers, his]))
+        self.assertEqual(self.psik("share", hers, "bob:GET").out, "owner ada\nbob GET\n")
+        self.assertEqual(listed(bob), [hers, his])
+        self.assertEqual(self.ask(bob, "POST", "/v1/jobs/%s/start" % hers).status, 403)
+        self.assertEqual(self.ask(bob, "PUT", "/v1/jobs/%s/access" % hers, {"bob": ["POST"]}).status, 403)
+        self.assertIn("USER:GET", self.psik("share", hers, "bob:get", status=2).err)
+        self.psik("share", hers, "bob")
+        self.assertEqual(self.ask(bob, "POST", "/v1/jobs/%s/start" % hers).status, 200)
+        self.assertEqual(self.ask(bob, "PUT", "/v1/jobs/%s/access" % hers, {"eve": ["GET"]}).status, 403)
+        self.ask("ada", "PUT", "/v1/jobs/%s/access" % hers, {"bob": []})
+        self.assertEqual(listed(bob), [his])
+        self.assertEqual(self.ask("ada", "PUT", "/v1/jobs/%s/access" % hers, {"bob": ["FLY"]}).status, 422)
+        threads = [threading.Thread(target=self.ask, args=("ada", "PUT", "/v1/jobs/%s/access" % hers, {"u%d" % number: ["GET"]})) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(sorted(self.ask("ada", "GET", "/v1/jobs/%s/access" % hers).json["shared"]), sorted("u%d" % number for number in range(12)))
+        self.assertRegex(self.server.said(), "refused: bob may not (GET|POST) job " + hers)
+
+    def test_no_directory_among_the_jobs(self) -> None:
+        bob = self.token("--user", "bob")
+        hers = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        os.symlink(self.prefix, os.path.join(self.folder, "way"))
+        for place in (self.prefix + "/.tokens", self.job(hers).path, self.prefix, "/", self.folder + "/way/local"):
+            self.assertEqual(self.ask(bob, "POST", "/v1/jobs/new", {"script": "true", "directory": place}).status, 403, place)
+
+    def test_certificates(self) -> None:
+        self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
+        self.assertEqual(self.ask("", "GET", "/v1/jobs").status, 401)
+        self.assertEqual(self.ask("", "GET", "/v1/backends").status, 200)
+        for name in ("late", "foreign"):
+            with self.assertRaises((ssl.SSLError, ConnectionError, OSError)):
+                self.ask(name, "GET", "/v1/jobs")
+        with self.assertRaises((ssl.SSLError, ConnectionError)):
+            self.server.context = ssl.create_default_context(cafile=self.at("other.pem"))
+            self.server.ask("GET", "/v1/jobs")
+        done = subprocess.run(["openssl", "s_client", "-connect", "127.0.0.1:%d" % self.server.port, "-tls1_1"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertNotEqual(done.returncode, 0)
+        silent = socket.create_connection(("127.0.0.1", self.server.port))  # no handshake: it must hold nobody up
+        self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
+        silent.close()
+
+    @needs("curl", shutil.which("curl"))
+    def test_curl_with_a_certificate(self) -> None:
+        done = subprocess.run(["curl", "-s", "--cacert", self.at("ca.pem"), "--cert", self.at("ada.pem"), "--key", self.at("ada.key"),
+                               "https://localhost:%d/v1/jobs" % self.server.port], stdout=subprocess.PIPE)
+        self.assertEqual(done.stdout, b"[]\n")
+
+    def test_tokens(self) -> None:
+        good = self.token("--user", "bob", "--expires", "1h")
+        self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 200)
+        shown = self.ask(good, "POST", "/v1/token").json["blocks"]
+        claims = json.loads(shown[0])
+        self.assertEqual((claims["sub"], claims["iss"], claims["aud"]), ("bob", "psik", "psik"))
+        path = psik.key_path(self.config())
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        with open(path) as file:
+            key = bytes.fromhex(file.read().strip())
+        self.assertEqual(self.ask("token:" + jwt(claims, key), "GET", "/v1/jobs").status, 200)
+        now, head, body, mark = time.time(), *good[6:].split(".")
+        bent: Dict[str, str] = {
+            "sub": jwt(dict(claims, sub=""), key), "sub2": jwt(dict(claims, sub=7), key), "sub3": jwt(dict(claims, sub="addr:1.2.3.4"), key),
+            "iss": jwt(dict(claims, iss="other"), key), "aud": jwt(dict(claims, aud="other"), key), "exp": jwt(dict(claims, exp=now - 61), key),
+            "exp2": jwt(dict(claims, exp="soon"), key), "iat": jwt(dict(claims, iat=now + 100), key), "nbf": jwt(dict(claims, nbf=now + 100), key),
+            "ops": jwt(dict(claims, ops="GET"), key), "jobs": jwt(dict(claims, jobs=[1]), key), "key": jwt(claims, b"0" * 32),
+            "none": jwt(claims, key, "none"), "rs256": jwt(claims, key, "RS256"), "hs512": jwt(claims, key, "HS512"), "cut": good[6:-2], "empty": "..",
+            "word": "x", "unsigned": head + "." + body + ".", "swapped": body + "." + head + "." + mark, "more": good[6:] + "=",
+            "nosub": jwt({name: value for name, value in claims.items() if name != "sub"}, key),
+            "noexp": jwt({name: value for name, value in claims.items() if name != "exp"}, key),
+            "nojti": jwt({name: value for name, value in claims.items() if name != "jti"}, key), "list": jwt([1], key),  # type: ignore[arg-type]
+            "utf": "\u00e9.\u00e9.\u00e9".encode().decode("latin-1")}
+        for name, token in bent.items():
+            with self.subTest(name=name):
+                answer = self.ask("token:" + token, "GET", "/v1/jobs")
+                self.assertEqual((answer.status, answer.json["detail"]), (401, "the token does not hold"))
+        self.assertEqual(self.ask("token:" + jwt(dict(claims, exp=now - 30), key), "GET", "/v1/jobs").status, 200)  # clocks differ
+        child = "token:" + self.ask("token:" + self.ask(good, "GET", "/v1/token").text, "GET", "/v1/token").text
+        self.assertEqual(self.ask(child, "GET", "/v1/jobs").status, 200)
+        self.psik("token", "--revoke", claims["jti"])
+        for token in (good, child):
+            self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 401)
+        self.assertNotIn(good[6:], self.server.said())
+        os.chmod(path, 0o644)
+        self.assertIn("can be read by others", self.psik("token", status=6).err)
+
+    def test_narrow_tokens(self) -> None:
+        mine = [str(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs/new", {"script": "true"}).json) for _ in range(2)]
+        reader = self.token("--user", "bob", "--ops", "GET")
+        self.assertEqual(self.ask(reader, "GET", "/v1/jobs").status, 200)
+        self.assertEqual(self.ask(reader, "HEAD", "/v1/jobs").status, 200)
+        self.assertEqual(self.ask(reader, "POST", "/v1/jobs/%s/start" % mine[0]).status, 403)
+        one = self.token("--user", "bob", "--jobs", mine[0])
+        self.assertEqual([str(job["jobid"]) for job in self.ask(one, "GET", "/v1/jobs").json], mine[:1])
+        self.assertEqual(self.ask(one, "GET", "/v1/jobs/" + mine[1]).status, 404)
+        self.assertEqual(self.ask(one, "POST", "/v1/jobs", {"script": "true"}).status, 403)
+        for narrow in (reader, one):  # a token that it is given is no wider
+            wider = "token:" + self.ask(narrow, "GET", "/v1/token").text
+            self.assertEqual(self.ask(wider, "POST", "/v1/jobs", {"script": "true"}).status, 403)
+        elsewhere = self.token("--user", "bob", "--backends", "other")
+        self.assertEqual(self.ask(elsewhere, "GET", "/v1/jobs").json, [])
+        self.assertEqual(self.ask(elsewhere, "POST", "/v1/jobs", {"script": "true"}).status, 403)
+        for argv, said in ((("--expires", "1y"), "--expires"), (("--user", "addr:x"), "no user"), (("--revoke", "a b"), "no"), (("--show", "x"), "does not hold"), (("--ops", "LOOK"), "LOOK"),
+                           (("--jobs", "x"), "'x'"), (("--backends", "none"), "'none'"), (("--user", ""), "no user"), (("--show", "x", "--revoke", "y"), "give one")):
+            self.assertIn(said, self.psik("token", *argv, status=2).err)
+        self.assertEqual(json.loads(self.psik("token", "--show", one[6:]).out)["jobs"], mine[:1])
+
+    def test_a_policy_of_the_sites_own(self) -> None:
+        self.server.stop()
+        os.mkdir(os.path.join(self.folder, "etc"))
+        self.write("etc/site.py", POLICY)
+        self.begin(authz="site:Weekday", authz_path=os.path.join(self.folder, "etc"))
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        self.assertEqual(self.ask("ada", "GET", "/v1/jobs/" + jobid).status, 404)
+        self.assertEqual(self.ask(self.token("--user", "bob"), "GET", "/v1/jobs/" + jobid).status, 200)
+        self.assertEqual(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs/%s/start" % jobid).status, 403)
+        self.write("site.py", POLICY)  # in the working directory, from which nothing is loaded
+        for authz, folder, said in (("site:Weekday", None, "authz_path"), ("site:None", "etc", "NoneType|attribute"), ("gone:X", "etc", "No such file"),
+                                    ("../site:X", "etc", "should be"), ("word", None, "should be")):
+            self.configure(authz=authz, authz_path=folder)
+            self.assertRegex(self.psik("serve", "--uds", "s", status=2).err, said)
+
+
+class Plain(Case):
+    """Without TLS."""
+
+    def test_insecure(self) -> None:
+        self.configure(authz="psik_api.authz:BaseAuthz")
+        server = Server(self, "--host", "127.0.0.1", "--port", "0")
+        self.assertIn("nobody is known", server.said())
+        token = self.psik("token", "--user", "bob").out.strip()
+        for headers in ({}, {"Authorization": "Bearer " + token}):
+            self.assertEqual(server.ask("GET", "/v1/jobs", **headers).status, 401)
+            self.assertEqual(server.ask("GET", "/v1/token", **headers).status, 401)
+        self.assertEqual(server.ask("GET", "/v1/backends").status, 200)
+        server.stop()
+        self.configure(authz="owner", trusted_proxy=["127.0.0.1"])
+        server = Server(self, "--host", "127.0.0.1", "--port", "0")
+        self.assertEqual(server.ask("GET", "/v1/jobs").status, 401)
+        self.assertEqual(server.ask("GET", "/v1/jobs", Authorization="Bearer " + token).status, 200)
+
+    def test_where_the_kernel_does_not_tell(self) -> None:
+        api = psik.Api(self.config())
+        api.page_token = "ab" * 24
+        peer, route = psik.Peer("127.0.0.1", None), psik.ROUTES[10]
+
+        def who(target: str = "/v1/jobs", **headers: str) -> Any:
+            req = psik.Request("GET", target, dict(headers, host="localhost:1"), psik.Body(psik.Wire(), 0))
+            return psik.identify(api, peer, req, route).user
+
+        for shown in ({"authorization": "Bearer " + api.page_token}, {"cookie": "a=b; psik_token=" + api.page_token}):
+            self.assertEqual(who(**shown), psik.LOCAL_USER)
+        self.assertEqual(who("/v1/jobs?token=" + api.page_token), psik.LOCAL_USER)
+        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=x", {}), ("/v1/jobs", {"cookie": "psik_token=ab"})):
+            with self.assertRaises(psik.RequestError):
+                who(target, **headers)
+
+
+if __name__ == "__main__":
+    unittest.main()

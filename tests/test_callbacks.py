@@ -1,0 +1,368 @@
+"""Callbacks that arrive: signed, in order, once, whatever the receiver does and whoever is killed."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import psik
+from harness import DEPS, KILLED_AT, PSIK, ROOT, Case, needs, processes_with, rc_path
+
+RECEIVER = os.path.join(DEPS, "receiver", "bin", "python")
+SECRET = "it's a $ecret"
+URLS: List[Tuple[str, Any]] = [  # a URL, its parts or what is said of it
+    ("http://a/b?c=d", ("http", "a", 80, "/b?c=d")),
+    ("HTTPS://a", ("https", "a", 443, "/")),
+    ("http://[::1]:8000/x#frag", ("http", "[::1]", 8000, "/x")),
+    ("http://a?q", ("http", "a", 80, "/?q")),
+    ("http://a/é", ("http", "a", 80, "/%C3%A9")),
+    ("http://u:p@a/", "a user or password does not belong in it"),
+    ("ftp://a/", "is not an http or https URL"), ("a", "is not"), ("http://", "is not"), ("http://a:99999/", "is not"),
+    ("http://a b/", "is not"), ("http://a/b c", "is not"), ("file:///etc/passwd", "is not"), ("", "is not"),
+]
+KILLED = KILLED_AT + """
+job = psik.JobDir(sys.argv[1])
+sys.setprofile(stop)
+psik.reached(job, 1, psik.JobState.completed, 0)
+"""
+
+
+class Parts(unittest.TestCase):
+    def test_urls(self) -> None:
+        for url, said in URLS:
+            with self.subTest(url=url):
+                try:
+                    self.assertEqual(psik.split_url(url), said)
+                except ValueError as err:
+                    self.assertIn(str(said), str(err))
+                    with self.assertRaises(psik.InvalidError):
+                        psik.JobSpec(script="x", callback=url)
+
+    def test_signatures(self) -> None:
+        known = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"  # GitHub's own example
+        self.assertEqual(psik.sign_message("Hello, World!", "It's a Secret to Everybody"), known)
+        self.assertEqual(psik.web.sign_message(b"Hello, World!", b"It's a Secret to Everybody"), known)
+        self.assertTrue(psik.web.verify_signature("Hello, World!", "It's a Secret to Everybody", known))
+        for signature in (None, "", "sha256=", known[:-1], known.upper(), "sha1=" + known[7:], "é"):
+            with self.assertRaises(psik.ForbiddenError):
+                psik.verify_signature(b"Hello, World!", "It's a Secret to Everybody", signature)
+
+    def test_backoff(self) -> None:
+        rounds = [psik.backoff_s(attempts) for attempts in range(20)]
+        self.assertTrue(0.6 < rounds[0] < 1.4 and max(rounds) < 4800 and rounds[-1] > 2400, rounds)
+
+
+class Receiving(Case):
+    """A test with a receiver that can be taken down and put up again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = os.path.join(self.folder, "received")
+        self.port = 0
+        self.child: Optional[Any] = None
+        self.addCleanup(self.down)
+
+    def up(self, *tls: str) -> int:
+        """Start the receiver; its port."""
+        self.child = subprocess.Popen([RECEIVER, os.path.join(ROOT, "tests", "receiver.py"), self.log, SECRET] + list(tls),
+                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self.child.stdout
+        self.port = int(self.child.stdout.readline())
+        return self.port
+
+    def down(self) -> None:
+        if self.child:
+            self.child.kill()
+            self.child.wait()
+            self.child.stdout.close()
+            self.child = None
+
+    def received(self) -> List[Dict[str, Any]]:
+        return [json.loads(line) for line in psik.read_or_empty(self.log).splitlines()]
+
+    def told(self) -> List[Tuple[int, str]]:
+        """What arrived and was taken, each delivery once, in order."""
+        seen: Dict[str, Tuple[int, str]] = {}
+        for item in self.received():
+            if item["status"] == 200:
+                seen.setdefault(item["delivery"], (item["body"]["jobndx"], item["body"]["state"]))
+        return list(seen.values())
+
+    def put(self, path: str = "/ok", script: str = "true", port: int = 0, status: int = 0, **spec: Any) -> str:
+        """Run a job to its end; its id.  Its end is in the history before the callback has been told, so that is waited for too."""
+        jobid = self.run_spec("--wait", script=script, callback="http://127.0.0.1:%d%s" % (port or self.port, path),
+                              cb_secret=SECRET, status=status, **spec)
+        self.until(lambda: not processes_with(jobid))
+        return jobid
+
+
+WHOLE = [(1, "queued"), (1, "active"), (1, "completed")]
+
+
+@needs("Flask from PyPI", os.path.exists(RECEIVER))
+class Arriving(Receiving):
+    def test_every_transition_arrives_signed_and_in_order(self) -> None:
+        self.up()
+        for shell in (rc_path(), "/bin/sh"):
+            if not shell:
+                continue
+            self.configure(rc_path=shell)
+            open(self.log, "w").close()
+            jobid = self.put("/ok?a=b%20c", cb_headers={"X-Extra": "more"})
+            self.until(lambda: len(self.received()) >= 3)
+            self.assertEqual(self.told(), WHOLE)
+            for item in self.received():
+                self.assertEqual((item["signed"], item["agent"], item["type"], item["path"], item["extra"], item["method"]),
+                                 (True, "psik/" + psik.__version__, "application/json", "/ok?a=b%20c", "more", "POST"))
+                self.assertEqual(set(item["body"]), {"jobid", "jobndx", "state", "info"})
+                self.assertEqual(item["body"]["jobid"], jobid)
+            self.assertEqual(len({item["delivery"] for item in self.received()}), 3)
+            shown = self.until(lambda: self.callbacks(jobid, 3))
+            self.assertEqual([(each["outcome"], each["said"], each["attempts"]) for each in shown], [("delivered", "200 OK", 1)] * 3)
+            self.assertRegex(self.psik("status", jobid).out, r"callbacks to http://127.*\n +\d{4}-.* 1  queued +200 OK")
+
+    def callbacks(self, jobid: str, delivered: int) -> List[Dict[str, Any]]:
+        shown = json.loads(self.psik("status", "--json", jobid).out)[0]["callbacks"]
+        return shown if sum(each["outcome"] == "delivered" for each in shown) == delivered else []
+
+    def test_unsigned_without_a_secret(self) -> None:
+        self.up()
+        self.run_spec("--wait", script="true", callback="http://localhost:%d/ok" % self.port)
+        self.until(lambda: len(self.received()) == 3)
+        self.assertEqual({item["given"] for item in self.received()}, {""})
+
+    def test_down_at_first_and_up_later(self) -> None:
+        port = self.up()
+        self.down()
+        jobid = self.put(port=port)
+        self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active", "1 completed"])
+        self.assertIn("pending", self.psik("status", jobid).out)
+        self.assertIn("onnection refused", self.psik("status", jobid).out)
+        self.assertIn("pending", self.psik("deliver", "--all", status=1).out)
+        self.up()
+        text = psik.read_text(self.job(jobid).at("spec.json")).replace(":%d/" % port, ":%d/" % self.port)
+        psik.write_file(self.job(jobid).at("spec.json"), text)
+        self.assertIn("delivered", self.psik("deliver", "--all").out)
+        self.assertEqual(self.told(), WHOLE)
+        self.assertEqual(self.psik("deliver", "--all").out, "")
+
+    def test_failing_three_times(self) -> None:
+        self.up()
+        jobid = self.put("/fail/3")
+        self.until(lambda: self.psik("deliver", status=None).status == 0 and len(self.told()) == 3, seconds=60)
+        self.assertEqual(self.told(), WHOLE)
+        answers = [(item["delivery"], item["status"]) for item in self.received()]
+        self.assertEqual([status for _, status in answers[:4]], [500, 500, 500, 200])
+        self.assertEqual(len({delivery for delivery, _ in answers[:4]}), 1)
+        self.assertEqual(self.callbacks(jobid, 3)[0]["attempts"], 4)
+
+    def test_what_is_not_due_is_not_tried(self) -> None:
+        self.up()
+        job = self.job(self.put("/fail/99"))
+        event = psik.events_in(psik.outbox(job))[0]
+        psik.replace_file(psik.event_path(job, event), json.dumps(event._replace(due=time.time() + 60)._asdict()))
+        before = len(self.received())
+        self.psik("deliver", status=1)
+        self.psik("poll")
+        self.assertEqual(len(self.received()), before)
+        self.psik("deliver", "--all", status=1)
+        self.assertEqual(len(self.received()), before + 1)
+
+    def test_a_redirect_is_not_followed(self) -> None:
+        self.up()
+        jobid = self.put("/moved")
+        self.assertIn("301", self.psik("status", jobid).out)
+        self.assertNotIn("/ok", [item["path"] for item in self.received()])
+
+    def test_giving_up_and_trying_again(self) -> None:
+        self.up()
+        self.configure(callback_give_up_s=0)
+        jobid = self.put("/fail/3")
+        self.assertEqual(len(os.listdir(psik.outbox(self.job(jobid), "dead"))), 3)
+        self.assertIn("dead", self.psik("status", jobid).out)
+        self.psik("deliver", "--dead")
+        self.assertEqual(self.told(), WHOLE)
+
+    def test_a_hundred_jobs_ending_at_once(self) -> None:
+        self.up()
+        config = self.config()
+        gate = os.path.join(self.folder, "gate")
+        os.mkfifo(gate)  # its readers wait for a writer, and all end when he leaves
+        spec = psik.JobSpec(script="#!/bin/sh\ncat %s" % gate, cb_secret=SECRET,
+                            callback="http://127.0.0.1:%d/ok" % self.port)
+        jobs = [psik.create(config, spec) for _ in range(100)]
+        for job in jobs:
+            psik.submit(job)
+        for job in jobs:
+            self.until(lambda: len(job.rows()) == 3, seconds=120)
+        time.sleep(0.5)
+        open(gate, "w").close()
+        psik.wait(config, jobs, 200)
+        self.until(lambda: self.psik("deliver", "--all", status=None, timeout=200).status == 0)
+        for job in jobs:
+            states = {item["delivery"]: item["body"]["state"] for item in self.received() if item["body"]["jobid"] == job.jobid}
+            self.assertEqual(list(states.values()), ["queued", "active", "completed"])
+
+    def test_killed_at_any_point_nothing_is_lost(self) -> None:
+        self.up()
+        for count in range(1, 400, 19):
+            open(self.log, "w").close()
+            job = psik.create(self.config(), psik.JobSpec(script="true", cb_secret=SECRET,
+                                                          callback="http://127.0.0.1:%d/ok" % self.port))
+            done = subprocess.run([sys.executable, "-c", KILLED, job.path, str(count)])
+            self.psik("deliver", "--all")
+            recorded = [(row.jobndx, row.state.value) for row in job.rows()[1:]]
+            self.assertEqual(self.told(), recorded, count)
+            self.assertEqual(psik.events_in(psik.outbox(job)), [])
+            if done.returncode == 0:
+                break
+        self.assertEqual((done.returncode, recorded), (0, [(1, "completed")]))
+
+    def test_the_secret_is_nowhere_else(self) -> None:
+        self.up()
+        jobid = self.run_spec(script="sleep 1; env", callback="http://127.0.0.1:%d/fail/99" % self.port, cb_secret="s3cr3t-w0rd")
+        self.until(lambda: "1 active" in self.states(jobid))
+        self.assertEqual(processes_with("s3cr3t-w0rd"), [])
+        self.psik("wait", jobid)
+        found = subprocess.run(["grep", "-rl", "s3cr3t-w0rd", self.prefix], stdout=subprocess.PIPE).stdout.decode().split()
+        self.assertEqual(found, [self.job(jobid).at("spec.json")])
+        self.assertEqual(oct(os.stat(found[0]).st_mode & 0o777), "0o600")
+
+    def test_tls(self) -> None:
+        cert, key = os.path.join(self.folder, "cert.pem"), os.path.join(self.folder, "key.pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+                       check=True, stderr=subprocess.DEVNULL)
+        port = self.up(cert, key)
+        jobid = self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port, cb_secret=SECRET)
+        self.assertRegex(self.psik("status", jobid).out, "(?i)certificate")
+        self.assertEqual(self.told(), [])
+        self.configure(ca_file="cert.pem")
+        self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port, cb_secret=SECRET)
+        self.until(lambda: len(self.told()) == 3)
+        self.assertTrue(all(item["signed"] for item in self.received()))
+
+    def test_canceled_and_failed_are_told_too(self) -> None:
+        self.up()
+        self.put(script="exit 3", status=3)
+        self.until(lambda: self.told() == [(1, "queued"), (1, "active"), (1, "failed")])
+        open(self.log, "w").close()
+        jobid = self.run_spec(script="sleep 60", callback="http://127.0.0.1:%d/ok" % self.port)
+        self.until(lambda: (1, "active") in self.told())
+        self.psik("cancel", jobid)
+        self.until(lambda: self.told() == [(1, "queued"), (1, "active"), (0, "canceled"), (1, "canceled")])
+
+    def test_what_a_job_script_recorded_without_psik_is_told_too(self) -> None:
+        self.up()
+        job = psik.create(self.config(), psik.JobSpec(script="sleep 1", callback="http://127.0.0.1:%d/ok" % self.port))
+        self.write(os.path.relpath(job.script("psik"), self.folder), "#!/bin/sh\nexit 1\n", 0o755)  # as where no Python starts
+        psik.submit(job)
+        psik.wait(self.config(), [job], 30)
+        self.assertEqual(self.states(job.jobid), ["0 new", "1 queued", "1 active", "1 completed"])
+        self.assertNotIn((1, "completed"), self.told())
+        self.assertEqual(self.psik("deliver", "--all").out, "%s delivered\n" % job.jobid)
+        self.assertEqual(self.told(), WHOLE)
+        self.assertEqual(self.psik("deliver", "--all").out, "")
+
+    def test_two_processes_send_an_event_once(self) -> None:
+        port = self.up()
+        self.down()
+        jobid = self.put(port=port)
+        self.up()
+        text = psik.read_text(self.job(jobid).at("spec.json")).replace(":%d/" % port, ":%d/" % self.port)
+        psik.write_file(self.job(jobid).at("spec.json"), text)
+        children = [subprocess.Popen([sys.executable, PSIK, "deliver", "--all"], env=self.env, stdout=subprocess.DEVNULL) for _ in range(5)]
+        self.assertEqual([child.wait() for child in children], [0] * 5)
+        self.assertEqual([(item["body"]["jobndx"], item["body"]["state"]) for item in self.received()], WHOLE)
+
+
+class Rude(Case):
+    """Receivers that no framework would make: a job loses seconds to them, and no more."""
+
+    def serve(self, answer: Callable[[Any], None], family: int = socket.AF_INET) -> int:
+        """Answer each connection so, in a thread; the port."""
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.listen(50)
+        self.addCleanup(listener.close)
+        self.requests: List[bytes] = []
+
+        def loop() -> None:
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                with sock:
+                    self.requests.append(sock.recv(65536))
+                    try:
+                        answer(sock)
+                    except OSError:
+                        pass
+
+        threading.Thread(target=loop, daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    def try_job(self, url: str, said: str, most_s: float) -> str:
+        self.configure(callback_timeout_s=1)
+        begun = time.time()
+        jobid = self.run_spec("--wait", script="exit 0", callback=url)
+        self.assertLess(time.time() - begun, most_s)
+        self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active", "1 completed"])
+        self.until(lambda: said in self.psik("status", jobid).out, said)
+        return jobid
+
+    def test_answering_nothing(self) -> None:
+        port = self.serve(lambda sock: time.sleep(60))
+        self.try_job("http://127.0.0.1:%d/" % port, "no answer in time", 40)
+
+    def test_a_byte_now_and_then(self) -> None:
+        def drip(sock: Any) -> None:
+            for _ in range(100):
+                sock.sendall(b"H")
+                time.sleep(0.3)
+        self.try_job("http://127.0.0.1:%d/" % self.serve(drip), "no answer in time", 40)
+
+    def test_closing_in_mid_answer(self) -> None:
+        port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-"))
+        self.try_job("http://127.0.0.1:%d/" % port, "closed in mid-answer", 40)
+
+    def test_no_http(self) -> None:
+        port = self.serve(lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"))
+        self.try_job("http://127.0.0.1:%d/" % port, "not HTTP/1", 40)
+
+    def test_a_head_without_end(self) -> None:
+        def flood(sock: Any) -> None:
+            for _ in range(100):
+                sock.sendall(b"x" * 4096)
+        self.try_job("http://127.0.0.1:%d/" % self.serve(flood), "head of the answer is too long", 40)
+
+    def test_a_name_that_does_not_resolve(self) -> None:
+        self.try_job("http://no-such-host.invalid/", "does not resolve", 40)
+
+    def test_continue_then_ok_over_ipv6(self) -> None:
+        port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), socket.AF_INET6)
+        self.try_job("http://[::1]:%d/x?y" % port, "204 No Content", 40)
+        self.assertTrue(self.requests[0].startswith(b"POST /x?y HTTP/1.1\r\nHost: [::1]:%d\r\n" % port))
+
+    def test_a_proxy_only_where_the_config_says_so(self) -> None:
+        port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+        env = {"http_proxy": "http://127.0.0.1:%d" % port, "no_proxy": ""}
+        self.configure(callback_timeout_s=1)
+        spec = json.dumps({"script": "true", "callback": "http://elsewhere.invalid/x"})
+        self.psik("run", "--wait", "-", stdin=spec, env=env)
+        self.assertEqual(self.requests, [])
+        self.configure(callback_timeout_s=1, callback_proxy=True)
+        jobid = self.psik("run", "--wait", "-", stdin=spec, env=env).out.strip()
+        self.until(lambda: len(self.requests) == 3)
+        self.assertTrue(self.requests[0].startswith(b"POST http://elsewhere.invalid/x HTTP/1.1\r\nHost: elsewhere.invalid\r\n"))
+        self.psik("rm", jobid)
+
+
+
+if __name__ == "__main__":
+    unittest.main()

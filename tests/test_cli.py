@@ -1,0 +1,223 @@
+"""The command line: what it prints, where, with which exit status."""
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from typing import List, Tuple
+
+import psik
+from harness import PSIK, Case, captured
+
+BROKEN: List[Tuple[str, str]] = [  # what is given as a spec, what is said
+    ("{", "stdin:1:2: not JSON: expecting property name"),
+    ("", "stdin:1:1: it is empty"),
+    ("[1]", "stdin: [1] is not an object {...}"),
+    ('"x"', "stdin: 'x' is not an object {...}"),
+    ('{"name": "x"}', "stdin: script: is missing"),
+    ('{"script": "x",\n "name": }', "stdin:2:10: not JSON"),
+    ('{"script": "x", "script": "y"}', "stdin: 'script' is given twice"),
+    ('{"script": "x", "resources": {"duration": Infinity}}', "stdin: Infinity is not JSON"),
+    ("\udcff", "stdin: not UTF-8 text"),
+]
+SETTINGS: List[Tuple[str, str]] = [  # --set, what is said
+    ("resources.duration", "--set: 'resources.duration' should look like resources.duration=30"),
+    ("script.x=1", "--set: 'script.x' leads into what is no object"),
+    ("resources.durtion=1", "resources.durtion: unknown key (did you mean 'duration'?)"),
+]
+
+
+class Specs(Case):
+    def test_broken_specs_are_one_line(self) -> None:
+        for text, said in BROKEN:
+            with self.subTest(text=text):
+                ran = self.psik("run", "-", stdin=text, status=2)
+                self.assertEqual((ran.out, len(ran.err.splitlines())), ("", 1))
+                self.assertTrue(ran.err.startswith("psik: " + said), ran.err)
+
+    def test_a_spec_that_is_not_there(self) -> None:
+        self.assertEqual(self.psik("run", "no.json", status=2).err, "psik: no.json: cannot be read: No such file or directory\n")
+
+    def test_settings(self) -> None:
+        for setting, said in SETTINGS:
+            self.assertIn(said, self.psik("run", "-", "--set", setting, stdin='{"script": "x"}', status=2).err)
+        jobid = self.psik("run", "-", "--no-submit", "--set", "resources.duration=30", "--set", "environment.A.B=c=d",
+                          "--set", "backend.attributes.-C=gpu", "--set", "name=n", stdin='{"script": "x"}').out.strip()
+        spec = self.job(jobid).spec()
+        self.assertEqual((spec.resources.duration, spec.environment, spec.backend.attributes, spec.name),
+                         (30, {"A.B": "c=d"}, {"-C": "gpu"}, "n"))
+
+    def test_a_script_is_a_spec(self) -> None:
+        script = self.write("hello.sh", "#!/bin/sh\necho hello\n")
+        jobid = self.psik("run", "--wait", script).out.strip()
+        self.assertEqual(self.psik("logs", jobid).out, "hello\n")
+        self.assertEqual(self.job(jobid).spec().name, "hello.sh")
+
+    def test_here(self) -> None:
+        self.assertEqual(self.psik("run", "--follow", "--here", "-", stdin="#!/bin/sh\npwd\n").out, self.folder + "\n")
+
+
+class Verbs(Case):
+    def test_listing(self) -> None:
+        self.assertEqual(self.psik("ls").err, "psik: no jobs\n")
+        first, second = [self.run_spec("--wait", name=name, script="true") for name in ("one", "two")]
+        rows = json.loads(self.psik("ls", "--json").out)
+        self.assertEqual([row["jobid"] for row in rows], [second, first])
+        self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info", "updated", "reason"})
+        self.assertEqual(len(json.loads(self.psik("ls", "-n", "1", "--json").out)), 1)
+        self.assertEqual(json.loads(self.psik("ls", "--state", "failed", "--json").out), [])
+        self.assertRegex(self.psik("ls").out, r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
+        self.psik("ls", "-n", "0", status=2)
+        self.psik("ls", "--backend", "nope", status=2)
+
+    def test_status(self) -> None:
+        jobid = self.run_spec("--wait", script="exit 3", name="x", cb_secret="hush", status=3)
+        job = json.loads(self.psik("status", "--json", jobid).out)[0]
+        self.assertEqual((job["state"], job["info"], job["base"]), ("failed", 3, self.job(jobid).path))
+        self.assertEqual([row["state"] for row in job["history"]], ["new", "queued", "active", "failed"])
+        self.assertNotIn("hush", json.dumps(job) + self.psik("status", jobid).out)
+
+    def test_ids(self) -> None:
+        jobid = self.run_spec("--wait", script="true")
+        for text, status in ((jobid, 0), (jobid[:-2], 0), ("last", 0), ("..", 2), ("1.5/../..", 2), ("12345", 3), ("", 2),
+                             (jobid + "\n", 2), ("-1", 2)):
+            with self.subTest(text=text):
+                self.psik("status", text, status=status)
+        other = self.run_spec("--wait", script="true")
+        self.assertIn("is not one job alone", self.psik("status", os.path.commonprefix([jobid, other]).rstrip("."), status=2).err)
+        self.assertIn("no job 123.456 under " + self.prefix, self.psik("rm", "123.456", status=3).err)
+
+    def test_several_jobs_go_on_after_a_failure(self) -> None:
+        jobid = self.run_spec("--wait", script="true")
+        ran = self.psik("status", "5.5", jobid, status=3)
+        self.assertIn(jobid, ran.out)
+
+    def test_start_again_is_the_next_step(self) -> None:
+        jobid = self.run_spec("--no-submit", script="echo $jobndx; exit $jobndx")
+        self.assertIn("was never started", self.psik("wait", jobid, status=5).err)
+        for step in (1, 2):
+            self.psik("start", jobid)
+            self.psik("wait", jobid, status=step)
+        self.assertEqual(self.psik("logs", jobid).out + self.psik("logs", "--ndx", "1", jobid).out, "2\n1\n")
+        self.assertEqual(self.states(jobid)[4:], ["2 queued", "2 active", "2 failed"])
+        self.psik("logs", "--ndx", "9", jobid, status=3)
+
+    def test_logs(self) -> None:
+        jobid = self.run_spec("--wait", script="for(i in 1 2 3 4 5) echo line $i; echo oops >[1=2]" if psik.choose_shell(
+            self.config()).kind == "rc" else "for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2")
+        self.assertEqual(self.psik("logs", "-n", "2", jobid).out, "line 4\nline 5\n")
+        self.assertEqual(self.psik("logs", "-n", "99", jobid).out.count("\n"), 5)
+        self.assertEqual(self.psik("logs", "-n", "0", jobid).out, "")
+        self.assertEqual(self.psik("logs", "--stderr", jobid).out, "oops\n")
+        self.assertEqual(self.psik("logs", "-f", jobid).out.count("\n"), 5)
+
+    def test_rm(self) -> None:
+        jobid = self.run_spec(script="sleep 60")
+        self.assertIn("cancel it first, or use --force", self.psik("rm", jobid, status=5).err)
+        path = self.job(jobid).path
+        self.psik("rm", "--force", jobid)
+        self.assertFalse(os.path.exists(path))
+        self.psik("rm", status=2)
+        jobid = self.run_spec("--wait", script="mkdir a; touch a/b; chmod 500 a")
+        self.psik("rm", jobid)
+        self.assertEqual(os.listdir(os.path.dirname(path)), [])
+
+    def test_wait_gives_up(self) -> None:
+        jobid = self.run_spec(script="sleep 60")
+        self.assertIn("still not ended", self.psik("wait", "--timeout", "0.2", jobid, status=124).err)
+        self.psik("cancel", jobid)
+        self.psik("wait", jobid, status=143)
+
+    def test_reached(self) -> None:
+        jobid = self.run_spec("--no-submit", script="true")
+        base = self.job(jobid).path
+        self.psik("reached", "--", base, "1", "active", "77")
+        self.psik("reached", base, "1", "completed")
+        self.assertEqual(self.states(jobid), ["0 new", "1 active", "1 completed"])
+        self.psik("reached", base, "1", "dancing", status=2)
+        self.psik("reached", base, "-3", "active", status=2)
+        self.psik("reached", base, "1", "active", "a,b", status=2)
+        self.psik("reached", self.folder, "1", "active", status=3)
+
+    def test_no_submit_and_wait_contradict(self) -> None:
+        self.psik("run", "--no-submit", "--wait", "-", stdin='{"script": "x"}', status=2)
+
+    def test_help_has_an_example_each(self) -> None:
+        for name, function, _, example in psik.COMMANDS:
+            with captured() as (out, _):
+                self.assertEqual(psik.main([name, "--help"]), 0)
+            self.assertIn("example: psik.py " + name, out.getvalue())
+            self.assertTrue(function.__doc__)
+        self.assertEqual(self.psik(status=2).out, "")
+
+    def test_help_fits_a_screen_and_names_every_command_once(self) -> None:
+        grouped = [name for _, names in psik.GROUPS for name in names]
+        self.assertEqual(sorted(grouped), sorted(name for name, _, _, _ in psik.COMMANDS))
+        lines = self.psik("--help").out.split("\n")
+        self.assertLess(len(lines), 30)
+        self.assertLess(max(map(len, lines)), 80)
+        for name in grouped:
+            self.assertEqual(len([line for line in lines if line.startswith("  %s " % name)]), 1, name)
+
+    def test_without_a_config_it_says_once_where_jobs_are_kept(self) -> None:
+        env = {"PSIK_CONFIG": ""}
+        self.assertIn("are kept in %s/.local/share/psik" % self.folder, self.psik("ls", env=env).err)
+        self.assertEqual(self.psik("ls", env=env).err, "psik: no jobs\n")
+        self.assertIn("none, so the built-in default", self.psik("config", env=env).out)
+
+    def test_a_closed_pipe_is_no_traceback(self) -> None:
+        for _ in range(3):
+            self.run_spec("--no-submit", script="true")
+        child = subprocess.Popen([sys.executable, PSIK, "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        assert child.stdout and child.stderr
+        child.stdout.close()
+        with child.stderr:
+            self.assertEqual(child.stderr.read(), b"")
+        child.wait()
+
+    def test_a_prefix_that_cannot_be_made(self) -> None:
+        self.configure(prefix=self.write("file", "") + "/jobs")
+        self.assertRegex(self.psik("run", "-", stdin='{"script": "x"}', status=1).err, r"^psik: .*file.*: not a directory\n$")
+
+
+class Terminal(Case):
+    def on_terminal(self, *argv: str, **env: str) -> Tuple[int, bytes]:
+        """Run with a terminal for stdout and stderr, interrupted after a second if it waits."""
+        master, slave = pty.openpty()
+        child = subprocess.Popen([sys.executable, PSIK] + list(argv), stdout=slave, stderr=slave, env=dict(self.env, TERM="xterm", **env))
+        os.close(slave)
+        seen, deadline, interrupt = b"", time.time() + 20, 0.0
+        while time.time() < deadline:
+            if select.select([master], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(master, 65536)
+                except OSError:
+                    break
+            if b"active" in seen and "wait" in argv and time.time() > interrupt and child.poll() is None:
+                interrupt = time.time() + 5
+                child.send_signal(signal.SIGINT)
+        os.close(master)
+        return child.wait(), seen
+
+    def test_colour_only_on_a_terminal_and_not_with_no_color(self) -> None:
+        self.run_spec("--wait", script="true")
+        self.assertIn(b"\x1b[32mcompleted", self.on_terminal("ls")[1])
+        self.assertNotIn(b"\x1b", self.on_terminal("ls", NO_COLOR="1")[1])
+        self.assertNotIn("\x1b", self.psik("ls").out)
+
+    def test_interrupting_a_wait_leaves_the_job(self) -> None:
+        jobid = self.run_spec(script="sleep 60")
+        status, seen = self.on_terminal("wait", jobid)
+        self.assertEqual(status, 130)
+        self.assertIn(b"To cancel: psik.py cancel " + jobid.encode(), seen)
+        self.assertIn(b"active", seen)
+        self.assertNotIn("0 canceled", self.states(jobid))
+        self.psik("rm", "--force", jobid)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,490 @@
+"""What is said and done when something is amiss: broken files, scripts that fail, other hosts, full disks, odd requests."""
+import asyncio
+import errno
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import unittest
+from typing import Any, Callable, Dict, List, Tuple, Type
+from unittest import mock
+
+import psik
+from harness import PSIK, Case, captured
+
+FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
+MULTIPART = "multipart/form-data; boundary=xx"
+REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [  # method, path below the job, type and bytes of the body, status, what is said
+    ("PUT", "/access", "application/json", b"[1]", 422, "should be {user"),
+    ("PUT", "/access", "application/json", b'{"ada": [{}]}', 422, "is no operation"),
+    ("PUT", "/access", "application/json", b'{"": ["GET"]}', 422, "is no user"),
+    ("PUT", "/access", "application/json", b'{"addr:1.2.3.4": ["GET"]}', 422, "is no user"),
+    ("PUT", "/access", "application/json", b"[" * 100000, 422, "nested too deeply"),
+    ("GET", "/archive?path=nowhere", "", b"", 404, "no such directory"),
+    ("GET", "/archive?path=..", "", b"", 403, "leads out"),
+    ("GET", "/files/nowhere/at/all", "", b"", 404, "no file"),
+    ("GET", "/logs/nothing.9", "", b"", 404, "no file"),
+    ("GET", "/logs/stdout.1?offset=1&tail=1", "", b"", 422, "one or the other"),
+    ("PUT", "/files/.psik-upload-x", "", b"x", 400, "names no file"),
+    ("PUT", "/files/a/..", "", b"x", 400, "names no file"),
+    ("DELETE", "/files/..", "", b"", 400, "names no file"),
+    ("DELETE", "/files/nothing", "", b"", 404, "no file"),
+    ("PATCH", "/state", "", b"", 405, "no PATCH here"),
+    ("POST", "/files", "text/plain", b"x", 415, "multipart/form-data"),
+    ("POST", "/files", MULTIPART, b"--xx--\r\n", 422, "no part of the form"),
+    ("POST", "/files", MULTIPART, b"moo\r\n--xx--\r\n", 400, "does not begin with its boundary"),
+    ("POST", "/files", MULTIPART, b"--xxmoo\r\n\r\n\r\n--xx--\r\n", 400, "followed by something else"),
+    ("POST", "/files", MULTIPART, b"--xx\r\nX: " + b"y" * 200000, 400, "too long"),
+    ("POST", "/files", MULTIPART, FORM + b"cut", 400, "was cut"),
+    ("POST", "/files", MULTIPART, b"--xx\r\nContent-Type: x/y\r\n\r\nmoo\r\n--xx--\r\n", 422, "no part of the form"),
+]
+
+
+class Memory:
+    """A Wire whose other end has sent all that it will."""
+    recv_size = 1000
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.sent = data, b""
+
+    def read(self, size: int, timeout_s: float = 0) -> bytes:
+        size = min(size, self.recv_size)
+        block, self.data = self.data[:size], self.data[size:]
+        return block
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+
+    def send_file(self, file: Any, offset: int, length: int) -> None:
+        file.seek(offset)
+        self.sent += file.read(length)
+
+
+class Amiss(Case):
+    """A test with a job that was made and not started."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.made = self.job(self.run_spec("--no-submit", script="true", name="one"))
+
+    def spoil(self, text: str, *parts: str) -> str:
+        """Overwrite a file of the job; its path."""
+        with open(self.made.at(*parts), "w") as file:
+            file.write(text)
+        os.chmod(self.made.at(*parts), 0o700)
+        return str(self.made.at(*parts))
+
+    def refused(self, kind: Type[Exception], said: str, function: Callable[..., Any], *args: Any) -> None:
+        """Check that a call raises this, and that it says so."""
+        with self.assertRaises(kind) as caught:
+            function(*args)
+        self.assertIn(said, str(caught.exception))
+
+    def ask(self, api: Any, method: str, target: str, kind: str = "", body: bytes = b"", **headers: str) -> Any:
+        """What the dispatcher answers: (status, what is sent)."""
+        wire: Any = Memory(body)
+        if kind:
+            headers["content-type"] = kind
+        req = psik.Request(method, target, headers, psik.Body(wire, len(body)))
+        caller = psik.Caller(psik.LOCAL_USER, trusted=True)
+        response = psik.dispatch(api, req, lambda req, route: caller)
+        psik.send_response(wire, response, closes=True, chunks=False)
+        return response.status, wire.sent.decode("utf-8", "replace")
+
+
+class Trees(Amiss):
+    def test_broken_files(self) -> None:
+        path = self.spoil("{", "spec.json")
+        self.assertIn(path + ":1:2: not JSON", self.psik("status", "last", status=2).err)
+        self.assertIn(self.made.jobid, self.psik("ls").out)
+        self.spoil('{"script": "x\xff"}', "spec.json")
+        with open(path, "wb") as file:
+            file.write(b'{"script": "\xff"}')
+        self.refused(psik.InvalidError, "not UTF-8 text (byte 12)", self.made.spec)
+        path = self.spoil("{", "scripts", "callback.json")
+        self.refused(psik.InvalidError, path + ": it is broken", psik.reached, self.made, 1, psik.JobState.active)
+        self.spoil("[]", "access.json")
+        self.assertEqual(psik.read_access(self.made).owner, psik.LOCAL_USER)
+        os.makedirs(os.path.join(self.prefix, ".tokens"))
+        key = self.write("jobs/.tokens/key", "moo", 0o600)
+        self.refused(psik.InvalidError, key + ": it holds no key", psik.secret_key, self.config())
+
+    def test_a_foreign_file_in_the_outbox_and_a_broken_job_keep_no_event(self) -> None:
+        config = self.config()
+        text = psik.json.dumps({"script": "true", "callback": "http://127.0.0.1:9/"})
+        jobs = [psik.create(config, psik.load_spec(text, "here")) for _ in range(2)]
+        for job in jobs:
+            psik.reached(job, 1, psik.JobState.active)
+        with open(jobs[0].at("scripts", "callback.json"), "w") as file:
+            file.write("{")
+        with open(psik.outbox(jobs[1], jobs[1].jobid + ".000009.json"), "w") as file:
+            file.write("{}")
+        with captured() as (_, err):
+            self.assertEqual(psik.deliver_all(config, now=True), {jobs[0].jobid: False, jobs[1].jobid: False})
+        self.assertIn("callback.json: it is broken", err.getvalue())
+        self.assertIn(".000009.json: not an event; remove it", err.getvalue())
+        self.assertEqual(len([each for each in psik.events_of(jobs[1]) if each["outcome"] == "pending"]), 1)
+        psik.remove(jobs[1], force=True)
+        self.assertFalse(os.path.exists(psik.outbox(jobs[1], jobs[1].jobid + ".000001.json")))
+
+    def test_an_event_whose_row_was_never_written_is_dropped(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        psik.announce(job, 7, 1, psik.JobState.active, 0)
+        self.assertTrue(psik.deliver(job))
+        self.assertEqual(psik.events_of(job), [])
+
+    def test_an_event_of_another_row_is_not_told(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        psik.announce(job, 1, 0, psik.JobState.canceled, 0)  # its writer died, and a job script wrote another row
+        with open(job.status_path, "a") as file:
+            file.write("%.3f,1,active,007\n" % time.time())
+        for _ in range(2):
+            self.assertFalse(psik.deliver(job))
+            self.assertEqual([(event["jobndx"], event["state"]) for event in psik.events_of(job)], [(1, "active")])
+
+    def test_while_another_process_delivers_one_waits_and_no_longer_than_it_may(self) -> None:
+        self.configure(callback_timeout_s=1)
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        with open(job.at("log", "callbacks"), "w") as file, psik.locked(file.fileno()):
+            begun = time.time()
+            self.assertFalse(psik.deliver(job))
+            self.assertLess(time.time() - begun, 5)
+
+    def test_a_proxy_that_refuses(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+
+            def refuse() -> None:
+                connection, _ = listener.accept()
+                self.asked = connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 403 Not through me\r\n\r\n")
+                connection.close()
+
+            thread = threading.Thread(target=refuse)
+            thread.start()
+            proxy = "http://127.0.0.1:%d" % listener.getsockname()[1]
+            settings = psik.CallbackSettings(5, 5, None, True)
+            with mock.patch.dict(os.environ, {"https_proxy": proxy, "no_proxy": ""}):
+                self.refused(OSError, "the proxy refused: 403 Not through me", psik.post, "https://example.org/x", b"", {}, settings, time.monotonic() + 5)
+            thread.join(10)
+            self.assertTrue(self.asked.startswith(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n"))
+
+    def test_scripts_that_fail(self) -> None:
+        self.spoil("#!/bin/sh\nexit 3\n", "scripts", "cancel")
+        self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
+        self.spoil("#!/nowhere\n", "scripts", "submit")
+        self.refused(psik.BackendError, "did not take it", psik.submit, self.made)
+        self.assertIn("No such file", psik.read_or_empty(self.made.log("submit", 1)))
+        psik.reached(self.made, 2, psik.JobState.queued, 77)
+        with captured() as (_, err):
+            psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
+        self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
+        self.assertIn("no such controller", psik.poll_fault(os.path.dirname(self.made.path)))
+        self.refused(psik.BackendError, "its scheduler was not told: exit 3; cancel it again", psik.cancel, self.made)
+        os.unlink(self.made.at("scripts", "cancel"))
+        self.refused(psik.BackendError, "its scheduler was not told: [Errno 2]", psik.cancel, self.made)
+        with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
+            file.write("[")
+        self.assertEqual(psik.poll_fault(os.path.dirname(self.made.path)), "")
+
+    def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
+        self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
+        self.spoil("", "log", "submit.1")
+        self.refused(psik.BackendError, "cannot be asked for it now: no such controller", psik.submit, self.made)
+        self.spoil("elsewhere", "log", "host.1")
+        self.refused(psik.BackendError, "was cut on elsewhere; ask there", psik.submit, self.made)
+        self.assertEqual([row.state for row in self.made.rows()], ["new"])
+        self.psik("ls")
+        os.unlink(self.made.log("host", 1))
+        os.unlink(self.made.script("poll"))
+        self.refused(psik.BackendError, "no poll script to look for it; remove " + self.made.log("submit", 1), psik.submit, self.made)
+        os.unlink(self.made.log("submit", 1))
+        psik.submit(self.made)
+
+    def test_a_final_row_of_the_whole_job_ends_its_steps_only_where_it_was_canceled(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        psik.reached(self.made, 0, psik.JobState.failed, 1)
+        self.assertEqual([step.native for step in psik.live_steps(self.made, self.made.rows())], ["77"])
+        psik.reached(self.made, 0, psik.JobState.canceled)
+        self.assertEqual(psik.live_steps(self.made, self.made.rows()), [])
+        self.assertEqual([step.native for step in psik.live_steps(self.made, self.made.rows(), canceled_too=True)], ["77"])
+
+    def test_why_a_step_was_stopped_is_asked_also_where_it_was_never_queued(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        psik.reached(self.made, 1, psik.JobState.failed, 137)
+        steps = psik.stopped_steps(self.made, self.made.rows())
+        self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
+        for _ in range(2):
+            self.assertEqual(len(psik.conclude(steps[0], psik.Seen("failed", "137", "OUT_OF_MEMORY", 0, 0), 0)), 3)
+        self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
+
+    def test_two_backends_may_give_the_same_native_id(self) -> None:
+        said = {(os.path.dirname(self.made.path), "77"): psik.Seen("active", "-", "ours", 0, 0), ("/other", "77"): psik.Seen("active", "-", "theirs", 0, 0)}
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        self.assertEqual(psik.summarize(self.made, self.made.rows(), said).reason, "ours")
+
+    def test_a_job_of_another_host(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        self.spoil("elsewhere", "log", "host.1")
+        self.refused(psik.BackendError, "runs on elsewhere; cancel it there too", psik.cancel, self.made)
+
+    def test_jobs_that_are_gone(self) -> None:
+        config = self.config()
+        psik.remove(self.made, force=True)
+        for function in (psik.submit, psik.remove, psik.find_log, psik.logs):
+            self.refused(psik.NotFoundError, "no job at " + self.made.path, function, self.made)
+        self.refused(psik.NotFoundError, "is gone", psik.wait, config, [self.made])
+        self.refused(psik.NotFoundError, "no job", psik.find_job, config, self.made.jobid)
+        said = psik.Seen("failed", "1", "why", 0, 0)
+        self.assertFalse(psik.conclude(psik.Step(self.made, 1, "77"), said, 0))
+        tracker = psik.Tracker(config)
+        tracker.look(deep=True)
+        other = psik.create(config, psik.JobSpec(script="true"))
+        tracker.look(deep=False)
+        self.assertEqual(list(tracker.known), [other.path])
+        self.assertEqual([job.jobid for job, _ in tracker.since(0)], [other.jobid])
+        psik.remove(other, force=True)
+        tracker.take_in(other)
+        tracker.look(deep=True)
+        self.assertEqual(tracker.known, {})
+
+    def test_ids_of_several_lengths_are_in_order(self) -> None:
+        root = os.path.dirname(self.made.path)
+        for jobid in ("5.5", "10000000000.125", "99", "last", "17x"):
+            os.makedirs(os.path.join(root, jobid))
+            with open(os.path.join(root, jobid, "status.csv"), "w") as file:
+                file.write("5.5,0,new,0\n")
+        self.assertEqual([each.jobid for each in psik.list_jobs(self.config())], ["10000000000.125", self.made.jobid, "99", "5.5"])
+        self.assertEqual(psik.find_job(self.config(), "last").jobid, "10000000000.125")
+        self.assertEqual(self.psik("ls", "-n", "9" * 30, "--json").out.count("jobid"), 4)
+
+    def test_file_systems_without_locks(self) -> None:
+        for number in (errno.ENOLCK, errno.EINVAL):
+            with mock.patch("psik.fcntl.flock", side_effect=OSError(number, "no locks")):
+                psik.reached(self.made, 1, psik.JobState.active)
+        with mock.patch("psik.fcntl.flock", side_effect=OSError(errno.EBADF, "bad")):
+            self.refused(OSError, "bad", psik.reached, self.made, 1, psik.JobState.completed)
+        self.assertEqual([row.state for row in self.made.rows()], ["new", "active", "active"])
+
+    def test_a_file_is_replaced_whole_or_not(self) -> None:
+        path = self.write("file", "old")
+        with mock.patch("psik.os.replace", side_effect=OSError(errno.ENOSPC, "full")):
+            self.refused(OSError, "full", psik.replace_file, path, "new")
+        self.assertEqual((psik.read_or_empty(path), [name for name in os.listdir(self.folder) if name.startswith("file")]), ("old", ["file"]))
+        self.assertEqual(psik.read_or_empty(self.folder), "")
+
+    def test_an_archive_holds_what_can_be_had(self) -> None:
+        work = self.made.directory()
+        os.symlink("/etc/passwd", os.path.join(work, "link"))
+        os.mkfifo(os.path.join(work, "fifo"))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.path.join(work, "sock"))
+        os.mkdir(os.path.join(work, "sub"))
+        with open(os.path.join(work, "sub", "file"), "w") as file:
+            file.write("moo")
+        blocks: List[bytes] = []
+        psik.write_archive(work, "", "top", blocks.append)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as archive:
+            self.assertEqual({item.name: item.linkname for item in archive}, {"top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
+        self.refused(psik.ForbiddenError, "not a plain file", psik.open_inside, work, "fifo")
+        self.refused(psik.ForbiddenError, "not a plain file", psik.open_inside, work, "sock")
+        self.refused(psik.NotFoundError, "no directory", psik.stat_folder, work, "sub/file")
+        self.refused(psik.NotFoundError, "is gone", psik.open_folder, work + "/nowhere", work + "/nowhere")
+
+
+class Requests(Amiss):
+    def setUp(self) -> None:
+        super().setUp()
+        self.api = psik.Api(self.config())
+
+    def test_what_is_refused(self) -> None:
+        base = "/v1/jobs/" + self.made.jobid
+        for method, path, kind, body, status, said in REFUSED:
+            with self.subTest(method=method, path=path, body=body[:60]):
+                found, text = self.ask(self.api, method, base + path, kind, body)
+                self.assertEqual(found, status, text)
+                self.assertIn(said, text)
+
+    def test_a_form_in_small_pieces(self) -> None:
+        content = b"m" * 5000 + b"\r\n--x" + b"o" * 5000
+        for size in (1, 7, 4000):
+            with mock.patch.object(Memory, "recv_size", size):
+                status, _ = self.ask(self.api, "POST", "/v1/jobs/%s/files" % self.made.jobid, MULTIPART, FORM + content + b"\r\n--xx--\r\n")
+            self.assertEqual(status, 200)
+            with open(os.path.join(self.made.directory(), "f"), "rb") as file:
+                self.assertEqual(file.read(), content)
+
+    def test_what_the_system_refuses(self) -> None:
+        base = "/v1/jobs/" + self.made.jobid
+        for number, status, said in ((errno.ENOSPC, 507, "the disk is full"), (errno.EACCES, 403, "the system does not let us"),
+                                     (errno.EIO, 500, "a defect of psik.py; its log has it as error")):
+            with mock.patch("psik.save_inside", side_effect=OSError(number, "oh")), captured() as (_, err):
+                found, text = self.ask(self.api, "PUT", base + "/files/f", body=b"x")
+            self.assertEqual((found, said in text), (status, True), text)
+            self.assertEqual("Traceback" in err.getvalue(), status == 500)
+        with mock.patch("psik.write_file", side_effect=OSError(errno.EROFS, "read-only")):
+            self.assertEqual(self.ask(self.api, "GET", "/v1/health")[0], 503)
+        psik.delete_tree(self.made.at("log"))
+        self.assertEqual(self.ask(self.api, "GET", base + "/logs")[0], 404)
+
+    def test_callbacks_that_do_not_fit(self) -> None:
+        told: Dict[str, Any] = {"jobid": self.made.jobid, "jobndx": 1, "state": "active", "info": "a,b"}
+        for wrong, said in (({}, "info a native id"), ({"info": 1, "state": "dancing"}, "is not a state"), ({"jobid": "../x"}, "is not a job id")):
+            body = json.dumps(dict(told, **wrong)).encode()
+            status, text = self.ask(self.api, "POST", "/v1/jobs/callback", "application/json", body)
+            self.assertEqual((status, said in text), (422, True), text)
+
+    def test_idempotency_keys(self) -> None:
+        root = os.path.dirname(self.made.path)
+        with psik.idempotent(root, "key", "request") as entry:
+            entry.keep("5.5")
+        self.refused(psik.ConflictError, "came with another request", psik.idempotent(root, "key", "other").__enter__)
+        folder = os.path.join(root, ".keys")
+        path = os.path.join(folder, os.listdir(folder)[0])
+        with open(path, "w") as file:
+            file.write('{"request": "')  # cut when it was written
+        with psik.idempotent(root, "key", "other") as entry:
+            self.assertEqual(entry.jobid, "")
+        psik.forget_keys(root)
+        self.assertEqual(os.listdir(folder), [os.path.basename(path)])
+        os.utime(path, (1, 1))
+        psik.forget_keys(root)
+        self.assertEqual(os.listdir(folder), [])
+
+    def test_a_policy_that_fails_lets_nobody_in(self) -> None:
+        class Broken:
+            def allows(self, user: str, operation: str, job: Any) -> bool:
+                raise RuntimeError("oh")
+
+        with captured() as (_, err):
+            self.assertFalse(psik.may(Broken(), psik.Caller("ada"), "GET", self.made))
+        self.assertIn("the policy failed: RuntimeError: oh", err.getvalue())
+        self.write("policy.py", "class Policy:\n    allows = None\n")
+        config = psik.Config(authz="policy:Policy", authz_path=self.folder)
+        self.refused(psik.InvalidError, "its `allows` is no method", psik.load_policy, config)
+
+    def test_threads_that_must_go_on(self) -> None:
+        api = self.api
+
+        def fail(*_: Any, **__: Any) -> None:
+            api.stopping = True
+            raise RuntimeError("oh")
+
+        for keep, name in ((psik.keep_looking, "psik.Tracker.look"), (psik.keep_polling, "psik.Tracker.poll"), (psik.keep_delivering, "psik.deliver_all")):
+            api.stopping = False
+            with mock.patch(name, side_effect=fail), captured() as (_, err):
+                keep(api)
+            self.assertIn("RuntimeError: oh", err.getvalue())
+
+    def test_a_config_that_is_read_again(self) -> None:
+        for mode in ("local", "tls"):
+            api = psik.Api(self.config(), mode)
+            for config, told in ((self.config(), False), (psik.Config(authz="owner"), True)):
+                with captured() as (_, err):
+                    psik.read_again(api, lambda: config)
+                self.assertEqual("authz has effect only when the server is started again" in err.getvalue(), told)
+
+    def test_who_is_too_slow_for_the_news_is_told_so(self) -> None:
+        tracker = psik.Tracker(self.config())
+        tracker.look(deep=True)
+        place = tracker.news_place()
+        psik.reached(self.made, 1, psik.JobState.active)
+        with mock.patch("psik.MAX_NEWS", 2):
+            threading.Timer(0.2, tracker.look, (True,)).start()
+            self.assertEqual([row.state for _, row in tracker.news(place, 30)[0]], ["active"])
+            for jobndx in range(2, 6):
+                psik.reached(self.made, jobndx, psik.JobState.active)
+            threading.Timer(0.2, tracker.look, (True,)).start()
+            self.assertEqual(tracker.news(place + 1, 30), ([], -1))
+            self.assertEqual(tracker.news(place, 0), ([], -1))
+
+    def test_sockets_that_are_handed_over(self) -> None:
+        given = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"}
+        with mock.patch.dict(os.environ, given):
+            self.refused(psik.InvalidError, "hands over 2 sockets", psik.inherited_socket)
+        with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": self.folder}):
+            self.assertEqual(psik.default_socket(), os.path.join(self.folder, "psik.sock"))
+        with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": ""}), mock.patch("psik.os.mkdir", side_effect=FileExistsError):
+            self.assertEqual(psik.default_socket(), "/tmp/psik-%d/psik.sock" % os.getuid())
+        with mock.patch("pwd.getpwuid", side_effect=KeyError):
+            self.assertEqual(psik.user_name(), str(os.getuid()))
+
+    def test_tokens_that_are_none(self) -> None:
+        self.refused(ValueError, "not base64url", psik.decode_base64, "a+b")
+        self.refused(ValueError, "not canonical", psik.decode_base64, "AB")
+        self.refused(psik.RequestError, "nobody vouches", psik.api_get_token, self.api, None, psik.Caller("addr:1.2.3.4"))
+
+
+class CommandLine(Amiss):
+    def test_what_is_refused(self) -> None:
+        self.configure(rc_path="/bin/cat", psik_path="/nowhere/psik")
+        self.assertIn("does not answer like rc or sh", self.psik("config").out)
+        self.assertIn("does not answer like rc or sh", self.psik("backends", "--check", status=4).out)
+        self.configure(psik_path="/nowhere/psik")
+        self.assertIn("no program '/nowhere/psik', which psik_path names", self.psik("backends", "--check", status=4).out)
+        self.assertEqual(json.loads(self.psik("backends", "--json").out)[0]["type"], "local")
+        self.assertIn("--inetd speaks no TLS", self.psik("serve", "--inetd", "--tls-cert", "x", status=2).err)
+        self.assertIn("SPEC is empty", self.psik("run", "", status=2).err)
+        self.assertIn("-n wants a number of lines", self.psik("logs", "-n", "-1", "last", status=2).err)
+        self.assertIn("neither jwt nor biscuit", self.psik("config", "--config", self.write("c.json", '{"tokens": "x"}'), status=2).err)
+        for change, said in ((".a=1", "names no field"), ("script.x.y=1", "leads into what is no object"), ("moo", "should look like")):
+            self.assertIn(said, self.psik("run", "-", "--set", change, stdin='{"script": "true"}', status=2).err)
+
+    def test_a_launcher_may_be_one_line(self) -> None:
+        self.assertEqual(psik.Config(launcher="srun -n 2").launcher, ["srun", "-n", "2"])
+
+    def test_watching_a_listing(self) -> None:
+        child = subprocess.Popen([sys.executable, PSIK, "ls", "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        assert child.stdout and child.stderr
+        lines = [child.stdout.readline() for _ in range(5)]
+        child.send_signal(signal.SIGINT)
+        self.assertEqual((child.wait(30), child.stderr.read()), (130, b""))
+        child.stdout.close()
+        child.stderr.close()
+        self.assertEqual([line[:5] for line in lines], [b"JOBID", self.made.jobid.encode()[:5], b"\n", b"JOBID", self.made.jobid.encode()[:5]])
+
+    def test_compiling_once(self) -> None:
+        path = self.write("module.py", "x = 1\n")
+        with mock.patch("sys.dont_write_bytecode", True):
+            self.assertFalse(psik.compile_once(path))
+        with mock.patch("sys.dont_write_bytecode", False):
+            self.assertTrue(psik.compile_once(path))
+            self.assertTrue(psik.compile_once(path))
+            with mock.patch("py_compile.compile", side_effect=PermissionError):
+                self.assertFalse(psik.compile_once(self.write("other.py", "x = 1\n")))
+
+
+class Interface(Amiss):
+    def test_names_and_waits(self) -> None:
+        job = psik.Job(self.made.path)
+        self.assertEqual((repr(self.made), repr(job), repr(job.base), "%s" % format(psik.JobState.active, ">8")),
+                         ("JobDir(%r)" % self.made.path, "Job(%r)" % self.made.path, "AsyncPath(%r)" % self.made.path, "  active"))
+        config = self.config()
+        threading.Timer(0.3, psik.reached, (self.made, 1, psik.JobState.completed)).start()
+        psik.reached(self.made, 1, psik.JobState.active)
+        self.assertEqual([str(row.state) for row in psik.watch(config, self.made)], ["new", "active", "completed"])
+
+        async def main() -> List[str]:
+            psik.reached(self.made, 2, psik.JobState.active)
+            threading.Timer(0.3, psik.reached, (self.made, 2, psik.JobState.completed)).start()
+            seen = [str(row.state) async for row in psik.Job(self.made.path, config).watch(after=3)]
+            with open(self.made.at("spec.json"), "w") as file:
+                file.write("{")
+            return seen + [found.jobid async for found in psik.JobManager(config).ls()]
+
+        loop = asyncio.new_event_loop()
+        try:
+            self.assertEqual(loop.run_until_complete(main()), ["active", "completed"])
+        finally:
+            loop.close()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,85 @@
+"""psik.py installed with pip, and used by a program that is type-checked."""
+import os
+import subprocess
+import sys
+import unittest
+import zipfile
+from typing import List
+
+import psik
+from harness import DEPS, ROOT, Case, needs
+
+BUILD = os.path.join(DEPS, "build", "bin", "python")
+MYPY = os.path.join(DEPS, "lint", "bin", "mypy")
+TYPED = """
+import asyncio
+from typing import Dict, List
+import psik
+
+def codes(scripts: List[str]) -> Dict[str, int]:
+    config = psik.Config(prefix="/tmp/none", backend=psik.BackendConfig(type="local"))
+    jobs = [psik.create(config, psik.JobSpec(script=text)) for text in scripts]
+    for job in jobs:
+        row: psik.Row = psik.submit(job)
+        assert row.jobndx == 1
+    return {each.jobid: psik.exit_status(each) for each in psik.wait(config, jobs, timeout_s=9.5)}
+
+async def one(mgr: psik.JobManager) -> str:
+    job = await mgr.create(psik.JobSpec(script="true", resources=psik.ResourceSpec(duration=60)))
+    jobndx, native = await job.submit()
+    async for row in job.watch():
+        print(row.time + 1.0, row.state.is_final(), native)
+    async for other in mgr.ls():
+        print(other.history[-1].state, (await other.wait()).reason.upper())
+    return (await (job.base / "status.csv").read_text()).strip()
+
+def faults() -> List[str]:
+    try:
+        psik.load_spec("{}", "-")
+    except psik.InvalidError as err:
+        return [fault.path for fault in err.faults]
+    return [psik.sign_message(b"x", "secret")] if psik.verify_signature("x", b"y", None) else []
+"""
+
+
+class Typed(Case):
+    @needs("mypy, in .deps/lint (make test-deps)", os.path.exists(MYPY))
+    def test_a_program_that_uses_it_passes_mypy_strict(self) -> None:
+        path = self.write("program.py", TYPED)
+        done = subprocess.run([MYPY, "--strict", "--cache-dir", os.path.join(self.folder, "cache"), path],
+                              env=dict(self.env, MYPYPATH=ROOT), stdout=subprocess.PIPE, cwd=self.folder)
+        self.assertEqual(done.returncode, 0, done.stdout.decode())
+
+
+class Installed(Case):
+    def run_in(self, *argv: str) -> str:
+        """What a program prints that must succeed."""
+        env = {name: value for name, value in self.env.items() if name != "PYTHONPATH"}
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder, env=env)
+        self.assertEqual(done.returncode, 0, done.stdout.decode())
+        return done.stdout.decode().strip()
+
+    @needs("setuptools, in .deps/build (make test-deps)", os.path.exists(BUILD))
+    def test_pip_wheel_and_install(self) -> None:
+        source = os.path.join(self.folder, "source")
+        os.mkdir(source)
+        for name in ("psik.py", "pyproject.toml", "README.md", "LICENSE"):
+            with open(os.path.join(ROOT, name), "rb") as old, open(os.path.join(source, name), "wb") as new:
+                new.write(old.read())
+        self.run_in(BUILD, "-m", "pip", "-q", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", self.folder, source)
+        wheels: List[str] = [name for name in os.listdir(self.folder) if name.endswith(".whl")]
+        self.assertEqual(wheels, ["psik-%s-py3-none-any.whl" % psik.__version__])
+        with zipfile.ZipFile(os.path.join(self.folder, wheels[0])) as file:
+            self.assertEqual([name for name in file.namelist() if ".dist-info/" not in name], ["psik.py"])
+        clean = os.path.join(self.folder, "clean")
+        self.run_in(BUILD, "-m", "venv", clean)
+        python = os.path.join(clean, "bin", "python")
+        self.run_in(python, "-m", "pip", "-q", "install", "--no-index", os.path.join(self.folder, wheels[0]))
+        self.assertEqual(self.run_in(os.path.join(clean, "bin", "psik"), "--version"), psik.__version__)
+        self.assertEqual(self.run_in(python, "-c", "import psik; print(psik.__version__)"), psik.__version__)
+        script = self.write("hello", "#!/bin/sh\n$psik --version\n", 0o755)
+        self.assertIn(psik.__version__, self.run_in(os.path.join(clean, "bin", "psik"), "run", "--follow", script))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,649 @@
+"""The same jobs on every backend, in rc and in sh: one table of cases, each through the command line.
+
+Slurm and atd are the real ones; for LSF, which has no free server, an emulator stands in.
+"""
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import lsf_emulator
+import psik
+import services
+from harness import Case, needs, processes_with, rc_path
+from odd import texts
+
+SHOW = "#!%s -E\nimport json, os\nprint(json.dumps(dict(os.environ)))\n" % sys.executable
+NAP = "sleep 600.%07d" % os.getpid()
+TRAP = """#!/bin/bash
+trap 'echo saved; exit 0' TERM
+echo ready
+%s & wait
+""" % NAP
+PRINTABLE = "".join(chr(code) for code in range(32, 127)) + "é ß 日本"
+CASES: List[Tuple[str, Optional[Dict[str, Any]], int, List[str]]] = [  # name, spec, exit status, the history's end
+    ("success", {"script": "#!/bin/sh\necho moo"}, 0, ["1 queued", "1 active", "1 completed"]),
+    ("exit 3", {"script": "exit 3"}, 3, ["1 queued", "1 active", "1 failed"]),
+    ("killed inside", {"script": "#!/bin/sh\nkill -9 $$"}, 137, ["1 queued", "1 active", "1 failed"]),
+    ("every printable character in the name", {"script": "true", "name": PRINTABLE}, 0, ["1 queued", "1 active", "1 completed"]),
+]
+
+
+class Scheduler:
+    """The cases; a backend says how it is configured and what differs."""
+    backend: Dict[str, Any] = {}
+    pending: Dict[str, Any] = {}        # changes to a spec that keep its job from starting
+    canceled_pending = ["0 canceled"]
+    environment: Dict[str, str] = {}
+    needs_cells = {"exclusive_node_use": False}
+    grace_s = 2
+
+    def in_both_shells(self: Any, test: Callable[[], None], **settings: Any) -> None:
+        """Run a test in rc and in sh."""
+        for shell in (rc_path(), "/bin/sh"):
+            if shell:
+                with self.subTest(shell=shell):
+                    self.env.update(self.environment)
+                    self.configure(rc_path=shell, backend=self.backend, poll_interval_s=1, kill_grace_s=20,
+                                   **dict({"poll_grace_s": self.grace_s}, **settings))
+                    test()
+
+    def put(self: Any, script: str, **spec: Any) -> str:
+        """Submit a job; its id."""
+        spec.setdefault("resources", self.needs_cells)
+        return str(self.run_spec(script=script, **spec))
+
+    def native(self: Any, jobid: str) -> str:
+        """The scheduler's id of step 1."""
+        return str(next(row.info for row in self.job(jobid).rows() if row.state == "queued"))
+
+    def is_active(self: Any, jobid: str) -> Callable[[], bool]:
+        return lambda: "1 active" in self.states(jobid)
+
+    def end(self: Any, jobid: str, status: int, *last: str) -> str:
+        """Wait for a job; checks its exit status and its last rows, and returns why it ended."""
+        ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
+        self.assertEqual((ran.status, self.states(jobid)[-len(last):]), (status, list(last)), (ran, jobid, self.diagnose(jobid)))
+        return str(json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
+
+    def diagnose(self: Any, jobid: str) -> str:
+        job = self.job(jobid)
+        return "\n".join("%s: %s" % (name, psik.read_or_empty(job.at("log", name))) for name in os.listdir(job.at("log")))
+
+    def test_table(self: Any) -> None:
+        def test() -> None:
+            jobs = [(self.put(**spec), status, last) for _, spec, status, last in CASES]
+            for jobid, status, last in jobs:
+                self.end(jobid, status, *last)
+        self.in_both_shells(test)
+
+    def test_fifty(self: Any) -> None:
+        def test() -> None:
+            config = self.config()
+            os.environ.update(self.environment)
+            jobs = [psik.create(config, psik.JobSpec(script="exit 3", resources=psik.ResourceSpec(**self.needs_cells)))
+                    for _ in range(50)]
+            for job in jobs:
+                psik.submit(job)
+            summaries = psik.wait(config, jobs, 240)
+            self.assertEqual({(each.state, each.info) for each in summaries}, {("failed", 3)})
+        self.in_both_shells(test)
+
+    def test_what_the_payload_finds(self: Any) -> None:
+        odd = {"V%d" % number: text for number, text in enumerate(texts())}
+
+        def test() -> None:
+            for inherit in (True, False):
+                place = os.path.join(self.folder, "a \"place's\" $x, %j \\ ü {}".format(inherit))
+                os.makedirs(place, exist_ok=True)
+                self.env["MARK"] = "two\nlines, 'and' more"
+                jobid = self.put(SHOW + "print(os.getcwd())", environment=odd, inherit_environment=inherit, directory=place)
+                self.end(jobid, 0, "1 completed")
+                shown, where = self.psik("logs", jobid).out.strip().split("\n")
+                env = json.loads(shown)
+                self.assertEqual({name: env.get(name) for name in odd}, odd)
+                self.assertEqual((env.get("MARK"), where), (self.env["MARK"] if inherit else None, place))
+                self.assertEqual((env["jobid"], env["nodes"], env["jobndx"]), (self.native(jobid), "1", "1"))
+        self.in_both_shells(test)
+
+    def test_cancel_while_pending(self: Any) -> None:
+        def test() -> None:
+            with self.held():
+                jobid = self.put("true", **self.pending)
+                self.psik("poll")
+                self.assertEqual(self.states(jobid), ["0 new", "1 queued"])
+                self.psik("cancel", jobid)
+                self.end(jobid, 143, *self.canceled_pending)
+                self.psik("poll")
+                self.assertEqual(self.known(self.native(jobid)), False)
+        self.in_both_shells(test)
+
+    def test_cancel_while_running_and_after_the_end(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put(TRAP)
+            self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
+            self.psik("cancel", jobid)
+            self.psik("wait", jobid, status=143)
+            self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"], self.diagnose(jobid))
+            self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"), self.diagnose(jobid))
+            self.assertEqual(processes_with(self.job(jobid).path), [])
+            self.assertIn("has ended already", self.psik("cancel", jobid).err)
+            done = self.put("true")
+            self.end(done, 0, "1 completed")
+            self.psik("cancel", done)
+            self.assertEqual(self.states(done)[-1], "1 completed")
+        self.in_both_shells(test)
+
+    def test_the_job_script_is_killed(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put(NAP)
+            self.until(self.is_active(jobid), seconds=120)
+            script = "%s/scripts/job 1" % self.job(jobid).path
+            for line in self.until(lambda: processes_with(script) or processes_with("job 1") and self.wrappers(jobid)):
+                os.kill(int(line.split()[1]), signal.SIGKILL)
+            for line in processes_with(NAP):
+                os.kill(int(line.split()[1]), signal.SIGKILL)
+            ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
+            self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
+            self.assertTrue(json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
+        self.in_both_shells(test)
+
+    def wrappers(self: Any, jobid: str) -> List[str]:
+        """The processes of the job's script where its scheduler runs a copy of it."""
+        return [line for line in processes_with(" 1") if self.env_of(line).get("base", "") == self.job(jobid).path]
+
+    def env_of(self: Any, line: str) -> Dict[str, str]:
+        """The environment of the process in a line of ps."""
+        text = psik.read_or_empty("/proc/%s/environ" % line.split()[1])
+        return dict(part.split("=", 1) for part in text.split("\0") if "=" in part)
+
+    def test_parallel_launch(self: Any) -> None:
+        launcher = self.write("launch", "#!/bin/sh\nshift\nn=$1\nshift\nfor i in $(seq $n); do \"$@\" & done\nwait\n", 0o755)
+
+        def test() -> None:
+            jobid = self.put("$mpirun hostname", resources=dict(self.needs_cells, process_count=2))
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(self.psik("logs", jobid).out.split(), [os.uname().nodename] * 2)
+        self.in_both_shells(test, launcher=[launcher, "-n", "2"])
+
+    def test_a_cut_submission_is_adopted(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put(NAP, **self.pending_or_running)
+            job = self.job(jobid)
+            with open(job.status_path, "w") as file:  # as if we had been killed before the answer was written
+                file.write("1.5,0,new,0\n")
+            native = self.until(lambda: psik.submit(job).info if len(self.states(jobid)) == 1 else self.job(jobid).rows()[-1].info)
+            self.assertEqual(self.psik("poll").err, "")
+            self.assertNotIn("2 queued", self.states(jobid))
+            self.assertTrue(self.known(str(native)))
+            self.psik("rm", "--force", jobid)
+        self.in_both_shells(test)
+
+    @property
+    def pending_or_running(self: Any) -> Dict[str, Any]:
+        return dict(self.pending)
+
+    def held(self: Any) -> Any:
+        """Keep jobs from starting while this lasts, where the spec cannot say so."""
+        import contextlib
+        return contextlib.suppress()
+
+    def known(self: Any, native: str) -> bool:
+        """Whether the scheduler still has the job."""
+        raise NotImplementedError
+
+    def logged_calls(self: Any, program: str) -> Tuple[Dict[str, str], str]:
+        """An environment in which calls of a program are counted in a file, and that file."""
+        folder = tempfile.mkdtemp(dir=self.folder)
+        real = shutil.which(program, path=dict(self.env, **self.environment)["PATH"])
+        with open(os.path.join(folder, program), "w") as file:
+            file.write("#!/bin/sh\necho call >>%s/calls\nexec %s \"$@\"\n" % (folder, real))
+        os.chmod(os.path.join(folder, program), 0o755)
+        return {"PATH": folder + ":" + dict(self.env, **self.environment)["PATH"]}, folder + "/calls"
+
+    def ls_calls_once(self: Any, program: str) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend, poll_interval_s=60)
+        with self.held():
+            jobs = [self.put(NAP, **self.pending) for _ in range(4)]
+            for job in [self.job(jobid) for jobid in jobs]:  # what has just changed is not asked for: make it old
+                self.until(lambda: self.pending or self.backend["type"] == "at" or len(job.rows()) == 3)
+                psik.write_file(job.status_path, re.sub("(?m)^[0-9]+", "1000000000", psik.read_text(job.status_path)))
+            env, calls = self.logged_calls(program)
+            children = [subprocess.Popen([sys.executable, psik.__file__, "ls"], stdout=subprocess.PIPE, env=dict(self.env, **env))
+                        for _ in range(3)]
+            for child in children:
+                child.communicate()
+            self.assertEqual(psik.read_or_empty(calls), "call\n")
+            for jobid in jobs:
+                self.psik("cancel", jobid)
+
+
+class Local(Scheduler, Case):
+    """Plain processes; test_local.py has more."""
+    backend = {"type": "local"}
+    test_cancel_while_pending = None  # type: ignore  # they do not wait
+    test_fifty = None  # type: ignore  # test_local.py does it
+
+    def known(self, native: str) -> bool:
+        return bool(processes_with(" %s " % native))
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("ps")
+
+
+SLURM = shutil.which("sbatch") and shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+
+
+@needs("Slurm", SLURM)
+class Slurm(Scheduler, Case):
+    backend = {"type": "slurm"}
+    pending = {"backend": {"attributes": {"--begin": "now+1hour"}}}
+    pending_or_running = pending
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.place = tempfile.mkdtemp(prefix="psl")
+        cls.slurm = services.Slurm()
+        cls.slurm.start(cls.place, MinJobAge=60, KillWait=30)
+        cls.environment = cls.slurm.env
+        os.environ.update(cls.slurm.env)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.slurm.stop()
+        shutil.rmtree(cls.place, True)
+
+    def known(self, native: str) -> bool:
+        return self.slurm.run("squeue", "-h", "-j", native, "-o", "%i").stdout.strip() == native
+
+    def shown(self, native: str) -> Dict[str, str]:
+        """What scontrol says of a job."""
+        said = self.slurm.run("scontrol", "-o", "show", "job", native).stdout
+        return dict(word.split("=", 1) for word in said.split(" ") if "=" in word)
+
+    def test_directives_as_slurm_parsed_them(self) -> None:
+        def test() -> None:
+            place = os.path.join(self.folder, "it's \"a\" place, $x \\ %j #1")
+            os.makedirs(place, exist_ok=True)
+            jobid = self.put("true", name=PRINTABLE, directory=place, backend={
+                "queue_name": "main", "attributes": {"--begin": "now+1hour", "--nice": "7", "--requeue": "", "---gpu-bind": "closest"}},
+                resources={"duration": 61, "node_count": 2, "processes_per_node": 2, "cpu_cores_per_process": 2,
+                           "gpu_cores_per_process": 1, "exclusive_node_use": True})
+            native = self.native(jobid)
+            shown = self.shown(native)
+            self.assertEqual({name: shown.get(name) for name in ("TimeLimit", "NumNodes", "CPUs/Task", "Partition", "Nice", "Requeue")}, {
+                "TimeLimit": "01:01:00", "NumNodes": "2-2", "CPUs/Task": "2", "Partition": "main", "Nice": "7", "Requeue": "1"})
+            self.assertIn(shown["NumTasks"], ("4", "4-4"))
+            self.assertEqual((shown["OverSubscribe"], shown["NtasksPerN:B:S:C"][:2]), ("NO", "2:"))
+            self.assertIn("gpu", shown.get("TresPerTask", ""))
+            line = self.slurm.run("scontrol", "show", "job", native).stdout
+            self.assertIn("JobName=%s\n" % PRINTABLE, line)
+            self.assertIn("WorkDir=%s\n" % place, line)
+            self.assertEqual(self.slurm.run("squeue", "-h", "-j", native, "-o", "%k").stdout.strip(), "psik-%s.1" % jobid)
+            self.psik("cancel", jobid)
+        self.in_both_shells(test)
+
+    def test_parallel_launch(self) -> None:
+        def test() -> None:
+            jobid = self.put("#!/bin/sh\n$mpirun hostname", resources={"process_count": 2, "exclusive_node_use": False})
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(len(self.psik("logs", jobid).out.split()), 2)
+        self.in_both_shells(test)
+
+    def test_refused(self) -> None:
+        def test() -> None:
+            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
+            self.assertIn("Invalid partition name specified", ran.err)
+            self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
+            self.assertIn("nvalid partition", psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
+        self.in_both_shells(test)
+
+    def test_why_a_job_waits(self) -> None:
+        def test() -> None:
+            jobid = self.put("true", **self.pending)
+            self.psik("poll")
+            self.assertIn("BeginTime", self.psik("status", jobid).out)
+            row = next(row for row in json.loads(self.psik("ls", "--json").out) if row["jobid"] == jobid)
+            self.assertEqual((row["state"], row["reason"]), ("queued", "BeginTime"))
+            self.psik("cancel", jobid)
+        self.in_both_shells(test)
+
+    def test_canceled_behind_our_back(self) -> None:
+        def test() -> None:
+            jobid = self.put("true", **self.pending)
+            self.slurm.run("scancel", self.native(jobid))
+            self.assertIn("CANCELLED", self.end(jobid, 1, "1 failed"))
+            jobid = self.put(TRAP)
+            self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
+            self.slurm.run("scancel", self.native(jobid))
+            self.end(jobid, 143, "1 failed")
+            self.until(lambda: "CANCELLED" in json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
+        self.in_both_shells(test)
+
+    def test_a_dependency_that_cannot_be(self) -> None:
+        def test() -> None:
+            first = self.put("exit 3")
+            self.end(first, 3, "1 failed")
+            jobid = self.put("true", backend={"attributes": {"--dependency": "afterok:" + self.native(first)}})
+            self.assertIn("DependencyNeverSatisfied", self.end(jobid, 1, "1 failed"))
+        self.in_both_shells(test)
+
+    def test_a_node_goes_down(self) -> None:
+        def test() -> None:
+            jobid = self.put(NAP)
+            self.until(self.is_active(jobid))
+            node = self.slurm.run("squeue", "-h", "-j", self.native(jobid), "-o", "%N").stdout.strip()
+            self.slurm.run("scontrol", "update", "NodeName=" + node, "State=DOWN", "Reason=test")
+            try:
+                ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
+                self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
+                self.until(lambda: "NODE_FAIL" in self.psik("status", jobid).out)
+            finally:
+                self.slurm.run("scontrol", "update", "NodeName=" + node, "State=RESUME")
+                self.until(self.slurm.is_idle)
+        self.in_both_shells(test)
+
+    def test_the_controller_is_away_while_a_job_ends(self) -> None:
+        def test() -> None:
+            jobid = self.put("#!/bin/sh\nsleep 2; exit 5")
+            self.until(self.is_active(jobid))
+            self.slurm.stop_controller()
+            try:
+                self.end(jobid, 5, "1 failed")
+                ran = self.psik("run", "-", stdin='{"script": "true"}', status=4)
+                self.assertTrue(ran.err, ran)
+            finally:
+                self.slurm.start_controller()
+            self.until(self.slurm.is_idle)
+        self.in_both_shells(test, submit_timeout_s=5)
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("squeue")
+
+    def test_a_submission_that_hangs_is_not_made_twice(self) -> None:
+        def test() -> None:
+            for verb in ("poll", "start"):
+                self.slurm.freeze_controller()
+                try:
+                    ran = self.psik("run", "-", stdin=json.dumps(dict(self.pending, script="true")), status=4, timeout=60)
+                finally:
+                    self.slurm.thaw_controller()
+                jobid = ran.out.strip()
+                self.assertIn("not known yet", ran.err)
+                self.assertEqual(self.states(jobid), ["0 new"])
+                self.until(lambda: jobid in self.slurm.run("squeue", "-h", "-o", "%k").stdout)
+                self.psik(*([verb] + [jobid] * (verb == "start")))
+                self.assertEqual(self.states(jobid), ["0 new", "1 queued"])
+                self.assertEqual(self.slurm.run("squeue", "-h", "-o", "%k").stdout.count(jobid), 1)
+                self.psik("cancel", jobid)
+        self.in_both_shells(test, submit_timeout_s=3)
+
+    def test_a_client_killed_while_it_submits(self) -> None:
+        self.configure(backend=self.backend, poll_interval_s=0)
+        self.env.update(self.environment)
+        slow, calls = self.logged_calls("sbatch")
+        text = psik.read_text(calls.replace("calls", "sbatch")).replace("exec ", "").rstrip() + "; touch %s.taken; sleep 5\n" % calls
+        self.write(os.path.relpath(calls.replace("calls", "sbatch"), self.folder), text, 0o755)
+        child = subprocess.Popen([sys.executable, psik.__file__, "run", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 env=dict(self.env, **slow))
+        assert child.stdin and child.stdout
+        child.stdin.write(json.dumps(dict(self.pending, script="true")).encode())
+        child.stdin.close()
+        jobid = child.stdout.readline().decode().strip()
+        self.until(lambda: os.path.exists(calls + ".taken"))
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        self.psik("start", jobid)
+        self.assertEqual(self.states(jobid), ["0 new", "1 queued"])
+        self.assertEqual(self.slurm.run("squeue", "-h", "-o", "%k").stdout.count(jobid), 1)
+        self.psik("cancel", jobid)
+
+
+@needs("Slurm, and cgroups that slurmd may use", SLURM and os.path.isdir("/sys/fs/cgroup/freezer") and os.geteuid() == 0)
+class SlurmCgroup(Case):
+    """Real sites track processes by cgroup: a signal then reaches the batch shell alone."""
+
+    def test_the_payload_is_told(self) -> None:
+        slurm, place = services.Slurm(nodes=1), tempfile.mkdtemp(prefix="psc")
+        self.addCleanup(shutil.rmtree, place, True)
+        slurm.start(place, ProctrackType="proctrack/cgroup")
+        self.addCleanup(slurm.stop)
+        self.env.update(slurm.env)
+        for shell in (rc_path(), "/bin/sh"):
+            self.configure(rc_path=shell, backend={"type": "slurm"}, poll_interval_s=0)
+            jobid = self.run_spec(script=TRAP)
+            self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
+            self.psik("cancel", jobid)
+            self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"])
+            self.assertEqual(self.psik("logs", jobid).out, "ready\nsaved\n")
+
+
+@needs("Slurm", SLURM)
+class SlurmForgets(Case):
+    """A cluster that forgets an ended job at once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.slurm = services.Slurm(nodes=1)
+        self.place = tempfile.mkdtemp(prefix="psf")
+        self.addCleanup(shutil.rmtree, self.place, True)
+        self.slurm.start(self.place, MinJobAge=2)
+        self.addCleanup(self.slurm.stop)
+        self.env.update(self.slurm.env)
+
+    def test_purged_before_anyone_asked(self) -> None:
+        self.configure(backend={"type": "slurm"}, poll_interval_s=0, poll_grace_s=2)
+        jobid = self.run_spec(script=NAP)
+        self.until(lambda: "1 active" in self.states(jobid))
+        native = str(self.job(jobid).rows()[1].info)
+        for line in processes_with("%s/scripts/job 1" % self.job(jobid).path):
+            os.kill(int(line.split()[1]), signal.SIGKILL)
+        self.until(lambda: native not in self.slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout, seconds=120)
+        self.assertEqual(self.states(jobid)[-1], "1 active")
+        ran = self.psik("wait", "--timeout", "90", jobid, status=1)
+        self.assertIn("no longer knows it", ran.err)
+        self.assertEqual(self.states(jobid)[-1], "1 failed")
+
+    def test_the_time_limit(self) -> None:
+        self.configure(backend={"type": "slurm"}, poll_interval_s=1)
+        jobid = self.run_spec(script=TRAP, resources={"duration": 1})
+        ran = self.psik("wait", "--timeout", "240", jobid, status=143, timeout=260)
+        self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
+        self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"))
+
+
+@needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
+class At(Scheduler, Case):
+    backend = {"type": "at", "queue_name": "a"}  # which does not wait for a low load
+    lock: Any = None
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.lock = open(os.path.join(tempfile.gettempdir(), "psik-test-atd.lock"), "w")
+        fcntl.flock(cls.lock, fcntl.LOCK_EX)  # a machine has one atd
+        cls.atd = services.Atd()
+        cls.atd.start()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.atd.stop()
+        cls.lock.close()
+
+    def known(self, native: str) -> bool:
+        said = subprocess.run(["atq"], stdout=subprocess.PIPE).stdout.decode()
+        return native in [line.split()[0] for line in said.splitlines()]
+
+    def held(self) -> Any:
+        import contextlib
+
+        @contextlib.contextmanager
+        def stopped() -> Any:
+            self.atd.stop()
+            try:
+                yield
+            finally:
+                self.atd.start()
+        return stopped()
+
+    def test_queue_and_options(self) -> None:
+        def test() -> None:
+            with self.held():
+                jobid = self.put("true", backend={"queue_name": "k", "attributes": {"-m": ""}})
+                said = subprocess.run(["atq"], stdout=subprocess.PIPE).stdout.decode()
+                self.assertRegex(said, r"(?m)^%s\t.* k " % self.native(jobid))
+                self.psik("cancel", jobid)
+        self.in_both_shells(test)
+
+    def test_batch_is_the_default(self) -> None:
+        self.configure(backend={"type": "at"})
+        with self.held():
+            jobid = self.put("exit 3")
+            said = subprocess.run(["atq"], stdout=subprocess.PIPE).stdout.decode()
+            self.assertRegex(said, r"(?m)^%s\t.* b " % self.native(jobid))
+            self.psik("cancel", jobid)
+        self.end(self.put("exit 3"), 3, "1 failed")
+
+    def test_walltime(self) -> None:
+        jobs = []
+        self.in_both_shells(lambda: jobs.append(self.put(TRAP, resources={"duration": 1})))
+        for jobid in jobs:
+            self.psik("wait", "--timeout", "180", jobid, status=143, timeout=200)
+            self.assertIn("its walltime of 1 min was over", self.psik("status", jobid).out)
+
+    def test_refused(self) -> None:
+        def test() -> None:
+            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"attributes": {"-y": ""}}}', status=4)
+            self.assertIn("invalid option", psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
+        self.in_both_shells(test)
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("atq")
+
+
+class Lsf(Scheduler, Case):
+    """Against the emulator."""
+    backend: Dict[str, Any] = {"type": "lsf"}
+    pending = {"backend": {"queue_name": "held"}}
+
+    def setUp(self) -> None:
+        super().setUp()
+        place = os.path.join(self.folder, "lsf")
+        self.environment = dict(lsf_emulator.install(place), LSF_EMULATOR_KILL_S="3", LSF_EMULATOR_JSRUN="Y",
+                                LSF_EMULATOR_RESERVATIONS="res1", LSF_EMULATOR_BANNER="filtered by the site")
+        self.addCleanup(lsf_emulator.clean, place)
+        before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        self.addCleanup(lambda: [os.environ.__setitem__(n, v) if v is not None else os.environ.pop(n, None) for n, v in before.items()])
+
+    def state(self, native: str) -> Dict[str, Any]:
+        return dict(json.loads(psik.read_or_empty(os.path.join(self.environment["LSF_EMULATOR_DIR"], native, "state.json"))))
+
+    def known(self, native: str) -> bool:
+        return self.state(native)["stat"] not in ("DONE", "EXIT")
+
+    def record(self, native: str) -> Dict[str, Any]:
+        return dict(json.loads(psik.read_or_empty(os.path.join(self.environment["LSF_EMULATOR_DIR"], native, "record.json"))))
+
+    def test_refused(self) -> None:
+        def test() -> None:
+            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
+            self.assertIn("Job not submitted", ran.err)
+            self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
+        self.in_both_shells(test)
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("bjobs")
+
+    def test_the_run_limit(self) -> None:
+        self.environment.update(LSF_EMULATOR_MINUTE_S="2", LSF_EMULATOR_GRACE_S="1", LSF_EMULATOR_KILL_S="4")
+
+        def test() -> None:
+            jobid = self.put("#!/bin/bash\ntrap 'echo warned' USR2\ntrap 'echo saved; exit 0' TERM\n"
+                             "for i in $(seq 200); do sleep 0.2; done\n", resources={"duration": 1, "exclusive_node_use": False})
+            ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
+            self.assertIn(ran.status, (130, 143), self.diagnose(jobid))
+            self.assertEqual(self.psik("logs", jobid).out.split()[:2], ["warned", "saved"])
+            self.until(lambda: "TERM_RUNLIMIT" in self.psik("status", jobid).out)
+        self.in_both_shells(test)
+
+    def options(self, **spec: Any) -> Dict[str, Any]:
+        """What the emulator parsed of a job."""
+        jobid = self.put("true", **spec)
+        record = self.record(self.native(jobid))
+        self.psik("rm", "--force", jobid)
+        return record
+
+
+class LsfDirectives(Lsf):
+    """What bsub was told, by the ways that sites have."""
+
+    def test_directives(self) -> None:
+        needs = {"duration": 61, "node_count": 2, "gpu_cores_per_process": 3, "exclusive_node_use": False}
+
+        def test() -> None:
+            record = self.options(name=PRINTABLE, resources=needs, backend={
+                "queue_name": "held", "project_name": "a project", "reservation_id": "res1",
+                "attributes": {"-alloc_flags": "gpumps smt4", "-sp": "50"}})
+            self.assertEqual(record["queue"], "held")
+            self.assertEqual(record["project"], "a project")
+            flat = json.dumps(record)
+            for word in ("61", "num=3/task", "res1", "gpumps smt4", "psik-"):
+                self.assertIn(word, flat)
+            self.assertNotIn("[", record["name"])
+        for kind in ("lsf", "lsf-file"):
+            self.backend = {"type": kind}
+            self.in_both_shells(test)
+
+    def test_mpi_sites(self) -> None:
+        self.backend = {"type": "lsf-mpi"}
+        self.environment["LSF_EMULATOR_JSRUN"] = "N"
+
+        def test() -> None:
+            flat = json.dumps(self.options(backend={"queue_name": "exclusive"}, resources={
+                "process_count": 8, "node_count": 3, "cpu_cores_per_process": 2}))
+            for word in ("span[ptile=3]", "affinity[core(2)]", "-x"):
+                self.assertIn(word, flat)
+        self.in_both_shells(test)
+
+    for _name in [name for name in dir(Lsf) if name.startswith("test_")]:
+        locals()[_name] = None  # those of the table ran with Lsf
+
+
+class Toy(Scheduler, Case):
+    """The backend that README.md shows, from a folder that the config names."""
+    backend = {"type": "toy"}
+
+    def configure(self, **settings: Any) -> str:
+        if not os.path.exists(os.path.join(self.folder, "site")):
+            os.makedirs(os.path.join(self.folder, "site", "toy"))
+            with open(os.path.join(os.path.dirname(psik.__file__), "README.md"), encoding="utf-8") as file:
+                blocks = file.read().split("```sh\n# site/toy/")[1:]
+            for block in blocks:
+                name, text = block.split("```")[0].split("\n", 1)
+                self.write("site/toy/" + name, text)
+        return super().configure(templates="site", **settings)
+
+    def test_it_is_ready(self) -> None:
+        self.configure(backend=self.backend)
+        self.assertEqual(self.psik("backends", "--check").err, "")
+
+    def known(self, native: str) -> bool:
+        return False
+
+    test_cancel_while_pending = None  # type: ignore  # it has no queue
+    test_fifty = None  # type: ignore
+    test_a_cut_submission_is_adopted = None  # type: ignore  # and tells no tags
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,243 @@
+"""The REST API with real clients at the other end: curl, ssh, generated ones, many at once; and real Slurm behind it."""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from typing import Any, Dict, List
+
+import services
+from harness import DEPS, Case, needs
+from serving import SSHD, Server, tunnels
+from test_schedulers import SLURM
+
+OPENAPI = os.path.join(DEPS, "openapi", "bin")
+SHOW_SYSTEM = """curl -s -X POST \\
+  http://127.0.0.1:8000/v1/jobs \\
+  -H 'accept: application/json' \\
+  -H 'Content-Type: application/json' \\
+  -d '{
+  "name": "show system info",
+  "script": "cat /proc/cpuinfo; cat /proc/meminfo; rocm-smi; echo $nodes; $mpirun hostname",
+  "resources": {
+    "process_count": 8,
+    "cpu_cores_per_process": 7,
+    "duration": 2,
+    "gpu_cores_per_process": 1
+  }
+}'
+"""
+NEW = """curl -s -X POST \\
+  http://127.0.0.1:8000/v1/jobs/new \\
+  -H 'accept: application/json' \\
+  -H 'Content-Type: application/json' \\
+  -d '{
+  "script": "cat data.txt",
+}'
+"""
+UPLOAD = """curl -s -X POST \\
+  'http://127.0.0.1:8000/v1/jobs/1693992878.203/files/' \\
+  -H 'accept: application/json' \\
+  --upload-file data.txt
+"""
+START = """curl -s -X POST \\
+  'http://127.0.0.1:8000/v1/jobs/1693992878.203/start' \\
+  -H 'accept: application/json'
+"""
+LIST = """curl -s -X GET \\
+  'http://127.0.0.1:8000/v1/jobs' \\
+  -H 'accept: application/json'
+"""
+LOGS = """curl -s -X GET \\
+  'http://127.0.0.1:8000/v1/jobs/1693992878.203/logs' \\
+  -H 'accept: application/json'
+"""
+CLIENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from psik_client import Client
+from psik_client.api.jobs import get_jobs, get_logs, get_state, post_job
+from psik_client.models import JobSpec, ResourceSpec
+import time
+client = Client(base_url=sys.argv[2])
+jobid = post_job.sync(client=client, body=JobSpec(script="echo moo", name="generated", resources=ResourceSpec(duration=5)))
+while get_state.sync(jobid, client=client) not in ("completed", "failed"):
+    time.sleep(0.1)
+print([(job.jobid == jobid, job.name, str(job.state), job.info) for job in get_jobs.sync(client=client, limit=1)])
+print(get_logs.sync(jobid, client=client)["stdout.1"])
+"""
+
+
+@needs("curl", shutil.which("curl"))
+class Curl(Case):
+    """The commands of psik_api's page, at another port."""
+
+    def sh(self, command: str, port: int, jobid: str = "") -> str:
+        """What a command prints."""
+        text = command.replace(":8000/", ":%d/" % port).replace("1693992878.203", jobid)
+        return subprocess.run(["sh", "-c", text], stdout=subprocess.PIPE, cwd=self.folder, timeout=60).stdout.decode()
+
+    def walk(self, server: Server, port: int) -> None:
+        """All of them, in order."""
+        shown = json.loads(self.sh(SHOW_SYSTEM, port))
+        jobid = json.loads(self.sh(NEW, port))
+        self.write("data.txt", "moo\n")
+        self.assertEqual(self.sh(UPLOAD, port, jobid), "null\n")
+        self.assertEqual(self.sh(START, port, jobid), "null\n")
+        self.until(lambda: {job["state"] for job in json.loads(self.sh(LIST, port))} <= {"completed", "failed"})
+        self.assertEqual(json.loads(self.sh(LOGS, port, jobid))["stdout.1"], "moo\n")
+        self.assertIn("processor", json.loads(self.sh(LOGS, port, shown))["stdout.1"])
+        self.assertEqual([job["name"] for job in json.loads(self.sh(LIST, port))], ["", "show system info"])
+
+    def test_over_tcp(self) -> None:
+        server = Server(self, "--port", "0")
+        self.walk(server, server.port)
+
+    @needs("sshd", SSHD)
+    def test_through_ssh_to_the_socket(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        self.walk(server, tunnels(self, server.where)[0])
+
+
+@needs("openapi-python-client and schemathesis, in .deps/openapi (make test-deps)", os.path.exists(os.path.join(OPENAPI, "st")))
+class Described(Case):
+    """What openapi.json promises."""
+
+    def test_a_generated_client(self) -> None:
+        server = Server(self, "--port", "0")
+        place, path = os.path.join(self.folder, "client"), dict(self.env, PATH=OPENAPI + ":" + self.env["PATH"])
+        done = subprocess.run(["openapi-python-client", "generate", "--url", server.where + "v1/openapi.json", "--output-path", place],
+                              env=path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(done.returncode, 0, done.stdout.decode())
+        done = subprocess.run([os.path.join(OPENAPI, "python"), "-c", CLIENT, place, server.where.rstrip("/")],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(done.stdout.decode(), "[(True, 'generated', 'completed', 0)]\nmoo\n\n")
+
+    def test_schemathesis(self) -> None:
+        toy = os.path.join(self.folder, "site", "idle")  # it is sent all kinds of scripts, so none is run
+        os.makedirs(toy)
+        for name, text in (("submit", "#!@shell@\necho 7\n"), ("job", "#!@shell@\n@job_body@\n"), ("cancel", "#!@shell@\nexit 0\n")):
+            with open(os.path.join(toy, name), "w") as file:
+                file.write(text)
+        self.configure(templates=os.path.dirname(toy), backend={"type": "idle"})
+        server = Server(self, "--port", "0")
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        for options in ([], ["--set-path", "jobid=" + jobid]):
+            done = subprocess.run([os.path.join(OPENAPI, "st"), "run", server.where + "v1/openapi.json", "--experimental=openapi-3.1",
+                                   "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+                                   "--hypothesis-max-examples=10", "--exclude-path", "/v1/events", "--request-timeout", "30000"] + options,
+                                  env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder)
+            self.assertEqual(done.returncode, 0, done.stdout.decode()[-6000:])
+        self.assertNotIn("Traceback", server.said())
+
+
+class Load(Case):
+    """Many clients, and large files."""
+    CLIENTS, SECONDS = 64, float(os.environ.get("PSIK_TEST_LOAD_S", "15"))
+
+    def honest(self, server: Server, jobid: str, number: int, until: float, wrong: List[str], count: List[int]) -> None:
+        """One client that asks for this and that."""
+        asks = [("GET", "/state", None), ("GET", "", None), ("GET", "/logs", None), ("GET", "/files", None), ("GET", "/spec", None), ("GET", "/scripts", None),
+                ("PUT", "/files/f%d" % number, b"x" * 5000), ("GET", "/files/f%d" % number, None), ("GET", "/archive", None), ("GET", "/events", None),
+                ("GET", "/logs/stdout.1?tail=3", None), ("GET", "/access", None)]
+        connection = server.connection()
+        while time.time() < until:
+            for method, path, body in asks:
+                answer = server.ask(method, "/v1/jobs/%s%s" % (jobid, path), body, connection=connection)
+                count[0] += 1
+                if answer.status != 200:
+                    wrong.append("%s %s: %d %s" % (method, path, answer.status, answer.text))
+            for path in ("/v1/jobs?limit=5", "/v1/backends", "/v1/health", "/v1/metrics"):
+                if server.ask("GET", path, connection=connection).status != 200:
+                    wrong.append(path)
+            if number == 0:
+                answer = server.ask("POST", "/v1/jobs", {"script": "true"}, connection=connection)
+                wrong += [] if answer.status == 200 else [answer.text]
+        connection.close()
+
+    def rude(self, server: Server, until: float) -> None:
+        """One that sends half a request, and hangs up in the middle of answers."""
+        while time.time() < until:
+            for data in (b"GET /v1", b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"):
+                with socket.socket() as sock:
+                    sock.connect(("127.0.0.1", server.port))
+                    sock.sendall(data)
+                    time.sleep(0.2)
+
+    def test_sixty_four_clients(self) -> None:
+        server = Server(self, "--port", "0", "--quiet")
+        jobid = str(server.ask("POST", "/v1/jobs", {"script": "echo moo"}).json)
+        server.wait_for(jobid)
+        before, until = server.handles(), time.time() + self.SECONDS
+        wrong: List[str] = []
+        count = [0]
+        threads = [threading.Thread(target=self.honest, args=(server, jobid, number, until, wrong, count)) for number in range(self.CLIENTS)]
+        threads += [threading.Thread(target=self.rude, args=(server, until)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(wrong[:5], [])
+        self.assertGreater(count[0], self.CLIENTS * 5)
+        self.until(lambda: server.handles() <= before + 2, "no thread or descriptor left over")
+        self.assertNotIn("Traceback", server.said())
+
+    def test_a_gigabyte_up_and_another_down(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        size, block, most = 2 ** 30, b"0123456789abcdef" * 65536, [0.0]
+        url = "/v1/jobs/%s/files/large" % jobid
+
+        def down() -> None:
+            connection = server.connection()
+            connection.request("GET", url + ".0")
+            answer, got = connection.getresponse(), 0
+            for part in iter(lambda: answer.read(2 ** 20), b""):
+                got += len(part)
+                most[0] = max(most[0], server.rss_mb())
+            self.assertEqual(got, size)
+
+        self.assertEqual(server.ask("PUT", url + ".0", (block for _ in range(1024)), Content_Length=str(size)).status, 200)
+        reader = threading.Thread(target=down)
+        reader.start()
+        self.assertEqual(server.ask("PUT", url + ".1", (block for _ in range(1024))).status, 200)  # in chunks
+        reader.join()
+        work = os.path.join(self.prefix, "local", jobid, "work")
+        self.assertEqual([os.path.getsize(os.path.join(work, "large.%d" % number)) for number in range(2)], [size, size])
+        self.assertLess(most[0], 60)
+
+
+@needs("Slurm", SLURM)
+class OnSlurm(Case):
+    """The life of a job where Slurm runs it."""
+
+    def test_a_job_and_a_refusal(self) -> None:
+        slurm, place = services.Slurm(nodes=1), tempfile.mkdtemp(prefix="psv")
+        self.addCleanup(shutil.rmtree, place, True)
+        slurm.start(place)
+        self.addCleanup(slurm.stop)
+        self.env.update(slurm.env)
+        self.configure(backend={"type": "slurm"}, poll_interval_s=1)
+        server = Server(self, "--uds", "s.sock")
+        jobid = str(server.ask("POST", "/v1/jobs", {"script": "echo moo; $mpirun hostname"}).json)
+        self.assertEqual(server.wait_for(jobid), "completed")
+        self.assertEqual(server.ask("GET", "/v1/jobs/%s/logs/stdout.1" % jobid).body.split()[0], b"moo")
+        refused = server.ask("POST", "/v1/jobs", {"script": "true", "backend": {"queue_name": "no_such_queue"}})
+        self.assertEqual(refused.status, 502)
+        self.assertIn("Invalid partition", refused.json["detail"])
+        self.assertEqual(server.ask("GET", "/v1/jobs/%s/state" % refused.json["jobid"]).json, "failed")
+        running = str(server.ask("POST", "/v1/jobs", {"script": "sleep 600"}).json)
+        server.wait_for(running, "active")
+        server.ask("DELETE", "/v1/jobs/" + running)
+        self.assertEqual(server.wait_for(running), "canceled")
+        self.assertEqual(server.ask("GET", "/v1/backends").json["slurm"]["status"], "active")
+
+
+if __name__ == "__main__":
+    unittest.main()

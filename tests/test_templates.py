@@ -1,0 +1,140 @@
+"""Templates: the three rules, the quoting for each place, the scripts that come of them."""
+import glob
+import os
+import re
+import subprocess
+import unittest
+from typing import Any, Dict, List, Tuple
+
+import psik
+from harness import ROOT, Case, needs, rc_path, shells
+from odd import texts
+from psik import JobSpec, Option, Shell
+
+SH, RC = Shell("sh", "/bin/sh"), Shell("rc", "/usr/bin/rc")
+RULES: List[Tuple[str, Dict[str, Any], Shell, str]] = [  # template, values, shell, script
+    ("a @x@ b", {"x": "1"}, SH, "a 1 b\n"),
+    ("a @x@ b\nc", {"x": None}, SH, "c\n"),
+    ("a @x@ b\nc", {"x": []}, SH, "c\n"),
+    ("a @x@ \\\nc", {"x": ["1", "2 3"]}, SH, "a 1 \\\na '2 3' \\\nc\n"),
+    ("a @x@ @y@", {"x": ["1", "2"], "y": "z"}, SH, "a 1 z\na 2 z\n"),
+    ("a @x@", {"x": "it's"}, SH, "a 'it'\\''s'\n"),
+    ("a @x@", {"x": "it's"}, RC, "a 'it''s'\n"),
+    ("a @x@", {"x": ""}, SH, "a ''\n"),
+    ("#SBATCH -J @x@", {"x": "a b"}, SH, '#SBATCH -J "a b"\n'),
+    ("#SBATCH @x@", {"x": [Option("-C", "gpu"), Option("--gpu-bind", "a b"), Option("--no-requeue", "")]}, SH,
+     '#SBATCH -C gpu\n#SBATCH --gpu-bind="a b"\n#SBATCH --no-requeue\n'),
+    ("x @x@", {"x": [Option("-C", "a b")]}, SH, "x -C 'a b'\n"),
+    ("#!@x@", {"x": "/usr/bin/env rc"}, SH, "#!/usr/bin/env rc\n"),
+    ('$VAR "$@" ${a[@]} %j a@b @ @@ @X', {}, SH, '$VAR "$@" ${a[@]} %j a@b @ @@ @X\n'),
+    ("a @x@", {"x": "@y@ $z"}, SH, "a '@y@ $z'\n"),
+]
+ATTRIBUTES = [("-C", "-C"), ("--gpu-bind", "--gpu-bind"), ("---gpu-bind", "--gpu-bind"), ("C", "-C"), ("constraint", "--constraint"),
+              ("-alloc_flags", "-alloc_flags")]
+
+
+class Rules(unittest.TestCase):
+    def test_rules(self) -> None:
+        for text, values, shell, script in RULES:
+            with self.subTest(text=text, values=values):
+                self.assertEqual(psik.render(text, values, shell, "x"), script)
+
+    def test_an_unknown_name_is_said_with_its_line(self) -> None:
+        with self.assertRaises(psik.InvalidError) as caught:
+            psik.render("a\nb @directry@", {"directory": ""}, SH, "site/job")
+        self.assertEqual(str(caught.exception),
+                         "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)")
+
+    def test_attributes(self) -> None:
+        for key, name in ATTRIBUTES:
+            self.assertEqual(Option.of(key, "x").name, name)
+
+    def test_the_documented_names_are_those_that_are_given(self) -> None:
+        spec = psik.with_defaults(JobSpec(script="x"), next(iter(psik.backends_of(psik.Config(prefix="/x")).values())))
+        backend = next(iter(psik.backends_of(psik.Config(prefix="/x")).values()))
+        values = psik.template_values(psik.JobDir("/x/local/1.5"), spec, backend, SH)
+        self.assertEqual(set(values) | {"job_body"}, set(psik.TEMPLATE_NAMES))
+
+    def test_a_quoted_word_is_that_word_in_both_shells(self) -> None:
+        for name, path in shells().items():
+            if not path:
+                continue
+            for text in texts():
+                script = "printf '%%s' %s" % psik.quote_word(text, name)
+                said = subprocess.run([path, "-c", script], stdout=subprocess.PIPE).stdout
+                self.assertEqual(said.decode("utf-8"), text, (name, script))
+
+
+class Scripts(Case):
+    def rendered(self, shell: Shell, kind: str = "local") -> Dict[str, str]:
+        backend = next(iter(psik.backends_of(psik.Config(prefix="/p", backend=psik.BackendConfig(type=kind))).values()))
+        spec = psik.with_defaults(JobSpec(script="x", name="a b", directory="/d", environment={"A": "it's\nx"}), backend)
+        return psik.make_scripts(psik.JobDir("/p/%s/1.5" % kind), spec, backend, shell)
+
+    def test_templates_are_shell_as_they_lie(self) -> None:
+        for path in glob.glob(ROOT + "/templates/**/*", recursive=True):
+            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html")):
+                done = subprocess.run(["sh", "-n", path], stderr=subprocess.PIPE)
+                self.assertEqual((done.returncode, done.stderr), (0, b""), path)
+
+    def test_scripts_are_sh(self) -> None:
+        for kind in sorted({name.split("/")[0] for name in psik.TEMPLATES if "/" in name}):
+            for name, text in self.rendered(SH, kind).items():
+                path = self.write("script", text)
+                for shell in ("sh", "bash"):
+                    done = subprocess.run([shell, "-n", path], stderr=subprocess.PIPE)
+                    self.assertEqual((done.returncode, done.stderr), (0, b""), (kind, name))
+
+    @needs("rc", rc_path())
+    def test_scripts_are_rc(self) -> None:
+        for kind in sorted({name.split("/")[0] for name in psik.TEMPLATES if "/" in name}):
+            for name, text in self.rendered(RC, kind).items():
+                if text.startswith("#!/bin/sh\n"):
+                    continue
+                self.write("script", text)
+                done = subprocess.run([rc_path() or "", "-n", os.path.join(self.folder, "script")], stderr=subprocess.PIPE)
+                self.assertEqual((done.returncode, done.stderr), (0, b""), (kind, name))
+
+    def test_a_script_without_an_interpreter_gets_the_chosen_one(self) -> None:
+        self.assertEqual(self.rendered(SH)["run"], "#!/bin/sh\nIFS=$(printf ' \\t\\n\\001')\nx\n")
+        self.assertEqual(self.rendered(RC)["run"], "#!/usr/bin/rc\nx\n")
+
+    def test_which_shell_is_chosen(self) -> None:
+        os.mkdir(os.path.join(self.folder, "bin"))
+        self.write("bin/rc", "#!/bin/sh\necho nonsense\n", 0o755)
+        path = os.environ["PATH"]
+        self.addCleanup(os.environ.__setitem__, "PATH", path)
+        os.environ["PATH"] = os.path.join(self.folder, "bin") + ":" + path
+        self.assertEqual(psik.choose_shell(psik.Config()), SH)
+        os.environ["PATH"] = path
+        if rc_path():
+            self.assertEqual(psik.choose_shell(psik.Config()), Shell("rc", rc_path() or ""))
+        self.assertEqual(psik.choose_shell(psik.Config(rc_path="/bin/bash")), Shell("sh", "/bin/bash"))
+
+    def test_export_and_use_a_folder_of_ones_own(self) -> None:
+        folder = os.path.join(self.folder, "mine")
+        self.assertIn(folder + "/local/job", self.psik("backends", "--export", folder).out.split())
+        self.psik("backends", "--export", folder, status=5)
+        with open(folder + "/local/cancel", "a") as file:
+            file.write("@nme@\n")
+        self.configure(templates="mine")
+        ran = self.psik("backends", "--check", status=4)
+        self.assertRegex(ran.out, r"local: .*mine/local/cancel:\d+: @nme@ is not a template's name \(did you mean 'name'\?\)")
+        os.remove(folder + "/local/cancel")
+        self.assertRegex(self.psik("backends", "--check").out, r"local +local +\S+ +yes")
+
+    def test_check_names_missing_programs(self) -> None:
+        empty = os.path.join(self.folder, "empty")
+        os.mkdir(empty)
+        ran = self.psik("backends", "--check", status=4, env={"PATH": empty})
+        self.assertIn("local: no program 'timeout', which templates/local/job calls", ran.out)
+
+    def test_directives_stand_before_the_first_command(self) -> None:
+        for name, text in psik.TEMPLATES.items():
+            body = re.split(r"^[^#\n]", text, maxsplit=1, flags=re.MULTILINE)
+            if len(body) == 2 and name.endswith("/job"):
+                self.assertNotRegex(body[1], r"(?m)^#(SBATCH|BSUB)", name)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,176 @@
+"""Who may use the server: real users of one machine, pages in a real browser, and biscuits."""
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import threading
+import unittest
+from typing import Any, List
+
+import psik
+import test_access
+from harness import DEPS, PSIK, Case, needs
+from serving import SSHD, Server, tunnels
+
+BISCUIT = os.path.join(DEPS, "biscuit", "bin", "python")
+SYSTEM_PYTHON = "/usr/bin/python3"
+EVIL = """<!doctype html><title>begun</title><form id=f method=POST enctype=text/plain action=%(url)sv1/jobs target=t>
+<input name='{"script": "touch evil", "name": "' value='"}'></form><iframe name=t></iframe><script>
+document.getElementById("f").submit()
+const spec = JSON.stringify({script: "touch evil"})
+Promise.all([
+  fetch("%(url)sv1/jobs", {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
+  fetch("%(url)sv1/jobs", {method: "POST", headers: {"Content-Type": "application/json"}, body: spec}).catch(e => e),
+  fetch("http://evil.example:%(port)d/v1/jobs", {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
+]).then(() => setTimeout(() => { document.title = "ended" }, 500))
+</script>"""
+
+
+@needs("root, useradd and " + SYSTEM_PYTHON, os.getuid() == 0 and shutil.which("useradd") and os.path.exists(SYSTEM_PYTHON))
+class TwoUsers(Case):
+    """Two users of one machine."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.chmod(self.folder, 0o755)
+        self.names = ["psik%d%s" % (os.getpid() % 10000, end) for end in "ab"]
+        for name in self.names:
+            subprocess.run(["useradd", "-m", "-d", os.path.join(self.folder, name), "-s", "/bin/sh", name], check=True)
+            self.addCleanup(subprocess.run, ["userdel", name], stderr=subprocess.DEVNULL)
+            os.chmod(os.path.join(self.folder, name), 0o755)
+        shutil.copy(PSIK, self.folder)
+
+    def as_user(self, name: str) -> List[str]:
+        """The words before a command that a user runs."""
+        return ["setpriv", "--reuid", name, "--regid", name, "--clear-groups", "env", "HOME=" + os.path.join(self.folder, name)]
+
+    def curl(self, name: str, *argv: str) -> str:
+        """The status that a user's curl gets; 000 where it cannot connect."""
+        done = subprocess.run(self.as_user(name) + ["curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"] + list(argv), stdout=subprocess.PIPE)
+        return done.stdout.decode()
+
+    def serve(self, *argv: str) -> Server:
+        """A server of the first user."""
+        self.env.pop("PSIK_CONFIG", None)
+        return Server(self, *argv, program=self.as_user(self.names[0]) + [SYSTEM_PYTHON, os.path.join(self.folder, "psik.py")])
+
+    @needs("curl", shutil.which("curl"))
+    def test_the_second_is_let_in_by_no_door(self) -> None:
+        first, second = self.names
+        server = self.serve("--uds", os.path.join(self.folder, first, "s.sock"))
+        url = ["--unix-socket", server.where, "http://localhost/v1/jobs"]
+        self.assertEqual((self.curl(first, *url), self.curl(second, *url)), ("200", "000"))
+        os.chmod(server.where, 0o666)  # even then
+        self.assertEqual((self.curl(first, *url), self.curl(second, *url)), ("200", "403"))
+        server.stop()
+        for host in ("127.0.0.1", "::1"):
+            server = self.serve("--host", host, "--port", "0")
+            self.assertEqual((self.curl(first, server.where + "v1/jobs"), self.curl(second, server.where + "v1/jobs")), ("200", "403"))
+            server.stop()
+
+    @needs("sshd", SSHD)
+    def test_through_ssh(self) -> None:
+        server = self.serve("--uds", os.path.join(self.folder, self.names[0], "s.sock"))
+        for name in self.names:
+            subprocess.run(["usermod", "-p", "*", name], check=True)  # no password, but not locked
+        ports = tunnels(self, server.where, self.names)
+        self.assertEqual([self.curl("root", "http://127.0.0.1:%d/v1/jobs" % port) for port in ports], ["200", "000"])
+
+
+@needs("chromium", shutil.which("chromium"))
+class Browser(Case):
+    """A page in a real browser."""
+
+    def dump(self, *argv: str) -> str:
+        """What the browser makes of a page."""
+        done = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir=" + os.path.join(self.folder, "profile"),
+                               "--host-resolver-rules=MAP evil.example 127.0.0.1", "--virtual-time-budget=8000", "--dump-dom"] + list(argv),
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, env=dict(self.env, HOME=self.folder))
+        return done.stdout.decode("utf-8", "replace")
+
+    def test_pages(self) -> None:
+        server = Server(self, "--host", "127.0.0.1", "--port", "0")
+        page = (EVIL % {"url": server.where, "port": server.port}).encode()
+
+        class Evil(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(page)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        other = http.server.HTTPServer(("127.0.0.1", 0), Evil)
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        self.addCleanup(other.server_close)
+        self.addCleanup(other.shutdown)
+        said = self.dump("http://127.0.0.1:%d/" % other.server_port)
+        self.assertIn("<title>ended</title>", said)
+        self.assertIn("this server is not", self.dump("http://evil.example:%d/v1/jobs" % server.port))
+        posts = re.findall(r'"POST /v1/jobs" (\d+)', server.said())
+        self.assertGreaterEqual(len(posts), 3, server.said())
+        self.assertEqual(set(posts), {"403"}, server.said())
+        self.assertEqual(server.ask("GET", "/v1/jobs").json, [])
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true", "name": "<b>odd & name</b>"}).json)
+        ours = self.dump(server.where)
+        self.assertIn(jobid, ours)
+        self.assertIn("&lt;b&gt;odd &amp; name&lt;/b&gt;", ours)
+        self.assertIn("GET /v1/openapi.json", ours)
+
+
+@needs("biscuit-python, in .deps/biscuit (make test-deps)", os.path.exists(BISCUIT))
+class Biscuits(test_access.Secured):
+    """The same with biscuits."""
+    program = [BISCUIT, "-c", "import sys; sys.path.insert(0, %r); sys.argv[0] = 'psik.py'; import psik; sys.exit(psik.main())" % os.path.dirname(PSIK)]
+
+    def begin(self, **settings: Any) -> None:
+        self.configure(authz="owner", tokens="biscuit", admins=["root"], **settings)
+        self.server = Server(self, "--host", "127.0.0.1", "--port", "0", "--tls-cert", self.at("server.pem"), "--tls-key", self.at("server.key"),
+                             "--client-ca", self.at("ca.pem"), program=self.program)
+
+    def token(self, *argv: str) -> str:
+        return "token:" + self.psik("token", *argv, program=self.program).out.strip()
+
+    def attenuated(self, token: str, block: str) -> str:
+        """A biscuit that its holder has narrowed."""
+        code = ("import sys, biscuit_auth as a; key = a.PrivateKey.from_bytes(bytes.fromhex(open(sys.argv[3]).read()), a.Algorithm.Ed25519)\n"
+                "found = a.Biscuit.from_base64(sys.argv[1], a.KeyPair.from_private_key(key).public_key)\n"
+                "print(found.append(a.BlockBuilder(sys.argv[2])).to_base64())")
+        done = subprocess.run([BISCUIT, "-c", code, token[6:], block, psik.key_path(self.config())], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return "token:" + done.stdout.decode().strip()
+
+    def test_tokens(self) -> None:
+        good = self.token("--user", "bob", "--expires", "1h")
+        self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 200)
+        block = self.ask(good, "POST", "/v1/token").json["blocks"][0]
+        self.assertIn('user("bob");', block)
+        given = "token:" + self.ask("ada", "GET", "/v1/token").text
+        self.assertEqual(self.ask(given, "GET", "/v1/jobs").status, 200)
+        for token in (good[:-8] + "AAAAAAA=", good[6:][::-1], "x", test_access.jwt({"sub": "bob"}, b"k")):
+            self.assertEqual(self.ask("token:" + token.replace("token:", ""), "GET", "/v1/jobs").status, 401)
+        self.psik("token", "--revoke", re.findall(r"revocation id: (\w+)", block)[0], program=self.program)
+        self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 401)
+        self.assertIn("biscuit-python", self.psik("token", status=2).err)
+
+    def test_narrow_tokens(self) -> None:
+        full = self.token("--user", "bob")
+        jobid = str(self.ask(full, "POST", "/v1/jobs/new", {"script": "true"}).json)
+        for reader in (self.token("--user", "bob", "--ops", "GET"), self.attenuated(full, 'check if operation("GET")')):
+            self.assertEqual(self.ask(reader, "GET", "/v1/jobs").status, 200)
+            self.assertEqual(self.ask(reader, "POST", "/v1/jobs/%s/start" % jobid).status, 401)
+        here = self.attenuated(full, 'check if path("/v1/jobs/%s")' % jobid)
+        self.assertEqual((self.ask(here, "GET", "/v1/jobs/" + jobid).status, self.ask(here, "GET", "/v1/jobs").status), (200, 401))
+        self.assertEqual(self.ask(self.attenuated(full, 'user("root")'), "GET", "/v1/jobs").json[0]["jobid"], jobid)  # adds nothing
+        one = self.token("--user", "bob", "--jobs", "1.5")
+        self.assertEqual(self.ask(one, "GET", "/v1/jobs").json, [])
+        self.assertEqual(self.ask(self.attenuated(full, "check if time($t), $t < 2020-01-01T00:00:00Z"), "GET", "/v1/jobs").status, 401)
+
+    test_a_policy_of_the_sites_own = None  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    unittest.main()
