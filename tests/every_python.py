@@ -52,7 +52,7 @@ def run_one(version: str, python: str, deps: str, work: str, said: Dict[str, str
                           env=dict(os.environ, PSIK_TEST_DEPS=deps), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said[version] = done.stdout.decode("utf-8", "replace")
     lines = said[version].strip().split("\n")
-    print("\n".join(lines if done.returncode else lines[-8:]))
+    print("\n".join(lines if done.returncode or "\nunsteady: " in said[version] else lines[-8:]))
     print("Python %s took %d s\n" % (version, time.time() - begun), flush=True)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,6 +115,10 @@ class Case(unittest.TestCase):
         """The history of a job as `jobndx state` texts."""
         return ["%d %s" % (row.jobndx, row.state) for row in self.job(jobid).rows()]
 
+    def gone(self, text: str) -> None:
+        """Wait until no process's command line holds this text: one that wrote its last word may take a moment to end."""
+        self.until(lambda: not processes_with(text), "the end of every process with %r" % text)
+
     def until(self, claim: Callable[[], Any], what: str = "", seconds: float = 60) -> Any:
         """Wait until a claim holds, and return what it said."""
         deadline = time.time() + seconds
@@ -131,6 +136,13 @@ def processes_with(text: str) -> List[str]:
     listing = subprocess.run(["ps", "-ww", "-eo", "stat=,pid=,args="], stdout=subprocess.PIPE).stdout.decode("utf-8", "replace")
     return [line for line in listing.splitlines()
             if text in line and not line.startswith("Z") and str(os.getpid()) not in line.split()]
+
+
+def kill(lines: Sequence[str]) -> None:
+    """Kill the processes of these lines of ps; one that has gone meanwhile is as good."""
+    for line in lines:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[1]), signal.SIGKILL)
 
 
 @contextlib.contextmanager

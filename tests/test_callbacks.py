@@ -96,7 +96,7 @@ class Receiving(Case):
         """Run a job to its end; its id.  Its end is in the history before the callback has been told, so that is waited for too."""
         jobid = self.run_spec("--wait", script=script, callback="http://127.0.0.1:%d%s" % (port or self.port, path),
                               cb_secret=SECRET, status=status, **spec)
-        self.until(lambda: not processes_with(jobid))
+        self.gone(jobid)
         return jobid
 
 

@@ -10,7 +10,7 @@ import unittest
 from typing import Any, Dict, List, Tuple
 
 import psik
-from harness import PSIK, Case, needs, processes_with, rc_path
+from harness import PSIK, Case, kill, needs, processes_with, rc_path
 from odd import texts
 
 ENDS: List[Tuple[str, int, List[str]]] = [  # a script, its exit status, the last row of the history
@@ -127,10 +127,9 @@ class Local:
             self.psik("cancel", jobid)
             self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["state"], "canceled")
             self.until(lambda: self.states(jobid)[-1] == "1 canceled", "the job script's own row")
-            for line in processes_with(nap(64)):  # it left the session: nobody could know it
-                os.kill(int(line.split()[1]), signal.SIGKILL)
-            self.assertEqual(processes_with(".%07d" % os.getpid()), [])
-            self.assertEqual(processes_with(self.job(jobid).path), [])
+            kill(processes_with(nap(64)))  # it left the session: nobody could know it
+            self.gone(".%07d" % os.getpid())
+            self.gone(self.job(jobid).path)
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
 
     def test_a_payload_may_save_its_work(self: Any) -> None:
@@ -154,15 +153,14 @@ class Local:
         self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
         os.kill(self.job(jobid).rows()[1].info, signal.SIGUSR1)
         self.psik("wait", jobid, status=5)
-        for line in processes_with(nap(64)):
-            os.kill(int(line.split()[1]), signal.SIGKILL)
+        kill(processes_with(nap(64)))
 
     def test_a_payload_that_ignores_the_signal_is_killed(self: Any) -> None:
         jobid = self.run_spec(script=STUBBORN.replace("NAP", nap(61)))
         self.until(lambda: len(processes_with(nap(61))) >= 2)
         self.psik("cancel", jobid)
         self.until(lambda: self.states(jobid)[-1] == "1 canceled")
-        self.assertEqual(processes_with(nap(61)), [])
+        self.gone(nap(61))
 
     def test_cancel_before_anything_ran(self: Any) -> None:
         jobid = self.run_spec("--no-submit", script="true")
@@ -179,12 +177,11 @@ class Local:
         self.psik("poll")
         self.assertEqual(self.states(jobid)[-1], "1 active")  # its payload lives on
         self.psik("cancel", jobid)
-        self.until(lambda: not processes_with(nap(65)))
+        self.gone(nap(65))
         jobid = self.run_spec(script=nap(66))
         self.until(lambda: processes_with(nap(66)))
         os.killpg(self.job(jobid).rows()[1].info, signal.SIGKILL)
-        for line in processes_with(nap(66)):
-            os.kill(int(line.split()[1]), signal.SIGKILL)
+        kill(processes_with(nap(66)))
         self.assertIn("no longer knows it", self.psik("wait", jobid, status=1).err)
         self.assertEqual(self.states(jobid)[-1], "1 failed")
 
@@ -239,7 +236,7 @@ class Walltime(Case):
             self.assertEqual(status, 137 if script.startswith(STUBBORN[:30]) else 143, script)
             self.assertIn("its walltime of 1 min was over", self.psik("status", jobid).out)
             self.assertGreater(time.time() - begun, 59)
-        self.assertEqual(processes_with(nap(121)), [])
+        self.gone(nap(121))
 
 
 class Alone(Case):

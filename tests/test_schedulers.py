@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import lsf_emulator
 import psik
 import services
-from harness import Case, needs, processes_with, rc_path
+from harness import Case, kill, needs, processes_with, rc_path
 from odd import texts
 
 SHOW = "#!%s -E\nimport json, os\nprint(json.dumps(dict(os.environ)))\n" % sys.executable
@@ -134,7 +133,7 @@ class Scheduler:
             self.psik("wait", jobid, status=143)
             self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"], self.diagnose(jobid))
             self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"), self.diagnose(jobid))
-            self.assertEqual(processes_with(self.job(jobid).path), [])
+            self.gone(self.job(jobid).path)
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
             done = self.put("true")
             self.end(done, 0, "1 completed")
@@ -147,10 +146,8 @@ class Scheduler:
             jobid = self.put(NAP)
             self.until(self.is_active(jobid), seconds=120)
             script = "%s/scripts/job 1" % self.job(jobid).path
-            for line in self.until(lambda: processes_with(script) or processes_with("job 1") and self.wrappers(jobid)):
-                os.kill(int(line.split()[1]), signal.SIGKILL)
-            for line in processes_with(NAP):
-                os.kill(int(line.split()[1]), signal.SIGKILL)
+            kill(self.until(lambda: processes_with(script) or processes_with("job 1") and self.wrappers(jobid)))
+            kill(processes_with(NAP))
             ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
             self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
             self.assertTrue(json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
@@ -446,8 +443,7 @@ class SlurmForgets(Case):
         jobid = self.run_spec(script=NAP)
         self.until(lambda: "1 active" in self.states(jobid))
         native = str(self.job(jobid).rows()[1].info)
-        for line in processes_with("%s/scripts/job 1" % self.job(jobid).path):
-            os.kill(int(line.split()[1]), signal.SIGKILL)
+        kill(processes_with("%s/scripts/job 1" % self.job(jobid).path))
         self.until(lambda: native not in self.slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout, seconds=120)
         self.assertEqual(self.states(jobid)[-1], "1 active")
         ran = self.psik("wait", "--timeout", "90", jobid, status=1)
