@@ -63,6 +63,7 @@ import string
 import sys
 import time
 from contextlib import contextmanager
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -226,11 +227,9 @@ class ConflictError(PsikError):
 
 def write_log(text: str) -> None:
     """Write to stderr; where nobody reads that any more, the work goes on."""
-    try:
+    with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
 
 
 def complain(text: str) -> None:
@@ -248,8 +247,8 @@ def strict_pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     """A JSON object, which names each of its keys once; ValueError otherwise."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: Set[str] = set()
-        raise ValueError("%s is given twice" % shown(next(name for name, _ in pairs if name in seen or seen.add(name))))  # type: ignore
+        names = sorted(name for name, _ in pairs)
+        raise ValueError("%s is given twice" % shown(next(name for name, after in zip(names, names[1:]) if name == after)))
     return found
 
 
@@ -269,10 +268,8 @@ def parse_json(text: str, source: str) -> Json:
     except json.JSONDecodeError as err:
         tidy = re.sub(r'("(?:\\[\s\S]|[^"\\])*"?)|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
         if tidy != text:
-            try:
+            with suppress(ValueError):
                 return json.loads(tidy, **options)
-            except ValueError:
-                pass
         where = "%s:%d:%d" % (source, err.lineno, err.colno)
         hint = "" if text.lstrip()[:1] in ("{", "[", '"') else "; a script begins with #!"
         raise InvalidError("not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty", where) from None
@@ -316,6 +313,13 @@ def replace_file(path: str, text: str, durable: bool = False) -> None:
         raise
 
 
+def paths_in(folder: str) -> List[str]:
+    """The paths of what lies in a folder; none where it is gone or out of reach."""
+    with suppress(OSError):
+        return [entry.path for entry in os.scandir(folder)]
+    return []
+
+
 def read_or_empty(path: str) -> str:
     """A text file's content, or '' where there is none; what is not UTF-8 shows as `?`-marks."""
     try:
@@ -345,6 +349,15 @@ def delete_tree(path: str) -> None:
 
 
 @contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """A descriptor that is closed in the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def locked(fd: int, patient: bool = True) -> Iterator[None]:
     """Hold the exclusive flock(2) of an open file, the one that flock(1) takes in the job scripts.
 
@@ -361,20 +374,15 @@ def locked(fd: int, patient: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
+        with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
-        except OSError:
-            pass
 
 
 def find_program(name: str) -> Optional[str]:
     """The path of a program, as a shell would find it (shutil.which, without its 8 ms)."""
     folders = [""] if os.sep in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
-    for folder in folders:
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return os.path.abspath(path)
-    return None
+    paths = (os.path.join(folder, name) for folder in folders)
+    return next((os.path.abspath(path) for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
 class Finished(NamedTuple):
@@ -500,6 +508,11 @@ RANK = {JobState.new: 0, JobState.queued: 1, JobState.active: 2,
 STATES: Dict[str, JobState] = {state.value: state for state in JobState}
 
 
+def no_state(text: str) -> str:
+    """What to say of a text that is no state."""
+    return "%r is not a state%s" % (text, nearest(text, STATES))
+
+
 def option(default: Any, doc: str, **limits: Any) -> Any:
     """A model's field with its description.
 
@@ -527,10 +540,12 @@ def read_number(value: Any, meta: Any) -> int:
     return number
 
 
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
 def read_flag(value: Any, meta: Any) -> bool:
     """A truth value from true, "true", "yes", 1 and their opposites."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    found = words.get(str(value).strip().lower())
+    found = FLAGS.get(str(value).strip().lower())
     if found is None:
         raise ValueError("%s is neither true nor false" % shown(value))
     return found
@@ -554,11 +569,10 @@ def read_line(value: Any, meta: Any) -> str:
 
 def read_words(value: Any, meta: Any) -> List[str]:
     """A list of words, from a list or from one line of them."""
-    if isinstance(value, str):
-        value = value.split()
-    if not isinstance(value, (list, tuple)) or len(value) < meta.get("least", 0):
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
         raise ValueError("%s is not a list of words" % shown(value))
-    return [read_line(word, {}) for word in value]
+    return [read_line(word, {}) for word in words]
 
 
 READERS: Dict[Any, Callable[[Any, Any], Any]] = {
@@ -775,7 +789,7 @@ class Callback(Model):
         if not JOBID.fullmatch(self.jobid):
             yield Fault("jobid", "%r is not a job id" % self.jobid)
         if self.state not in STATES:
-            yield Fault("state", "%r is not a state%s" % (self.state, nearest(self.state, STATES)))
+            yield Fault("state", no_state(self.state))
 
 
 @dataclass
@@ -1134,11 +1148,8 @@ class JobDir:
             fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             raise NotFoundError("no job at %s" % self.path) from None
-        try:
-            with locked(fd, patient):
-                yield History(self, fd)
-        finally:
-            os.close(fd)
+        with closing(fd), locked(fd, patient):
+            yield History(self, fd)
 
 
 def is_elsewhere(host: str) -> bool:
@@ -1220,15 +1231,16 @@ def job_ids(root: str) -> List[str]:
         return []
 
 
+def dated_jobs(name: str, root: str) -> Iterator[Tuple[float, str, str]]:
+    """(time of creation, path, backend's name) of the jobs in a backend's folder, newest first."""
+    for jobid in job_ids(root):
+        yield float(jobid), os.path.join(root, jobid), name
+
+
 def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
     """Every directory that may be a job's, newest first."""
     import heapq
-
-    def in_root(name: str, root: str) -> Iterator[Tuple[float, str, str]]:
-        for jobid in job_ids(root):
-            yield float(jobid), os.path.join(root, jobid), name
-
-    roots = [in_root(name, root) for name, root in roots_of(config) if backend in (None, name)]
+    roots = [dated_jobs(name, root) for name, root in roots_of(config) if backend in (None, name)]
     for _, path, name in heapq.merge(*roots, reverse=True):
         yield JobDir(path, name)
 
@@ -1448,16 +1460,20 @@ def resource_values(needs: ResourceSpec) -> Dict[str, Value]:
     }
 
 
+def is_importable(path: str) -> bool:
+    """Whether a file can be imported by its name: a module of the standard library would be found first."""
+    module, end = os.path.splitext(os.path.basename(path))
+    standard = os.path.join(STANDARD, module)
+    return end == ".py" and "." not in module and not os.path.exists(standard + ".py") and not os.path.isdir(standard)
+
+
 def interpreter_values() -> Dict[str, Value]:
     """Those of the names that say how this very psik.py is called again."""
     here = os.path.realpath(__file__)
-    module, end = os.path.splitext(os.path.basename(here))
-    standard = os.path.join(STANDARD, module)  # a module of this name would be found first
-    importable = end == ".py" and "." not in module and not os.path.exists(standard + ".py") and not os.path.isdir(standard)
     return {
         "python": sys.executable or "python3",
         "psik_dir": os.path.dirname(here),
-        "psik_module": module if importable else "-",
+        "psik_module": os.path.splitext(os.path.basename(here))[0] if is_importable(here) else "-",
         "psik_file": here,
         "backport_dir": os.path.dirname(sys.modules["dataclasses"].__file__ or "") if sys.version_info < (3, 7) else "",
     }
@@ -1582,13 +1598,16 @@ def export_templates(folder: str) -> List[str]:
 # An event lies in .outbox/ before its row stands in the history, and leaves when a 2xx has come back.  So a
 # process that dies in between leaves an event without a row, which is dropped, or one that the next will send.
 
+def as_bytes(text: Union[str, bytes]) -> bytes:
+    """Text as UTF-8; bytes as they are."""
+    return text.encode("utf-8") if isinstance(text, str) else text
+
+
 def sign_message(payload: Union[str, bytes], secret: Union[str, bytes]) -> str:
     """The X-Hub-Signature-256 of a message, `sha256=<hex>`, as GitHub makes it; text counts as UTF-8."""
     import hashlib
     import hmac
-    key = secret.encode("utf-8") if isinstance(secret, str) else secret
-    message = payload.encode("utf-8") if isinstance(payload, str) else payload
-    return "sha256=" + hmac.new(key, message, hashlib.sha256).hexdigest()
+    return "sha256=" + hmac.new(as_bytes(secret), as_bytes(payload), hashlib.sha256).hexdigest()
 
 
 def verify_signature(payload: Union[str, bytes], secret: Union[str, bytes], signature: Optional[str]) -> bool:
@@ -1625,6 +1644,11 @@ class Event(NamedTuple):
         """The bytes that are sent and signed."""
         return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
 
+    def shown(self, outcome: str) -> Dict[str, Json]:
+        """What `status` shows of one that nobody has taken."""
+        return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place, attempts=self.attempts,
+                    said=self.said, delivered=None, outcome=outcome)
+
 
 class CallbackSettings(NamedTuple):
     """What of the config the callbacks of a job need where there is no config, in the job; scripts/callback.json."""
@@ -1637,10 +1661,9 @@ class CallbackSettings(NamedTuple):
 def callback_settings(job: JobDir) -> Optional[CallbackSettings]:
     """How to call back for a job; None where nobody wants to be told."""
     text = read_or_empty(job.script("callback.json"))
-    try:
+    with suppress(ValueError, TypeError):
         return CallbackSettings(**json.loads(text)) if text else None
-    except (ValueError, TypeError):
-        raise InvalidError("it is broken; write what another job's has", job.script("callback.json")) from None
+    raise InvalidError("it is broken; write what another job's has", job.script("callback.json"))
 
 
 def outbox(job: JobDir, *parts: str) -> str:
@@ -1655,13 +1678,9 @@ def event_path(job: JobDir, event: Event, *folders: str) -> str:
 
 def events_in(folder: str, jobid: Optional[str] = None) -> List[Event]:
     """The events in a folder, of one job or of all, in the order in which they are to be sent."""
-    try:
-        names = sorted(name for name in os.listdir(folder)
-                       if name.endswith(".json") and (jobid is None or name.startswith(jobid + ".")))
-    except OSError:
-        return []
+    beginning = os.path.join(folder, "" if jobid is None else jobid + ".")
     found = []
-    for path in [os.path.join(folder, name) for name in names]:
+    for path in sorted(path for path in paths_in(folder) if path.startswith(beginning) and path.endswith(".json")):
         text = read_or_empty(path)
         try:
             found += [Event(**json.loads(text))] if text else []  # '' where somebody has just delivered it
@@ -1684,13 +1703,9 @@ def announce(job: JobDir, place: int, jobndx: int, state: JobState, info: Info) 
 
 def delivered_events(job: JobDir) -> List[Dict[str, Json]]:
     """The events of a job that were taken, from log/callbacks."""
-    shown = []
-    for line in read_or_empty(job.at("log", "callbacks")).split("\n"):
-        parts = line.split(",", 6)
-        if len(parts) == 7:
-            shown.append(dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]),
-                              attempts=int(parts[5]), said=parts[6], delivered=float(parts[0]), outcome="delivered"))
-    return shown
+    lines = (line.split(",", 6) for line in read_or_empty(job.at("log", "callbacks")).split("\n"))
+    return [dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]), attempts=int(parts[5]),
+                 said=parts[6], delivered=float(parts[0]), outcome="delivered") for parts in lines if len(parts) == 7]
 
 
 def missed_places(job: JobDir, rows: Sequence[Row]) -> List[int]:
@@ -1897,7 +1912,7 @@ def deliver(job: JobDir, now: bool = True) -> bool:
         return True
     deadline = time.monotonic() + settings.timeout_s
     fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
+    with closing(fd):
         while time.monotonic() < deadline:
             try:
                 with locked(fd, patient=False):
@@ -1905,16 +1920,13 @@ def deliver(job: JobDir, now: bool = True) -> bool:
             except BlockingIOError:
                 time.sleep(0.05)
         return False
-    finally:
-        os.close(fd)
 
 
 def events_of(job: JobDir) -> List[Dict[str, Json]]:
     """Every event of a job: what it told, whether and when it was delivered, what the receiver said."""
     shown = delivered_events(job)
     for outcome, folder in (("dead", outbox(job, "dead")), ("pending", outbox(job))):
-        shown += [dict(jobndx=event.jobndx, state=event.state, delivery=event.delivery, place=event.place, attempts=event.attempts,
-                       said=event.said, delivered=None, outcome=outcome) for event in events_in(folder, job.jobid)]
+        shown += [event.shown(outcome) for event in events_in(folder, job.jobid)]
     return shown
 
 
@@ -1995,12 +2007,8 @@ class Heard(NamedTuple):
 
 def parse_poll(text: str) -> List[Heard]:
     """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
-    found = []
-    for line in text.split("\n"):
-        words = line.split(None, 4)
-        if len(words) > 1 and words[1] in STATES:
-            found.append(Heard(*(words + ["-", "-", ""][len(words) - 2:])))
-    return found
+    lines = (line.split(None, 4) for line in text.split("\n"))
+    return [Heard(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
 
 
 # Submissions whose answer never came.
@@ -2151,11 +2159,10 @@ class Answer(NamedTuple):
 
 def read_answer(path: str) -> Answer:
     """The last answer of a scheduler; an empty one where there is none."""
-    try:
+    with suppress(ValueError, TypeError, KeyError):
         data = json.loads(read_or_empty(path))
         return Answer(float(data["time"]), {native: Seen(*seen) for native, seen in data["steps"].items()}, str(data["fault"]))
-    except (ValueError, TypeError, KeyError):
-        return Answer()
+    return Answer()
 
 
 def run_poll(job: JobDir, ours: Set[str], said: Dict[str, Seen]) -> Tuple[Dict[str, Seen], str]:
@@ -2268,11 +2275,8 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool 
 
 def poll_fault(root: str) -> str:
     """Why the scheduler of a backend gave no answer of late, or ''."""
-    for path in (os.path.join(root, ".poll.json"), os.path.join(root, ".poll-%s.json" % os.uname().nodename)):
-        answer = read_answer(path)
-        if answer.fault and time.time() - answer.time < WANTED_S:
-            return answer.fault
-    return ""
+    answers = (read_answer(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
+    return next((answer.fault for answer in answers if answer.fault and time.time() - answer.time < WANTED_S), "")
 
 
 # ---------------------------------------------------------------------------------------- 11. Operations
@@ -2382,19 +2386,20 @@ def describe_exit(info: Info) -> str:
     return ""
 
 
+def why_step_failed(job: JobDir, row: Row) -> str:
+    """Why a step failed: what its scheduler said of its end, or of its submission, or what its exit status says."""
+    known = last_line(read_or_empty(job.log("reason", row.jobndx)))
+    if known or os.path.exists(job.log("stdout", row.jobndx)):
+        return known or describe_exit(row.info)
+    return last_line(read_or_empty(job.log("submit", row.jobndx)))
+
+
 def reason_of(job: JobDir, row: Row, said: Said) -> str:
     """Why a job is in the state of this row, as far as psik or the scheduler knows, in one line."""
     if row.state in (JobState.queued, JobState.active):
         seen = said.get((os.path.dirname(job.path), str(row.info)))
         return seen.reason if seen else ""
-    if row.state is not JobState.failed:
-        return ""
-    known = last_line(read_or_empty(job.log("reason", row.jobndx)))
-    if known:
-        return known
-    if not os.path.exists(job.log("stdout", row.jobndx)):
-        return last_line(read_or_empty(job.log("submit", row.jobndx)))
-    return describe_exit(row.info)
+    return why_step_failed(job, row) if row.state is JobState.failed else ""
 
 
 def job_name(job: JobDir) -> str:
@@ -2643,13 +2648,17 @@ def remove(job: JobDir, force: bool = False) -> None:
     delete_tree(passing)
 
 
-def is_stale(path: str) -> bool:
-    """Whether a directory is what a creation left that was cut, long ago: no history, and nothing of the user's."""
+def is_unbegun(path: str) -> bool:
+    """Whether a directory holds no more than the beginnings of a job: no history, and nothing of the user's."""
     status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
-    return (os.path.isdir(path) and time.time() - os.path.getmtime(path) > STALE_S
-            and not (os.path.lexists(status) and os.path.getsize(status))
+    return (not (os.path.lexists(status) and os.path.getsize(status))
             and not set(os.listdir(path)) - {"scripts", "log", "work", "spec.json", "status.csv", "access.json"}
             and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
+
+
+def is_stale(path: str) -> bool:
+    """Whether a directory is what a creation left that was cut, long ago."""
+    return os.path.isdir(path) and time.time() - os.path.getmtime(path) > STALE_S and is_unbegun(path)
 
 
 def sweep(config: Config) -> List[str]:
@@ -2657,8 +2666,8 @@ def sweep(config: Config) -> List[str]:
     paths.  What holds anything but the beginnings of a job is left alone."""
     swept = []
     for backend in backends_of(config).values():
-        for name in os.listdir(backend.root) if os.path.isdir(backend.root) else []:
-            path = os.path.join(backend.root, name)
+        for path in paths_in(backend.root):
+            name = os.path.basename(path)
             if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
                 delete_tree(path)
                 swept.append(path)
@@ -2787,7 +2796,7 @@ class Job:
     async def reached(self, jobndx: int, state: Union[str, JobState], info: Info = 0) -> bool:
         """Record that a step has come to a state, and tell the callback; True.  InvalidError where that is no state."""
         if state not in STATES:
-            raise InvalidError("%r is not a state%s" % (state, nearest(state, STATES)))
+            raise InvalidError(no_state(state))
         await in_thread(reached, self.jobdir, jobndx, STATES[state], info)
         await self.read_info()
         return True
@@ -2825,10 +2834,8 @@ class Job:
     def summarize(self) -> Tuple[int, Dict[JobState, Set[int]]]:
         """(the next jobndx, {state: the steps in it}), as of the history that was read last."""
         steps = steps_of(self.history)
-        found: Dict[JobState, Set[int]] = {state: set() for state in JobState if state is not JobState.new}
-        for jobndx, row in steps.items():
-            if row.state in found:
-                found[row.state].add(jobndx)
+        found: Dict[JobState, Set[int]] = {state: {jobndx for jobndx, row in steps.items() if row.state is state}
+                                           for state in JobState if state is not JobState.new}
         return max(steps or [0]) + 1, found
 
 
@@ -2893,10 +2900,8 @@ def open_folder(root: str, real: str, make: bool = False) -> int:
     for part in os.path.relpath(real, root).split("/") if real != root else []:
         try:
             if make:
-                try:
+                with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=fd)
-                except FileExistsError:
-                    pass
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
         finally:
             os.close(fd)
@@ -2904,22 +2909,36 @@ def open_folder(root: str, real: str, make: bool = False) -> int:
     return fd
 
 
+Refusals = Dict[int, Tuple[Type[PsikError], str]]
+GONE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (NotFoundError, "no file %(path)r"))
+NO_READING: Refusals = dict(GONE)
+NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # but a socket
+NO_REMOVING: Refusals = dict(GONE)
+NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
+NO_WRITING: Refusals = dict.fromkeys(
+    (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
+    (ConflictError, "%(path)r cannot be a file here: %(why)s"))
+
+
+@contextmanager
+def in_words(path: str, refusals: Refusals) -> Iterator[None]:
+    """What the system refuses inside is said of path in the table's words; what the table has not, passes."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in refusals:
+            raise
+        kind, message = refusals[err.errno]
+        raise kind(message % {"path": path, "why": (err.strerror or "").lower()}) from None
+
+
 def open_inside(root: str, path: str) -> IO[bytes]:
     """A file inside root, open for reading.  NotFoundError, or ForbiddenError where it is outside, or no plain file."""
     import stat
     real = path_inside(root, path)
-    try:
-        folder = open_folder(root, os.path.dirname(real) if real != os.path.realpath(root) else real)
-        try:
-            fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        finally:
-            os.close(folder)
-    except OSError as err:
-        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise NotFoundError("no file %r" % path) from None
-        if err.errno == errno.ENXIO:  # a socket
-            raise ForbiddenError("%r is not a plain file" % path) from None
-        raise
+    above = os.path.dirname(real) if real != os.path.realpath(root) else real
+    with in_words(path, NO_READING), closing(open_folder(root, above)) as folder:
+        fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise ForbiddenError("%r is not a plain file" % path)
@@ -2945,23 +2964,14 @@ def save_inside(root: str, path: str, blocks: Iterable[bytes]) -> None:
     if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
         raise InvalidError("%s names no file" % shown(path))
     passing = "%s%s" % (PASSING, os.urandom(8).hex())
-    try:
-        folder = open_folder(root, path_inside(root, above), make=True)
+    with in_words(path, NO_WRITING), closing(open_folder(root, path_inside(root, above), make=True)) as folder:
         try:
             write_passing(folder, passing, blocks)
             os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            try:
+            with suppress(FileNotFoundError):
                 os.unlink(passing, dir_fd=folder)
-            except FileNotFoundError:
-                pass
             raise
-        finally:
-            os.close(folder)
-    except OSError as err:
-        if err.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY):
-            raise ConflictError("%r cannot be a file here: %s" % (path, (err.strerror or "").lower())) from None
-        raise
 
 
 def unlink_inside(root: str, path: str) -> None:
@@ -2969,18 +2979,8 @@ def unlink_inside(root: str, path: str) -> None:
     above, _, name = path.rstrip("/").rpartition("/")
     if name in ("", ".", ".."):
         raise InvalidError("%r names no file" % path)
-    try:
-        folder = open_folder(root, path_inside(root, above))
-        try:
-            os.unlink(name, dir_fd=folder)
-        finally:
-            os.close(folder)
-    except OSError as err:
-        if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise NotFoundError("no file %r" % path) from None
-        if err.errno == errno.EISDIR:
-            raise ConflictError("%r is a directory" % path) from None
-        raise
+    with in_words(path, NO_REMOVING), closing(open_folder(root, path_inside(root, above))) as folder:
+        os.unlink(name, dir_fd=folder)
 
 
 def stat_folder(root: str, path: str) -> Dict[str, Dict[str, int]]:
@@ -3210,22 +3210,18 @@ class Wire:
     def cut(self) -> None:
         """End it, whatever its thread is doing, which closes it then."""
         if self.sock is not None:
-            try:
+            with suppress(OSError):
                 socket_shutdown(self.sock)
-            except OSError:
-                pass
 
     def linger(self) -> None:
         """Let the client read its answer, though it is still sending: to close at once would reset the connection."""
         if self.sock is None:
             return
         deadline = time.monotonic() + LINGER_S
-        try:
+        with suppress(OSError):
             self.sock.shutdown(1)
             while time.monotonic() < deadline and self.receive(deadline - time.monotonic()):
                 pass
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -3573,9 +3569,7 @@ def send_response(wire: Wire, response: Response, closes: bool, bodiless: bool =
 def part_option(head: bytes, name: str) -> str:
     """The name or filename of a form's part, ''."""
     match = re.search(r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name, head.decode("utf-8", "replace"))
-    if not match:
-        return ""
-    text = re.sub(r"\\(.)", r"\1", match.group(1))
+    text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
     return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")  # as browsers write these three
 
 
@@ -3668,11 +3662,9 @@ class Access(NamedTuple):
 
 def read_access(job: JobDir) -> Access:
     """Who may do what with a job; one that the command line made is ours."""
-    text = read_or_empty(job.at("access.json"))
-    try:
-        return Access(**json.loads(text)) if text else Access(LOCAL_USER, {})
-    except (ValueError, TypeError):
-        return Access(LOCAL_USER, {})
+    with suppress(ValueError, TypeError):
+        return Access(**json.loads(read_or_empty(job.at("access.json"))))
+    return Access(LOCAL_USER, {})
 
 
 def write_access(job: JobDir, access: Access) -> None:
@@ -3830,11 +3822,10 @@ def refused_token(why: str) -> RequestError:
 
 def biscuit_module() -> Any:
     """The package biscuit_auth; InvalidError where it is not installed."""
-    try:
+    with suppress(ImportError):
         import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")], "config") from None
-    return biscuit_auth
+        return biscuit_auth
+    raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")], "config")
 
 
 def biscuit_key(config: Config) -> Any:
@@ -3930,6 +3921,11 @@ def check_times(claims: Dict[str, Json]) -> None:
         raise ValueError("it is not valid yet")
 
 
+def is_list_of(kind: type, value: Any) -> bool:
+    """Whether a value is a list of nothing else."""
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
 def check_claims(config: Config, claims: Dict[str, Json]) -> None:
     """ValueError (or KeyError, TypeError) where the claims of a token do not hold, now and here."""
     if claims["iss"] != TOKEN_ISSUER or claims["aud"] != TOKEN_ISSUER:
@@ -3940,7 +3936,7 @@ def check_claims(config: Config, claims: Dict[str, Json]) -> None:
     if revoked(config) & {str(jti) for jti in [claims["jti"]] + claims.get("parents", [])}:
         raise ValueError("it was revoked")
     for name in NARROWINGS:
-        if not isinstance(claims.get(name, []), list) or not all(isinstance(item, str) for item in claims.get(name, [])):
+        if not is_list_of(str, claims.get(name, [])):
             raise ValueError("its %s are no list" % name)
 
 
@@ -4010,7 +4006,7 @@ class Tracker:
         self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions
         self.first = 0                                          # the number of the first of them
         self.watchers = 0
-        self.looked = False                                     # at the whole tree, once
+        self.looked = 0.0                                       # at the whole tree, when
 
     def look(self, deep: bool) -> None:
         """Take in what has changed: new jobs and live ones; deep: every job, and those that are gone."""
@@ -4029,7 +4025,7 @@ class Tracker:
             self.take_in(job)
         if deep:
             self.forget(set(self.known) - seen)
-        self.looked = True
+            self.looked = time.time()
 
     def forget(self, paths: Iterable[str]) -> None:
         """Let go of the jobs at these paths that are gone."""
@@ -4063,6 +4059,14 @@ class Tracker:
                 dropped = max(0, len(self.recent) - MAX_NEWS)
                 self.recent, self.first = self.recent[dropped:], self.first + dropped
                 self.changed.notify_all()
+
+    @contextmanager
+    def following(self, job: JobDir) -> Iterator[None]:
+        """What becomes of a job inside is news at once."""
+        try:
+            yield
+        finally:
+            self.take_in(job)
 
     def poll(self) -> None:
         """Bring the live jobs up to date with their schedulers."""
@@ -4149,13 +4153,10 @@ def idempotent(root: str, key: str, request: str) -> Iterator[KeyEntry]:
 
 def forget_keys(root: str) -> None:
     """Remove the idempotency keys that are older than KEY_LIFE_S."""
-    folder = os.path.join(root, ".keys")
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        try:
-            if time.time() - os.path.getmtime(os.path.join(folder, name)) > KEY_LIFE_S:
-                os.unlink(os.path.join(folder, name))
-        except FileNotFoundError:  # another server was first
-            pass
+    for path in paths_in(os.path.join(root, ".keys")):
+        with suppress(FileNotFoundError):  # another server was first
+            if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
+                os.unlink(path)
 
 
 class Api:
@@ -4176,9 +4177,8 @@ class Api:
 
     def load(self, config: Config) -> None:
         """Take a config, at the start and when it is read again."""
-        policy, backends = load_policy(config), backends_of(config)
-        self.config, self.policy, self.backends = config, policy, backends
-        self.roots = roots_of(config)
+        policy, backends, roots = load_policy(config), backends_of(config), roots_of(config)
+        self.config, self.policy, self.backends, self.roots = config, policy, backends, roots
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
         self.tracker.config = config
 
@@ -4221,6 +4221,15 @@ class InvalidInput(InvalidError):
     http_status = 422
 
 
+@contextmanager
+def given_in(place: str) -> Iterator[None]:
+    """What does not hold inside was given in this place of a request."""
+    try:
+        yield
+    except InvalidError as err:
+        raise InvalidInput(err.faults, place) from None
+
+
 def query_value(req: Request, param: Param) -> Any:
     """A parameter's value, None where it is not given; RequestError 422 where it does not hold."""
     text = req.query.get(param.name)
@@ -4232,7 +4241,7 @@ def query_value(req: Request, param: Param) -> Any:
         if param.kind == "boolean":
             return read_flag(text, {})
         if param.kind == "state" and text not in STATES:
-            raise ValueError("%r is not a state%s" % (text, nearest(text, STATES)))
+            raise ValueError(no_state(text))
     except ValueError as err:
         raise InvalidInput([Fault(param.name, str(err))], "query") from None
     return text
@@ -4244,19 +4253,17 @@ def read_json(req: Request, limit: int = 0) -> Json:
     if kind != "application/json":
         raise RequestError(415, "the body must be application/json, and say so in Content-Type")
     try:
-        return parse_json(req.body.read_all(limit or MAX_JSON).decode("utf-8"), "body")
+        text = req.body.read_all(limit or MAX_JSON).decode("utf-8")
     except UnicodeDecodeError as err:
         raise RequestError(400, "the body is not UTF-8 (byte %d)" % err.start) from None
-    except InvalidError as err:
-        raise InvalidInput(err.faults, "body") from None
+    with given_in("body"):
+        return parse_json(text, "body")
 
 
 def read_body(cls: Type[M], req: Request) -> M:
     """The model that a request's body describes; RequestError, InvalidInput."""
-    try:
+    with given_in("body"):
         return from_json(cls, read_json(req), "body")
-    except InvalidError as err:
-        raise InvalidInput(err.faults, "body") from None
 
 
 def backend_name(api: Api, req: Request) -> Optional[str]:
@@ -4349,10 +4356,8 @@ def api_get_jobs(api: Api, req: Request, caller: Caller) -> Response:
 def backend_for(api: Api, req: Request, spec: JobSpec) -> Backend:
     """The backend that a new job goes to."""
     name = backend_name(api, req)
-    try:
+    with given_in("body"):
         return choose_backend(api.config, spec, name)
-    except InvalidError as err:
-        raise InvalidInput(err.faults, "body") from None
 
 
 def is_among_jobs(api: Api, folder: str) -> bool:
@@ -4376,20 +4381,17 @@ def new_job(api: Api, req: Request, caller: Caller, spec: JobSpec) -> JobDir:
     """Make a job that belongs to the caller."""
     backend = may_make(api, req, caller, spec).name
     access = None if caller.user == LOCAL_USER else Access(caller.user, {})._asdict()
-    try:
+    with given_in("body"):
         return create(api.config, spec, backend, access)
-    except InvalidError as err:
-        raise InvalidInput(err.faults, "body") from None
 
 
 def start_job(api: Api, job: JobDir) -> None:
     """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
-    try:
-        submit(job, config_for(api.config, job.backend).submit_timeout_s)
-    except BackendError as err:
-        raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
-    finally:
-        api.tracker.take_in(job)
+    with api.tracker.following(job):
+        try:
+            submit(job, config_for(api.config, job.backend).submit_timeout_s)
+        except BackendError as err:
+            raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
 
 def created(job: JobDir) -> Response:
@@ -4437,10 +4439,8 @@ def api_start_job(api: Api, req: Request, caller: Caller) -> Json:
 def api_cancel_job(api: Api, req: Request, caller: Caller) -> Json:
     """End a job, whatever it is doing."""
     job = job_of(api, req, caller)
-    try:
+    with api.tracker.following(job):
         cancel(job)
-    finally:
-        api.tracker.take_in(job)
     return None
 
 
@@ -4467,10 +4467,8 @@ def api_get_spec(api: Api, req: Request, caller: Caller) -> Json:
 def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
     """Record what a job elsewhere tells of itself, signed with client_secret; it is told on to the job's own callback."""
     message = req.body.read_all(MAX_CALLBACK)
-    try:
+    with given_in("body"):
         told = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
-    except InvalidError as err:
-        raise InvalidInput(err.faults, "body") from None
     info = read_info(str(told.info))
     if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or told.jobndx > MAX_STEP:
         raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit status" % MAX_STEP)], "body")
@@ -4535,12 +4533,15 @@ def has_ended(rows: Sequence[Row]) -> bool:
     return latest is None or latest.state.is_final()
 
 
+def size_of(path: str) -> int:
+    """The size of a file, in bytes; 0 where there is none."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
 def await_growth(api: Api, job: JobDir, path: str, size: int, wait_s: float) -> None:
     """Wait until a log is longer than size, its job has ended, or the time is over."""
     deadline = time.monotonic() + wait_s
-    while wait_s and time.monotonic() < deadline and not api.stopping and not has_ended(job.rows()):
-        if os.path.exists(path) and os.path.getsize(path) > size:
-            return
+    while time.monotonic() < deadline and not (api.stopping or has_ended(job.rows()) or size_of(path) > size):
         time.sleep(0.1)
 
 
@@ -4693,12 +4694,10 @@ def api_put_access(api: Api, req: Request, caller: Caller) -> Json:
     if not caller.trusted and read_access(job).owner != caller.user:
         raise ForbiddenError("job %s is not yours to share" % job.jobid)
     wanted = read_json(req)
-    if not isinstance(wanted, dict) or not all(isinstance(operations, list) for operations in wanted.values()):
+    if not isinstance(wanted, dict) or not is_list_of(list, list(wanted.values())):
         raise InvalidInput([Fault("", "should be {user: [\"GET\", \"POST\"]}")], "body")
-    try:
+    with given_in("body"):
         return share(job, wanted)._asdict()
-    except InvalidError as err:
-        raise InvalidInput([Fault("", str(err))], "body") from None
 
 
 def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
@@ -4850,16 +4849,21 @@ def find_route(req: Request, patterns: List[Tuple[Any, Route]]) -> Tuple[Route, 
 PATTERNS: List[Tuple[Any, Route]] = []  # ROUTES, compiled when a server starts
 
 
+def detail_of(err: PsikError) -> Json:
+    """What is said of a failure: a line, or, of what does not hold in a body or a query, each place, as psik_api does."""
+    if not isinstance(err, InvalidInput):
+        return one_line(str(err))
+    return [{"loc": [err.source] + (fault.path.split(".") if fault.path else []), "msg": fault.message, "type": "value_error"}
+            for fault in err.faults]
+
+
 def error_response(err: PsikError) -> Response:
     """What a failure is answered: {"detail": ...}; the job's id too, where one was made."""
     headers = tuple(getattr(err, "headers", ()))
     if err.http_status in (204, 304):
         return Response(err.http_status, b"", headers)
-    detail: Json = one_line(str(err)) if not isinstance(err, InvalidInput) else [
-        {"loc": [err.source] + (fault.path.split(".") if fault.path else []), "msg": fault.message, "type": "value_error"}
-        for fault in err.faults]
-    jobid = dict(headers).get("X-Psik-Jobid")
-    return json_response(dict({"detail": detail}, **({"jobid": jobid} if jobid else {})), err.http_status).plus(*headers)
+    made = {"jobid": value for name, value in headers if name == "X-Psik-Jobid"}
+    return json_response(dict({"detail": detail_of(err)}, **made), err.http_status).plus(*headers)
 
 
 def bug_response(err: BaseException) -> Response:
@@ -5328,10 +5332,8 @@ def default_socket() -> str:
     if runtime and os.path.isdir(runtime):
         return os.path.join(runtime, "psik.sock")
     folder = "/tmp/psik-%d" % os.getuid()
-    try:
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
-    except FileExistsError:
-        pass
     return os.path.join(folder, "psik.sock")
 
 
@@ -5435,10 +5437,9 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
 def user_name() -> str:
     """Our name on this machine, or our uid where it has none."""
     import pwd
-    try:
+    with suppress(KeyError):
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+    return str(os.getuid())
 
 
 def address_lines(api: Api, sock: Any) -> List[str]:
@@ -5460,49 +5461,45 @@ def address_lines(api: Api, sock: Any) -> List[str]:
 
 # Running.
 
-def keep_looking(api: Api) -> None:
-    """Follow the tree, and end the handshakes that come to nothing, until the server stops."""
-    deep = 0.0
+def look_round(api: Api) -> float:
+    """Follow the tree, and end the handshakes that come to nothing."""
+    api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
+    end_slow_handshakes(api)
+    return LOOK_S if api.tracker.watchers else 1
+
+
+def ask_round(api: Api) -> float:
+    """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
+    api.tracker.poll()
+    for backend in api.backends.values():
+        forget_keys(backend.root)
+    return max(1, api.config.poll_interval_s)
+
+
+def deliver_round(api: Api) -> float:
+    """Send the callbacks that are due."""
+    deliver_all(api.config)
+    return 1
+
+
+def keep_on(api: Api, work: Callable[[Api], float]) -> None:
+    """Do a work again and again until the server stops, whatever comes of it; it says how many seconds to rest."""
     while not api.stopping:
-        due = time.time() - deep >= max(1, api.config.poll_interval_s)
+        rest_s = 1.0
         try:
-            api.tracker.look(deep=due)
-            deep = time.time() if due else deep
-            end_slow_handshakes(api)
+            rest_s = work(api)
         except Exception as err:  # it must go on
             bug_response(err)
-        time.sleep(LOOK_S if api.tracker.watchers else 1)
-
-
-def keep_polling(api: Api) -> None:
-    """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys, until the server stops."""
-    while not api.stopping:
-        try:
-            api.tracker.poll()
-            for backend in api.backends.values():
-                forget_keys(backend.root)
-        except Exception as err:  # it must go on
-            bug_response(err)
-        until = time.monotonic() + max(1, api.config.poll_interval_s)
-        while time.monotonic() < until and not api.stopping:
-            time.sleep(0.2)
-
-
-def keep_delivering(api: Api) -> None:
-    """Send the callbacks that are due, until the server stops."""
-    while not api.stopping:
-        try:
-            deliver_all(api.config)
-        except Exception as err:  # it must go on
-            bug_response(err)
-        time.sleep(1)
+        while rest_s > 0 and not api.stopping:
+            time.sleep(min(rest_s, 1))
+            rest_s -= 1
 
 
 def keep_busy(api: Api) -> None:
     """Start the threads of what a server does unasked."""
     import threading
-    for work in (keep_looking, keep_polling, keep_delivering):
-        threading.Thread(target=work, args=(api,), daemon=True).start()
+    for work in (look_round, ask_round, deliver_round):
+        threading.Thread(target=keep_on, args=(api, work), daemon=True).start()
 
 
 def finish_requests(api: Api) -> None:
@@ -5683,8 +5680,7 @@ class Waiting:
         if self.lively:
             what = summaries[0].jobid if len(summaries) == 1 else "%d jobs" % len(summaries)
             states = "/".join(sorted({summary.state for summary in summaries}))
-            sys.stderr.write("\r\x1b[K%s %s, %d s" % (what, states, time.time() - self.begun))
-            sys.stderr.flush()
+            write_log("\r\x1b[K%s %s, %d s" % (what, states, time.time() - self.begun))
 
     def clear(self) -> None:
         """Take it away."""
@@ -5777,12 +5773,12 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     return wait_for(config, [job], None) if opts.wait else None
 
 
-def for_each(texts: Sequence[str], action: Callable[[str], Any]) -> ExitStatus:
+def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], Any]) -> ExitStatus:
     """Do something to each of several jobs; what fails is said and does not keep the others; the worst status."""
     worst = 0
     for text in texts:
         try:
-            action(text)
+            action(find_job(config, text))
         except PsikError as err:
             complain(str(err))
             worst = max(worst, err.exit_status)
@@ -5793,12 +5789,7 @@ def for_each(texts: Sequence[str], action: Callable[[str], Any]) -> ExitStatus:
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
     config = config_of(opts)
-
-    def start(text: str) -> None:
-        job = find_job(config, text)
-        submit(job, config_for(config, job.backend).submit_timeout_s)
-
-    return for_each(opts.jobid, start)
+    return for_each(config, opts.jobid, lambda job: submit(job, config_for(config, job.backend).submit_timeout_s))
 
 
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
@@ -5863,11 +5854,10 @@ def print_status(job: Dict[str, Json]) -> None:
 
 def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     """All that `status` shows of a job, secrets left out."""
-    pair = (job, job.rows())
-    said = reconcile(config, [pair])
-    spec = job.spec()
-    return dict(summarize(job, pair[1], said)._asdict(), base=job.path, directory=spec.directory,
-                spec=to_json(spec, secrets=False), history=[row._asdict() for row in pair[1]], callbacks=events_of(job))
+    rows, spec = job.rows(), job.spec()
+    summary = summarize(job, rows, reconcile(config, [(job, rows)]))
+    return dict(summary._asdict(), base=job.path, directory=spec.directory, spec=to_json(spec, secrets=False),
+                history=[row._asdict() for row in rows], callbacks=events_of(job))
 
 
 @command("psik.py status last", JOBIDS, AS_JSON)
@@ -5878,7 +5868,7 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
     """
     config = config_of(opts)
     found: List[Dict[str, Json]] = []
-    worst = for_each(opts.jobid, lambda text: found.append(describe(config, find_job(config, text))))
+    worst = for_each(config, opts.jobid, lambda job: found.append(describe(config, job)))
     if opts.json:
         say(json.dumps(found, indent=2))
     else:
@@ -5926,14 +5916,11 @@ def cmd_cancel(opts: Options) -> ExitStatus:
 
     What has ended stays as it ended.
     """
-    config = config_of(opts)
-
-    def cancel_one(text: str) -> None:
-        job = find_job(config, text)
+    def end(job: JobDir) -> None:
         if not cancel(job):
             complain("job %s has ended already" % job.jobid)
 
-    return for_each(opts.jobid, cancel_one)
+    return for_each(config_of(opts), opts.jobid, end)
 
 
 @command("psik.py rm --stale",
@@ -5948,7 +5935,7 @@ def cmd_rm(opts: Options) -> ExitStatus:
     if opts.stale:
         for path in sweep(config):
             complain("removed %s" % path)
-    return for_each(opts.jobid, lambda text: remove(find_job(config, text), opts.force))
+    return for_each(config, opts.jobid, lambda job: remove(job, opts.force))
 
 
 # Schedulers and callbacks.

@@ -43,7 +43,7 @@ MODELS = {
     "references that point up the page, %": (97, 94, 56, None, None, None),
 }
 GOALS = {  # {figure: (least, most)}
-    "lines of a function, median": (0.0, 7.0),
+    "lines of a function, median": (0.0, 6.0),
     "lines of the longest function": (0.0, 60.0),
     "arguments annotated, %": (100.0, 100.0),
     "references that point up the page, %": (97.0, 100.0),

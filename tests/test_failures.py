@@ -377,10 +377,10 @@ class Requests(Amiss):
             api.stopping = True
             raise RuntimeError("oh")
 
-        for keep, name in ((psik.keep_looking, "psik.Tracker.look"), (psik.keep_polling, "psik.Tracker.poll"), (psik.keep_delivering, "psik.deliver_all")):
+        for work, name in ((psik.look_round, "psik.Tracker.look"), (psik.ask_round, "psik.Tracker.poll"), (psik.deliver_round, "psik.deliver_all")):
             api.stopping = False
             with mock.patch(name, side_effect=fail), captured() as (_, err):
-                keep(api)
+                psik.keep_on(api, work)
             self.assertIn("RuntimeError: oh", err.getvalue())
 
     def test_a_config_that_is_read_again(self) -> None:
