@@ -314,8 +314,8 @@ def replace_file(path: str, text: str, durable: bool = False) -> None:
 
 
 def paths_in(folder: str) -> List[str]:
-    """The paths of what lies in a folder; none where it is gone or out of reach."""
-    with suppress(OSError):
+    """The paths of what lies in a folder; none where there is no such folder."""
+    with suppress(FileNotFoundError, NotADirectoryError):
         return [entry.path for entry in os.scandir(folder)]
     return []
 
@@ -349,7 +349,7 @@ def delete_tree(path: str) -> None:
 
 
 @contextmanager
-def closing(fd: int) -> Iterator[int]:
+def closing_fd(fd: int) -> Iterator[int]:
     """A descriptor that is closed in the end."""
     try:
         yield fd
@@ -540,12 +540,12 @@ def read_number(value: Any, meta: Any) -> int:
     return number
 
 
-FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def read_flag(value: Any, meta: Any) -> bool:
     """A truth value from true, "true", "yes", 1 and their opposites."""
-    found = FLAGS.get(str(value).strip().lower())
+    found = YES_OR_NO.get(str(value).strip().lower())
     if found is None:
         raise ValueError("%s is neither true nor false" % shown(value))
     return found
@@ -1148,7 +1148,7 @@ class JobDir:
             fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             raise NotFoundError("no job at %s" % self.path) from None
-        with closing(fd), locked(fd, patient):
+        with closing_fd(fd), locked(fd, patient):
             yield History(self, fd)
 
 
@@ -1232,7 +1232,7 @@ def job_ids(root: str) -> List[str]:
 
 
 def dated_jobs(name: str, root: str) -> Iterator[Tuple[float, str, str]]:
-    """(time of creation, path, backend's name) of the jobs in a backend's folder, newest first."""
+    """(time of creation, path, backend's name) of what may be a job in a folder, newest first."""
     for jobid in job_ids(root):
         yield float(jobid), os.path.join(root, jobid), name
 
@@ -1644,7 +1644,7 @@ class Event(NamedTuple):
         """The bytes that are sent and signed."""
         return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
 
-    def shown(self, outcome: str) -> Dict[str, Json]:
+    def describe(self, outcome: str) -> Dict[str, Json]:
         """What `status` shows of one that nobody has taken."""
         return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place, attempts=self.attempts,
                     said=self.said, delivered=None, outcome=outcome)
@@ -1677,10 +1677,13 @@ def event_path(job: JobDir, event: Event, *folders: str) -> str:
 
 
 def events_in(folder: str, jobid: Optional[str] = None) -> List[Event]:
-    """The events in a folder, of one job or of all, in the order in which they are to be sent."""
+    """The events in a folder, of one job or of all, in the order in which they are to be sent; none where it is out of reach."""
     beginning = os.path.join(folder, "" if jobid is None else jobid + ".")
+    paths: List[str] = []
+    with suppress(OSError):
+        paths = sorted(path for path in paths_in(folder) if path.startswith(beginning) and path.endswith(".json"))
     found = []
-    for path in sorted(path for path in paths_in(folder) if path.startswith(beginning) and path.endswith(".json")):
+    for path in paths:
         text = read_or_empty(path)
         try:
             found += [Event(**json.loads(text))] if text else []  # '' where somebody has just delivered it
@@ -1912,7 +1915,7 @@ def deliver(job: JobDir, now: bool = True) -> bool:
         return True
     deadline = time.monotonic() + settings.timeout_s
     fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with closing(fd):
+    with closing_fd(fd):
         while time.monotonic() < deadline:
             try:
                 with locked(fd, patient=False):
@@ -1926,7 +1929,7 @@ def events_of(job: JobDir) -> List[Dict[str, Json]]:
     """Every event of a job: what it told, whether and when it was delivered, what the receiver said."""
     shown = delivered_events(job)
     for outcome, folder in (("dead", outbox(job, "dead")), ("pending", outbox(job))):
-        shown += [event.shown(outcome) for event in events_in(folder, job.jobid)]
+        shown += [event.describe(outcome) for event in events_in(folder, job.jobid)]
     return shown
 
 
@@ -2192,17 +2195,14 @@ def run_poll(job: JobDir, ours: Set[str], said: Dict[str, Seen]) -> Tuple[Dict[s
 def ask_in_turn(group: Group, job: JobDir, interval_s: float) -> Dict[str, Seen]:
     """Ask the scheduler by this job's script and keep its answer, one process at a time; the answer of the one before,
     where that is fresh by then."""
-    fd = os.open(group.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        with locked(fd):
-            answer = read_answer(group.answer_path)
-            if time.time() - answer.time >= interval_s:
-                steps, fault = run_poll(job, {step.native for step, _ in group.members}, answer.steps)
-                answer = Answer(time.time(), steps, fault)
-                replace_file(group.answer_path, json.dumps(answer._asdict()) + "\n")
-            return answer.steps
-    finally:
-        os.close(fd)
+    lock = os.open(group.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with closing_fd(lock), locked(lock):
+        answer = read_answer(group.answer_path)
+        if time.time() - answer.time >= interval_s:
+            steps, fault = run_poll(job, {step.native for step, _ in group.members}, answer.steps)
+            answer = Answer(time.time(), steps, fault)
+            replace_file(group.answer_path, json.dumps(answer._asdict()) + "\n")
+        return answer.steps
 
 
 def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
@@ -2373,6 +2373,11 @@ def submit(job: JobDir, timeout_s: float = 60) -> Row:
         job.jobid, job.backend, last_line(read_or_empty(log)) or "submit printed no id, but %r" % native, log))
 
 
+def submit_next(config: Config, job: JobDir) -> Row:
+    """As submit(), with as long for the scheduler's answer as the config says."""
+    return submit(job, config_for(config, job.backend).submit_timeout_s)
+
+
 # Looking.
 
 def describe_exit(info: Info) -> str:
@@ -2387,7 +2392,8 @@ def describe_exit(info: Info) -> str:
 
 
 def why_step_failed(job: JobDir, row: Row) -> str:
-    """Why a step failed: what its scheduler said of its end, or of its submission, or what its exit status says."""
+    """Why a step failed: what its scheduler said of its end, else what its exit status says; of one that never ran, what
+    submitting it said."""
     known = last_line(read_or_empty(job.log("reason", row.jobndx)))
     if known or os.path.exists(job.log("stdout", row.jobndx)):
         return known or describe_exit(row.info)
@@ -2788,8 +2794,7 @@ class Job:
 
     async def submit(self) -> Tuple[int, Info]:
         """Hand the next step to the scheduler; (jobndx, native id).  BackendError where it refuses or does not answer."""
-        timeout_s = config_for(self.config, self.jobdir.backend).submit_timeout_s
-        row = await in_thread(submit, self.jobdir, timeout_s)
+        row = await in_thread(submit_next, self.config, self.jobdir)
         await self.read_info()
         return row.jobndx, row.info
 
@@ -2910,10 +2915,10 @@ def open_folder(root: str, real: str, make: bool = False) -> int:
 
 
 Refusals = Dict[int, Tuple[Type[PsikError], str]]
-GONE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (NotFoundError, "no file %(path)r"))
-NO_READING: Refusals = dict(GONE)
+NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (NotFoundError, "no file %(path)r"))
+NO_READING: Refusals = dict(NO_FILE)
 NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # but a socket
-NO_REMOVING: Refusals = dict(GONE)
+NO_REMOVING: Refusals = dict(NO_FILE)
 NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
@@ -2937,7 +2942,7 @@ def open_inside(root: str, path: str) -> IO[bytes]:
     import stat
     real = path_inside(root, path)
     above = os.path.dirname(real) if real != os.path.realpath(root) else real
-    with in_words(path, NO_READING), closing(open_folder(root, above)) as folder:
+    with in_words(path, NO_READING), closing_fd(open_folder(root, above)) as folder:
         fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -2964,7 +2969,7 @@ def save_inside(root: str, path: str, blocks: Iterable[bytes]) -> None:
     if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
         raise InvalidError("%s names no file" % shown(path))
     passing = "%s%s" % (PASSING, os.urandom(8).hex())
-    with in_words(path, NO_WRITING), closing(open_folder(root, path_inside(root, above), make=True)) as folder:
+    with in_words(path, NO_WRITING), closing_fd(open_folder(root, path_inside(root, above), make=True)) as folder:
         try:
             write_passing(folder, passing, blocks)
             os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -2979,7 +2984,7 @@ def unlink_inside(root: str, path: str) -> None:
     above, _, name = path.rstrip("/").rpartition("/")
     if name in ("", ".", ".."):
         raise InvalidError("%r names no file" % path)
-    with in_words(path, NO_REMOVING), closing(open_folder(root, path_inside(root, above))) as folder:
+    with in_words(path, NO_REMOVING), closing_fd(open_folder(root, path_inside(root, above))) as folder:
         os.unlink(name, dir_fd=folder)
 
 
@@ -2990,7 +2995,7 @@ def stat_folder(root: str, path: str) -> Dict[str, Dict[str, int]]:
     except OSError:
         raise NotFoundError("no directory %r" % path) from None
     found = {}
-    try:
+    with closing_fd(fd):
         for item in sorted(os.listdir(fd)):
             try:
                 known = os.stat(item, dir_fd=fd, follow_symlinks=False)
@@ -2999,8 +3004,6 @@ def stat_folder(root: str, path: str) -> Dict[str, Dict[str, int]]:
             if not item.startswith(PASSING):
                 name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                 found[name] = {"size": known.st_size, "atime": int(known.st_atime), "mtime": int(known.st_mtime)}
-    finally:
-        os.close(fd)
     return found
 
 
@@ -3058,15 +3061,12 @@ def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]
             send(bytes(data))
             return len(data)
 
-    top = open_folder(root, path_inside(root, path))
-    try:
-        with tarfile.open(fileobj=Out(), mode="w|gz", bufsize=65536) as archive:  # type: ignore
-            for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
-                for item in sorted(folders) + sorted(files):
-                    if not item.startswith(PASSING):
-                        add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)
-    finally:
-        os.close(top)
+    with closing_fd(open_folder(root, path_inside(root, path))) as top, \
+            tarfile.open(fileobj=Out(), mode="w|gz", bufsize=65536) as archive:  # type: ignore
+        for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
+            for item in sorted(folders) + sorted(files):
+                if not item.startswith(PASSING):
+                    add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)
 
 
 # ---------------------------------------------------------------------------------------------- 14. HTTP
@@ -3099,13 +3099,17 @@ class Wire:
         self.since: Optional[float] = time.monotonic()  # since when it has waited for a request's head; None: one is in hand
         self.shaking = False                # hands, for TLS
 
+    def receive_piped(self, timeout_s: float) -> bytes:
+        """As receive(), from a pipe."""
+        import select
+        if not select.select([self.fds[0]], [], [], timeout_s)[0]:
+            raise TimeoutError("nothing came")
+        return os.read(self.fds[0], BLOCK)
+
     def receive(self, timeout_s: float) -> bytes:
         """What comes next, b"" at the end; TimeoutError where nothing does."""
         if self.sock is None:
-            import select
-            if not select.select([self.fds[0]], [], [], timeout_s)[0]:
-                raise TimeoutError("nothing came")
-            return os.read(self.fds[0], BLOCK)
+            return self.receive_piped(timeout_s)
         self.sock.settimeout(max(timeout_s, 0.001))
         try:
             return bytes(self.sock.recv(BLOCK))
@@ -3286,15 +3290,18 @@ class Body:
                 return
         raise RequestError(400, "too many trailers")
 
+    def check_size(self, size: int, limit: int) -> None:
+        """RequestError where so many bytes are too many."""
+        if size > limit:
+            raise RequestError(413, "the body is longer than %d bytes" % limit)
+
     def read_all(self, limit: int) -> bytes:
         """All of it; RequestError where it is longer than limit."""
-        if not self.chunked and self.left > limit:
-            raise RequestError(413, "the body is longer than %d bytes" % limit)
+        self.check_size(0 if self.chunked else self.left, limit)
         blocks, size = [], 0
         for block in iter(self.read, b""):
             size += len(block)
-            if size > limit:
-                raise RequestError(413, "the body is longer than %d bytes" % limit)
+            self.check_size(size, limit)
             blocks.append(block)
         return b"".join(blocks)
 
@@ -3662,8 +3669,9 @@ class Access(NamedTuple):
 
 def read_access(job: JobDir) -> Access:
     """Who may do what with a job; one that the command line made is ours."""
+    text = read_or_empty(job.at("access.json"))
     with suppress(ValueError, TypeError):
-        return Access(**json.loads(read_or_empty(job.at("access.json"))))
+        return Access(**json.loads(text)) if text else Access(LOCAL_USER, {})
     return Access(LOCAL_USER, {})
 
 
@@ -3922,7 +3930,7 @@ def check_times(claims: Dict[str, Json]) -> None:
 
 
 def is_list_of(kind: type, value: Any) -> bool:
-    """Whether a value is a list of nothing else."""
+    """Whether a value is a list that holds nothing but this kind."""
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
@@ -4006,7 +4014,7 @@ class Tracker:
         self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions
         self.first = 0                                          # the number of the first of them
         self.watchers = 0
-        self.looked = 0.0                                       # at the whole tree, when
+        self.looked = 0.0                                       # when at the whole tree; 0 before that
 
     def look(self, deep: bool) -> None:
         """Take in what has changed: new jobs and live ones; deep: every job, and those that are gone."""
@@ -4389,7 +4397,7 @@ def start_job(api: Api, job: JobDir) -> None:
     """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
     with api.tracker.following(job):
         try:
-            submit(job, config_for(api.config, job.backend).submit_timeout_s)
+            submit_next(api.config, job)
         except BackendError as err:
             raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
@@ -5461,45 +5469,49 @@ def address_lines(api: Api, sock: Any) -> List[str]:
 
 # Running.
 
-def look_round(api: Api) -> float:
+def look_round(api: Api) -> None:
     """Follow the tree, and end the handshakes that come to nothing."""
     api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
     end_slow_handshakes(api)
-    return LOOK_S if api.tracker.watchers else 1
 
 
-def ask_round(api: Api) -> float:
+def ask_round(api: Api) -> None:
     """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
     api.tracker.poll()
     for backend in api.backends.values():
         forget_keys(backend.root)
-    return max(1, api.config.poll_interval_s)
 
 
-def deliver_round(api: Api) -> float:
+def deliver_round(api: Api) -> None:
     """Send the callbacks that are due."""
     deliver_all(api.config)
-    return 1
 
 
-def keep_on(api: Api, work: Callable[[Api], float]) -> None:
-    """Do a work again and again until the server stops, whatever comes of it; it says how many seconds to rest."""
+# What a server does unasked, again and again, and the seconds to rest after each time.
+ROUNDS: Tuple[Tuple[Callable[[Api], None], Callable[[Api], float]], ...] = (
+    (look_round, lambda api: LOOK_S if api.tracker.watchers else 1),
+    (ask_round, lambda api: max(1, api.config.poll_interval_s)),
+    (deliver_round, lambda api: 1),
+)
+
+
+def keep_on(api: Api, work: Callable[[Api], None], rest_s: Callable[[Api], float]) -> None:
+    """Do a work until the server stops, whatever comes of it."""
     while not api.stopping:
-        rest_s = 1.0
         try:
-            rest_s = work(api)
+            work(api)
         except Exception as err:  # it must go on
             bug_response(err)
-        while rest_s > 0 and not api.stopping:
-            time.sleep(min(rest_s, 1))
-            rest_s -= 1
+        until = time.monotonic() + rest_s(api)
+        while time.monotonic() < until and not api.stopping:
+            time.sleep(max(0, min(until - time.monotonic(), 1)))
 
 
 def keep_busy(api: Api) -> None:
     """Start the threads of what a server does unasked."""
     import threading
-    for work in (look_round, ask_round, deliver_round):
-        threading.Thread(target=keep_on, args=(api, work), daemon=True).start()
+    for work, rest_s in ROUNDS:
+        threading.Thread(target=keep_on, args=(api, work, rest_s), daemon=True).start()
 
 
 def finish_requests(api: Api) -> None:
@@ -5685,7 +5697,7 @@ class Waiting:
     def clear(self) -> None:
         """Take it away."""
         if self.lively:
-            sys.stderr.write("\r\x1b[K")
+            write_log("\r\x1b[K")
 
 
 def say_ends(summaries: Sequence[Summary]) -> None:
@@ -5767,7 +5779,7 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
         sys.stdout.flush()
     if opts.no_submit:
         return None
-    submit(job, config_for(config, job.backend).submit_timeout_s)
+    submit_next(config, job)
     if opts.follow:
         return follow(config, job, 1, ("stdout", "stderr"))
     return wait_for(config, [job], None) if opts.wait else None
@@ -5789,7 +5801,7 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
     config = config_of(opts)
-    return for_each(config, opts.jobid, lambda job: submit(job, config_for(config, job.backend).submit_timeout_s))
+    return for_each(config, opts.jobid, lambda job: submit_next(config, job))
 
 
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
@@ -5854,8 +5866,9 @@ def print_status(job: Dict[str, Json]) -> None:
 
 def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     """All that `status` shows of a job, secrets left out."""
-    rows, spec = job.rows(), job.spec()
+    rows = job.rows()
     summary = summarize(job, rows, reconcile(config, [(job, rows)]))
+    spec = job.spec()
     return dict(summary._asdict(), base=job.path, directory=spec.directory, spec=to_json(spec, secrets=False),
                 history=[row._asdict() for row in rows], callbacks=events_of(job))
 

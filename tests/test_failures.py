@@ -370,18 +370,31 @@ class Requests(Amiss):
         config = psik.Config(authz="policy:Policy", authz_path=self.folder)
         self.refused(psik.InvalidError, "its `allows` is no method", psik.load_policy, config)
 
-    def test_threads_that_must_go_on(self) -> None:
-        api = self.api
+    def test_what_a_server_does_unasked_goes_on_after_a_failure(self) -> None:
+        names = {psik.look_round: "psik.Tracker.look", psik.ask_round: "psik.Tracker.poll", psik.deliver_round: "psik.deliver_all"}
+        for work, rest_s in psik.ROUNDS:
+            self.api.stopping = False
+            rests: List[float] = []
 
-        def fail(*_: Any, **__: Any) -> None:
-            api.stopping = True
-            raise RuntimeError("oh")
+            def rest(api: Any) -> float:
+                rests.append(rest_s(api))
+                api.stopping = len(rests) == 2
+                return 0
 
-        for work, name in ((psik.look_round, "psik.Tracker.look"), (psik.ask_round, "psik.Tracker.poll"), (psik.deliver_round, "psik.deliver_all")):
-            api.stopping = False
-            with mock.patch(name, side_effect=fail), captured() as (_, err):
-                psik.keep_on(api, work)
-            self.assertIn("RuntimeError: oh", err.getvalue())
+            with mock.patch(names[work], side_effect=RuntimeError("oh")) as failing, captured() as (_, err):
+                psik.keep_on(self.api, work, rest)
+            self.assertEqual(failing.call_count, 2)
+            self.assertEqual(err.getvalue().count("RuntimeError: oh"), 2)
+            self.assertEqual(rests, [self.api.config.poll_interval_s if work is psik.ask_round else 1] * 2)
+
+    def test_a_scheduler_is_not_asked_more_often_where_asking_fails(self) -> None:
+        keeper = threading.Thread(target=psik.keep_on, args=(self.api,) + psik.ROUNDS[1])
+        with mock.patch("psik.Tracker.poll", side_effect=OSError(28, "full")) as failing, captured():
+            keeper.start()
+            time.sleep(2.2)
+            self.api.stopping = True
+            keeper.join(5)
+        self.assertEqual(failing.call_count, 1)
 
     def test_a_config_that_is_read_again(self) -> None:
         for mode in ("local", "tls"):
