@@ -392,6 +392,16 @@ class Finished(NamedTuple):
     err: str
 
 
+def end_session(child: Any) -> None:
+    """Kill a program that leads its session, and all that it started there; let go of its pipes."""
+    import signal
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for pipe in (child.stdout, child.stderr):  # a descendant that left the session may hold them for ever
+        if pipe:
+            pipe.close()
+
+
 def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, str]] = None,
                 stderr_path: Optional[str] = None, cwd: Optional[str] = None) -> Finished:
     """Run a program to its end, in a session of its own, without our stdin.
@@ -399,7 +409,6 @@ def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, s
     stderr goes to the end of the file stderr_path, if one is named.  TimeoutError where it takes longer than
     timeout_s; its whole session is killed then.  OSError where it cannot be started.
     """
-    import signal
     import subprocess
     err = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
     try:
@@ -411,11 +420,7 @@ def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, s
     try:
         out, said = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        for pipe in (child.stdout, child.stderr):  # a descendant that left the session may hold them for ever
-            if pipe:
-                pipe.close()
+        end_session(child)
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s)) from None
     status = child.returncode if child.returncode >= 0 else 128 - child.returncode
     return Finished(status, out.decode("utf-8", "replace"), (said or b"").decode("utf-8", "replace"))
@@ -3183,6 +3188,16 @@ class Wire:
             raise RequestError(400, "a chunk's head ends without CR LF")
         return line[:-1]
 
+    def take_head(self) -> Optional[bytes]:
+        """All before the blank line, where it has come; else None.  RequestError where it is too long."""
+        head, found, rest = self.buffer.partition(b"\r\n\r\n")
+        if found and len(head) <= MAX_HEAD:
+            self.buffer, self.since = rest, None
+            return head
+        if len(self.buffer) > MAX_HEAD:
+            raise RequestError(431, "the head of the request is longer than %d bytes" % MAX_HEAD)
+        return None
+
     def read_head(self) -> bytes:
         """All before the blank line; b"" where the connection ended or fell silent before a request began.
 
@@ -3195,12 +3210,9 @@ class Wire:
                 self.buffer = self.buffer.lstrip(b"\r\n")
                 if self.buffer:
                     self.waiting, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
-            head, found, rest = self.buffer.partition(b"\r\n\r\n")
-            if found and len(head) <= MAX_HEAD:
-                self.buffer, self.since = rest, None
+            head = self.take_head()
+            if head is not None:
                 return head
-            if len(self.buffer) > MAX_HEAD:
-                raise RequestError(431, "the head of the request is longer than %d bytes" % MAX_HEAD)
             try:
                 block = self.receive(deadline - time.monotonic())
             except TimeoutError:
@@ -3929,9 +3941,9 @@ def check_times(claims: Dict[str, Json]) -> None:
         raise ValueError("it is not valid yet")
 
 
-def is_list_of(kind: type, value: Any) -> bool:
-    """Whether a value is a list that holds nothing but this kind."""
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+def is_list_of_texts(value: Any) -> bool:
+    """Whether a value is a list that holds nothing but texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def check_claims(config: Config, claims: Dict[str, Json]) -> None:
@@ -3944,7 +3956,7 @@ def check_claims(config: Config, claims: Dict[str, Json]) -> None:
     if revoked(config) & {str(jti) for jti in [claims["jti"]] + claims.get("parents", [])}:
         raise ValueError("it was revoked")
     for name in NARROWINGS:
-        if not is_list_of(str, claims.get(name, [])):
+        if not is_list_of_texts(claims.get(name, [])):
             raise ValueError("its %s are no list" % name)
 
 
@@ -4609,30 +4621,45 @@ def api_get_job_events(api: Api, req: Request, caller: Caller) -> Response:
     return Response(200, send_all, EVENTS_TYPE)
 
 
+def mark_of(job: JobDir, row: Row) -> str:
+    """A transition's id in the stream of all jobs; it begins with the time, from which a client goes on."""
+    return "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
+
+
+def await_first_look(api: Api) -> None:
+    """Wait until the whole tree has been seen once: what changes from then on is news."""
+    while not api.tracker.looked and not api.stopping:
+        time.sleep(0.05)
+
+
+def transitions_after(api: Api, last: str) -> Iterator[Optional[Tuple[JobDir, Row]]]:
+    """The transitions of all jobs: those since the one with the id last, then each as it happens; None where nothing did for
+    a while.  It ends where the server does, or where who reads is too slow."""
+    await_first_look(api)
+    place = api.tracker.news_place()
+    past = api.tracker.since(float(last.split("/")[0])) if last else []
+    told = {mark_of(job, row) for job, row in past}  # by the past; the present may tell it too
+    yield from ((job, row) for job, row in past if mark_of(job, row) != last)
+    while not api.stopping:
+        news, place = api.tracker.news(place, 15)
+        if place < 0:  # it may come again, with the id of what it had last
+            return
+        yield from ((job, row) for job, row in news if mark_of(job, row) not in told)
+        if not news:
+            yield None
+
+
 def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
     """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
-    last = re.fullmatch(r"([0-9]+\.[0-9]+)/.*", req.headers.get("last-event-id", ""))
+    last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", req.headers.get("last-event-id", ""))
 
     def send_all(send: Send) -> None:
-        while not api.tracker.looked and not api.stopping:
-            time.sleep(0.05)
-        place = api.tracker.news_place()
-        seen = set()  # what the past and the present both tell
-        for job, row in api.tracker.since(float(last.group(1))) if last else []:
-            mark = "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
-            seen.add(mark)
-            if mark != last.group(0) and may(api.policy, caller, "GET", job):  # type: ignore[union-attr]
-                send(event_text(mark, step_info(job, job_name(job), row)))
-        while not api.stopping:
-            news, place = api.tracker.news(place, 15)
-            if place < 0:  # too slow: it may come again, with the id of what it had last
-                return
-            for job, row in news:
-                mark = "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
-                if mark not in seen and may(api.policy, caller, "GET", job):
-                    send(event_text(mark, step_info(job, job_name(job), row)))
-            if not news:
+        for news in transitions_after(api, last.group(0) if last else ""):
+            if news is None:
                 send(b": still here\n\n")
+            elif may(api.policy, caller, "GET", news[0]):
+                job, row = news
+                send(event_text(mark_of(job, row), step_info(job, job_name(job), row)))
 
     return Response(200, send_all, EVENTS_TYPE)
 
@@ -4702,7 +4729,7 @@ def api_put_access(api: Api, req: Request, caller: Caller) -> Json:
     if not caller.trusted and read_access(job).owner != caller.user:
         raise ForbiddenError("job %s is not yours to share" % job.jobid)
     wanted = read_json(req)
-    if not isinstance(wanted, dict) or not is_list_of(list, list(wanted.values())):
+    if not isinstance(wanted, dict) or not all(isinstance(operations, list) for operations in wanted.values()):
         raise InvalidInput([Fault("", "should be {user: [\"GET\", \"POST\"]}")], "body")
     with given_in("body"):
         return share(job, wanted)._asdict()
@@ -5277,6 +5304,13 @@ def end_slow_handshakes(api: Api) -> None:
                 wire.cut()
 
 
+def turn_away(connection: Any) -> None:
+    """Tell a client that there is no room for it."""
+    connection.settimeout(1)
+    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    connection.close()
+
+
 def make_server(api: Api, sock: Any, tls: Any = None) -> Any:
     """The ThreadingHTTPServer of a listening socket; its handshakes are not in the accepting loop."""
     import http.server
@@ -5304,9 +5338,7 @@ def make_server(api: Api, sock: Any, tls: Any = None) -> Any:
                 time.sleep(0.05)
                 raise
             if not make_room(api):
-                connection.settimeout(1)
-                connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                connection.close()
+                turn_away(connection)
                 raise ConnectionError("too many connections")
             if tls is not None:
                 connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)

@@ -128,8 +128,8 @@ class Local:
             self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["state"], "canceled")
             self.until(lambda: self.states(jobid)[-1] == "1 canceled", "the job script's own row")
             kill(processes_with(nap(64)))  # it left the session: nobody could know it
-            self.gone(".%07d" % os.getpid())
-            self.gone(self.job(jobid).path)
+            self.assertEqual(processes_with(".%07d" % os.getpid()), [])
+            self.assertEqual(processes_with(self.job(jobid).path), [])
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
 
     def test_a_payload_may_save_its_work(self: Any) -> None:
@@ -160,7 +160,7 @@ class Local:
         self.until(lambda: len(processes_with(nap(61))) >= 2)
         self.psik("cancel", jobid)
         self.until(lambda: self.states(jobid)[-1] == "1 canceled")
-        self.gone(nap(61))
+        self.assertEqual(processes_with(nap(61)), [])
 
     def test_cancel_before_anything_ran(self: Any) -> None:
         jobid = self.run_spec("--no-submit", script="true")
@@ -236,7 +236,7 @@ class Walltime(Case):
             self.assertEqual(status, 137 if script.startswith(STUBBORN[:30]) else 143, script)
             self.assertIn("its walltime of 1 min was over", self.psik("status", jobid).out)
             self.assertGreater(time.time() - begun, 59)
-        self.gone(nap(121))
+        self.assertEqual(processes_with(nap(121)), [])
 
 
 class Alone(Case):

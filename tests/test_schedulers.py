@@ -133,7 +133,7 @@ class Scheduler:
             self.psik("wait", jobid, status=143)
             self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"], self.diagnose(jobid))
             self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"), self.diagnose(jobid))
-            self.gone(self.job(jobid).path)
+            self.assertEqual(processes_with(self.job(jobid).path), [])
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
             done = self.put("true")
             self.end(done, 0, "1 completed")
