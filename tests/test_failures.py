@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Tuple, Type
 from unittest import mock
 
 import psik
-from harness import PSIK, Case, captured
+from harness import PSIK, Case, captured, processes_with
 
 FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
 MULTIPART = "multipart/form-data; boundary=xx"
@@ -99,6 +99,12 @@ class Amiss(Case):
 
 
 class Trees(Amiss):
+    def test_a_program_that_takes_too_long_leaves_none_of_its_own(self) -> None:
+        nap = "61.%07d" % os.getpid()
+        with self.assertRaisesRegex(TimeoutError, "no answer from /bin/sh within 0.5 s"):
+            psik.run_program(["/bin/sh", "-c", "sleep %s & sleep %s" % (nap, nap)], 0.5)
+        self.until(lambda: not processes_with("sleep " + nap), "the end of what it started", seconds=5)
+
     def test_broken_files(self) -> None:
         path = self.spoil("{", "spec.json")
         self.assertIn(path + ":1:2: not JSON", self.psik("status", "last", status=2).err)

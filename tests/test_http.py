@@ -330,12 +330,12 @@ class Api(Case):
         self.ask("GET", "/%s/logs/stdout.1?tail=1&offset=1" % jobid, status=422)
 
     def events(self, path: str, until: str, last: str = "") -> List[Dict[str, Any]]:
-        """The events of a stream until one has this state."""
+        """The events of a stream until one has this state, or it ends, or a minute is over."""
         connection = self.server.connection()
         connection.request("GET", path, headers={"Last-Event-ID": last} if last else {})
         answer, found = connection.getresponse(), []
-        mark = ""
-        while True:
+        mark, deadline = "", time.monotonic() + 60
+        while time.monotonic() < deadline:
             line = answer.readline().decode()
             if line.startswith("id: "):
                 mark = line[4:].strip()
@@ -529,8 +529,8 @@ class Serving(Case):
             seen: List[str] = []
 
             def listen() -> None:
-                answer = connection.getresponse()
-                while "completed" not in seen:
+                answer, deadline = connection.getresponse(), time.monotonic() + 30
+                while "completed" not in seen and time.monotonic() < deadline:
                     line = answer.readline().decode()
                     seen.extend([json.loads(line[6:])["state"]] if line.startswith("data: ") else [])
 
