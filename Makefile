@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DEPS ?= .deps
 prefix ?= /usr/local
-DEBIAN = rc shellcheck at munge slurmctld slurmd slurm-client procps util-linux openssl curl openssh-server openssh-client chromium wrk
+DEBIAN = rc shellcheck busybox-static at munge slurmctld slurmd slurm-client procps util-linux openssl curl openssh-server openssh-client chromium wrk
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,7 @@ check: ## templates embedded; shellcheck; mypy; complexity; unused code
 	sh tests/shellcheck.sh
 	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
+	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports templates/supervisor.py
 	$(DEPS)/lint/bin/python tests/measure.py --check
 	$(DEPS)/lint/bin/vulture
 

@@ -9,6 +9,7 @@
 The job tree, all of it readable with cat:
 
     prefix/                 of the config; without one ~/.local/share/psik
+      .psik/                copies of psik.py by their hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of those revoked
       <backend>/            the backend's name in the config
         .poll.json          what its scheduler said last, and when; .poll-HOST.json where only that host can ask it
@@ -17,10 +18,12 @@ The job tree, all of it readable with cat:
         <jobid>/            seconds since the epoch, three decimals
           spec.json         the JobSpec; mode 0600, for it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
-          scripts/          submit job cancel poll run psik; callback.json where there is a callback
+          scripts/          submit job cancel poll run psik supervise; callback.json where there is a callback;
+                            .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
           log/              stdout.N stderr.N of step N; submit.N: what submitting said; reason.N: why it failed;
-                            pid.N: its process group; host.N: the one host that knows its native id;
+                            host.N: the one host that knows its native id; claim.N: which submission runs it, and
+                            where; alive.N: locked while anything of it lives; cancel.N: it is to end;
                             callbacks: time,jobndx,state,delivery,row,attempts,answer of each that was delivered
           access.json       owner and shares, where it came through the REST API
 
@@ -112,6 +115,8 @@ __all__ = [
     "sign_message", "verify_signature", "web", "main",
 ]
 __version__ = "1.0.0"
+FILE = str(globals().get("__file__", ""))           # no file where the program is read from stdin
+CODE = None if os.path.isfile(FILE) else sys._getframe().f_code  # so that a job can call it all the same
 
 
 # ------------------------------------------------------------------------------------------ 1. Constants
@@ -126,6 +131,7 @@ SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quo
 NO_NAME = ""                                        # JobSpec.name, where there is none, in a listing
 
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")   # made from the backend's templates; poll may be missing
+OUR_SCRIPTS = ("psik", "supervise")                 # the same for every backend
 MAX_ANSWER_HEAD = 65536                             # bytes, of what a callback's receiver answers
 STALE_S = 3600                                      # a directory without a job is swept when older than this
 PROBE_TIMEOUT_S = 5                                 # for asking a program called rc whether it is rc
@@ -133,7 +139,8 @@ POLL_TIMEOUT_S = 15                                 # for a scheduler's answer w
 WANTED_S = 600                                      # others' steps are asked for too while somebody wanted them of late
 EXPLAIN_S = 300                                     # a scheduler forgets a job after about so long
 CANCEL_TIMEOUT_S = 60                               # for a scheduler's answer when a job is ended, or removed
-REMOVE_WAIT_S = 20                                  # for the processes of a job that rm --force cancels
+ASKED_S = 86400                                     # a canceled job is not removed unasked before it is so old
+END_WAIT_S = 120                                    # for a scheduler to end what it was told to
 MAX_COUNT = 2 ** 31 - 1
 MAX_STEP = 10 ** 9 - 1                              # what ROW takes
 MAX_INFO = 200                                      # characters
@@ -157,7 +164,7 @@ MAX_NEWS = 2000                                     # transitions that a server 
 KEY_LIFE_S = 86400                                  # an Idempotency-Key is remembered so long
 PASSING = ".psik-upload-"                           # what a file is called until it is there whole
 TOKEN_ISSUER = "psik"
-TOKEN_SKEW_S = 60                                   # by which clocks may differ
+CLOCK_SKEW_S = 60                                   # by which the clocks of two hosts may differ
 SHELL_WORDS = "\x01"                                # what rc puts between the words of an exported list
 
 # What a job that does not inherit its environment is left with: who and where one is, and what the
@@ -335,8 +342,11 @@ def read_or_empty(path: str) -> str:
 
 
 def delete_tree(path: str) -> None:
-    """Remove a directory, also where the job took the permissions off its parts; links are not followed."""
+    """Remove a directory, also where the job took the permissions off its parts; of a link, the link alone."""
     import shutil
+    if os.path.islink(path):
+        os.unlink(path)
+        return
     os.chmod(path, 0o700)
     for folder, folders, _ in os.walk(path):
         for name in folders:
@@ -402,9 +412,9 @@ def end_session(child: Any) -> None:
             pipe.close()
 
 
-def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, str]] = None,
-                stderr_path: Optional[str] = None, cwd: Optional[str] = None) -> Finished:
-    """Run a program to its end, in a session of its own, without our stdin.
+def run_program(argv: Sequence[str], timeout_s: Optional[float], env: Optional[Dict[str, str]] = None,
+                stderr_path: Optional[str] = None, cwd: Optional[str] = None, text: str = "") -> Finished:
+    """Run a program to its end, in a session of its own; text is its stdin.
 
     stderr goes to the end of the file stderr_path, if one is named.  TimeoutError where it takes longer than
     timeout_s; its whole session is killed then.  OSError where it cannot be started.
@@ -412,16 +422,16 @@ def run_program(argv: Sequence[str], timeout_s: float, env: Optional[Dict[str, s
     import subprocess
     err = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=env,
-                                 cwd=cwd, start_new_session=True)
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=err, env=env, cwd=cwd, start_new_session=True)
     finally:
         if not isinstance(err, int):
             err.close()
     try:
-        out, said = child.communicate(timeout=timeout_s)
+        out, said = child.communicate(text.encode("utf-8", "surrogateescape") if text else None, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         end_session(child)
-        raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s)) from None
+        raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
     status = child.returncode if child.returncode >= 0 else 128 - child.returncode
     return Finished(status, out.decode("utf-8", "replace"), (said or b"").decode("utf-8", "replace"))
 
@@ -443,6 +453,13 @@ def split_url(url: str) -> Tuple[str, str, int, str]:
         raise ValueError("%r is not an http or https URL%s" % (url, hint))
     scheme, host, port, path = match.group(1).lower(), match.group(2), match.group(3), match.group(4) or "/"
     return scheme, host, int(port or PORTS[scheme]), "/" * (path[0] != "/") + encode_percent(path, "[!-~]")
+
+
+def age_s(stamp: float) -> float:
+    """The seconds since a time that another process or host may have written.  What lies in the future counts as old, for a
+    clock was set back, unless two hosts' clocks may differ by as much."""
+    age = time.time() - stamp
+    return max(age, 0) if age > -CLOCK_SKEW_S else float("inf")
 
 
 def last_line(text: str) -> str:
@@ -1109,7 +1126,7 @@ class JobDir:
         return "/".join((self.path,) + parts)
 
     def log(self, kind: str, jobndx: int) -> str:
-        """The path of a step's log: kind is stdout, stderr, submit, reason, pid or host."""
+        """The path of a step's log: kind is stdout, stderr, submit, reason, host, claim, alive or cancel."""
         return self.at("log", "%s.%d" % (kind, jobndx))
 
     def host(self, jobndx: int) -> str:
@@ -1277,28 +1294,33 @@ class Option(NamedTuple):
         return cls("-" * dashes + word, value)
 
 
+class Block(str):
+    """Ready-made text: the line that names it becomes it, whole and unquoted."""
+
+
 Value = Union[None, int, str, Option, List[str], List[Option]]
 
 # Every name that a template may use, with what it stands for.
 TEMPLATE_NAMES = {
     "shell": "what stands behind #!", "psik": "the program that $psik names", "rc": "the words of the shell rc",
-    "reporter": "the program that records transitions; none where the script can do it by itself",
     "by_itself": "yes where a script can record transitions, else nothing",
-    "base": "the job's directory", "log": "its log/", "status": "its status.csv", "job": "its scripts/job",
-    "run": "its scripts/run", "directory": "where the payload runs", "name": "the job's name",
-    "tag": "psik-JOBID; with .JOBNDX behind it, what a scheduler must be told to find the step", "job_body": "the file job_body.rc or job_body.sh",
-    "environment": "NAME=value, one a line", "inherit_environment": "yes or nothing",
-    "duration_min": "walltime", "duration_s": "walltime", "nearly_min": "a little less than the walltime",
-    "grace_s": "from TERM to KILL", "grace_fifths": "the same in fifths of a second",
+    "base": "the job's directory", "log": "its log/", "job": "its scripts/job", "supervise": "its scripts/supervise",
+    "directory": "where the payload runs", "name": "the job's name",
+    "tag": "psik-JOBID; with .JOBNDX behind it, what a scheduler must be told to find the step",
+    "job_body": "the file job_body, which hands over to the supervisor", "settings": "what the supervisor has to know of the job",
+    "inherit_environment": "yes or nothing", "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
     "node_count": "", "process_count": "", "processes_per_node": "",
     "cpu_cores_per_process": "", "gpu_cores_per_process": "nothing where none is asked for", "exclusive": "an empty word, or nothing",
     "plain_name": "the name in letters, digits and _.-", "cores": "cpu_cores_per_process, where more than 1",
     "slots": "process_count, where no node_count is given", "ptile": "processes on a node, where that can be told",
     "processes": "in all, at least 1", "queue_name": "", "project_name": "", "reservation_id": "",
     "attributes": "options of the scheduler, one a line", "launcher": "the config's launcher",
-    "mpiexec": "mpirun -n N where there is one, else env", "timeout": "timeout(1)",
-    "python": "this interpreter", "psik_dir": "where psik.py lies", "psik_module": "its name without .py, or - where that cannot be imported",
-    "psik_file": "its path", "backport_dir": "where dataclasses.py lies, which Python 3.6 lacks",
+    "mpiexec": "mpirun -n N where there is one, else env", "python": "this interpreter", "psik_dir": "where the job's copy of psik.py lies",
+    # What the templates of version 1.0.0 use, where a site keeps them.
+    "reporter": "the program that records transitions; none where the script can do it by itself", "run": "its scripts/run",
+    "status": "its status.csv", "environment": "NAME=value, one a line", "nearly_min": "a little less than the walltime",
+    "grace_fifths": "grace_s in fifths of a second", "timeout": "timeout(1)", "psik_module": "psik", "psik_file": "psik_dir/psik.py",
+    "backport_dir": "psik_dir",
 }
 
 
@@ -1356,26 +1378,29 @@ def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
     return pieces
 
 
+def repeated(values: Dict[str, Value]) -> List[Dict[str, Value]]:
+    """The values of each line that a line becomes: one for each item of a list among them."""
+    many = next((name for name, value in values.items() if isinstance(value, list)), None)
+    return [dict(values, **{many: item}) for item in values[many]] if many else [values]  # type: ignore
+
+
 def render_line(line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
     """The lines that one line of a template becomes."""
-    if not values:
-        return [line]
-    if "job_body" in values:
-        return [str(values["job_body"])]
+    block = next((value for value in values.values() if isinstance(value, Block)), None)
+    if block is not None or not values:
+        return [line if block is None else block]
     if None in values.values():
         return []
-    many = [name for name, value in values.items() if isinstance(value, list)]
-    rounds = [dict(values, **{many[0]: item}) for item in values[many[0]]] if many else [values]  # type: ignore
     template = ShellTemplate(line)
     return [template.substitute({name: quote(value, line, shell) for name, value in one.items()})  # type: ignore
-            for one in rounds]
+            for one in repeated(values)]
 
 
 def render(text: str, values: Dict[str, Value], shell: Shell, source: str) -> str:
     """A template with its values in place, line by line.
 
-    A line whose value is None vanishes; one whose value is a list is repeated, once per item; job_body, which
-    is script already, goes in whole.  InvalidError names source and line of a name that is not known.
+    A line whose value is None vanishes; one whose value is a list is repeated, once per item; one that names a Block
+    becomes it.  InvalidError names source and line of a name that is not known.
     """
     lines: List[str] = []
     for number, piece, names in template_pieces(text):
@@ -1465,23 +1490,96 @@ def resource_values(needs: ResourceSpec) -> Dict[str, Value]:
     }
 
 
-def is_importable(path: str) -> bool:
-    """Whether a file can be imported by its name: a module of the standard library would be found first."""
-    module, end = os.path.splitext(os.path.basename(path))
-    standard = os.path.join(STANDARD, module)
-    return end == ".py" and "." not in module and not os.path.exists(standard + ".py") and not os.path.isdir(standard)
+# The copy of psik.py that a job calls: it stays where it is when psik.py is moved, replaced or was read from stdin.
+
+def own_code() -> bytes:
+    """The compiled code of this program, as a .pyc file."""
+    import importlib.util
+    import marshal
+    return importlib.util.MAGIC_NUMBER + bytes(8 if sys.version_info < (3, 7) else 12) + marshal.dumps(CODE)
 
 
-def interpreter_values() -> Dict[str, Value]:
-    """Those of the names that say how this very psik.py is called again."""
-    here = os.path.realpath(__file__)
-    return {
-        "python": sys.executable or "python3",
-        "psik_dir": os.path.dirname(here),
-        "psik_module": os.path.splitext(os.path.basename(here))[0] if is_importable(here) else "-",
-        "psik_file": here,
-        "backport_dir": os.path.dirname(sys.modules["dataclasses"].__file__ or "") if sys.version_info < (3, 7) else "",
-    }
+@lru_cache(maxsize=1)
+def own_files() -> Dict[str, bytes]:
+    """{name: content} of what jobs need of this program: psik.py or, where it has no file, psik.pyc; what runs their steps."""
+    files = {"supervisor.py": TEMPLATES["supervisor.py"].encode()}
+    if CODE is None:
+        with open(os.path.realpath(FILE), "rb") as file:
+            files["psik.py"] = file.read()
+    else:
+        files["psik.pyc"] = own_code()
+    if sys.version_info < (3, 7):
+        with open(sys.modules["dataclasses"].__file__ or "", "rb") as file:
+            files["dataclasses.py"] = file.read()
+    return files
+
+
+@lru_cache(maxsize=1)
+def own_hash() -> str:
+    """The name of our copy: it changes with what is in it."""
+    import hashlib
+    return hashlib.sha256(b"".join(content for _, content in sorted(own_files().items()))).hexdigest()[:16]
+
+
+def copies_of(job: JobDir) -> str:
+    """The folder of the copies that the jobs of a prefix share."""
+    return os.path.join(os.path.dirname(os.path.dirname(job.path)), ".psik")
+
+
+def copy_path(folder: str) -> str:
+    """The file of a copy whose hard links tell how many jobs need it."""
+    return os.path.join(folder, "psik.py" if os.path.exists(os.path.join(folder, "psik.py")) else "psik.pyc")
+
+
+def write_copy(folder: str) -> None:
+    """Make the folder of our copy, whole or not at all."""
+    passing = "%s.%s" % (folder, os.urandom(6).hex())
+    os.makedirs(passing, 0o700)
+    for name, content in own_files().items():
+        with open(os.path.join(passing, name), "wb") as file:
+            file.write(content)
+    os.rename(passing, folder)
+
+
+def keep_copy(job: JobDir) -> None:
+    """Link our copy into a job, which keeps it there for as long as the job is."""
+    folder = os.path.join(copies_of(job), own_hash())
+    os.makedirs(copies_of(job), 0o700, exist_ok=True)
+    with closing_fd(os.open(copies_of(job), os.O_RDONLY)) as lock, locked(lock):
+        if not os.path.isdir(folder):
+            write_copy(folder)
+        try:
+            os.link(copy_path(folder), job.script(".psik.py"))
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
+            write_file(os.path.join(folder, "keep"), "")
+
+
+def drop_copies(folder: str) -> None:
+    """Remove the copies below a folder that no job needs any more."""
+    if not os.path.isdir(folder):
+        return
+    with closing_fd(os.open(folder, os.O_RDONLY)) as lock, locked(lock):
+        for path in paths_in(folder):
+            with suppress(FileNotFoundError):
+                if os.stat(copy_path(path)).st_nlink == 1 and not os.path.exists(os.path.join(path, "keep")):
+                    delete_tree(path)
+
+
+def interpreter_values(job: JobDir) -> Dict[str, Value]:
+    """Those of the names that say how a job calls psik.py."""
+    folder = os.path.join(copies_of(job), own_hash())
+    return {"python": sys.executable or "python3", "psik_dir": folder, "psik_module": "psik", "backport_dir": folder,
+            "psik_file": os.path.join(folder, "psik.py")}
+
+
+def supervisor_settings(job: JobDir, spec: JobSpec, values: Dict[str, Value], config: Config) -> Block:
+    """What scripts/supervise says of the job."""
+    return Block("SETTINGS = %r" % {
+        "home": values["psik_dir"], "base": job.path, "directory": spec.directory, "environment": spec.environment,
+        "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s, "duration_min": spec.resources.duration,
+        "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
 
 def template_values(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, Value]:
@@ -1500,6 +1598,7 @@ def template_values(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) 
         "status": job.status_path,
         "job": job.script("job"),
         "run": job.script("run"),
+        "supervise": job.script("supervise"),
         "directory": spec.directory,
         "name": spec.name,
         "plain_name": re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None,
@@ -1515,7 +1614,9 @@ def template_values(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) 
         "launcher": SHELL_WORDS.join(config.launcher) if config.launcher else None,
         "timeout": find_program("timeout") or "timeout",
     }
-    return dict(values, **resource_values(spec.resources), **interpreter_values())
+    values.update(resource_values(spec.resources))
+    values.update(interpreter_values(job))
+    return dict(values, settings=supervisor_settings(job, spec, values, config))
 
 
 def payload(script: str, shell: Shell) -> str:
@@ -1530,13 +1631,11 @@ def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> 
     """The texts of a job's scripts/ by name."""
     folder = backend.config.templates
     values = template_values(job, spec, backend, shell)
-    values["job_body"] = ""
-    body = find_template("", "job_body", shell.kind, folder)
-    assert body is not None
-    values["job_body"] = render(body[1], values, shell, body[0]).rstrip("\n")
+    source, body = find_template("", "job_body", shell.kind, folder) or ("", "")
+    values["job_body"] = Block(render(body, values, shell, source).rstrip("\n"))
     scripts = {"run": payload(spec.script, shell)}
-    for name in JOB_SCRIPTS + ("psik",):
-        found = find_template(backend.kind if name != "psik" else "", name, shell.kind, folder)
+    for name in JOB_SCRIPTS + OUR_SCRIPTS:
+        found = find_template("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, folder)
         if found:
             plain = found[1].startswith("#!/bin/sh")  # whatever shell the others are for
             scripts[name] = render(found[1], values, Shell("sh", "/bin/sh") if plain else shell, found[0])
@@ -1573,10 +1672,10 @@ def check_backend(backend: Backend) -> List[str]:
     return missing
 
 
-def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: float) -> Finished:
-    """Run one of a job's scripts to its end; one that does not start, or not end in time, has failed, and stderr says why."""
+def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
+    """Run one of a job's scripts, text its stdin; one that does not start, or not end in time, fails, and stderr says why."""
     try:
-        return run_program([job.script(name)] + list(words), timeout_s)
+        return run_program([job.script(name)] + list(words), timeout_s, text=text)
     except OSError as err:
         return Finished(1, "", str(err))
 
@@ -2031,7 +2130,7 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
     host, tag = job.host(jobndx), "%s.%d" % (job.tag, jobndx)
     if is_elsewhere(host):
         raise BackendError("job %s: an earlier submission was cut on %s; ask there" % (job.jobid, host))
-    done = run_script(job, "poll", [tag], POLL_TIMEOUT_S)
+    done = run_script(job, "poll", [tag], POLL_TIMEOUT_S, "- %s\n" % tag)
     if done.status:
         raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
                            % (job.jobid, why_failed(done)))
@@ -2085,6 +2184,16 @@ class Step(NamedTuple):
     jobndx: int
     native: str
 
+    @property
+    def tag(self) -> str:
+        """What its scheduler was told of it."""
+        return "%s.%d" % (self.job.tag, self.jobndx)
+
+
+def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
+    """What poll and cancel find on stdin: a line `NATIVEID TAG` for each of these pairs."""
+    return "".join("%s %s\n" % pair for pair in steps)
+
 
 def tells_native(row: Row, natives: Dict[int, Info]) -> bool:
     """Whether a row tells a step's native id: `queued` does, and `active` where that came first."""
@@ -2113,7 +2222,7 @@ def stopped_steps(job: JobDir, rows: Sequence[Row]) -> List[Step]:
     natives: Dict[int, Info] = {}
     stopped = []
     for row in rows:
-        if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128 and time.time() - row.time < EXPLAIN_S:
+        if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128 and age_s(row.time) < EXPLAIN_S:
             stopped.append(row.jobndx)
         elif tells_native(row, natives):
             natives[row.jobndx] = row.info
@@ -2127,6 +2236,7 @@ class Seen(NamedTuple):
     reason: str
     since: float        # when it was first seen so
     wanted: float       # when somebody last wanted to know
+    tag: str = ""       # of the step
 
 
 class Group:
@@ -2142,7 +2252,7 @@ class Group:
     def add(self, step: Step, rows: List[Row]) -> None:
         """Ask for this step too."""
         self.members.append((step, rows))
-        self.calm = self.calm or time.time() - rows[-1].time >= self.config.poll_interval_s
+        self.calm = self.calm or age_s(rows[-1].time) >= self.config.poll_interval_s
 
 
 def groups_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Group]:
@@ -2173,39 +2283,44 @@ def read_answer(path: str) -> Answer:
     return Answer()
 
 
-def run_poll(job: JobDir, ours: Set[str], said: Dict[str, Seen]) -> Tuple[Dict[str, Seen], str]:
-    """Run a job's poll script for these native ids and for those that others wanted of late: (what it said, '').
+def run_poll(job: JobDir, ours: Dict[str, str], said: Dict[str, Seen]) -> Tuple[Dict[str, Seen], str]:
+    """Run a job's poll script for these steps, {native id: tag}, and for those that others wanted of late: (what it said, '').
 
     Where it does not answer: (said, why).
     """
     now = time.time()
-    recent = {native: seen for native, seen in said.items() if now - seen.wanted < WANTED_S}
-    asked = ours | {native for native, seen in recent.items() if seen.state in ("queued", "active")}
-    done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S)
+    recent = {native: seen for native, seen in said.items() if age_s(seen.wanted) < WANTED_S}
+    asked = dict({native: seen.tag for native, seen in recent.items() if seen.state in ("queued", "active")}, **ours)
+    done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
     if done.status:
         fault = "%s could not ask the scheduler: %s" % (job.script("poll"), why_failed(done))
         complain(fault)
         return said, fault
     silence = Heard("", "", "-", "-", "the scheduler no longer knows it")
     heard = {each.native: each for each in parse_poll(done.out)}
-    for native in asked:
+    for native, tag in asked.items():
         told = heard.get(native, silence)
-        new = Seen(told.state, told.exit_status, told.reason, since=now, wanted=now)
+        new = Seen(told.state, told.exit_status, told.reason, since=now, wanted=now, tag=tag)
         old = recent.get(native, new)
-        recent[native] = new._replace(since=old.since if old.state == new.state else now,
+        recent[native] = new._replace(since=min(old.since, now) if old.state == new.state else now,
                                       wanted=now if native in ours else old.wanted)
     return recent, ""
 
 
+def ask_now(group: Group, job: JobDir, answer: Answer) -> Answer:
+    """What the scheduler says, asked by this job's script; answer is what it said before."""
+    steps, fault = run_poll(job, {step.native: step.tag for step, _ in group.members}, answer.steps)
+    return Answer(time.time(), steps, fault)
+
+
 def ask_in_turn(group: Group, job: JobDir, interval_s: float) -> Dict[str, Seen]:
     """Ask the scheduler by this job's script and keep its answer, one process at a time; the answer of the one before,
-    where that is fresh by then."""
+    where that is fresh by then.  OSError where the answer cannot be kept."""
     lock = os.open(group.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
     with closing_fd(lock), locked(lock):
         answer = read_answer(group.answer_path)
-        if time.time() - answer.time >= interval_s:
-            steps, fault = run_poll(job, {step.native for step, _ in group.members}, answer.steps)
-            answer = Answer(time.time(), steps, fault)
+        if age_s(answer.time) >= interval_s:
+            answer = ask_now(group, job, answer)
             replace_file(group.answer_path, json.dumps(answer._asdict()) + "\n")
         return answer.steps
 
@@ -2215,10 +2330,16 @@ def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
     have changed of late, else a new one."""
     interval_s = 0 if force else group.config.poll_interval_s
     answer = read_answer(group.answer_path)
-    jobs = [step.job for step, _ in group.members if os.path.exists(step.job.script("poll"))]
-    if time.time() - answer.time < interval_s or not jobs or not (force or group.calm):
+    if age_s(answer.time) < interval_s or not (force or group.calm):
         return answer.steps
-    return ask_in_turn(group, jobs[0], interval_s)
+    jobs = sorted({step.job.path: step.job for step, _ in group.members}.values(), key=lambda job: float(job.jobid), reverse=True)
+    asking = next((job for job in jobs if os.path.exists(job.script("poll"))), None)  # a newer psik.py knows more
+    if asking is None:
+        return answer.steps
+    try:
+        return ask_in_turn(group, asking, interval_s)
+    except OSError:  # on a disk that is full or read-only each process asks for itself
+        return ask_now(group, asking, answer).steps
 
 
 def explain(step: Step, seen: Seen) -> None:
@@ -2281,12 +2402,29 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool 
 def poll_fault(root: str) -> str:
     """Why the scheduler of a backend gave no answer of late, or ''."""
     answers = (read_answer(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
-    return next((answer.fault for answer in answers if answer.fault and time.time() - answer.time < WANTED_S), "")
+    return next((answer.fault for answer in answers if answer.fault and age_s(answer.time) < WANTED_S), "")
 
 
 # ---------------------------------------------------------------------------------------- 11. Operations
 
 # Making and starting.
+
+def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
+    """Write a job's scripts/, and the copy of psik.py that they call."""
+    scripts = make_scripts(job, spec, backend, shell)
+    keep_copy(job)
+    for name, text in scripts.items():
+        write_file(job.script(name), text, 0o700)
+    if spec.callback:
+        config = backend.config
+        write_file(job.script("callback.json"), json.dumps(CallbackSettings(
+            config.callback_timeout_s, config.callback_give_up_s, config.ca_file, config.callback_proxy)._asdict()) + "\n")
+
+
+def write_spec(job: JobDir, spec: JobSpec) -> None:
+    """Write a job's spec.json."""
+    replace_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
+
 
 def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
     """Write all that a new job consists of; the line in status.csv, which makes it one, comes last."""
@@ -2298,13 +2436,8 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> N
         os.mkdir(directory, 0o700)
     os.mkdir(job.at("log"), 0o700)
     os.mkdir(job.at("scripts"), 0o700)
-    for name, text in make_scripts(job, spec, backend, shell).items():
-        write_file(job.script(name), text, 0o700)
-    if spec.callback:
-        config = backend.config
-        write_file(job.script("callback.json"), json.dumps(CallbackSettings(
-            config.callback_timeout_s, config.callback_give_up_s, config.ca_file, config.callback_proxy)._asdict()) + "\n")
-    write_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
+    write_scripts(job, spec, backend, shell)
+    write_spec(job, spec)
     write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
 
 
@@ -2331,13 +2464,34 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
     return job
 
 
+def was_moved(job: JobDir) -> bool:
+    """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
+    settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
+    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
+    return bool(settings) and not (("'base': %r," % job.path) in settings and copy
+                                   and os.path.isdir(os.path.join(copies_of(job), copy.group(1))))
+
+
+def remake_scripts(config: Config, job: JobDir) -> None:
+    """Make a job's scripts anew for where it is now, as they would be made for a new job of its spec."""
+    spec, backend = job.spec(), backends_of(config).get(job.backend)
+    if backend is None:
+        raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no backend %r to make its scripts "
+                                  "anew" % (job.jobid, job.path, job.backend))])
+    if not os.path.islink(job.at("work")):
+        spec = replace(spec, directory=job.at("work"))
+        write_spec(job, spec)
+    write_scripts(job, spec, backend, choose_shell(backend.config))
+
+
 def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Finished:
     """Run scripts/submit.  BackendError where it leaves open whether the scheduler has the job: it then exits with
     EX_TEMPFAIL, or does not exit at all."""
-    env = None if inherit else {name: os.environ[name] for name in BASIC_ENVIRONMENT if name in os.environ}
+    env = {name: value for name, value in os.environ.items() if inherit or name in BASIC_ENVIRONMENT}
+    env["PSIK_MARK"] = "%s.%d" % (job.tag, jobndx)  # so that it is not taken for a part of the job that submits it
     log = job.log("submit", jobndx)
     try:
-        done = run_program([job.script("submit"), str(jobndx)], timeout_s, env, log, job.path)
+        done = run_program([job.script("submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
     except TimeoutError as err:
         done = Finished(os.EX_TEMPFAIL, "", "")
         with open(log, "a", encoding="utf-8") as file:
@@ -2351,12 +2505,47 @@ def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Fin
     return done
 
 
-def submit(job: JobDir, timeout_s: float = 60) -> Row:
+def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
+    """Those steps of a job that its scheduler has, or of which something lives; BackendError where nobody can tell."""
+    if not steps or not os.path.exists(job.script("poll")):
+        return []
+    done = run_script(job, "poll", [step.native for step in steps], CANCEL_TIMEOUT_S,
+                      steps_text((step.native, step.tag) for step in steps))
+    if done.status:
+        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, why_failed(done)))
+    known = {heard.native for heard in parse_poll(done.out) if heard.state in ("queued", "active")}
+    return [step for step in steps if step.native in known]
+
+
+def refuse_running(job: JobDir, rows: Sequence[Row]) -> None:
+    """ConflictError where a step of the job has not ended, or lives on after it was canceled."""
+    steps = live_steps(job, rows)
+    canceled = [step for step in live_steps(job, rows, canceled_too=True) if step not in steps]
+    for step in steps or living(job, canceled):
+        raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step run beside it with --force"
+                            % (job.jobid, step.jobndx, "not yet gone" if canceled else steps_of(rows)[step.jobndx].state))
+
+
+def refuse_unready(job: JobDir, history: History, force: bool) -> None:
+    """ConflictError or BackendError where a job's next step cannot be submitted as it stands."""
+    if not force:
+        refuse_running(job, history.rows)
+    log = job.log("submit", next_step(history.rows))
+    if os.path.exists(log) and not os.path.exists(job.script("poll")):
+        raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
+                           "remove %s to submit it anew" % (job.jobid, log))
+    if was_moved(job):
+        raise ConflictError("job %s was moved to %s, or its psik.py is gone; `psik.py start` makes its scripts anew"
+                            % (job.jobid, job.path))
+
+
+def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
 
     The history stays locked meanwhile, so `queued` always comes before `active`.  A step whose submission was cut
-    before its answer came is not submitted twice: the scheduler is asked for it first.  BackendError where the
-    scheduler refuses (the step is `failed` then, and log/submit.N holds what was said), or does not answer.
+    before its answer came is not submitted twice: the scheduler is asked for it first.  ConflictError where a step of
+    it has not ended, unless force.  BackendError where the scheduler refuses (the step is `failed` then, and
+    log/submit.N holds what was said), or does not answer.
     """
     with transitions(job) as history:
         if not history.rows:
@@ -2364,10 +2553,8 @@ def submit(job: JobDir, timeout_s: float = 60) -> Row:
         adopted = adopt(job, history)
         if adopted:
             return adopted
+        refuse_unready(job, history, force)
         jobndx = next_step(history.rows)
-        if os.path.exists(job.log("submit", jobndx)) and not os.path.exists(job.script("poll")):
-            raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
-                               "remove %s to submit it anew" % (job.jobid, job.log("submit", jobndx)))
         done = run_submit(job, jobndx, job.spec().inherit_environment, timeout_s)
         native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
         if done.status == 0 and NATIVE_ID.fullmatch(native):
@@ -2378,9 +2565,15 @@ def submit(job: JobDir, timeout_s: float = 60) -> Row:
         job.jobid, job.backend, last_line(read_or_empty(log)) or "submit printed no id, but %r" % native, log))
 
 
-def submit_next(config: Config, job: JobDir) -> Row:
-    """As submit(), with as long for the scheduler's answer as the config says."""
-    return submit(job, config_for(config, job.backend).submit_timeout_s)
+def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
+    """As submit(), with as long for the scheduler's answer as the config says, for a job that may have been moved, and
+    that may have ended without a word."""
+    rows = job.rows()
+    if live_steps(job, rows) and not force:
+        reconcile(config, [(job, rows)], force=True)
+    if was_moved(job):
+        remake_scripts(config, job)
+    return submit(job, config_for(config, job.backend).submit_timeout_s, force)
 
 
 # Looking.
@@ -2422,11 +2615,11 @@ def job_name(job: JobDir) -> str:
 
 
 def summarize(job: JobDir, rows: Sequence[Row], said: Said) -> Summary:
-    """One job in a line: the state of its latest step."""
+    """One job in a line: the state of its latest step.  NotFoundError where it has no rows: it was removed meanwhile."""
     row = latest_of(rows)
-    assert row is not None  # a job has a row
-    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time,
-                   reason_of(job, row, said))
+    if not row:
+        raise NotFoundError("job %s is gone" % job.jobid)
+    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, said))
 
 
 def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
@@ -2556,12 +2749,12 @@ def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = No
 
     show is called with the summaries at every turn.  ConflictError for a job that was never started.
     """
-    deadline = time.time() + timeout_s if timeout_s is not None else float("inf")
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     for pause_s in pauses():
         looks = look_at(config, jobs)
         summaries = [look.summary for look in looks]
         show(summaries)
-        if all_ended(looks) or time.time() >= deadline:
+        if all_ended(looks) or time.monotonic() >= deadline:
             break
         time.sleep(pause_s)
     return summaries
@@ -2593,62 +2786,113 @@ def exit_status(summary: Summary) -> ExitStatus:
 
 # Ending.
 
-def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
-    """Let a job's scheduler end these steps; BackendError where it cannot be told."""
-    elsewhere = set(filter(is_elsewhere, (job.host(step.jobndx) for step in steps)))
-    if elsewhere:
-        raise BackendError("job %s runs on %s; cancel it there too" % (job.jobid, ", ".join(elsewhere)))
-    done = run_script(job, "cancel", [step.native for step in steps], CANCEL_TIMEOUT_S) if steps else Finished(0, "", "")
+def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
+    """Run what ends these steps; BackendError where it does not."""
+    try:
+        done = run_program(argv, timeout_s, text=steps_text((step.native, step.tag) for step in steps))
+    except OSError as err:
+        done = Finished(1, "", str(err))
     if done.status:
-        raise BackendError("job %s is marked canceled, but its scheduler was not told: %s; cancel it again"
-                           % (job.jobid, why_failed(done)))
+        raise BackendError("job %s could not be ended: %s; cancel it again" % (job.jobid, why_failed(done)))
 
 
-def cancel(job: JobDir) -> bool:
-    """End every step of the job that has not ended; False where nothing was left to end.
+def stop_elsewhere(job: JobDir, steps: Sequence[Step]) -> None:
+    """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
+    if steps:
+        run_cancel(job, steps, [sys.executable, "-I", "-S", job.script("supervise"), "cancel"], None)
 
-    The history says `canceled` first, so that the job script knows why it is told to stop.  BackendError where
-    the scheduler cannot be told; to cancel again tries again.
+
+def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
+    """Let a job's scheduler end these steps; BackendError where it cannot be told.
+
+    A step that only this host knows has its supervisor's own time to end.
     """
-    with job.history() as history:
-        if history.rows:
-            adopt(job, history)  # a submission that was cut may yet start
-        steps = live_steps(job, history.rows, canceled_too=True)
-        over = all(row.state.is_final() for row in steps_of(history.rows).values())
-        if over and not steps:
-            return False
-        if not over:
-            record(job, history, 0, JobState.canceled, 0)
-    stop_steps(job, steps)
-    deliver(job)  # last, for a slow receiver must not keep the job running
-    return True
+    if steps:
+        own = any(job.host(step.jobndx) for step in steps)
+        run_cancel(job, steps, [job.script("cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
 
 
-def await_processes(job: JobDir) -> None:
-    """Wait, for a while, until a canceled job has stopped writing to its directory."""
-    deadline = time.time() + REMOVE_WAIT_S
+def await_end(job: JobDir, steps: Sequence[Step]) -> None:
+    """Wait until a scheduler has ended these steps; BackendError where it has not after END_WAIT_S."""
+    deadline = time.monotonic() + END_WAIT_S
     for pause_s in pauses():
-        natives = [step.native for step in live_steps(job, job.rows(), canceled_too=True)]
-        if not natives or time.time() > deadline or not os.path.exists(job.script("poll")):
+        alive = living(job, steps)
+        if not alive:
             return
-        if not re.search(r"^\S+ (queued|active)\b", run_script(job, "poll", natives, CANCEL_TIMEOUT_S).out, re.MULTILINE):
-            return
+        if time.monotonic() > deadline:
+            raise BackendError("job %s was told to end and still has not: %s" % (
+                job.jobid, ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)))
         time.sleep(pause_s)
 
 
+def record_cancel(job: JobDir) -> Tuple[bool, List[Step]]:
+    """Record that a job is canceled: (whether any step had not ended, the steps that are to be ended)."""
+    with job.history() as history:
+        if history.rows:
+            adopt(job, history)  # a submission that was cut may yet start
+        over = all(row.state.is_final() for row in steps_of(history.rows).values())
+        if not over:
+            record(job, history, 0, JobState.canceled, 0)
+        return not over, live_steps(job, history.rows, canceled_too=True)
+
+
+def cancel(job: JobDir, wait: bool = False) -> bool:
+    """End every step of the job that has not ended; False where nothing was left to end.
+
+    The history says `canceled` first, so that the supervisor knows why it is told to stop; of a step on another host
+    it is the supervisor there that says so.  A local job has ended when this returns; what a scheduler runs, it
+    ends in its own time, unless wait.  BackendError where something lives on; to cancel again tries again.
+    """
+    elsewhere = [step for step in live_steps(job, job.rows(), canceled_too=True) if is_elsewhere(job.host(step.jobndx))]
+    stop_elsewhere(job, elsewhere)
+    try:
+        begun, steps = record_cancel(job)
+    except OSError as err:  # a history that cannot be written keeps nothing running
+        stop_steps(job, live_steps(job, job.rows(), canceled_too=True))
+        raise PsikError("job %s was told to end, and %s cannot be written: %s"
+                        % (job.jobid, job.status_path, (err.strerror or str(err)).lower())) from None
+    stop_steps(job, steps)
+    if wait:
+        await_end(job, steps)
+    deliver(job)  # last, for a slow receiver must not keep the job running
+    return begun or bool(steps or elsewhere)
+
+
+def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
+    """ConflictError where a job is not to be removed yet."""
+    state = summarize(job, rows, {}).state
+    if not STATES[state].is_final():
+        raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
+    canceled = live_steps(job, rows, canceled_too=True)
+    try:
+        alive = living(job, canceled)
+    except BackendError:  # a cluster that was taken down must not keep its jobs' directories for ever
+        if age_s(rows[-1].time) < ASKED_S:
+            raise
+        return
+    if alive:
+        raise ConflictError("job %s was canceled, and its step %d is not yet gone; cancel it again, or use --force"
+                            % (job.jobid, alive[0].jobndx))
+
+
 def remove(job: JobDir, force: bool = False) -> None:
-    """Remove a job's directory, logs and all.  ConflictError where it has not ended, unless force cancels it."""
+    """Remove a job's directory, logs and all; of one that is a link, the link.
+
+    ConflictError where it has not ended, unless force cancels it; BackendError where it does not end then.
+    """
     rows = job.rows()
     if not rows:
         raise NotFoundError("no job at %s" % job.path)
-    summary = summarize(job, rows, {})
-    if not STATES[summary.state].is_final():
+    try:
+        refuse_unended(job, rows)
+    except ConflictError:
         if not force:
-            raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, summary.state))
-        cancel(job)
-        await_processes(job)
+            raise
+        cancel(job, wait=True)
     deliver(job)
-    passing = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
+    root, passing = os.path.dirname(job.path), os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
+    if os.path.islink(job.path):
+        complain("%s is a link; what it leads to, %s, stays" % (job.path, os.path.realpath(job.path)))
     try:
         for folders in ((), ("dead",)):
             for event in events_in(outbox(job, *folders), job.jobid):
@@ -2657,6 +2901,7 @@ def remove(job: JobDir, force: bool = False) -> None:
     except FileNotFoundError:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
     delete_tree(passing)
+    drop_copies(os.path.join(os.path.dirname(root), ".psik"))
 
 
 def is_unbegun(path: str) -> bool:
@@ -2682,6 +2927,7 @@ def sweep(config: Config) -> List[str]:
             if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
                 delete_tree(path)
                 swept.append(path)
+        drop_copies(os.path.join(backend.prefix, ".psik"))
     return swept
 
 
@@ -2757,10 +3003,10 @@ class AsyncPath:
 async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float]) -> List[Summary]:
     """As wait(), for an event loop."""
     import asyncio
-    deadline = time.time() + timeout_s if timeout_s is not None else float("inf")
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     for pause_s in pauses():
         looks = await in_thread(look_at, config, jobs)
-        if all_ended(looks) or time.time() >= deadline:
+        if all_ended(looks) or time.monotonic() >= deadline:
             break
         await asyncio.sleep(pause_s)
     return [look.summary for look in looks]
@@ -3935,9 +4181,9 @@ def make_token(config: Config, user: str, expires_s: float, parents: Sequence[st
 def check_times(claims: Dict[str, Json]) -> None:
     """ValueError (or KeyError, TypeError) where a token does not hold now."""
     now = time.time()
-    if not now <= float(claims["exp"]) + TOKEN_SKEW_S:
+    if not now <= float(claims["exp"]) + CLOCK_SKEW_S:
         raise ValueError("it has expired")
-    if not max(float(claims.get("nbf", 0)), float(claims.get("iat", 0))) <= now + TOKEN_SKEW_S:
+    if not max(float(claims.get("nbf", 0)), float(claims.get("iat", 0))) <= now + CLOCK_SKEW_S:
         raise ValueError("it is not valid yet")
 
 
@@ -4521,7 +4767,7 @@ def texts_in(folder: str) -> Callable[[Send], None]:
         comma = ""
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)
-            if not os.path.isfile(path) or os.path.islink(path):
+            if name.startswith(".") or not os.path.isfile(path) or os.path.islink(path):
                 continue
             send(("%s%s: \"" % ("{" if not comma else comma, json.dumps(name))).encode())
             comma = ", "
@@ -5829,11 +6075,12 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
     return worst
 
 
-@command("psik.py start last", JOBIDS)
+@command("psik.py start last", JOBIDS,
+         arg("--force", action="store_true", help="also beside a step that has not ended"))
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
     config = config_of(opts)
-    return for_each(config, opts.jobid, lambda job: submit_next(config, job))
+    return for_each(config, opts.jobid, lambda job: submit_next(config, job, opts.force))
 
 
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
@@ -5922,6 +6169,11 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
     return worst
 
 
+def may_grow(steps: Dict[int, Row], jobndx: int) -> bool:
+    """Whether the logs of a step are worth following: those of one that has not ended, and of the latest."""
+    return jobndx > 0 and jobndx in steps and (jobndx == max(steps) or not steps[jobndx].state.is_final())
+
+
 @command("psik.py logs -f last", ONE_JOBID,
          arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
@@ -5930,13 +6182,12 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
 def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     """Print what a job wrote."""
     config = config_of(opts)
-    job = find_job(config, opts.jobid)
-    steps = steps_of(job.rows())
-    jobndx = max(steps) if opts.ndx is None else opts.ndx
     if opts.n is not None and opts.n < 0:
         raise InvalidError("-n wants a number of lines")
-    kind = "stderr" if opts.stderr else "stdout"
-    if opts.follow and jobndx and jobndx in steps and (jobndx == max(steps) or not steps[jobndx].state.is_final()):
+    job = find_job(config, opts.jobid)
+    steps, kind = steps_of(job.rows()), "stderr" if opts.stderr else "stdout"
+    jobndx = max(steps or [0]) if opts.ndx is None else opts.ndx
+    if opts.follow and may_grow(steps, jobndx):
         return follow(config, job, jobndx, (kind,), opts.n)
     with open(find_log(job, kind, jobndx), "rb") as file:
         skip_to_tail(file, opts.n)
@@ -5955,14 +6206,15 @@ def cmd_wait(opts: Options) -> ExitStatus:
     return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
 
 
-@command("psik.py cancel last", JOBIDS)
+@command("psik.py cancel last", JOBIDS,
+         arg("--wait", action="store_true", help="until the scheduler has ended them; a local job is always waited for"))
 def cmd_cancel(opts: Options) -> ExitStatus:
     """End jobs, whatever they are doing.
 
     What has ended stays as it ended.
     """
     def end(job: JobDir) -> None:
-        if not cancel(job):
+        if not cancel(job, opts.wait):
             complain("job %s has ended already" % job.jobid)
 
     return for_each(config_of(opts), opts.jobid, end)
@@ -5985,7 +6237,13 @@ def cmd_rm(opts: Options) -> ExitStatus:
 
 # Schedulers and callbacks.
 
+def deliver_in(folders: Sequence[str]) -> ExitStatus:
+    """Send the events of the jobs in these directories; what a job calls."""
+    return 0 if all([deliver(JobDir(folder)) for folder in folders]) else 1
+
+
 @command("psik.py deliver --all",
+         arg("base", nargs="*", metavar="BASE", help="of the jobs in these directories alone"),
          arg("--all", action="store_true", help="also those whose next try is not due yet"),
          arg("--dead", action="store_true", help="also those that were given up"))
 def cmd_deliver(opts: Options) -> ExitStatus:
@@ -5993,6 +6251,8 @@ def cmd_deliver(opts: Options) -> ExitStatus:
 
     Prints each job that had any; exits 1 where some still have not arrived.
     """
+    if opts.base:
+        return deliver_in(opts.base)
     sent = deliver_all(config_of(opts), opts.all, opts.dead)
     for jobid, done in sent.items():
         say("%s %s" % (jobid, "delivered" if done else "pending"))
@@ -6047,7 +6307,7 @@ def begin_compiled() -> None:
 
     A server would keep the 16 MB that compiling takes.
     """
-    path = os.path.realpath(__file__)
+    path = os.path.realpath(FILE)
     folder, name = os.path.split(path)
     if __name__ != "__main__" or not (name.endswith(".py") and name[:-3].isidentifier()) or not compile_once(path):
         return
@@ -6263,7 +6523,7 @@ def describe_backend(backend: Backend) -> Dict[str, Any]:
     """All that `config` shows of a backend."""
     return dict(name=backend.name, prefix=backend.prefix, settings=to_json(backend.settings),
                 shell=shell_or_fault(backend.config), templates=backend.config.templates,
-                psik=backend.config.psik_path or os.path.abspath(__file__))
+                psik=backend.config.psik_path or os.path.abspath(FILE))
 
 
 @command("psik.py config", AS_JSON)
@@ -6333,8 +6593,20 @@ def read_arguments(argv: Sequence[str]) -> Options:
     return found
 
 
+def open_missing_streams() -> None:
+    """Put the null device where stdin, stdout or stderr was closed: the next file that is opened would take its place."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))
+
+
 def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
     """Run one command line; its exit status."""
+    open_missing_streams()
     try:
         opts = read_arguments(sys.argv[1:] if argv is None else argv)
         status = opts.func(opts) or 0
@@ -6418,249 +6690,24 @@ TEMPLATES: Dict[str, str] = {
 </script>
 </html>
 ''',
-    'job_body.rc': r'''jobndx=$1
-exec >>@log@/submit.$1 >[2=1]
-psik_payload=()
-psik_stopped=()
-psik_reason=()
-psik_code=0
-
-# record STATE INFO: append one transition to the history.
-fn record {
-	@reporter@ reached -- @base@ $jobndx $1 $2 && return
-	flock -w 60 @status@ date +%s.%3N,$jobndx,$1,$2 >>@status@ || \
-		date +%s.%3N,$jobndx,$1,$2 >>@status@
-}
-
-# finish STATE INFO: the last transition; its reason, where there is one, stands in log/.
-fn finish {
-	if(! ~ $#psik_reason 0) echo $psik_reason >@log@/reason.$jobndx
-	record $1 $2
-	exit $2
-}
-
-# parts: what is alive of the payload: the processes of its group, less timeout(1), which leads it; and,
-# where this shell leads a session, -N for each other group N that the payload made in it.
-fn parts {
-	pgrep -g $psik_payload | grep -vx $psik_payload
-	if(~ `{ps -o sid= -p $pid} $pid) \
-		ps -o pgid= -s $pid | grep -vw -e $pid -e $psik_payload | sort -u | sed 's/^ */-/'
-}
-fn send {
-	for(psik_part in `parts) kill -s $1 -- $psik_part >[2]/dev/null
-}
-
-# A handler runs only while the shell waits, so the payload runs in the background.
-fn stop {
-	psik_caught=yes
-	psik_stopped=$1
-	if(~ $#psik_payload 0) return
-	if(~ `parts ()) kill $psik_payload >[2]/dev/null # timeout(1) has only begun
-	send TERM
-	for(psik_fifth in `{seq @grace_fifths@}) {
-		if(~ `parts ()) return
-		sleep 0.2
-	}
-	send KILL
-}
-fn pass_on {
-	psik_caught=yes
-	if(! ~ $#psik_payload 0) pkill -$1 -P $psik_payload
-}
-fn sighup { stop 129 }
-fn sigint { stop 130 }
-fn sigterm { stop 143 }
-fn sigxcpu { stop 152 }
-fn sigusr1 { pass_on USR1 }
-fn sigusr2 { pass_on USR2 }
-
-# number STATUS: rc names the signal that ended a child; the history wants sh's number, 128+n.
-fn number {
-	switch($1) {
-	case sighup*; psik_code=129
-	case sigint*; psik_code=130
-	case sigquit*; psik_code=131
-	case sigill*; psik_code=132
-	case sigtrap*; psik_code=133
-	case sigabrt* sigiot*; psik_code=134
-	case sigbus*; psik_code=135
-	case sigfpe*; psik_code=136
-	case sigkill*; psik_code=137
-	case sigusr1*; psik_code=138
-	case sigsegv*; psik_code=139
-	case sigusr2*; psik_code=140
-	case sigpipe*; psik_code=141
-	case sigalrm*; psik_code=142
-	case sigterm*; psik_code=143
-	case sigxcpu*; psik_code=152
-	case sigxfsz*; psik_code=153
-	case sig*; psik_code=255
-	case *; psik_code=$1
-	}
-}
-
-if(~ $nodes ask) nodes=`{echo $LSB_MCPU_HOSTS | awk '{ print NF / 2 }'}
-if(~ $jobid own) jobid=$pid
-if(~ $jobid ask) jobid=`{flock -w 60 @status@ sed -n 's/^[0-9.]*,'$jobndx',queued,//p' @status@}
-record active $"jobid
-cd @directory@ || { psik_reason='its directory is gone'; finish failed 1 }
-
-if(~ $#psik_stopped 0) {
-	exec env -u nl -u tab -u psik_walltime_s -u psik_payload -u psik_stopped -u psik_reason -u psik_code \
-		-u fn_record -u fn_finish -u fn_parts -u fn_send -u fn_stop -u fn_pass_on -u fn_number \
-		-u fn_sighup -u fn_sigint -u fn_sigterm -u fn_sigxcpu -u fn_sigusr1 -u fn_sigusr2 \
-		@environment@ \
-		'mpirun='$"mpirun 'nodes='$"nodes 'base='^@base@ 'jobndx='$jobndx 'jobid='$"jobid 'psik='^@psik@ 'rc='^@rc@ \
-		@timeout@ -k @grace_s@ $psik_walltime_s @run@ \
-		</dev/null >@log@/stdout.$jobndx >[2]@log@/stderr.$jobndx &
-	psik_payload=$apid
-	echo $psik_payload >@log@/pid.$jobndx
-	if(! ~ $#psik_stopped 0) stop $psik_stopped
-
-	psik_caught=no
-	wait $psik_payload
-	number $status
-	while(~ $psik_caught yes) { # a signal cut the wait short
-		psik_caught=no
-		wait $psik_payload
-		number $status
-	}
-	# a USR1 or USR2 for the whole job kills timeout(1), but not a payload that handles it
-	if(~ $psik_code 138 140) while(! ~ `parts ()) sleep 1
-}
-
-# A scheduler that ends a job signals all its processes, and the payload may be gone before this shell is told.
-if(~ $psik_walltime_s 0) sleep 0.1
-
-# At the walltime timeout(1) says 124, or dies of the KILL that it sends.  A payload may end so
-# too, but not after the whole walltime.
-if(! ~ $psik_walltime_s 0 && ~ $psik_code 124 137) {
-	if(! ~ `{find @log@/pid.$jobndx -mmin +@nearly_min@} ()) {
-		if(~ $psik_code 124) psik_code=143
-		stop $psik_code
-		psik_reason='its walltime of @duration_min@ min was over'
-	}
-}
-
-if(! ~ $#psik_stopped 0) {
-	if(sed -n '/,'$jobndx',queued,/,$p' @status@ | grep -q ',0,canceled,') finish canceled $psik_stopped
-	if(~ $#psik_reason 0) psik_reason='it was stopped by signal '^`{expr $psik_stopped - 128}
-	finish failed $psik_stopped
-}
-if(~ $psik_code 0) finish completed 0
-finish failed $psik_code
-''',
-    'job_body.sh': r'''jobndx=$1
-exec >>@log@/submit."$1" 2>&1
-psik_payload=
-psik_stopped=
-psik_reason=
-psik_code=0
-
-# record STATE INFO: append one transition to the history.
-record() {
-	@reporter@ reached -- @base@ "$jobndx" "$1" "$2" && return
-	flock -w 60 @status@ date "+%s.%3N,$jobndx,$1,$2" >>@status@ ||
-		date "+%s.%3N,$jobndx,$1,$2" >>@status@
-}
-
-# finish STATE INFO: the last transition; its reason, where there is one, stands in log/.
-finish() {
-	test -z "$psik_reason" || echo "$psik_reason" >@log@/reason."$jobndx"
-	record "$1" "$2"
-	exit "$2"
-}
-
-# parts: what is alive of the payload: the processes of its group, less timeout(1), which leads it; and,
-# where this shell leads a session, -N for each other group N that the payload made in it.
-parts() {
-	pgrep -g "$psik_payload" | grep -vx "$psik_payload"
-	test "$(ps -o sid= -p $$ | tr -d ' ')" != $$ ||
-		ps -o pgid= -s $$ | grep -vw -e $$ -e "$psik_payload" | sort -u | sed 's/^ */-/'
-}
-send() {
-	for psik_part in $(parts); do
-		kill -s "$1" -- "$psik_part" 2>/dev/null
+    'job_body': r'''# From here on the supervisor is the job script: it starts scripts/run and records what becomes of it.
+test -x @python@ && mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s \
+	exec @python@ -I -S @supervise@ @job@ $1
+# The Python that made the job is not on this node; another will do.
+mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s exec /bin/sh -c '
+	for python in python3 /usr/bin/python3 /usr/libexec/platform-python; do
+		"$python" -c "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null && exec "$python" -I -S "$@"
 	done
-}
-
-# A handler runs only while the shell waits, so the payload runs in the background.
-stop() {
-	psik_caught=yes
-	psik_stopped=$1
-	test -n "$psik_payload" || return
-	test -n "$(parts)" || kill "$psik_payload" 2>/dev/null # timeout(1) has only begun
-	send TERM
-	for psik_fifth in $(seq @grace_fifths@); do
-		test -n "$(parts)" || return
-		sleep 0.2
-	done
-	send KILL
-}
-pass_on() {
-	psik_caught=yes
-	test -z "$psik_payload" || pkill "-$1" -P "$psik_payload"
-}
-trap 'stop 129' HUP
-trap 'stop 130' INT
-trap 'stop 143' TERM
-trap 'stop 152' XCPU
-trap 'pass_on USR1' USR1
-trap 'pass_on USR2' USR2
-
-test "$nodes" != ask || nodes=$(echo "$LSB_MCPU_HOSTS" | awk '{ print NF / 2 }')
-test "$jobid" != own || jobid=$$
-test "$jobid" != ask || jobid=$(flock -w 60 @status@ sed -n "s/^[0-9.]*,$jobndx,queued,//p" @status@)
-record active "$jobid"
-cd @directory@ || { psik_reason='its directory is gone'; finish failed 1; }
-
-if test -z "$psik_stopped"; then
-	env \
-		@environment@ \
-		mpirun="$mpirun" nodes="$nodes" base=@base@ jobndx="$jobndx" jobid="$jobid" psik=@psik@ rc=@rc@ \
-		@timeout@ -k @grace_s@ "$psik_walltime_s" @run@ \
-		</dev/null >@log@/stdout."$jobndx" 2>@log@/stderr."$jobndx" &
-	psik_payload=$!
-	echo "$psik_payload" >@log@/pid."$jobndx"
-	test -z "$psik_stopped" || stop "$psik_stopped"
-
-	psik_caught=no
-	wait "$psik_payload"
-	psik_code=$?
-	while test "$psik_caught" = yes; do # a signal cut the wait short
-		psik_caught=no
-		wait "$psik_payload"
-		psik_again=$?
-		test "$psik_again" -eq 127 || psik_code=$psik_again
-	done
-	case $psik_code in # a USR1 or USR2 for the whole job kills timeout(1), but not a payload that handles it
-	138 | 140) while test -n "$(parts)"; do sleep 1; done ;;
-	esac
-fi
-
-# A scheduler that ends a job signals all its processes, and the payload may be gone before this shell is told.
-test "$psik_walltime_s" -ne 0 || sleep 0.1
-
-# At the walltime timeout(1) says 124, or dies of the KILL that it sends.  A payload may end so
-# too, but not after the whole walltime.
-if test "$psik_walltime_s" -ne 0 && { test "$psik_code" -eq 124 || test "$psik_code" -eq 137; } &&
-	test -n "$(find @log@/pid."$jobndx" -mmin +@nearly_min@)"; then
-	test "$psik_code" -ne 124 || psik_code=143
-	stop "$psik_code"
-	psik_reason='its walltime of @duration_min@ min was over'
-fi
-
-if test -n "$psik_stopped"; then
-	sed -n "/,$jobndx,queued,/,\$p" @status@ | grep -q ',0,canceled,' && finish canceled "$psik_stopped"
-	test -n "$psik_reason" || psik_reason="it was stopped by signal $((psik_stopped - 128))"
-	finish failed "$psik_stopped"
-fi
-test "$psik_code" -ne 0 || finish completed 0
-finish failed "$psik_code"
+	log=${2%/scripts/job}/log
+	reason="this node, $(uname -n), has no python3, or one older than 3.6"
+	echo "$reason" >>"$log/submit.$3"
+	echo "$reason" >"$log/reason.$3"
+	echo "$(date +%s || echo 0),$3,failed,127" >>"$log/../status.csv"
+	exit 127' psik @supervise@ @job@ $1
 ''',
     'psik': r'''#!/bin/sh
-# What $psik names inside the job: the interpreter and the psik.py that made the job, whatever the
-# job did to PYTHONPATH and PYTHONHOME; imported, so that the compiled file is used again.
+# What $psik names inside the job: the psik.py that made the job, under the interpreter that made it where the node has that,
+# whatever the job did to PYTHONPATH and PYTHONHOME; imported, so that the compiled file is used again.
 
 # record BASE JOBNDX STATE [INFO]: a transition that nobody is told of, in a tenth of the time that
 # Python takes; what is not plain is left to Python.
@@ -6680,42 +6727,863 @@ if test -n "$psik_by_itself" && test "$1" = reached; then
 		(shift && record "$@") && exit
 	fi
 fi
-exec @python@ -I -S -c 'import gc
+psik_python=@python@
+test -x "$psik_python" || psik_python=python3
+exec "$psik_python" -I -S -c 'import gc
 import os
 import sys
 gc.disable() # it would look through all that is imported, and find nothing
-folder, backport, module, path = sys.argv[1:5]
-del sys.argv[1:5]
-sys.path += filter(None, [folder, backport])
-if module != "-":
-    psik = __import__(module)
-    gc.enable()
-    status = psik.main()
+sys.path.append(sys.argv.pop(1))
+import psik
+gc.enable()
+status = psik.main()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status) # the interpreter would take itself apart first' @psik_dir@ "$@"
+''',
+    'supervise': r'''"""Start the supervisor of this job's steps, with what it has to know of the job."""
+import sys
+
+SETTINGS = {"home": "."}  # @settings@
+
+sys.path.insert(0, SETTINGS["home"])
+import supervisor  # noqa: E402
+
+supervisor.main(SETTINGS, sys.argv)
+''',
+    'supervisor.py': r'''#!/usr/bin/env python3
+"""The supervisor: it runs a step of a job, records what becomes of it, and ends what the step leaves behind.
+
+    scripts/supervise .../scripts/job JOBNDX    run a step; scripts/job becomes this program, and keeps its process id
+    scripts/supervise cancel                    end the steps that stdin names, and wait until nothing of them lives
+    scripts/supervise poll                      print those of the steps that stdin names of which something lives
+
+stdin holds a line `NATIVEID psik-JOBID.JOBNDX` for each step.
+
+It needs Python 3.6 or newer and no other program.  Every job starts it, so it imports only what is built into Python, and
+fcntl: `os`, `signal`, `re`, `json` or `typing` would take as long to import as all that it does for a short job.
+
+Two locks tell what lives of a step: the supervisor holds one on log/claim.N, the payload inherits one on log/alive.N.
+A process that closed the second is found by its mark, PSIK_MARK in its environment, where there is /proc.
+"""
+import errno
+import fcntl
+import gc
+import posix
+import sys
+import time
+import _signal
+
+gc.disable()  # it would look through all that is made, and find nothing
+
+if False:  # typing costs more than all else here; its names are for the type checker
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+
+SETTINGS: "Dict[str, Any]" = {}  # what scripts/supervise says of the job: base, directory, environment and so on
+
+SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")  # whose job a process belongs to
+FINAL = ("completed", "failed", "canceled")
+STATES = ("new", "queued", "active") + FINAL
+STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
+CAUGHT = [number for number in range(1, _signal.NSIG)  # but 32 and 33, which belong to the C library
+          if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33)]
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+ALIVE_FD = 241              # of the lock that the payload inherits: beyond what scripts use
+HISTORY_LOCK_S = 60         # for whoever holds the history: a submission that hangs, a callback's event
+CANCEL_LOOK_S = 3           # between two looks for log/cancel.N
+KILL_WAIT_S = 10            # for processes to go after KILL
+OWN_RETRY_S = 86400         # to record an end on a disk that is full, where no scheduler knows the end
+RETRY_S = 60                # the same where one does
+
+
+# Files.
+
+def read(path: str) -> str:
+    """The text of a file, or '' where it cannot be read."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return b"".join(iter(lambda: posix.read(fd, 65536), b"")).decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    finally:
+        posix.close(fd)
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or directory; `/.` behind a path asks for a directory."""
+    return posix.access(path, posix.F_OK)
+
+
+def write(path: str, text: str, flags: int = posix.O_TRUNC) -> int:
+    """Write a file of mode 0600; its open descriptor."""
+    fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | flags, 0o600)
+    try:
+        posix.write(fd, text.encode("utf-8", "surrogateescape"))
+    except OSError:
+        posix.close(fd)
+        raise
+    return fd
+
+
+def lock(fd: int, kind: int = fcntl.LOCK_EX) -> "Optional[bool]":
+    """Lock an open file; whether nobody else has it locked, None where the file system has no locks."""
+    try:
+        fcntl.flock(fd, kind)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as err:
+        if err.errno in NO_LOCKS:
+            return None
+        raise
+
+
+def is_locked(path: str) -> "Optional[bool]":
+    """Whether somebody locks a file; None where that cannot be told.  The lock that is tried is a shared one, so that two
+    who ask at once do not take each other for the owner."""
+    for mode in (posix.O_RDWR, posix.O_RDONLY):  # the second where the file system is read-only
+        try:
+            fd = posix.open(path, mode)
+        except OSError:
+            continue
+        try:
+            free = lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            posix.close(fd)
+        return None if free is None else not free
+    return None
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, which is log/submit.N in the job."""
+    try:
+        posix.write(2, ("psik: %s\n" % text).encode("utf-8", "surrogateescape"))
+    except OSError:
+        pass
+
+
+# Processes.  Without /proc only those are known that were started here.
+
+class Process:
+    """A process as /proc shows it."""
+
+    def __init__(self, pid: int) -> None:
+        stat = read("/proc/%d/stat" % pid)
+        words = stat[stat.rfind(")") + 2:].split()
+        self.pid = pid
+        self.state = words[0] if words else "X"
+        self.parent, self.session = (int(words[1]), int(words[3])) if words else (0, 0)
+        self.started = words[19] if words else ""
+        self._environment: "Optional[Dict[str, str]]" = None
+
+    @property
+    def environment(self) -> "Dict[str, str]":
+        """The mark and the schedulers' ids among the variables that it was started with; {} where they cannot be read."""
+        if self._environment is None:
+            pairs = (part.split("=", 1) for part in read("/proc/%d/environ" % self.pid).split("\0") if "=" in part)
+            self._environment = {name: value for name, value in pairs if name == "PSIK_MARK" or name in SCHEDULER_IDS}
+        return self._environment
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is there, and no zombie."""
+        return self.state not in "ZX"
+
+
+def our_processes(above: int = 0) -> "Dict[int, Process]":
+    """The living processes of this user, of a process id above this one; {} where there is no /proc."""
+    found, user = {}, posix.getuid()
+    try:
+        names = posix.listdir("/proc")
+    except OSError:
+        return {}
+    for name in names:
+        try:
+            if name.isdigit() and int(name) > above and posix.stat("/proc/" + name).st_uid == user:
+                process = Process(int(name))
+                if process.lives:
+                    found[process.pid] = process
+        except OSError:  # it ended meanwhile
+            pass
+    return found
+
+
+def last_process() -> int:
+    """The process id that the system gave last; 0 where it does not tell."""
+    return int((read("/proc/loadavg").split() or ["0"])[-1])
+
+
+def ancestors_of(pid: int) -> "List[int]":
+    """The processes above one, up to the first of them all."""
+    found: "List[int]" = []
+    while pid > 1 and len(found) < 100:
+        pid = Process(pid).parent
+        found.append(pid)
+    return found
+
+
+def scheduler_ids(environment: "Dict[str, str]") -> str:
+    """Whose job an environment belongs to: `NAME=ID ...`, '' where it names none."""
+    return " ".join("%s=%s" % (name, environment[name]) for name in SCHEDULER_IDS if name in environment)
+
+
+def environment_texts() -> "Dict[str, str]":
+    """The environment of this process as texts."""
+    return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+            for name, value in posix.environ.items()}
+
+
+def identity(found: "Any") -> "Tuple[int, int]":
+    """What tells a file from all others, of its stat."""
+    return found.st_dev, found.st_ino
+
+
+def send(pid: int, *numbers: int) -> None:
+    """Send signals to a process, or to a group by its negative number; it may have ended, or refuse them."""
+    for number in numbers:
+        try:
+            posix.kill(pid, number)
+        except OSError:
+            pass
+
+
+def this_host() -> str:
+    """What must be the same for a process id to mean the same: host name, boot and process namespace."""
+    try:
+        namespace = posix.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = "-"
+    return "%s %s %s" % (posix.uname().nodename, read("/proc/sys/kernel/random/boot_id").strip() or "-", namespace)
+
+
+# A step.
+
+def rows_of(text: str) -> "List[Tuple[int, str, str]]":
+    """(jobndx, state, info) of the rows of a status.csv; what is no row is passed over, as psik.py does."""
+    rows = []
+    for line in text.split("\n"):
+        stamp, jobndx, state, info = (["", "", ""] + line.rsplit(",", 3))[-4:]
+        if stamp.rstrip(".")[-1:].isdigit() and jobndx.isdigit() and len(jobndx) < 10 and state in STATES and not info.split()[1:]:
+            rows.append((int(jobndx), state, info))
+    return rows
+
+
+class Claim:
+    """log/claim.N: which submission runs a step, where, and below which processes.  Empty where there is none."""
+
+    def __init__(self, text: str) -> None:
+        values = dict((line.split(" ", 1) + [""])[:2] for line in text.splitlines())
+        self.native, self.host, self.started = (values.get(name, "") for name in ("native", "host", "started"))
+        self.pid = int("0" + values.get("pid", ""))
+        self.above = values.get("above", "").split()
+        self.scheduler = values.get("scheduler", "")
+
+    def is_running(self) -> bool:
+        """Whether the supervisor that made it lives, by its process id; for file systems without locks."""
+        if exists("/proc/self/stat"):
+            process = Process(self.pid)
+            return process.lives and process.started == self.started
+        try:
+            posix.kill(self.pid, 0)
+        except OSError:
+            return False
+        return True
+
+
+def claim_text(native: str) -> str:
+    """What this process writes into a claim."""
+    pid = posix.getpid()
+    lines = (("native", native), ("host", this_host()), ("pid", str(pid)), ("started", Process(pid).started),
+             ("above", " ".join(map(str, ancestors_of(pid)))), ("scheduler", scheduler_ids(environment_texts())))
+    return "".join("%s %s\n" % line for line in lines)
+
+
+class Step:
+    """A step of a job: its files, and what lives of it."""
+
+    def __init__(self, base: str, jobndx: int) -> None:
+        self.base, self.jobndx = base, jobndx
+        self.tag = "psik-%s.%d" % (base.rpartition("/")[2], jobndx)
+        self.claim = Claim(read(self.log("claim")))
+
+    def log(self, kind: str) -> str:
+        """The path of one of its logs."""
+        return "%s/log/%s.%d" % (self.base, kind, self.jobndx)
+
+    @property
+    def mark(self) -> str:
+        """What its processes bear in PSIK_MARK."""
+        return "%s/%s" % (self.tag, self.claim.native)
+
+    def place(self) -> str:
+        """Where it was claimed: `here`; `apart`, on this host in another process namespace; `before` this host was started
+        again; `elsewhere`; '' where it was not.  Its processes can be seen from here alone, its locks from apart too."""
+        node, boot, namespace = (self.claim.host.split() + ["", "", ""])[:3]
+        our_node, our_boot, our_namespace = this_host().split()
+        if not node:
+            return "" if (read(self.log("host")).strip() or our_node) == our_node else "elsewhere"
+        if node != our_node:
+            return "elsewhere"
+        return "before" if boot != our_boot else "here" if namespace == our_namespace else "apart"
+
+    def is_adopted_by(self, pid: int) -> bool:
+        """Whether a process is the supervisor, or one that an orphan of the step may be given to."""
+        return pid in (1, self.claim.pid) or str(pid) in self.claim.above
+
+    def is_ours(self, process: Process, processes: "Dict[int, Process]") -> bool:
+        """Whether a process bears the mark, and was started by the step.
+
+        The mark alone does not tell: at(1) hands the environment of a payload on to a job of its own.  The first process of
+        that job has a parent without the mark, which is none of those that orphans are given to.
+        """
+        if process.environment.get("PSIK_MARK") != self.mark or scheduler_ids(process.environment) != self.claim.scheduler:
+            return False
+        while process.environment.get("PSIK_MARK") == self.mark and process.parent in processes:
+            process = processes[process.parent]
+        bears = process.environment.get("PSIK_MARK") == self.mark
+        return self.is_adopted_by(process.parent if bears else process.pid)
+
+    def is_anothers(self, process: Process) -> bool:
+        """Whether a process says that it belongs to another step, or to another job of a scheduler."""
+        mark, scheduler = process.environment.get("PSIK_MARK"), scheduler_ids(process.environment)
+        return (mark or self.mark) != self.mark or (scheduler or self.claim.scheduler) != self.claim.scheduler
+
+    def members(self, processes: "Dict[int, Process]", payload: int = 0) -> "Set[int]":
+        """The living processes of the step but its supervisor: those that bear its mark, all in their sessions, and their
+        descendants.  payload: what was started here, whose session counts whatever it bears; without /proc, its group."""
+        if not exists("/proc/self/stat"):
+            return {-payload} if payload and is_group(payload) else set()
+        found = {pid for pid, process in processes.items() if self.is_ours(process, processes)}
+        sessions = {processes[pid].session for pid in found} - {Process(self.claim.pid).session} | {payload} - {0}
+        found |= {pid for pid, process in processes.items() if process.session in sessions}
+        more = found
+        while more:
+            more = {pid for pid, process in processes.items()
+                    if process.parent in more and pid not in found and not self.is_anothers(process)}
+            found |= more
+        return found - {self.claim.pid, posix.getpid()}
+
+    def holders(self) -> "Set[int]":
+        """The processes that keep log/alive.N locked, which may bear no mark."""
+        found, path = set(), self.log("alive")
+        for pid in our_processes() if is_locked(path) else ():
+            try:
+                files = [posix.stat("/proc/%d/fd/%s" % (pid, name)) for name in posix.listdir("/proc/%d/fd" % pid)]
+            except OSError:
+                continue
+            if identity(posix.stat(path)) in map(identity, files):
+                found.add(pid)
+        return found - {posix.getpid()}
+
+    def lives(self, processes: "Dict[int, Process]") -> bool:
+        """Whether anything of a step that was claimed on this host lives, its supervisor included."""
+        locks = is_locked(self.log("claim")), is_locked(self.log("alive"))
+        if True in locks or self.place() == "apart":
+            return True in locks
+        return None in locks and self.claim.is_running() or bool(self.members(processes))
+
+    def has_ended(self) -> bool:
+        """Whether the history says so of it."""
+        return any(jobndx == self.jobndx and state in FINAL for jobndx, state, _ in rows_of(read(self.base + "/status.csv")))
+
+
+def is_group(group: int) -> bool:
+    """Whether there is a process group of this number."""
+    try:
+        posix.killpg(group, 0)
+    except OSError:
+        return False
+    return True
+
+
+def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[float], object]", above: int = 0) -> bool:
+    """End all that lives of a step: TERM, CONT, after the grace KILL; whether KILL was needed.
+
+    TERM is sent once: what a handler starts in order to save its work is left alone.  wait(seconds) sleeps, and reaps what
+    was started here; above is for our_processes().
+    """
+    deadline, killed, pause_s = time.monotonic() + grace_s, False, 0.01
+    alive = step.members(our_processes(above), payload) | step.holders()
+    for pid in sorted(alive, key=lambda pid: pid != payload):  # a shell that waits for others learns it before they end
+        send(pid, _signal.SIGTERM, _signal.SIGCONT)
+    while alive and time.monotonic() < deadline + KILL_WAIT_S:
+        wait(pause_s)
+        alive = step.members(our_processes(), payload) | step.holders()
+        if alive and time.monotonic() >= deadline:
+            killed = True
+            for pid in alive:
+                send(pid, _signal.SIGKILL)
+        pause_s = min(pause_s * 1.5, 0.2)
+    return killed
+
+
+# What the backends' cancel and poll ask.
+
+def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
+    """(native id, step) of each line `NATIVEID psik-JOBID.JOBNDX` on stdin; the jobs lie beside this one."""
+    for line in open(0, "rb"):
+        native, _, tag = line.decode("utf-8", "surrogateescape").strip().partition(" ")
+        jobid, _, jobndx = tag[len("psik-"):].rpartition(".")
+        if jobid and jobndx.isdigit():
+            yield native, Step("%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid), int(jobndx))
+
+
+def lives_unclaimed(native: str, step: Step) -> bool:
+    """Whether a step without a claim lives: one that is only beginning, or that psik.py 1.0.0 started, whose native id is
+    the number of a session."""
+    if not exists("/proc/self/stat"):
+        return native.isdigit() and is_group(int(native))
+    scripts = step.base + "/scripts/job\0", step.base + "/scripts/run\0"
+    return any(script in read("/proc/%d/cmdline" % pid) for pid in our_processes() for script in scripts)
+
+
+def poll() -> int:
+    """Print the steps that live, as a poll script does, and those whose supervisor was killed."""
+    processes = our_processes()
+    for native, step in steps_of_stdin():
+        native, place = step.claim.native if native == "-" else native, step.place()
+        if place == "elsewhere":
+            print(native, "active - %s it runs on %s" % (step.tag, (step.claim.host.split() or ["another host"])[0]))
+        elif step.lives(processes) if place in ("here", "apart") else not place and lives_unclaimed(native, step):
+            print(native, "active -", step.tag)
+        elif place == "here":
+            print(native, "failed -", step.tag, "its supervisor was killed, and nothing of it is left")
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status) # the interpreter would take itself apart first
-import runpy
-runpy.run_path(path, run_name="__main__")' @psik_dir@ @backport_dir@ @psik_module@ @psik_file@ "$@"
+    return 0
+
+
+def await_end(step: Step, limit_s: float) -> bool:
+    """Whether nothing of a step lives any more, at the latest after so many seconds."""
+    deadline, pause_s = time.monotonic() + limit_s, 0.005
+    while step.lives(our_processes()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.2)
+    return True
+
+
+def end_here(step: Step, grace_s: float) -> str:
+    """End a step of this host: its supervisor does it, or, where that is gone or does not answer, this process; what lives on."""
+    if step.claim.is_running():
+        send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
+        if await_end(step, grace_s + CANCEL_LOOK_S):
+            return ""
+        send(step.claim.pid, _signal.SIGKILL)
+    end_processes(step, 0, grace_s, time.sleep)
+    if await_end(step, 1):
+        return ""
+    alive = sorted(step.members(our_processes()) | step.holders())
+    return "process %s lives on after KILL" % " ".join(map(str, alive)) if alive else "something keeps %s locked" % step.log("alive")
+
+
+def end_elsewhere(step: Step, grace_s: float) -> str:
+    """Ask the supervisor of a step on another host to end it, and wait for that; where it runs on, if it does not."""
+    posix.close(write(step.log("cancel"), ""))
+    deadline = time.monotonic() + grace_s + 3 * CANCEL_LOOK_S
+    while not step.has_ended():
+        if time.monotonic() > deadline:
+            return "it is asked to end by %s, and its host, %s, has not answered" % (
+                step.log("cancel"), (step.claim.host or read(step.log("host")) or "?").split()[0])
+        time.sleep(0.1)
+    return ""
+
+
+def cancel() -> int:
+    """End steps; 1 where one lives on.  Of a step without a claim, its supervisor will find that it is canceled."""
+    status, grace_s = 0, float(SETTINGS["grace_s"])
+    for _, step in steps_of_stdin():
+        place = step.place()
+        lives_on = end_here(step, grace_s) if place == "here" else end_elsewhere(step, grace_s) if place in ("apart", "elsewhere") else ""
+        if lives_on:
+            say("step %d: %s" % (step.jobndx, lives_on))
+            status = 1
+    return status
+
+
+# In the job.
+
+class History:
+    """The job's status.csv, open; between lock() and unlock() it is nobody else's."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.fd = posix.open(base + "/status.csv", posix.O_RDWR | posix.O_APPEND)
+        self.unsynced: "List[int]" = []
+        self.rows: "List[Tuple[int, str, str]]" = []
+
+    def lock(self) -> None:
+        """Lock and read it; who holds it for too long, or a file system without locks, is passed over."""
+        deadline = time.monotonic() + HISTORY_LOCK_S
+        while lock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB) is False and time.monotonic() < deadline:
+            time.sleep(0.002)
+        text = read(self.base + "/status.csv")
+        self.torn = not text.endswith("\n")
+        self.rows = rows_of(text)
+
+    def unlock(self) -> None:
+        """Let others have it."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        except OSError:
+            pass
+
+    def append(self, jobndx: int, state: str, info: str) -> None:
+        """Add a transition, and before it its event, where a callback is to be told; sync() brings both to the disk."""
+        if SETTINGS["callback_timeout_s"]:
+            self.put_event(jobndx, state, info)
+        posix.write(self.fd, ("%s%.3f,%d,%s,%s\n" % ("\n" * self.torn, time.time(), jobndx, state, info)).encode())
+        self.torn = False
+        self.rows.append((jobndx, state, info))
+
+    def put_event(self, jobndx: int, state: str, info: str) -> None:
+        """Write the event of the row that comes next into the outbox; psik.py reads it as its own."""
+        jobid, folder = self.base.rpartition("/")[2], self.base.rpartition("/")[0] + "/.outbox"
+        quoted = info if info.isdigit() and len(info) < 19 else '"%s"' % info.replace("\\", "\\\\").replace('"', '\\"')
+        text = '{"delivery": "%s", "jobid": "%s", "place": %d, "jobndx": %d, "state": "%s", "info": %s, "made": %.3f}\n' % (
+            posix.urandom(16).hex(), jobid, len(self.rows), jobndx, state, quoted, time.time())
+        path = "%s/%s.%06d.json" % (folder, jobid, len(self.rows))
+        if not exists(folder):
+            posix.mkdir(folder, 0o700)
+        self.unsynced.append(write("%s.%d" % (path, posix.getpid()), text))
+        posix.rename("%s.%d" % (path, posix.getpid()), path)
+
+    def sync(self) -> None:
+        """Bring to the disk what was written, where a callback is to be told of it."""
+        for fd in self.unsynced:
+            posix.fsync(fd)
+            posix.close(fd)
+        if self.unsynced:
+            posix.fsync(self.fd)
+        self.unsynced = []
+
+    def is_canceled(self, jobndx: int) -> bool:
+        """Whether the job was canceled since the step was queued."""
+        rows = self.rows[max([place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")] or [0]):]
+        return (0, "canceled") in [row[:2] for row in rows]
+
+
+def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str, directory: str = "/") -> int:
+    """Start a program in a session of its own, signals as at login, stdin empty; its process id."""
+    pid = posix.fork()
+    if pid:
+        return pid
+    try:
+        posix.setsid()
+        posix.dup2(posix.open("/dev/null", posix.O_RDONLY), 0)
+        posix.dup2(posix.open(out, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o666), 1)
+        posix.dup2(posix.open(err, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o666), 2)
+        posix.chdir(directory)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        posix.execve(argv[0], argv, environment)
+    except OSError as err_:
+        known = exists(argv[0])
+        say("%s: %s" % (argv[0], "its interpreter is not there" if known and err_.errno == errno.ENOENT else err_.strerror))
+        posix._exit(127 if err_.errno == errno.ENOENT else 126)
+    finally:
+        posix._exit(126)
+
+
+class Run:
+    """A step that this process runs."""
+
+    def __init__(self, jobndx: int, words: "Dict[str, str]") -> None:
+        """words are what scripts/job has set: mpirun nodes jobid psik_walltime_s."""
+        self.step = Step(SETTINGS["base"], jobndx)
+        self.history = History(SETTINGS["base"])
+        self.words = words
+        self.walltime_s = int("0" + words["psik_walltime_s"])
+        self.native = ""
+        self.payload = 0
+        self.code: "Optional[int]" = None       # of the payload, once it has ended
+        self.stopped = 0                        # 128 + the signal that ended the step, once one has
+        self.reason = ""
+        self.deliveries: "Set[int]" = set()
+        self.began = time.monotonic()
+
+    # Claiming.
+
+    def find_native(self) -> str:
+        """The scheduler's id of the job: as scripts/job has it, this process (`own`), or as submit told it (`ask`)."""
+        jobid = self.words["jobid"]
+        if jobid == "ask":
+            known = [info for jobndx, state, info in self.history.rows if (jobndx, state) == (self.step.jobndx, "queued")]
+            return (known or [""])[-1]
+        return str(posix.getpid()) if jobid == "own" else "".join(jobid.split()).replace(",", "")
+
+    def claim(self) -> bool:
+        """Take the step; where its scheduler runs it again, the next one; False where another submission has it."""
+        while not self.link_claim():
+            owner = Claim(read(self.step.log("claim")))
+            if not self.native or owner.native != self.native:
+                say("step %d was claimed by %s on %s; this submission of it, %s, runs nothing" % (
+                    self.step.jobndx, owner.native or "another", (owner.host.split() or ["?"])[0], self.native))
+                return False
+            self.step = Step(SETTINGS["base"], max(self.claimed() + [row[0] for row in self.history.rows]) + 1)
+            self.history.append(self.step.jobndx, "queued", self.native)
+            self.write_to_log()
+        self.step.claim = Claim(read(self.step.log("claim")))
+        return True
+
+    def claimed(self) -> "List[int]":
+        """The steps of the job that are claimed."""
+        return [int(name[6:]) for name in posix.listdir(SETTINGS["base"] + "/log") if name.startswith("claim.") and name[6:].isdigit()]
+
+    def link_claim(self) -> bool:
+        """Make log/claim.N, whole and locked from the first moment; False where it is there already."""
+        path, text = self.step.log("claim"), claim_text(self.native)
+        passing = "%s.%d" % (path, posix.getpid())
+        self.claim_fd = write(passing, text)
+        lock(self.claim_fd)
+        try:
+            posix.link(passing, path)
+        except FileExistsError:
+            posix.close(self.claim_fd)
+            return False
+        except OSError:  # a file system without hard links
+            posix.close(self.claim_fd)
+            try:
+                self.claim_fd = write(path, text, posix.O_EXCL)
+            except FileExistsError:
+                return False
+            lock(self.claim_fd)
+        finally:
+            posix.unlink(passing)
+        return True
+
+    def begin(self) -> bool:
+        """Claim the step and record that it is active; False where it is not to run."""
+        self.write_to_log()
+        self.history.lock()
+        try:
+            self.native = self.find_native()
+            if not self.claim():
+                return False
+            canceled = self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel"))
+            self.history.append(self.step.jobndx, *(("canceled", "143") if canceled else ("active", self.native)))
+            return not canceled
+        finally:
+            self.history.unlock()
+
+    def write_to_log(self) -> None:
+        """Let what is said from now on go to the end of log/submit.N."""
+        fd = posix.open(self.step.log("submit"), posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o600)
+        posix.dup2(fd, 1)
+        posix.dup2(fd, 2)
+        posix.close(fd)
+
+    # Running.
+
+    def environment(self) -> "Dict[bytes, bytes]":
+        """What the payload finds: what the job was given, the spec's own, and what psik.py promises."""
+        found = dict(posix.environ)
+        found.pop(b"psik_walltime_s", None)
+        for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
+            if found.get(name) == value:
+                del found[name]
+        ours = {"PWD": SETTINGS["directory"]}
+        ours.update(SETTINGS["environment"])
+        ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"], "base": SETTINGS["base"], "jobid": self.native,
+                     "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"], "rc": SETTINGS["rc"],
+                     "PSIK_MARK": self.step.mark})
+        found.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
+        return found
+
+    def start_payload(self) -> None:
+        """Start scripts/run, which inherits a lock on log/alive.N."""
+        for kind in ("stdout", "stderr"):
+            posix.close(write(self.step.log(kind), ""))
+        alive = write(self.step.log("alive"), "")
+        lock(alive)
+        try:
+            inherited = posix.dup2(alive, ALIVE_FD)
+        except OSError:  # fewer files may be open
+            inherited = posix.dup2(alive, posix.dup(alive))
+        self.payload = start([SETTINGS["base"] + "/scripts/run"], self.environment(), self.step.log("stdout"), self.step.log("stderr"),
+                             SETTINGS["directory"])
+        posix.close(alive)
+        if inherited is not None:
+            posix.close(inherited)
+
+    def turn(self, timeout_s: float) -> int:
+        """Wait for a signal, for so long at most, and reap what has ended; the signal, or 0."""
+        number = next_signal(timeout_s)
+        while True:
+            try:
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
+            except ChildProcessError:
+                pid = 0
+            if not pid:
+                return number
+            if pid == self.payload:
+                self.code = posix.WEXITSTATUS(status) if posix.WIFEXITED(status) else 128 + posix.WTERMSIG(status)
+            self.deliveries.discard(pid)
+
+    def stop(self, number: int, reason: str) -> None:
+        """Let the step end because of a signal, or as if of it."""
+        self.stopped, self.reason = 128 + number, reason
+
+    def answer(self, number: int) -> None:
+        """Do what a signal asks for: those that end a job end the step, all others are for the payload."""
+        if number in STOPPING:
+            self.stop(number, "it was stopped by signal %d" % number)
+        elif number and number != _signal.SIGCHLD:
+            send(self.payload, number)
+
+    def follow(self) -> None:
+        """Wait until the payload has ended, or has to; then end what lives of it."""
+        deadline = self.began + (self.walltime_s or float("inf"))
+        while self.code is None and not self.stopped:
+            pause_s = max(0.0, min(deadline - time.monotonic(), CANCEL_LOOK_S if self.walltime_s else 86400))
+            self.answer(self.turn(pause_s))
+            if self.walltime_s and exists(self.step.log("cancel")):
+                self.stop(_signal.SIGTERM, "")
+            elif time.monotonic() >= deadline and self.code is None:
+                self.stop(_signal.SIGTERM, "its walltime of %s min was over" % SETTINGS["duration_min"])
+        if not self.walltime_s and not self.stopped:
+            self.answer(self.turn(0.1))  # a scheduler that ends a job may tell the payload first, and us a moment later
+        quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()  # no number was given out twice
+        if end_processes(self.step, self.payload, SETTINGS["grace_s"], self.turn, posix.getpid() if quick else 0):
+            self.stopped = self.stopped and (137 if "walltime" in self.reason else self.stopped)
+
+    # Ending.
+
+    def outcome(self) -> "Tuple[str, int]":
+        """(state, info) of the step's end."""
+        if not self.stopped:
+            return "failed" if self.code else "completed", self.code or 0
+        canceled = self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel"))
+        return "canceled" if canceled else "failed", self.stopped
+
+    def record_end(self) -> int:
+        """Record how the step ended, and why; the info.  OSError where that cannot be written."""
+        self.history.lock()
+        try:
+            state, info = self.outcome()
+            if state == "failed" and self.reason:
+                posix.close(write(self.step.log("reason"), self.reason + "\n"))
+            self.history.append(self.step.jobndx, state, str(info))
+            return info
+        finally:
+            self.history.unlock()
+
+    def finish(self) -> int:
+        """Record the end, as soon as the disk takes it; the exit status."""
+        deadline, pause_s = time.monotonic() + (OWN_RETRY_S if self.walltime_s else RETRY_S), 0.5
+        while True:
+            try:
+                info = self.record_end()
+                break
+            except OSError as err:
+                say("cannot record the end: %s" % err)
+                if time.monotonic() > deadline:
+                    return self.outcome()[1]
+            self.turn(pause_s)
+            pause_s = min(pause_s * 2, 30)
+        posix.close(self.claim_fd)
+        self.deliver()
+        deadline = time.monotonic() + (SETTINGS["callback_timeout_s"] or 0) + 1
+        while self.deliveries and time.monotonic() < deadline:
+            self.turn(deadline - time.monotonic())
+        return info
+
+    def deliver(self) -> None:
+        """Let psik.py tell the callback what is in the outbox; nobody waits for it here."""
+        if SETTINGS["callback_timeout_s"]:
+            self.history.sync()
+            environment = {name: value for name, value in posix.environ.items() if name != b"PSIK_MARK"}
+            log = self.step.log("submit")
+            self.deliveries.add(start([SETTINGS["base"] + "/scripts/psik", "deliver", "--", SETTINGS["base"]], environment, log, log))
+
+    def whole(self) -> int:
+        """Run the step; the exit status."""
+        try:
+            if not self.begin():
+                return 0
+        except OSError as err:  # where nothing can be written, nothing is run
+            say("step %d cannot begin: %s" % (self.step.jobndx, err))
+            return 1
+        self.answer(next_signal(0))
+        if not self.stopped:
+            self.run_payload()
+        return self.finish()
+
+    def run_payload(self) -> None:
+        """Run the payload from its start to the end of all that it began."""
+        try:
+            if not exists(SETTINGS["directory"] + "/."):
+                raise OSError(errno.ENOENT, "its directory is gone")
+            self.start_payload()
+        except OSError as err:
+            self.code, self.reason = 1, err.strerror or str(err)
+        self.deliver()
+        if self.code is None:
+            self.follow()
+
+
+def as_bytes(text: str) -> bytes:
+    """A text as it stands in an environment."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def next_signal(timeout_s: float) -> int:
+    """The next signal of those that are blocked, waited for at most so long; 0 where none came."""
+    if hasattr(_signal, "sigtimedwait"):
+        known = _signal.sigtimedwait(CAUGHT, timeout_s)
+        return int(known.si_signo) if known else 0
+    _signal.setitimer(_signal.ITIMER_REAL, max(timeout_s, 0.001))  # macOS
+    number = int(_signal.sigwait(CAUGHT))
+    _signal.setitimer(_signal.ITIMER_REAL, 0)
+    return number if number != _signal.SIGALRM else 0
+
+
+def reset() -> None:
+    """Block all signals, whatever was done to them before, and close what was left open."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
+    for number in CAUGHT:
+        if _signal.getsignal(number) is not _signal.SIG_DFL:
+            _signal.signal(number, _signal.SIG_DFL)
+    try:
+        fds = [int(name) for name in posix.listdir("/proc/self/fd")]
+    except OSError:
+        fds = list(range(256))
+    for fd in fds:
+        if fd > 2:
+            try:
+                posix.close(fd)
+            except OSError:
+                pass
+
+
+def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
+    """Do what the command line asks for, and exit."""
+    SETTINGS.update(settings)
+    if argv[1:] in (["poll"], ["cancel"]):
+        posix._exit(poll() if argv[1] == "poll" else cancel())
+    reset()
+    words = {name: environment_texts().get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
+    words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")  # rc writes one for the other where a word holds it
+    if words["nodes"] == "ask":  # LSF names each host with its slots
+        words["nodes"] = str(len(environment_texts().get("LSB_MCPU_HOSTS", "").split()) // 2)
+    run = Run(int(argv[2]), words)
+    if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session that started it
+        try:
+            posix.setsid()
+        except OSError:
+            pass
+    posix._exit(run.whole())  # the interpreter would take itself apart first
 ''',
     'at/cancel': r'''#!@shell@
-# at: take from the queue what waits there; atrm does not end what runs, so stop the job script, or its payload.
-# needs: atrm kill ps xargs
+# at: take from the queue what waits there; atrm does not end what runs, so its supervisor is told.
+# needs: atrm
 atrm $*
-exec /bin/sh -c 'find() {
-		ps -ww -e -o pid= -o args= | while read -r pid args; do
-			case $args in
-			*" $job "[0-9]*) test "$1" != job || echo "$pid" ;;
-			*" $run") test "$1" != run || echo "$pid" ;;
-			esac
-		done
-	}
-	run=$0 job=$1
-	find job | xargs kill -TERM || find run | xargs kill -TERM
-	exit 0' @run@ @job@
+exec @python@ -I -S @supervise@ cancel
 ''',
     'at/job': r'''#!@shell@
 # at: @name@
-# needs: date env expr find flock grep kill pgrep pkill ps sed seq sleep sort timeout
 mpirun=@mpiexec@
 mpirun=@launcher@
 nodes=1
@@ -6724,51 +7592,54 @@ psik_walltime_s=@duration_s@
 @job_body@
 ''',
     'at/poll': r'''#!@shell@
-# at: all that atq lists, `=` for what runs.  Only the text of a job holds its tag; it is read when a tag is asked for.
-# needs: at atq sed
-exec /bin/sh -c 'said=$(atq) || exit 1
-	case "$*" in *psik-*) ids=$(printf "%s\n" "$said" | sed "s/[^0-9].*//") ;; esac
-	for id in $ids; do
-		at -c "$id" | sed -n "s/.* # \(psik-[0-9.]*\)\$/$id queued - \1/p"
-	done
-	printf "%s\n" "$said" | sed -n -e "s/^\([0-9]*\).* = .*/\1 active -/p" -e t -e "s/^\([0-9][0-9]*\).*/\1 queued -/p"' psik $*
+# at: what waits is in atq; what runs, the locks and marks of a step tell, for atq forgets a job whose first process has
+# ended.  Only the text of a job holds its tag; it is read when a tag is asked for.
+# needs: at atq
+exec /bin/sh -c 'python=$1 supervise=$2
+	shift 2
+	waiting=$(atq) || exit 1
+	"$python" -I -S "$supervise" poll || exit 1
+	case "$*" in *psik-*) tagged=yes ;; esac
+	while read -r id rest; do
+		test -n "$id" || continue
+		state=queued
+		case $rest in *" = "*) state=active ;; esac
+		echo "$id $state -"
+		test -z "$tagged" || at -c "$id" | while read -r line; do
+			case $line in *" # psik-"*) echo "$id $state - psik-${line##* \# psik-}" ;; esac
+		done
+	done <<-END
+	$waiting
+	END' psik @python@ @supervise@ $*
 ''',
     'at/submit': r'''#!@shell@
 # at: queue scripts/job, by default with batch's queue b, which waits for a low load, and print the number that at
 # tells on stderr.  at runs the text that it reads with /bin/sh, in this directory.
-# needs: at sed setsid uname
+# needs: at
 cd @base@ || exit 1
-uname -n >@log@/host.$1
+echo $2 >@log@/host.$1
 psik_queue=b
 psik_queue=@queue_name@
-exec /bin/sh -c 'jobndx=$1
-	shift
-	said=$(echo "exec setsid \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # "@tag@.$jobndx | at "$@" now 2>&1)
+exec /bin/sh -c 'jobndx=$1 tag=$2
+	shift 2
+	said=$(echo "exec \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # $tag.$jobndx" | at "$@" now 2>&1)
 	status=$?
-	printf "%s\n" "$said" >&2
-	printf "%s\n" "$said" | sed -n "s/^job \([0-9]*\) at .*/\1/p"
-	exit $status' psik $1 -q $psik_queue \
+	echo "$said" >&2
+	while read -r word id at rest; do
+		test "$word $at" != "job at" || echo "$id"
+	done <<-END
+	$said
+	END
+	exit $status' psik $1 @tag@ -q $psik_queue \
 	@attributes@ \
 	-M
 ''',
     'local/cancel': r'''#!@shell@
-# local: stop the job script, which stops its payload; where it is gone, the payload itself.
-# needs: kill ps xargs
-exec /bin/sh -c 'find() {
-		ps -ww -e -o pid= -o args= | while read -r pid args; do
-			case $args in
-			*" $job "[0-9]*) test "$1" != job || echo "$pid" ;;
-			*" $run") test "$1" != run || echo "$pid" ;;
-			esac
-		done
-	}
-	run=$0 job=$1
-	find job | xargs kill -TERM || find run | xargs kill -TERM
-	exit 0' @run@ @job@
+# local: the supervisor ends its step.
+exec @python@ -I -S @supervise@ cancel
 ''',
     'local/job': r'''#!@shell@
 # local: @name@
-# needs: date env expr find flock grep kill pgrep pkill ps sed seq sleep sort timeout
 mpirun=@mpiexec@
 mpirun=@launcher@
 nodes=1
@@ -6777,19 +7648,13 @@ psik_walltime_s=@duration_s@
 @job_body@
 ''',
     'local/poll': r'''#!@shell@
-# local: every session in which a job script or its payload is alive, whichever ids are asked for.
-# needs: ps sed sort
-exec /bin/sh -c 'said=$(ps -ww -e -o sid= -o args=) || exit 1
-	printf "%s\n" "$said" | sed -n \
-		-e "s:^ *\([0-9]*\) .*/\([0-9.]*\)/scripts/job \([0-9]*\)\$:\1 active - psik-\2.\3:p" \
-		-e "s:^ *\([0-9]*\) .*/scripts/run\$:\1 active -:p" | sort -u'
+# local: the locks and marks of a step tell whether it lives.
+exec @python@ -I -S @supervise@ poll
 ''',
     'local/submit': r'''#!/bin/sh
-# local: start scripts/job in a session of its own and print its process id, which names the session.
-# needs: setsid uname
-{ read -r host </proc/sys/kernel/hostname || host=$(uname -n); } 2>/dev/null
-echo "$host" >@log@/host."$1"
-setsid @job@ "$1" </dev/null >/dev/null 2>&1 &
+# local: start scripts/job and print its process id.  Only this host knows that, so its name is kept.
+echo "$2" >@log@/host."$1"
+@job@ "$1" </dev/null >/dev/null 2>&1 &
 echo $!
 ''',
     'lsf/cancel': r'''#!@shell@
@@ -6800,7 +7665,6 @@ exec /bin/sh -c 'said=$(bkill "$@" 2>&1) && exit
 	printf "%s\n" "$said" | grep -q -e "has already finished" -e "No matching job found"' psik $*
 ''',
     'lsf/job': r'''#!@shell@
-# needs: awk date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
 #BSUB -J @plain_name@
 #BSUB -env "all"
 #BSUB -W @duration_min@
@@ -6847,7 +7711,6 @@ exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" &
 ''',
     'lsf-mpi/job': r'''#!@shell@
 # lsf-mpi: LSF where programs are started by mpirun.  A queue must allow -x, which exclusive_node_use asks for.
-# needs: awk date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
 #BSUB -J @plain_name@
 #BSUB -env "all"
 #BSUB -W @duration_min@
@@ -6875,7 +7738,6 @@ psik_walltime_s=0
 exec scancel $*
 ''',
     'slurm/job': r'''#!@shell@
-# needs: date env expr find flock grep pgrep pkill ps sed seq sleep sort timeout
 #SBATCH --job-name=@tag@
 #SBATCH --job-name=@name@
 #SBATCH --chdir=@directory@

@@ -14,7 +14,7 @@ def sources():
     for folder, folders, names in sorted(os.walk(HERE)):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in sorted(names):
-            if name.endswith((".py", "~", ".swp")):
+            if name == "embed.py" or name.endswith(("~", ".swp")):
                 continue
             path = os.path.join(folder, name)
             with open(path, encoding="utf-8") as file:

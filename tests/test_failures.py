@@ -193,9 +193,9 @@ class Trees(Amiss):
             psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
         self.assertIn("no such controller", psik.poll_fault(os.path.dirname(self.made.path)))
-        self.refused(psik.BackendError, "its scheduler was not told: exit 3; cancel it again", psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be ended: exit 3; cancel it again", psik.cancel, self.made)
         os.unlink(self.made.at("scripts", "cancel"))
-        self.refused(psik.BackendError, "its scheduler was not told: [Errno 2]", psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
             file.write("[")
         self.assertEqual(psik.poll_fault(os.path.dirname(self.made.path)), "")
@@ -237,9 +237,12 @@ class Trees(Amiss):
         self.assertEqual(psik.summarize(self.made, self.made.rows(), said).reason, "ours")
 
     def test_a_job_of_another_host(self) -> None:
-        psik.reached(self.made, 1, psik.JobState.active, 77)
-        self.spoil("elsewhere", "log", "host.1")
-        self.refused(psik.BackendError, "runs on elsewhere; cancel it there too", psik.cancel, self.made)
+        self.configure(kill_grace_s=1)
+        made = psik.create(self.config(), psik.JobSpec(script="true"))
+        psik.reached(made, 1, psik.JobState.active, 77)
+        psik.write_file(made.log("host", 1), "elsewhere\n")
+        self.refused(psik.BackendError, "its host, elsewhere, has not answered; cancel it again", psik.cancel, made)
+        self.assertEqual([row.state for row in made.rows()], ["new", "active"])
 
     def test_jobs_that_are_gone(self) -> None:
         config = self.config()

@@ -14,7 +14,7 @@ import unittest
 from typing import Any, Dict, List, Tuple
 
 import psik
-from harness import FAST, PSIK, Case
+from harness import FAST, PSIK, Case, kill, processes_with
 from serving import Answer, Server
 
 OK = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
@@ -551,10 +551,9 @@ class Serving(Case):
         server = Server(self, "--uds", "s.sock")
         jobid = str(server.ask("POST", "/v1/jobs", {"script": "exec sleep 600"}).json)
         server.wait_for(jobid, "active")
-        pid = int(self.job(jobid).rows()[-1].info)
-        group = int(self.until(lambda: psik.read_or_empty(self.job(jobid).log("pid", 1))))
-        os.kill(pid, signal.SIGKILL)
-        os.killpg(group, signal.SIGKILL)
+        nap = self.until(lambda: [line for line in processes_with("sleep 600") if len(line.split()) == 4])
+        os.kill(int(self.job(jobid).rows()[-1].info), signal.SIGKILL)
+        kill(nap)
         self.assertEqual(server.wait_for(jobid, "failed"), "failed")
 
 

@@ -63,7 +63,7 @@ class Local:
                 self.assertEqual(self.job(jobid).rows()[-1].info, status)
 
     def test_what_the_payload_finds(self: Any) -> None:
-        jobid = self.run_spec("--wait", script=SHOW + "print(os.getcwd(), repr(os.sys.stdin.read()), os.getpgid(0) == os.getppid())")
+        jobid = self.run_spec("--wait", script=SHOW + "print(os.getcwd(), repr(os.sys.stdin.read()), os.getsid(0) == os.getpid())")
         shown, rest = self.psik("logs", jobid).out.strip().split("\n")
         env, job = json.loads(shown), self.job(jobid)
         words = self.shell.split() if self.kind == "rc" else ["/usr/bin/env", "rc"]
@@ -182,7 +182,7 @@ class Local:
         self.until(lambda: processes_with(nap(66)))
         os.killpg(self.job(jobid).rows()[1].info, signal.SIGKILL)
         kill(processes_with(nap(66)))
-        self.assertIn("no longer knows it", self.psik("wait", jobid, status=1).err)
+        self.assertIn("its supervisor was killed", self.psik("wait", jobid, status=1).err)
         self.assertEqual(self.states(jobid)[-1], "1 failed")
 
     def test_follow_shows_both_streams_as_they_come(self: Any) -> None:

@@ -73,13 +73,15 @@ class Scripts(Case):
 
     def test_templates_are_shell_as_they_lie(self) -> None:
         for path in glob.glob(ROOT + "/templates/**/*", recursive=True):
-            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html")):
+            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html", "/supervise")):
                 done = subprocess.run(["sh", "-n", path], stderr=subprocess.PIPE)
                 self.assertEqual((done.returncode, done.stderr), (0, b""), path)
 
     def test_scripts_are_sh(self) -> None:
         for kind in sorted({name.split("/")[0] for name in psik.TEMPLATES if "/" in name}):
             for name, text in self.rendered(SH, kind).items():
+                if name == "supervise":
+                    continue
                 path = self.write("script", text)
                 for shell in ("sh", "bash"):
                     done = subprocess.run([shell, "-n", path], stderr=subprocess.PIPE)
@@ -89,7 +91,7 @@ class Scripts(Case):
     def test_scripts_are_rc(self) -> None:
         for kind in sorted({name.split("/")[0] for name in psik.TEMPLATES if "/" in name}):
             for name, text in self.rendered(RC, kind).items():
-                if text.startswith("#!/bin/sh\n"):
+                if text.startswith("#!/bin/sh\n") or name == "supervise":
                     continue
                 self.write("script", text)
                 done = subprocess.run([rc_path() or "", "-n", os.path.join(self.folder, "script")], stderr=subprocess.PIPE)
@@ -126,8 +128,15 @@ class Scripts(Case):
     def test_check_names_missing_programs(self) -> None:
         empty = os.path.join(self.folder, "empty")
         os.mkdir(empty)
+        self.configure(backend={"type": "slurm"})
         ran = self.psik("backends", "--check", status=4, env={"PATH": empty})
-        self.assertIn("local: no program 'timeout', which templates/local/job calls", ran.out)
+        self.assertIn("slurm: no program 'sbatch', which templates/slurm/submit calls", ran.out)
+
+    def test_what_the_supervisor_is_told_is_python(self) -> None:
+        found: Dict[str, Any] = {}
+        exec(self.rendered(SH)["supervise"].split("\nsys.path")[0], found)
+        self.assertEqual({name: found["SETTINGS"][name] for name in ("base", "directory", "environment", "duration_min")},
+                         {"base": "/p/local/1.5", "directory": "/d", "environment": {"A": "it's\nx"}, "duration_min": 10})
 
     def test_directives_stand_before_the_first_command(self) -> None:
         for name, text in psik.TEMPLATES.items():

@@ -77,8 +77,8 @@ class Creation(Case):
         job = psik.create(self.config(), JobSpec(script="echo", cb_secret="s3cret"))
         found = sorted(os.path.relpath(os.path.join(folder, name), job.path)
                        for folder, folders, names in os.walk(job.path) for name in folders + names)
-        self.assertEqual(found, ["log", "scripts", "scripts/cancel", "scripts/job", "scripts/poll", "scripts/psik",
-                                 "scripts/run", "scripts/submit", "spec.json", "status.csv", "work"])
+        self.assertEqual(found, ["log", "scripts", "scripts/.psik.py", "scripts/cancel", "scripts/job", "scripts/poll", "scripts/psik",
+                                 "scripts/run", "scripts/submit", "scripts/supervise", "spec.json", "status.csv", "work"])
         modes = [oct(os.stat(path).st_mode & 0o777) for path in (job.path, job.at("spec.json"), job.script("run"))]
         self.assertEqual(modes, ["0o700", "0o600", "0o700"])
         with open(job.at("spec.json")) as file:

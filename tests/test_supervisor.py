@@ -1,0 +1,455 @@
+"""What happens to a job when something goes wrong around it: each fault on a real job, in rc and in sh.
+
+A row is a fault; the claim is the same for all: what the record says is so, and a job that is to end ends.
+"""
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import psik
+from harness import FAST, PSIK, Case, kill, needs, processes_with, rc_path
+
+ROOT_USER = os.geteuid() == 0 and os.path.isdir("/proc/self/ns")
+NAMESPACES = needs("root and Linux namespaces", ROOT_USER and shutil.which("unshare"))
+SLEEP = shutil.which("sleep") or ""
+SAVING = "#!/bin/sh\ntrap 'echo saved; exit 0' USR1 USR2\necho ready\nwhile :; do %s 0.1; done\n" % SLEEP
+PYTHON_DAEMON = """#!%s
+import os, subprocess
+subprocess.Popen(NAP, start_new_session=True)  # which closes what it inherited
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 1000)
+        os.execv(NAP[0], NAP)
+    os._exit(0)
+os.wait()
+""" % sys.executable
+
+
+class Faulty(Case):
+    """A test with a nap of its own, and a config for each shell."""
+    count = 0
+    backend: Dict[str, Any] = {"type": "local"}
+
+    def setUp(self) -> None:
+        super().setUp()
+        Faulty.count += 1
+        self.seconds = "900.%07d%03d" % (os.getpid(), Faulty.count)
+        self.nap = "%s %s" % (SLEEP, self.seconds)
+        self.addCleanup(lambda: kill(self.naps()))
+
+    def configure(self, **settings: Any) -> str:
+        options: Dict[str, Any] = dict(poll_interval_s=0, kill_grace_s=1, backend=self.backend)
+        return super().configure(**dict(options, **settings))
+
+    def naps(self) -> List[str]:
+        """The processes that sleep for this test."""
+        return processes_with("sleep " + self.seconds)
+
+    def in_both_shells(self, test: Callable[[], None], **settings: Any) -> None:
+        for shell in (rc_path(), "/bin/sh"):
+            if shell:
+                with self.subTest(shell=shell):
+                    self.configure(rc_path=shell, **settings)
+                    test()
+
+    def put(self, script: str, naps: int = 1, **spec: Any) -> str:
+        """Submit a job and wait until so many of its naps have begun; its id."""
+        jobid = self.run_spec(script=script, **spec)
+        self.until(lambda: len(self.naps()) >= naps, "%d naps: %s" % (naps, psik.read_or_empty(self.job(jobid).log("submit", 1))))
+        self.until(lambda: "1 active" in self.states(jobid))
+        return jobid
+
+    def supervisor(self, jobid: str) -> int:
+        """Its process id."""
+        text = psik.read_or_empty(self.job(jobid).log("claim", 1))
+        return int(dict(line.split(" ", 1) for line in text.splitlines())["pid"])
+
+    def nothing_left(self, jobid: str, *last: str) -> None:
+        """Check that nothing of a job runs, and how its history ends."""
+        self.assertEqual(self.naps(), [])
+        self.until(lambda: self.states(jobid)[-len(last):] == list(last), "%s, not %s" % (last, self.states(jobid)), seconds=5)
+
+
+class Ends(Faulty):
+    """How a job ends, and what it leaves behind."""
+
+    def test_what_the_script_left_running_has_ended_when_the_job_has(self) -> None:
+        argv = json.dumps(self.nap.split())
+        scripts = {"in the background": "#!/bin/sh\n%s & exit 0" % self.nap, "in a session": "#!/bin/sh\nsetsid %s & exit 0" % self.nap,
+                   "without its environment": "#!/bin/sh\nenv -i setsid %s & exit 0" % self.nap,
+                   "daemons": PYTHON_DAEMON.replace("NAP", argv), "stubborn": "#!/bin/sh\n(trap '' TERM; %s) & exit 0" % self.nap}
+
+        def test() -> None:
+            for script in scripts.values():
+                with self.subTest(script=script):
+                    jobid = self.run_spec(script=script)
+                    self.psik("wait", jobid)
+                    self.nothing_left(jobid, "1 completed")
+        self.in_both_shells(test)
+
+    def test_a_user_signal_for_everything_is_the_payloads(self) -> None:
+        def test() -> None:
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                jobid = self.run_spec(script=SAVING)
+                self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
+                supervisor = self.supervisor(jobid)
+                os.killpg(supervisor, number)
+                kills = [line for line in processes_with(self.job(jobid).path) if str(supervisor) not in line.split()]
+                for line in kills:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(line.split()[1]), number)
+                self.psik("wait", jobid)
+                self.assertEqual(self.states(jobid)[-1], "1 completed")
+                self.assertEqual(self.psik("logs", jobid).out, "ready\nsaved\n")
+        self.in_both_shells(test)
+
+    def test_exit_statuses_and_signals(self) -> None:
+        def test() -> None:
+            config = self.config()
+            wanted = {"exit %d" % status: status for status in range(256)}
+            wanted.update({"kill -%d $$" % number: 128 + number for number in range(1, 32)
+                           if number not in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP,
+                                             signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)})
+            jobs = {}
+            for script, status in wanted.items():
+                job = jobs[script] = psik.create(config, psik.JobSpec(script="#!/bin/sh\nulimit -c 0\n" + script))
+                psik.submit(job)
+            summaries = psik.wait(config, list(jobs.values()), 240)
+            self.assertEqual({script: each.info for script, each in zip(jobs, summaries)}, wanted)
+        self.in_both_shells(test)
+
+    def test_a_pipe_breaks_as_in_a_shell(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/bash\nyes | head -1\necho ${PIPESTATUS[0]}")
+        self.assertEqual((self.psik("logs", jobid).out, self.psik("logs", "--stderr", jobid).out), ("y\n141\n", ""))
+
+    def test_where_it_runs_and_what_others_see(self) -> None:
+        secret = "secret-%s" % self.seconds
+
+        def test() -> None:
+            jobid = self.put("echo $PWD\n%s" % self.nap, environment={"TOKEN": secret})
+            self.assertEqual(processes_with(secret), [])
+            self.assertEqual(self.psik("logs", jobid).out.strip(), self.job(jobid).at("work"))
+            self.psik("rm", "--force", jobid)
+        self.in_both_shells(test)
+
+    def test_a_receiver_that_does_not_answer_holds_nothing_up(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(20)
+            url = "http://127.0.0.1:%d/" % listener.getsockname()[1]
+
+            def test() -> None:
+                jobid = self.run_spec(script="#!/bin/sh\ndate +%s.%N", callback=url, status=None)
+                self.until(lambda: self.states(jobid)[-1] == "1 completed")
+                rows = self.job(jobid).rows()
+                self.assertLess(float(self.psik("logs", jobid).out) - rows[2].time, 1)
+                self.assertLess(rows[3].time - rows[2].time, 1)
+            self.in_both_shells(test, callback_timeout_s=3)
+
+    def test_a_step_runs_once(self) -> None:
+        def test() -> None:
+            jobid = self.put("echo once\n" + self.nap)
+            job = self.job(jobid)
+            done = subprocess.run([job.script("job"), "1"], stdin=subprocess.DEVNULL, env=self.env, timeout=30)
+            self.assertEqual(done.returncode, 0)
+            self.assertRegex(psik.read_or_empty(job.log("submit", 1)), r"step 1 was claimed by \d+ on \S+; this submission of it, \d+, runs nothing")
+            self.assertEqual((len(self.naps()), psik.logs(job)), (1, "once\n"))
+            self.psik("rm", "--force", jobid)
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
+
+class Cancels(Faulty):
+    """A job that is to end ends, whatever has happened to it."""
+
+    def cancel_and_remove(self, jobid: str, *last: str) -> None:
+        self.psik("cancel", jobid)
+        self.nothing_left(jobid, *last)
+        self.psik("rm", jobid)
+
+    def test_all_of_it_was_stopped(self) -> None:
+        def test() -> None:
+            jobid = self.put(self.nap)
+            for line in processes_with(self.job(jobid).path) + self.naps():
+                os.kill(int(line.split()[1]), signal.SIGSTOP)
+            self.cancel_and_remove(jobid, "0 canceled", "1 canceled")
+        self.in_both_shells(test)
+
+    def test_its_supervisor_was_killed(self) -> None:
+        def test() -> None:
+            for script in (self.nap, "#!/bin/sh\nsetsid %s & wait" % self.nap, "#!/bin/sh\nenv -i %s" % self.nap,
+                           PYTHON_DAEMON.replace("NAP", json.dumps(self.nap.split())) + "subprocess.call(NAP)".replace("NAP", json.dumps(self.nap.split()))):
+                with self.subTest(script=script):
+                    jobid = self.put(script)
+                    os.kill(self.supervisor(jobid), signal.SIGKILL)
+                    self.psik("poll")
+                    self.assertEqual(self.states(jobid)[-1], "1 active")
+                    self.psik("rm", jobid, status=5)
+                    self.cancel_and_remove(jobid, "0 canceled")
+        self.in_both_shells(test)
+
+    def test_removing_with_force_waits_for_all_of_it(self) -> None:
+        def test() -> None:
+            jobid = self.put("#!/bin/sh\n" + "(trap '' TERM; %s; %s) & " % (self.nap, self.nap) * 8 + "wait", naps=8)
+            self.psik("rm", "--force", jobid)
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
+    def test_nothing_but_sh_and_python(self) -> None:
+        tools = os.path.join(self.folder, "bin")
+        os.mkdir(tools)
+        os.symlink("/bin/sh", os.path.join(tools, "sh"))
+        os.symlink(sys.executable, os.path.join(tools, "python3"))
+        self.env["PATH"] = tools
+
+        def test() -> None:
+            self.assertEqual(self.psik("backends", "--check").err, "")
+            self.psik("run", "--wait", "-", stdin='{"script": "exit 7"}', status=7)
+            jobid = self.put("#!/bin/sh\n%s & %s" % (self.nap, self.nap), naps=2)
+            self.cancel_and_remove(jobid, "0 canceled", "1 canceled")
+        self.in_both_shells(test)
+
+    def test_a_job_that_is_canceled_before_it_begins_does_not_run(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="touch ran"))
+        psik.reached(job, 1, psik.JobState.queued, 99)
+        psik.reached(job, 0, psik.JobState.canceled)
+        subprocess.run([job.script("job"), "1"], stdin=subprocess.DEVNULL, env=self.env, timeout=30)
+        self.assertEqual(os.listdir(job.at("work")), [])
+        self.assertEqual(self.states(job.jobid)[-1], "1 canceled")
+
+    def test_a_second_start_is_refused(self) -> None:
+        def test() -> None:
+            jobid = self.put(self.nap)
+            self.assertIn("its step 1 is active", self.psik("start", jobid, status=5).err)
+            self.psik("start", "--force", jobid)
+            self.until(lambda: "2 active" in self.states(jobid))
+            self.psik("cancel", jobid)
+            self.assertEqual(self.naps(), [])
+            jobid = self.run_spec("--no-submit", script=self.nap)
+            children = [subprocess.Popen(FAST + ["start", jobid], env=self.env, stderr=subprocess.DEVNULL) for _ in range(2)]
+            self.assertEqual(sorted(child.wait(60) for child in children), [0, 5])
+            self.psik("rm", "--force", jobid)
+        self.in_both_shells(test)
+
+    def test_a_job_that_a_job_submitted_lives_on(self) -> None:
+        def test() -> None:
+            script = "#!/bin/sh\n%s %s run %s\n" % (sys.executable, PSIK, self.write("inner.json", json.dumps({"script": self.nap})))
+            jobid = self.run_spec("--wait", script=script)
+            inner = self.psik("logs", jobid).out.strip()
+            self.until(lambda: "1 active" in self.states(inner))
+            self.until(self.naps)
+            self.assertEqual(self.states(jobid)[-1], "1 completed")
+            time.sleep(0.5)
+            self.assertEqual(self.states(inner)[-1], "1 active")
+            self.cancel_and_remove(inner, "0 canceled", "1 canceled")
+        self.in_both_shells(test)
+
+
+class Places(Faulty):
+    """Jobs, and psik.py itself, that are moved, linked or removed."""
+
+    def test_a_job_that_was_moved_starts_where_it_is(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec("--wait", script="pwd; $psik --version")
+            there = os.path.join(self.folder, "there")
+            shutil.rmtree(there, True)
+            os.makedirs(there)
+            shutil.move(os.path.dirname(self.job(jobid).path), there)
+            shutil.rmtree(self.prefix)
+            self.configure(prefix=there, rc_path=self.config().rc_path)
+            self.psik("start", jobid)
+            self.psik("wait", jobid)
+            self.assertEqual(self.psik("logs", jobid).out, "%s\n%s\n" % (self.job(jobid).at("work"), psik.__version__))
+            self.assertFalse(os.path.exists(self.prefix))
+            self.psik("rm", jobid)
+        self.in_both_shells(test)
+
+    def test_psik_is_moved_while_its_job_waits(self) -> None:
+        for start in ("file", "stdin"):
+            place = os.path.join(self.folder, start)
+            os.mkdir(place)
+            shutil.copy(PSIK, place)
+            if sys.version_info < (3, 7):
+                shutil.copy(__import__("dataclasses").__file__, place)
+                self.env["PYTHONPATH"] = place
+            with open(PSIK) as text:
+                program = [sys.executable, os.path.join(place, "psik.py")] if start == "file" else [sys.executable, "-"]
+                spec = self.write("spec.json", json.dumps({"script": "#!/bin/sh\n$psik --version"}))
+                done = subprocess.run(program + ["run", "--no-submit", spec], env=self.env, stdout=subprocess.PIPE, timeout=60,
+                                      stdin=text if start == "stdin" else subprocess.DEVNULL)
+            jobid = done.stdout.decode().strip()
+            shutil.rmtree(place)
+            self.psik("start", jobid)
+            self.psik("wait", jobid)
+            self.assertEqual(self.psik("logs", jobid).out, psik.__version__ + "\n")
+            copies = os.path.join(self.prefix, ".psik")
+            self.assertEqual(len(os.listdir(copies)), 1)
+            self.psik("rm", jobid)
+            self.assertEqual(os.listdir(copies), [])
+
+    def test_the_directory_of_a_job_is_a_link(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec("--wait", script="echo moo >file; chmod 500 .")
+            job, scratch = self.job(jobid), os.path.join(self.folder, "scratch-" + jobid)
+            shutil.move(job.path, scratch)
+            os.symlink(scratch, job.path)
+            self.assertIn(scratch, self.psik("rm", jobid).err)
+            self.assertFalse(os.path.lexists(job.path))
+            self.assertEqual(psik.read_or_empty(scratch + "/work/file"), "moo\n")
+            self.assertEqual(os.stat(scratch + "/work").st_mode & 0o777, 0o500)
+            self.psik("rm", "--stale")
+            self.assertEqual(self.psik("ls").out, "")
+        self.in_both_shells(test)
+
+    def test_a_job_that_is_gone_between_two_reads(self) -> None:
+        jobid = self.run_spec("--wait", script="true")
+        job = self.job(jobid)
+        for verb in (["logs"], ["status"], ["logs", "-f"], ["wait"]):
+            code = FAST[-1].replace("import psik;", "import psik; psik.JobDir.rows = lambda job: [];").replace(
+                "psik.JobDir.rows", "found = psik.JobDir(%r); psik.find_job = lambda *words: found; psik.JobDir.rows" % job.path)
+            ran = self.psik(*(verb + [jobid]), program=FAST[:-1] + [code], status=3)
+            self.assertRegex(ran.err, "no job at|is gone")
+
+    def test_a_clock_that_was_set_back(self) -> None:
+        self.configure(poll_interval_s=5)
+        jobid = self.put(self.nap)
+        job = self.job(jobid)
+        ahead = time.time() + 100000
+        os.kill(self.supervisor(jobid), signal.SIGKILL)
+        kill(self.naps())
+        text = json.dumps({"time": ahead, "fault": "", "steps": {str(job.rows()[1].info): ["active", "-", "", ahead, ahead, ""]}})
+        psik.write_file(os.path.join(os.path.dirname(job.path), ".poll-%s.json" % os.uname().nodename), text)
+        psik.write_file(job.status_path, "".join("%.3f,%d,%s,%s\n" % row._replace(time=ahead) for row in job.rows()))
+        self.psik("wait", "--timeout", "30", jobid, status=1)
+
+    def test_closed_descriptors(self) -> None:
+        spec = self.write("spec.json", '{"script": "true"}')
+        for words, status in (("ls 2>&-", 0), ("ls >&- 2>&- <&-", 0), ("run %s >&-" % spec, 0), ("run - <&-", 2), ("run %s 2>&-" % spec, 0)):
+            line = "%s %s %s" % (sys.executable, PSIK, words)
+            done = subprocess.run(["sh", "-c", line], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            self.assertEqual((done.returncode, b"Traceback" in done.stderr), (status, False), (line, done))
+
+
+@NAMESPACES
+class Systems(Faulty):
+    """Other systems, made of this one's namespaces."""
+
+    def inside(self, script: str, *options: str, root: str = "") -> Any:
+        """Start a shell script in namespaces of its own; of a process namespace the first process reaps no orphans."""
+        first = [sys.executable, "-c", "import subprocess, sys; subprocess.call(['/bin/sh', '-c', sys.argv[1]])"]  # reaps nobody else
+        argv = ["unshare"] + list(options) + (["chroot", root] if root else []) + first + [script]
+        child = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        self.addCleanup(child.stdout.close)
+        return child
+
+    def psik_line(self, *words: str) -> str:
+        """A command line for a script of these systems."""
+        return " ".join([sys.executable, PSIK] + list(words))
+
+    def said(self, script: str, *options: str, root: str = "") -> str:
+        """What such a script prints."""
+        child = self.inside(script, *options, root=root)
+        said, _ = child.communicate(timeout=120)
+        return str(said.decode())
+
+    def spec(self, script: str) -> str:
+        """The path of a spec."""
+        return self.write("spec.json", json.dumps({"script": script}))
+
+    def test_nobody_reaps(self) -> None:
+        script = "#!/bin/sh\n(%s &)\n%s" % (self.nap, self.nap)  # the orphan will be a zombie for ever
+
+        def test() -> None:
+            said = self.said("\n".join([
+                self.psik_line("run", self.spec(script)), "until %s | grep -q active; do sleep 0.2; done" % self.psik_line("ls"),
+                "sleep 0.5", self.psik_line("cancel", "last"), "echo $?",
+                "until grep -q 1,canceled %s/local/*/status.csv; do sleep 0.2; done" % self.prefix]), "--pid", "--fork", "--mount-proc").split()
+            self.assertEqual(said[1:], ["0"])
+            rows = self.job(said[0]).rows()
+            self.assertEqual(self.states(said[0])[-2:], ["0 canceled", "1 canceled"])
+            self.assertLess(rows[-1].time - rows[-2].time, 5)
+            self.psik("rm", said[0], status=None)
+        self.in_both_shells(test, kill_grace_s=8)
+
+    def test_without_proc(self) -> None:
+        def test() -> None:
+            said = self.said("\n".join([
+                "mount -t tmpfs none /proc", self.psik_line("run", self.spec("#!/bin/sh\n%s & %s" % (self.nap, self.nap))),
+                "until %s | grep -q active; do sleep 0.2; done; sleep 0.5" % self.psik_line("ls"), self.psik_line("cancel", "last"),
+                "echo status $?", self.psik_line("rm", "last"), "echo status $?"]), "--mount")
+            self.assertEqual(said.split("\n", 1)[1], "status 0\nstatus 0\n")
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
+    def test_a_history_that_cannot_be_written(self) -> None:
+        def test() -> None:
+            os.makedirs(self.prefix, exist_ok=True)
+            said = self.said("\n".join([
+                "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec(self.nap)),
+                "until %s | grep -q active; do sleep 0.2; done; sleep 0.5" % self.psik_line("ls"),
+                "unshare --mount sh -c 'mount --bind %s %s; mount -o remount,ro,bind %s; cd; %s'; echo status $?" % (
+                    self.prefix, self.prefix, self.prefix, self.psik_line("cancel", "last")),
+                "ps -ww -eo args | grep -c '[s]leep %s'; sleep 0.5" % self.seconds, "cat %s/local/*/status.csv" % self.prefix]), "--mount")
+            self.assertRegex(said, "(?s)was told to end, and .* cannot be written: read-only.*status 1\n0\n")
+            self.assertRegex(said, r",1,failed,143\n$")
+        self.in_both_shells(test)
+
+    def test_a_full_disk_at_the_end(self) -> None:
+        def test() -> None:
+            os.makedirs(self.prefix, exist_ok=True)
+            said = self.said("\n".join([
+                "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec("sleep 1.5")),
+                "until %s | grep -q active; do sleep 0.2; done" % self.psik_line("ls"),
+                "cat /dev/zero >%s/full 2>/dev/null; cd %s/local/*/; dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null" % ((self.prefix,) * 2),
+                "sleep 3", self.psik_line("ls"), "rm %s/full" % self.prefix, "sleep 3", self.psik_line("ls")]), "--mount")
+            self.assertRegex(said, "(?s) active .* completed ")
+            self.assertNotIn("failed", said)
+        self.in_both_shells(test)
+
+    def test_a_job_on_another_host(self) -> None:
+        def test() -> None:
+            child = self.inside("\n".join([
+                "hostname elsewhere", self.psik_line("run", self.spec(self.nap)), "while :; do sleep 0.2; done"]),
+                "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
+            jobid = child.stdout.readline().decode().strip()
+            self.until(self.naps)
+            self.psik("poll")
+            self.assertEqual(self.states(jobid)[-1], "1 active")
+            self.psik("rm", jobid, status=5)
+            self.psik("cancel", jobid)
+            self.nothing_left(jobid, "1 canceled")
+            self.psik("rm", jobid)
+            child.kill()
+        self.in_both_shells(test)
+
+    def test_another_host_that_does_not_answer(self) -> None:
+        def test() -> None:
+            child = self.inside("hostname elsewhere\n%s\nwhile :; do sleep 0.2; done" % self.psik_line("run", self.spec(self.nap)),
+                                "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
+            jobid = child.stdout.readline().decode().strip()
+            self.until(self.naps)
+            for line in processes_with(self.job(jobid).path):
+                os.kill(int(line.split()[1]), signal.SIGSTOP)
+            self.assertIn("its host, elsewhere, has not answered", self.psik("cancel", jobid, status=4).err)
+            self.assertEqual(self.states(jobid)[-1], "1 active")
+            self.psik("rm", jobid, status=5)
+            self.assertTrue(os.path.exists(self.job(jobid).path))
+            child.kill()
+            kill(self.naps() + processes_with(self.job(jobid).path))
+        self.in_both_shells(test)
+
+
+if __name__ == "__main__":
+    unittest.main()
