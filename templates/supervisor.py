@@ -11,7 +11,7 @@ It needs Python 3.6 or newer and no other program.  Every job starts it, so it i
 fcntl: `os`, `signal`, `re`, `json` or `typing` would take as long to import as all that it does for a short job.
 
 Two locks tell what lives of a step: the supervisor holds one on log/claim.N, the payload inherits one on log/alive.N.
-A process that closed the second is found by its mark, PSIK_MARK in its environment, where there is /proc.
+A process that has closed the second is found by its mark, PSIK_MARK in its environment, where there is /proc.
 """
 import errno
 import fcntl
@@ -177,10 +177,15 @@ def scheduler_ids(environment: "Dict[str, str]") -> str:
     return " ".join("%s=%s" % (name, environment[name]) for name in SCHEDULER_IDS if name in environment)
 
 
-def environment_texts() -> "Dict[str, str]":
-    """The environment of this process as texts."""
-    return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
-            for name, value in posix.environ.items()}
+def given_environment() -> "Dict[bytes, bytes]":
+    """The environment that this process was given.  posix.environ may hold an LC_CTYPE that Python has added."""
+    pairs = read("/proc/self/environ").encode("utf-8", "surrogateescape").split(b"\0")
+    return {name: value for name, _, value in (pair.partition(b"=") for pair in pairs) if name} or dict(posix.environ)
+
+
+def texts(environment: "Dict[bytes, bytes]") -> "Dict[str, str]":
+    """An environment as texts."""
+    return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for name, value in environment.items()}
 
 
 def identity(found: "Any") -> "Tuple[int, int]":
@@ -244,7 +249,7 @@ def claim_text(native: str) -> str:
     """What this process writes into a claim."""
     pid = posix.getpid()
     lines = (("native", native), ("host", this_host()), ("pid", str(pid)), ("started", Process(pid).started),
-             ("above", " ".join(map(str, ancestors_of(pid)))), ("scheduler", scheduler_ids(environment_texts())))
+             ("above", " ".join(map(str, ancestors_of(pid)))), ("scheduler", scheduler_ids(texts(posix.environ))))
     return "".join("%s %s\n" % line for line in lines)
 
 
@@ -513,25 +518,41 @@ class History:
         return (0, "canceled") in [row[:2] for row in rows]
 
 
-def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str, directory: str = "/") -> int:
-    """Start a program in a session of its own, signals as at login, stdin empty; its process id."""
+def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str) -> int:
+    """Start a program in a session of its own, its stdin empty, no signal blocked; its process id.
+
+    OSError where it cannot be started.
+    """
+    append = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND
+    files = (("/dev/null", posix.O_RDONLY), (out, append), (err, append))
+    try:  # a fork would copy the interpreter's memory, which takes longer than all else here
+        actions = [(posix.POSIX_SPAWN_OPEN, fd, path, flags, 0o666) for fd, (path, flags) in enumerate(files)]
+        return posix.posix_spawn(argv[0], argv, environment, file_actions=actions, setsid=True, setsigmask=())
+    except (AttributeError, NotImplementedError):  # Python 3.7, or an old C library
+        return start_forked(argv, environment, files)
+
+
+def start_forked(argv: "List[str]", environment: "Dict[bytes, bytes]", files: "Tuple[Tuple[str, int], ...]") -> int:
+    """As start(), by fork and exec; what goes wrong in the child comes back through a pipe."""
+    receiver, sender = posix.pipe()
     pid = posix.fork()
-    if pid:
-        return pid
-    try:
-        posix.setsid()
-        posix.dup2(posix.open("/dev/null", posix.O_RDONLY), 0)
-        posix.dup2(posix.open(out, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o666), 1)
-        posix.dup2(posix.open(err, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o666), 2)
-        posix.chdir(directory)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        posix.execve(argv[0], argv, environment)
-    except OSError as err_:
-        known = exists(argv[0])
-        say("%s: %s" % (argv[0], "its interpreter is not there" if known and err_.errno == errno.ENOENT else err_.strerror))
-        posix._exit(127 if err_.errno == errno.ENOENT else 126)
-    finally:
+    if not pid:
+        try:
+            posix.setsid()
+            for fd, (path, flags) in enumerate(files):
+                posix.dup2(posix.open(path, flags, 0o666), fd)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            posix.execve(argv[0], argv, environment)
+        except OSError as err:
+            posix.write(sender, b"%d" % err.errno)
         posix._exit(126)
+    posix.close(sender)
+    failed = posix.read(receiver, 20)
+    posix.close(receiver)
+    if failed:
+        posix.waitpid(pid, 0)
+        raise OSError(int(failed), posix.strerror(int(failed)))
+    return pid
 
 
 class Run:
@@ -626,7 +647,7 @@ class Run:
 
     def environment(self) -> "Dict[bytes, bytes]":
         """What the payload finds: what the job was given, the spec's own, and what psik.py promises."""
-        found = dict(posix.environ)
+        found = given_environment()
         found.pop(b"psik_walltime_s", None)
         for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
             if found.get(name) == value:
@@ -646,13 +667,14 @@ class Run:
         alive = write(self.step.log("alive"), "")
         lock(alive)
         try:
-            inherited = posix.dup2(alive, ALIVE_FD)
+            inherited = posix.dup2(alive, ALIVE_FD) or ALIVE_FD  # None before Python 3.7
         except OSError:  # fewer files may be open
-            inherited = posix.dup2(alive, posix.dup(alive))
-        self.payload = start([SETTINGS["base"] + "/scripts/run"], self.environment(), self.step.log("stdout"), self.step.log("stderr"),
-                             SETTINGS["directory"])
-        posix.close(alive)
-        if inherited is not None:
+            inherited = posix.dup(alive)
+            posix.set_inheritable(inherited, True)
+        try:
+            self.payload = start([SETTINGS["base"] + "/scripts/run"], self.environment(), self.step.log("stdout"), self.step.log("stderr"))
+        finally:
+            posix.close(alive)
             posix.close(inherited)
 
     def turn(self, timeout_s: float) -> int:
@@ -726,7 +748,7 @@ class Run:
                 break
             except OSError as err:
                 say("cannot record the end: %s" % err)
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or not exists(SETTINGS["base"] + "/status.csv"):  # nobody is left to be told
                     return self.outcome()[1]
             self.turn(pause_s)
             pause_s = min(pause_s * 2, 30)
@@ -739,11 +761,15 @@ class Run:
 
     def deliver(self) -> None:
         """Let psik.py tell the callback what is in the outbox; nobody waits for it here."""
-        if SETTINGS["callback_timeout_s"]:
-            self.history.sync()
-            environment = {name: value for name, value in posix.environ.items() if name != b"PSIK_MARK"}
-            log = self.step.log("submit")
+        if not SETTINGS["callback_timeout_s"]:
+            return
+        self.history.sync()
+        environment = {name: value for name, value in given_environment().items() if name != b"PSIK_MARK"}
+        log = self.step.log("submit")
+        try:
             self.deliveries.add(start([SETTINGS["base"] + "/scripts/psik", "deliver", "--", SETTINGS["base"]], environment, log, log))
+        except OSError as err:  # the events wait in the outbox
+            say("cannot deliver: %s" % err)
 
     def whole(self) -> int:
         """Run the step; the exit status."""
@@ -761,14 +787,22 @@ class Run:
     def run_payload(self) -> None:
         """Run the payload from its start to the end of all that it began."""
         try:
-            if not exists(SETTINGS["directory"] + "/."):
-                raise OSError(errno.ENOENT, "its directory is gone")
+            posix.chdir(SETTINGS["directory"])
             self.start_payload()
         except OSError as err:
-            self.code, self.reason = 1, err.strerror or str(err)
+            self.code, self.reason = self.why_not_started(err)
         self.deliver()
         if self.code is None:
             self.follow()
+
+    def why_not_started(self, err: OSError) -> "Tuple[int, str]":
+        """(exit status as a shell's, reason) of a payload that could not be started."""
+        if not exists(SETTINGS["directory"] + "/."):
+            return 1, "its directory is gone"
+        if err.errno == errno.ENOENT:
+            head = read(SETTINGS["base"] + "/scripts/run").split("\n")[0]
+            return 127, "the interpreter of its script is not there: %s" % head[:100]
+        return 126, "its script cannot be started: %s" % err.strerror
 
 
 def as_bytes(text: str) -> bytes:
@@ -811,10 +845,11 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     if argv[1:] in (["poll"], ["cancel"]):
         posix._exit(poll() if argv[1] == "poll" else cancel())
     reset()
-    words = {name: environment_texts().get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
+    given = texts(posix.environ)
+    words = {name: given.get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
     words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")  # rc writes one for the other where a word holds it
     if words["nodes"] == "ask":  # LSF names each host with its slots
-        words["nodes"] = str(len(environment_texts().get("LSB_MCPU_HOSTS", "").split()) // 2)
+        words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)
     run = Run(int(argv[2]), words)
     if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session that started it
         try:

@@ -29,8 +29,9 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 CLASS_TIMEOUT_S = 900
 UNSTEADY_AT_MOST = 2
 # What one Python shows as well as another, by how its name begins.
-WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.", "test_server.", "test_users.", "test_local.Walltime.")
-SLOW = ("SlurmForgets", "Walltime", "At", "Slurm")  # they wait for walltimes, so they begin first
+WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.", "test_server.", "test_users.", "test_local.Walltime.",
+                   "test_supervisor.At.", "test_supervisor.Slurm.", "test_supervisor.Systems.")
+SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems")  # they wait for walltimes, so they begin first
 
 
 class Result(unittest.TextTestResult):

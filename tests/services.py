@@ -17,6 +17,7 @@ As root the cluster authenticates with a munged of its own; otherwise, or withou
 runs wholly as the calling user with auth/none.
 """
 
+import fcntl
 import os
 import pwd
 import random
@@ -26,6 +27,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any, Callable, Dict, List, Optional
 
@@ -460,6 +462,17 @@ class Atd:
         if self.pid is not None and command_name(self.pid) == "atd":
             end([self.pid])
         self.pid = None
+
+    def hold(self) -> None:
+        """Wait until no other test uses this machine's atd, and start it."""
+        self.lock = open(os.path.join(tempfile.gettempdir(), "psik-test-atd.lock"), "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.start()
+
+    def release(self) -> None:
+        """Stop it, and let another test use it."""
+        self.stop()
+        self.lock.close()
 
     def adopt(self) -> None:
         """Take over an atd that an earlier `services.py atd start` left, so that stop() ends it."""

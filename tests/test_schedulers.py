@@ -2,7 +2,6 @@
 
 Slurm and atd are the real ones; for LSF, which has no free server, an emulator stands in.
 """
-import fcntl
 import json
 import os
 import re
@@ -471,19 +470,15 @@ class SlurmForgets(Case):
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
 class At(Scheduler, Case):
     backend = {"type": "at", "queue_name": "a"}  # which does not wait for a low load
-    lock: Any = None
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.lock = open(os.path.join(tempfile.gettempdir(), "psik-test-atd.lock"), "w")
-        fcntl.flock(cls.lock, fcntl.LOCK_EX)  # a machine has one atd
         cls.atd = services.Atd()
-        cls.atd.start()
+        cls.atd.hold()
 
     @classmethod
     def tearDownClass(cls) -> None:
-        cls.atd.stop()
-        cls.lock.close()
+        cls.atd.release()
 
     def known(self, native: str) -> bool:
         said = subprocess.run(["atq"], stdout=subprocess.PIPE).stdout.decode()

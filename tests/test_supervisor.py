@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import unittest
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, List
 
 import psik
+import services
 from harness import FAST, PSIK, Case, kill, needs, processes_with, rc_path
 
 ROOT_USER = os.geteuid() == 0 and os.path.isdir("/proc/self/ns")
@@ -43,7 +44,7 @@ class Faulty(Case):
     def setUp(self) -> None:
         super().setUp()
         Faulty.count += 1
-        self.seconds = "900.%07d%03d" % (os.getpid(), Faulty.count)
+        self.seconds = "1%05d%03d" % (os.getpid() % 100000, Faulty.count)  # BusyBox takes no fractions
         self.nap = "%s %s" % (SLEEP, self.seconds)
         self.addCleanup(lambda: kill(self.naps()))
 
@@ -64,6 +65,7 @@ class Faulty(Case):
 
     def put(self, script: str, naps: int = 1, **spec: Any) -> str:
         """Submit a job and wait until so many of its naps have begun; its id."""
+        spec.setdefault("resources", {"exclusive_node_use": False})
         jobid = self.run_spec(script=script, **spec)
         self.until(lambda: len(self.naps()) >= naps, "%d naps: %s" % (naps, psik.read_or_empty(self.job(jobid).log("submit", 1))))
         self.until(lambda: "1 active" in self.states(jobid))
@@ -80,10 +82,11 @@ class Faulty(Case):
         self.until(lambda: self.states(jobid)[-len(last):] == list(last), "%s, not %s" % (last, self.states(jobid)), seconds=5)
 
 
-class Ends(Faulty):
-    """How a job ends, and what it leaves behind."""
+class Everywhere:
+    """What holds on every backend."""
+    needs_cells: Dict[str, Any] = {"exclusive_node_use": False}
 
-    def test_what_the_script_left_running_has_ended_when_the_job_has(self) -> None:
+    def test_what_the_script_left_running_has_ended_when_the_job_has(self: Any) -> None:
         argv = json.dumps(self.nap.split())
         scripts = {"in the background": "#!/bin/sh\n%s & exit 0" % self.nap, "in a session": "#!/bin/sh\nsetsid %s & exit 0" % self.nap,
                    "without its environment": "#!/bin/sh\nenv -i setsid %s & exit 0" % self.nap,
@@ -92,18 +95,18 @@ class Ends(Faulty):
         def test() -> None:
             for script in scripts.values():
                 with self.subTest(script=script):
-                    jobid = self.run_spec(script=script)
+                    jobid = self.run_spec(script=script, resources=self.needs_cells)
                     self.psik("wait", jobid)
                     self.nothing_left(jobid, "1 completed")
         self.in_both_shells(test)
 
-    def test_a_user_signal_for_everything_is_the_payloads(self) -> None:
+    def test_a_user_signal_for_everything_is_the_payloads(self: Any) -> None:
         def test() -> None:
             for number in (signal.SIGUSR1, signal.SIGUSR2):
-                jobid = self.run_spec(script=SAVING)
+                jobid = self.run_spec(script=SAVING, resources=self.needs_cells)
                 self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
                 supervisor = self.supervisor(jobid)
-                os.killpg(supervisor, number)
+                os.killpg(os.getpgid(supervisor), number)
                 kills = [line for line in processes_with(self.job(jobid).path) if str(supervisor) not in line.split()]
                 for line in kills:
                     with contextlib.suppress(ProcessLookupError):
@@ -112,6 +115,30 @@ class Ends(Faulty):
                 self.assertEqual(self.states(jobid)[-1], "1 completed")
                 self.assertEqual(self.psik("logs", jobid).out, "ready\nsaved\n")
         self.in_both_shells(test)
+
+    def cancel_and_remove(self: Any, jobid: str, *last: str) -> None:
+        self.psik("cancel", "--wait", jobid)
+        self.nothing_left(jobid, *last)
+        self.psik("rm", jobid)
+
+    def test_all_of_it_was_stopped(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put(self.nap)
+            for line in processes_with(self.job(jobid).path) + self.naps():
+                os.kill(int(line.split()[1]), signal.SIGSTOP)
+            self.cancel_and_remove(jobid, "0 canceled", "1 canceled")
+        self.in_both_shells(test)
+
+    def test_removing_with_force_waits_for_all_of_it(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put("#!/bin/sh\n" + "(trap '' TERM; %s; %s) & " % (self.nap, self.nap) * 8 + "wait", naps=8)
+            self.psik("rm", "--force", jobid)
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
+
+class Ends(Everywhere, Faulty):
+    """How a job ends, and what it leaves behind."""
 
     def test_exit_statuses_and_signals(self) -> None:
         def test() -> None:
@@ -128,9 +155,51 @@ class Ends(Faulty):
             self.assertEqual({script: each.info for script, each in zip(jobs, summaries)}, wanted)
         self.in_both_shells(test)
 
+    def test_its_directory_is_removed_by_hand(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec(script="sleep 0.5")
+            path = self.job(jobid).path
+            self.until(lambda: processes_with(path))
+            os.rename(path, os.path.join(self.folder, jobid))
+            self.gone(path)
+        self.in_both_shells(test)
+
     def test_a_pipe_breaks_as_in_a_shell(self) -> None:
         jobid = self.run_spec("--wait", script="#!/bin/bash\nyes | head -1\necho ${PIPESTATUS[0]}")
         self.assertEqual((self.psik("logs", jobid).out, self.psik("logs", "--stderr", jobid).out), ("y\n141\n", ""))
+
+    def test_what_the_payload_is_given(self) -> None:
+        script = "#!%s -S\nimport json, os\nprint(json.dumps([open('/proc/self/status').read(), os.listdir('/proc/self/fd')]))" % sys.executable
+
+        def test() -> None:
+            env = {name: value for name, value in self.env.items() if not name.startswith(("LC_", "LANG"))}
+            job = psik.create(self.config(), psik.JobSpec(script=script))
+            subprocess.run(["/bin/sh", "-c", "trap '' HUP USR1; exec %s 1 7</dev/null" % job.script("job")], env=env, timeout=60)
+            status, fds = json.loads(psik.logs(job))
+            masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
+            self.assertEqual((int(masks["SigBlk"], 16), int(masks["SigIgn"], 16) & ~0x181001000), (0, 0))  # less two of Python's and two of the C library's
+            self.assertEqual(sorted(map(int, fds))[:3] + [len(fds)], [0, 1, 2, 5])  # the lock, and what lists them
+            jobid = self.run_spec("--wait", script="#!/bin/sh\nenv")
+            self.assertIn("PSIK_MARK=psik-%s.1/" % jobid, self.psik("logs", jobid).out)
+            job = psik.create(self.config(), psik.JobSpec(script="#!/bin/sh\nenv"))
+            subprocess.run([job.script("job"), "1"], env=env, timeout=60)
+            self.assertNotIn("LC_CTYPE", psik.logs(job))
+        self.in_both_shells(test)
+
+    def test_a_script_that_cannot_be_started(self) -> None:
+        def test() -> None:
+            self.assertIn("the interpreter of its script is not there: #!/no/such -x",
+                          self.psik("run", "--wait", "-", stdin='{"script": "#!/no/such -x"}', status=127).err)
+            huge = {"V%d" % number: "x" * 120000 for number in range(40)}
+            self.assertIn("Argument list too long", self.psik("run", "--wait", "-", stdin=json.dumps(
+                {"script": "true", "environment": huge}), status=126).err)
+            place = os.path.join(self.folder, "place")
+            os.makedirs(place)
+            jobid = self.run_spec("--no-submit", script="true", directory=place)
+            os.rmdir(place)
+            self.psik("start", jobid)
+            self.assertIn("its directory is gone", self.psik("wait", jobid, status=1).err)
+        self.in_both_shells(test)
 
     def test_where_it_runs_and_what_others_see(self) -> None:
         secret = "secret-%s" % self.seconds
@@ -169,23 +238,10 @@ class Ends(Faulty):
         self.in_both_shells(test)
 
 
-class Cancels(Faulty):
-    """A job that is to end ends, whatever has happened to it."""
+class OwnProcesses:
+    """What holds where nobody but the supervisor ends a job."""
 
-    def cancel_and_remove(self, jobid: str, *last: str) -> None:
-        self.psik("cancel", jobid)
-        self.nothing_left(jobid, *last)
-        self.psik("rm", jobid)
-
-    def test_all_of_it_was_stopped(self) -> None:
-        def test() -> None:
-            jobid = self.put(self.nap)
-            for line in processes_with(self.job(jobid).path) + self.naps():
-                os.kill(int(line.split()[1]), signal.SIGSTOP)
-            self.cancel_and_remove(jobid, "0 canceled", "1 canceled")
-        self.in_both_shells(test)
-
-    def test_its_supervisor_was_killed(self) -> None:
+    def test_its_supervisor_was_killed(self: Any) -> None:
         def test() -> None:
             for script in (self.nap, "#!/bin/sh\nsetsid %s & wait" % self.nap, "#!/bin/sh\nenv -i %s" % self.nap,
                            PYTHON_DAEMON.replace("NAP", json.dumps(self.nap.split())) + "subprocess.call(NAP)".replace("NAP", json.dumps(self.nap.split()))):
@@ -198,12 +254,10 @@ class Cancels(Faulty):
                     self.cancel_and_remove(jobid, "0 canceled")
         self.in_both_shells(test)
 
-    def test_removing_with_force_waits_for_all_of_it(self) -> None:
-        def test() -> None:
-            jobid = self.put("#!/bin/sh\n" + "(trap '' TERM; %s; %s) & " % (self.nap, self.nap) * 8 + "wait", naps=8)
-            self.psik("rm", "--force", jobid)
-            self.assertEqual(self.naps(), [])
-        self.in_both_shells(test)
+
+class Cancels(OwnProcesses, Faulty):
+    """A job that is to end ends, whatever has happened to it."""
+    cancel_and_remove = Everywhere.cancel_and_remove
 
     def test_nothing_but_sh_and_python(self) -> None:
         tools = os.path.join(self.folder, "bin")
@@ -340,6 +394,98 @@ class Places(Faulty):
             self.assertEqual((done.returncode, b"Traceback" in done.stderr), (status, False), (line, done))
 
 
+@needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
+class At(Everywhere, OwnProcesses, Faulty):
+    """The same where atd starts the jobs."""
+    backend = {"type": "at", "queue_name": "a"}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.atd = services.Atd()
+        cls.atd.hold()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.atd.release()
+
+    def test_a_job_that_the_payload_gives_to_at_lives_on(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec("--wait", script="#!/bin/sh\necho exec %s | at -q a now 2>/dev/null; sleep 1" % self.nap)
+            self.assertEqual(self.states(jobid)[-1], "1 completed")
+            self.assertEqual(len(self.naps()), 1)
+            kill(self.naps())
+        self.in_both_shells(test)
+
+
+SLURM = shutil.which("sbatch") and shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+
+
+@needs("Slurm", SLURM)
+class Slurm(Everywhere, Faulty):
+    """The same under Slurm, which ends jobs by itself."""
+    backend = {"type": "slurm"}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.place = tempfile.mkdtemp(prefix="psv")
+        cls.slurm = services.Slurm(nodes=2)
+        cls.slurm.start(cls.place, KillWait=3)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.slurm.stop()
+        shutil.rmtree(cls.place, True)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.env.update(self.slurm.env)
+
+    def native(self, jobid: str) -> str:
+        return str(self.job(jobid).rows()[1].info)
+
+    def test_a_signal_for_every_process_of_the_job(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec(script=SAVING, resources=self.needs_cells)
+            self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
+            self.slurm.run("scancel", "--full", "-s", "USR2", self.native(jobid))
+            self.psik("wait", jobid)
+            self.assertEqual((self.states(jobid)[-1], self.psik("logs", jobid).out), ("1 completed", "ready\nsaved\n"))
+        self.in_both_shells(test)
+
+    def test_a_job_that_the_payload_gives_to_slurm_lives_on(self) -> None:
+        def test() -> None:
+            jobid = self.run_spec("--wait", resources=self.needs_cells,
+                                  script="#!/bin/sh\nsbatch --parsable -n1 -o /dev/null --wrap 'exec %s'; while ! pgrep -f '%s'; do sleep 0.2; done" % (
+                                      self.nap, "^" + self.nap))
+            self.assertEqual(self.states(jobid)[-1], "1 completed")
+            self.assertEqual(len([line for line in self.naps() if "/bin/sh" not in line]), 1)
+            self.slurm.run("scancel", self.psik("logs", jobid).out.split()[0])
+            self.until(lambda: not self.naps())
+        self.in_both_shells(test)
+
+    def test_a_step_that_slurm_runs_again_is_the_next_one(self) -> None:
+        def test() -> None:
+            jobid = self.put("echo run $jobndx\n%s" % self.nap, attributes={"--requeue": ""})
+            self.slurm.run("scontrol", "requeue", self.native(jobid))
+            self.until(lambda: "2 active" in self.states(jobid) or not self.slurm.run(  # it would begin after two minutes
+                "scontrol", "update", "JobId=" + self.native(jobid), "StartTime=now"))
+            self.until(lambda: psik.read_or_empty(self.job(jobid).log("stdout", 2)))
+            self.assertEqual([psik.logs(self.job(jobid), "stdout", jobndx) for jobndx in (1, 2)], ["run 1\n", "run 2\n"])
+            self.psik("cancel", "--wait", jobid)
+            self.until(lambda: self.states(jobid)[-1] == "2 canceled")
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
+    def test_the_supervisor_is_killed(self) -> None:
+        def test() -> None:
+            jobid = self.put("#!/bin/sh\nsetsid %s & wait" % self.nap)
+            os.kill(self.supervisor(jobid), signal.SIGKILL)
+            self.psik("wait", "--timeout", "60", jobid, status=None)
+            self.assertEqual(self.states(jobid)[-1], "1 failed")
+            kill(self.naps())  # proctrack/linuxproc knows no process that left
+        self.in_both_shells(test)
+
+
 @NAMESPACES
 class Systems(Faulty):
     """Other systems, made of this one's namespaces."""
@@ -358,6 +504,14 @@ class Systems(Faulty):
         """A command line for a script of these systems."""
         return " ".join([sys.executable, PSIK] + list(words))
 
+    def until_said(self, line: str) -> str:
+        """A line that waits until another prints something, for some seconds at most."""
+        return "n=0; until test -n \"$(%s)\" || test $n -gt 100; do n=$((n + 1)); sleep 0.2; done" % line
+
+    def until_active(self) -> str:
+        """A line that waits until the job is active."""
+        return self.until_said(self.psik_line("ls") + " | grep active")
+
     def said(self, script: str, *options: str, root: str = "") -> str:
         """What such a script prints."""
         child = self.inside(script, *options, root=root)
@@ -368,14 +522,44 @@ class Systems(Faulty):
         """The path of a spec."""
         return self.write("spec.json", json.dumps({"script": script}))
 
+    @needs("busybox", shutil.which("busybox"))
+    def test_in_a_root_of_busybox(self) -> None:
+        root = os.path.join(self.folder, "root")
+        for folder in ("bin", "proc", "tmp", "dev"):
+            os.makedirs(os.path.join(root, folder))
+        shutil.copy(shutil.which("busybox") or "", os.path.join(root, "bin"))
+        os.makedirs(self.prefix)
+        lines = ["cd %s && ./bin/busybox --install bin 2>/dev/null; mount -t proc proc proc && mount --bind /dev dev" % root]
+        for place in ["/usr/lib", "/lib", "/lib64", sys.base_prefix, os.path.dirname(PSIK), self.prefix] + [rc_path()] * bool(rc_path()):
+            if os.path.isdir(str(place)):
+                lines.append("mkdir -p .%s && mount --bind %s .%s" % (place, place, place))
+            else:
+                lines.append("mkdir -p .%s && touch .%s && mount --bind %s .%s" % (os.path.dirname(str(place)), place, place, place))
+        config = {"prefix": self.prefix, "poll_interval_s": 0, "kill_grace_s": 1}
+        chroot = shutil.which("chroot", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        run = "HOME=/ PSIK_CONFIG=/psik.json PATH=/bin exec %s . /bin/sh -c 'cd /; %%s'" % chroot
+        tool = "%s %s" % (sys.executable, PSIK)
+        inner = ["%s run /long.json" % tool, "%s run /spec.json" % tool, "sleep 2",
+                 "%s cancel last; echo $?; %s rm last; echo $?" % (tool, tool), "%s wait last; echo $?" % tool, "%s ls" % tool]
+        naps = "#!/bin/sh\nsleep %s & setsid sleep %s & sleep %s" % ((self.seconds,) * 3)
+
+        def test() -> None:
+            for name, document in (("spec", {"script": naps}), ("long", {"script": naps, "resources": {"duration": 1}})):
+                self.write("root/%s.json" % name, json.dumps(document))
+            self.write("root/psik.json", json.dumps(dict(config, rc_path=self.config().rc_path)))
+            said = self.said("\n".join(lines + [run % "; ".join(inner)]), "--mount")
+            self.assertRegex(said, r"(?s)^[\d.]+\n[\d.]+\n0\n0\n.*its walltime of 1 min was over\n143\n")
+            self.assertEqual(self.naps(), [])
+        self.in_both_shells(test)
+
     def test_nobody_reaps(self) -> None:
         script = "#!/bin/sh\n(%s &)\n%s" % (self.nap, self.nap)  # the orphan will be a zombie for ever
 
         def test() -> None:
             said = self.said("\n".join([
-                self.psik_line("run", self.spec(script)), "until %s | grep -q active; do sleep 0.2; done" % self.psik_line("ls"),
+                self.psik_line("run", self.spec(script)), self.until_active(),
                 "sleep 0.5", self.psik_line("cancel", "last"), "echo $?",
-                "until grep -q 1,canceled %s/local/*/status.csv; do sleep 0.2; done" % self.prefix]), "--pid", "--fork", "--mount-proc").split()
+                self.until_said("grep 1,canceled %s/local/*/status.csv" % self.prefix)]), "--pid", "--fork", "--mount-proc").split()
             self.assertEqual(said[1:], ["0"])
             rows = self.job(said[0]).rows()
             self.assertEqual(self.states(said[0])[-2:], ["0 canceled", "1 canceled"])
@@ -387,7 +571,7 @@ class Systems(Faulty):
         def test() -> None:
             said = self.said("\n".join([
                 "mount -t tmpfs none /proc", self.psik_line("run", self.spec("#!/bin/sh\n%s & %s" % (self.nap, self.nap))),
-                "until %s | grep -q active; do sleep 0.2; done; sleep 0.5" % self.psik_line("ls"), self.psik_line("cancel", "last"),
+                self.until_active(), "sleep 0.5", self.psik_line("cancel", "last"),
                 "echo status $?", self.psik_line("rm", "last"), "echo status $?"]), "--mount")
             self.assertEqual(said.split("\n", 1)[1], "status 0\nstatus 0\n")
             self.assertEqual(self.naps(), [])
@@ -398,7 +582,7 @@ class Systems(Faulty):
             os.makedirs(self.prefix, exist_ok=True)
             said = self.said("\n".join([
                 "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec(self.nap)),
-                "until %s | grep -q active; do sleep 0.2; done; sleep 0.5" % self.psik_line("ls"),
+                self.until_active(), "sleep 0.5",
                 "unshare --mount sh -c 'mount --bind %s %s; mount -o remount,ro,bind %s; cd; %s'; echo status $?" % (
                     self.prefix, self.prefix, self.prefix, self.psik_line("cancel", "last")),
                 "ps -ww -eo args | grep -c '[s]leep %s'; sleep 0.5" % self.seconds, "cat %s/local/*/status.csv" % self.prefix]), "--mount")
@@ -411,7 +595,7 @@ class Systems(Faulty):
             os.makedirs(self.prefix, exist_ok=True)
             said = self.said("\n".join([
                 "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec("sleep 1.5")),
-                "until %s | grep -q active; do sleep 0.2; done" % self.psik_line("ls"),
+                self.until_active(),
                 "cat /dev/zero >%s/full 2>/dev/null; cd %s/local/*/; dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null" % ((self.prefix,) * 2),
                 "sleep 3", self.psik_line("ls"), "rm %s/full" % self.prefix, "sleep 3", self.psik_line("ls")]), "--mount")
             self.assertRegex(said, "(?s) active .* completed ")
@@ -421,7 +605,7 @@ class Systems(Faulty):
     def test_a_job_on_another_host(self) -> None:
         def test() -> None:
             child = self.inside("\n".join([
-                "hostname elsewhere", self.psik_line("run", self.spec(self.nap)), "while :; do sleep 0.2; done"]),
+                "hostname elsewhere", self.psik_line("run", self.spec(self.nap)), "exec sleep 60"]),
                 "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
             jobid = child.stdout.readline().decode().strip()
             self.until(self.naps)
@@ -436,7 +620,7 @@ class Systems(Faulty):
 
     def test_another_host_that_does_not_answer(self) -> None:
         def test() -> None:
-            child = self.inside("hostname elsewhere\n%s\nwhile :; do sleep 0.2; done" % self.psik_line("run", self.spec(self.nap)),
+            child = self.inside("hostname elsewhere\n%s\nexec sleep 60" % self.psik_line("run", self.spec(self.nap)),
                                 "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
             jobid = child.stdout.readline().decode().strip()
             self.until(self.naps)
