@@ -114,7 +114,7 @@ __all__ = [
     "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
     "sign_message", "verify_signature", "web", "main",
 ]
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 FILE = str(globals().get("__file__", ""))           # no file where the program is read from stdin
 CODE = None if os.path.isfile(FILE) else sys._getframe().f_code  # so that a job can call it all the same
 
@@ -6239,13 +6239,19 @@ def cmd_rm(opts: Options) -> ExitStatus:
 
 # Schedulers and callbacks.
 
-def deliver_in(folders: Sequence[str]) -> ExitStatus:
-    """Send the events of the jobs in these directories; what a job calls."""
-    return 0 if all([deliver(JobDir(folder)) for folder in folders]) else 1
+def deliver_some(opts: Options) -> ExitStatus:
+    """Send the events of the jobs that are named, by id or, as a job calls it, by directory."""
+    worst = 0
+    for text in opts.jobid:
+        job = JobDir(text) if os.sep in text else find_job(config_of(opts), text)
+        if not job.rows():
+            raise NotFoundError("no job at %s" % job.path)
+        worst = max(worst, 0 if deliver(job) else 1)
+    return worst
 
 
 @command("psik.py deliver --all",
-         arg("base", nargs="*", metavar="BASE", help="of the jobs in these directories alone"),
+         arg("jobid", nargs="*", metavar="JOBID", help="of these jobs alone, by id or directory; all that waits, at once"),
          arg("--all", action="store_true", help="also those whose next try is not due yet"),
          arg("--dead", action="store_true", help="also those that were given up"))
 def cmd_deliver(opts: Options) -> ExitStatus:
@@ -6253,8 +6259,8 @@ def cmd_deliver(opts: Options) -> ExitStatus:
 
     Prints each job that had any; exits 1 where some still have not arrived.
     """
-    if opts.base:
-        return deliver_in(opts.base)
+    if opts.jobid:
+        return deliver_some(opts)
     sent = deliver_all(config_of(opts), opts.all, opts.dead)
     for jobid, done in sent.items():
         say("%s %s" % (jobid, "delivered" if done else "pending"))
@@ -6579,19 +6585,26 @@ def build_parser() -> Any:
     return parser
 
 
-def options_of_reached(argv: Sequence[str]) -> Optional[Options]:
-    """The options of a plain `reached BASE JOBNDX STATE [INFO]`, without what argparse costs in each job; else None."""
+def options_of_reached(words: Sequence[str]) -> Optional[Options]:
+    """The options of a plain `reached BASE JOBNDX STATE [INFO]`; else None."""
+    if len(words) not in (4, 5) or not re.fullmatch("[0-9]{1,9}", words[2]) or words[3] not in STATES:
+        return None
+    return Options(func=cmd_reached, config=None, base=words[1], jobndx=int(words[2]), state=words[3], info=(list(words) + ["0"])[4])
+
+
+def options_in_job(argv: Sequence[str]) -> Optional[Options]:
+    """The options of a command line that a job calls, without what argparse costs in each job; None where it is no plain one."""
     words = [word for word in argv if word != "--"]
-    if words[:1] != ["reached"] or len(words) not in (4, 5) or any(word.startswith("-") for word in words):
+    if any(word.startswith("-") for word in words):
         return None
-    if not re.fullmatch("[0-9]{1,9}", words[2]) or words[3] not in STATES:
-        return None
-    return Options(func=cmd_reached, config=None, base=words[1], jobndx=int(words[2]), state=words[3], info=(words + ["0"])[4])
+    if words[:1] == ["deliver"] and len(words) > 1:
+        return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False)
+    return options_of_reached(words) if words[:1] == ["reached"] else None
 
 
 def read_arguments(argv: Sequence[str]) -> Options:
     """The options of a command line; SystemExit where argparse refuses it."""
-    found: Options = options_of_reached(argv) or build_parser().parse_args(argv, Options(config=None))
+    found: Options = options_in_job(argv) or build_parser().parse_args(argv, Options(config=None))
     return found
 
 
@@ -6943,11 +6956,6 @@ def texts(environment: "Dict[bytes, bytes]") -> "Dict[str, str]":
     return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for name, value in environment.items()}
 
 
-def identity(found: "Any") -> "Tuple[int, int]":
-    """What tells a file from all others, of its stat."""
-    return found.st_dev, found.st_ino
-
-
 def send(pid: int, *numbers: int) -> None:
     """Send signals to a process, or to a group by its negative number; it may have ended, or refuse them."""
     for number in numbers:
@@ -6978,13 +6986,26 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
     return rows
 
 
+def holds(pid: int, path: str) -> bool:
+    """Whether a process has a file open under a lock that it, or whoever started it, has taken."""
+    try:
+        wanted = posix.stat(path)
+        for name in posix.listdir("/proc/%d/fd" % pid):
+            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+    except OSError:  # it ended meanwhile, or shows nobody what it has open
+        pass
+    return False
+
+
 class Claim:
     """log/claim.N: which submission runs a step, where, and below which processes.  Empty where there is none."""
 
     def __init__(self, text: str) -> None:
         values = dict((line.split(" ", 1) + [""])[:2] for line in text.splitlines())
         self.native, self.host, self.started = (values.get(name, "") for name in ("native", "host", "started"))
-        self.pid = int("0" + values.get("pid", ""))
+        self.pid = int("0" + "".join(filter(str.isdigit, values.get("pid", ""))))
         self.above = values.get("above", "").split()
         self.scheduler = values.get("scheduler", "")
 
@@ -7074,16 +7095,9 @@ class Step:
         return found - {self.claim.pid, posix.getpid()}
 
     def holders(self) -> "Set[int]":
-        """The processes that keep log/alive.N locked, which may bear no mark."""
-        found, path = set(), self.log("alive")
-        for pid in our_processes() if is_locked(path) else ():
-            try:
-                files = [posix.stat("/proc/%d/fd/%s" % (pid, name)) for name in posix.listdir("/proc/%d/fd" % pid)]
-            except OSError:
-                continue
-            if identity(posix.stat(path)) in map(identity, files):
-                found.add(pid)
-        return found - {posix.getpid()}
+        """The processes that keep log/alive.N locked, which may bear no mark; not those that only look whether it is locked."""
+        path = self.log("alive")
+        return {pid for pid in our_processes() if pid != posix.getpid() and holds(pid, path)} if is_locked(path) else set()
 
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step that was claimed on this host lives, its supervisor included."""

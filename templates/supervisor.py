@@ -188,11 +188,6 @@ def texts(environment: "Dict[bytes, bytes]") -> "Dict[str, str]":
     return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for name, value in environment.items()}
 
 
-def identity(found: "Any") -> "Tuple[int, int]":
-    """What tells a file from all others, of its stat."""
-    return found.st_dev, found.st_ino
-
-
 def send(pid: int, *numbers: int) -> None:
     """Send signals to a process, or to a group by its negative number; it may have ended, or refuse them."""
     for number in numbers:
@@ -223,13 +218,26 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
     return rows
 
 
+def holds(pid: int, path: str) -> bool:
+    """Whether a process has a file open under a lock that it, or whoever started it, has taken."""
+    try:
+        wanted = posix.stat(path)
+        for name in posix.listdir("/proc/%d/fd" % pid):
+            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+    except OSError:  # it ended meanwhile, or shows nobody what it has open
+        pass
+    return False
+
+
 class Claim:
     """log/claim.N: which submission runs a step, where, and below which processes.  Empty where there is none."""
 
     def __init__(self, text: str) -> None:
         values = dict((line.split(" ", 1) + [""])[:2] for line in text.splitlines())
         self.native, self.host, self.started = (values.get(name, "") for name in ("native", "host", "started"))
-        self.pid = int("0" + values.get("pid", ""))
+        self.pid = int("0" + "".join(filter(str.isdigit, values.get("pid", ""))))
         self.above = values.get("above", "").split()
         self.scheduler = values.get("scheduler", "")
 
@@ -319,16 +327,9 @@ class Step:
         return found - {self.claim.pid, posix.getpid()}
 
     def holders(self) -> "Set[int]":
-        """The processes that keep log/alive.N locked, which may bear no mark."""
-        found, path = set(), self.log("alive")
-        for pid in our_processes() if is_locked(path) else ():
-            try:
-                files = [posix.stat("/proc/%d/fd/%s" % (pid, name)) for name in posix.listdir("/proc/%d/fd" % pid)]
-            except OSError:
-                continue
-            if identity(posix.stat(path)) in map(identity, files):
-                found.add(pid)
-        return found - {posix.getpid()}
+        """The processes that keep log/alive.N locked, which may bear no mark; not those that only look whether it is locked."""
+        path = self.log("alive")
+        return {pid for pid in our_processes() if pid != posix.getpid() and holds(pid, path)} if is_locked(path) else set()
 
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step that was claimed on this host lives, its supervisor included."""

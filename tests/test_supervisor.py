@@ -281,6 +281,29 @@ class Cancels(OwnProcesses, Faulty):
         self.assertEqual(os.listdir(job.at("work")), [])
         self.assertEqual(self.states(job.jobid)[-1], "1 canceled")
 
+    def test_a_job_whose_body_claims_nothing_is_followed_all_the_same(self) -> None:
+        """As those of version 1.0.0, whose native id is the number of their session."""
+        self.configure(poll_grace_s=1)
+        jobs = []
+        for _ in range(2):
+            job = psik.create(self.config(), psik.JobSpec(script=self.nap))
+            psik.write_file(job.script("job"), "#!/bin/sh\necho $(date +%%s.%%3N),$1,active,$$ >>%s\n%s\nexit 0\n" % (
+                job.status_path, job.script("run")), 0o700)
+            psik.write_file(job.script("cancel"), "#!/bin/sh\nkill -- -$1\n", 0o700)
+            psik.write_file(job.script("submit"), "#!/bin/sh\nsetsid %s $1 </dev/null >/dev/null 2>&1 &\necho $!\n" % job.script("job"), 0o700)
+            psik.submit(job)
+            jobs.append(job)
+        self.until(lambda: len(self.naps()) == 2)
+        self.psik("poll")
+        self.assertEqual([self.states(job.jobid)[-1] for job in jobs], ["1 active"] * 2)
+        self.psik("cancel", jobs[0].jobid)
+        self.until(lambda: len(self.naps()) == 1)
+        kill(processes_with(jobs[1].script("job")))
+        self.psik("poll")
+        self.assertEqual(self.states(jobs[1].jobid)[-1], "1 active")
+        kill(self.naps())
+        self.assertIn("no longer knows it", self.psik("wait", jobs[1].jobid, status=1).err)
+
     def test_a_second_start_is_refused(self) -> None:
         def test() -> None:
             jobid = self.put(self.nap)

@@ -2,7 +2,6 @@
 import http.server
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,20 @@ from table import Row
 
 FLAT = "<= 1.25 x"
 NEWEST = 20           # what a listing of the newest asks for
-IN_A_SHELL = 20       # transitions that one shell records, so that its own start does not count
-WITH_CALLBACK = 3     # the transitions of a real job
+AT_ONCE = 200         # transitions that one supervisor records, so that its own start does not count
+RECORDER = """
+import sys
+exec(open(%r).read().split("sys.path")[0])
+sys.path.insert(0, SETTINGS["home"])
+import supervisor
+supervisor.SETTINGS.update(SETTINGS)
+history = supervisor.History(SETTINGS["base"])
+for _ in range(%d):
+    history.lock()
+    history.append(1, "active", "7")
+    history.unlock()
+history.sync()
+"""
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -44,20 +55,34 @@ def receiver_url() -> str:
 
 
 def transitions_of(run: Run, count: int, **spec: str) -> Tuple[Any, Callable[[], float]]:
-    """A job; and milliseconds for each of some transitions, recorded by its script's own shell and function."""
-    job = run.psik.create(run.config, run.psik.JobSpec(script="true", **spec))
-    with open(job.script("job")) as file:
-        lines = file.read().split("\n")
-    first = next(number for number, line in enumerate(lines) if re.match(r"(fn record|record\(\)) \{$", line))
-    text = [lines[0], "jobndx=1"] + lines[first:lines.index("}", first) + 1] + ["record active 7"] * count
-    run.psik.write_file(job.at("recorder"), "\n".join(text) + "\n", 0o700)
-    call, new = run.command([job.at("recorder")]), run.psik.read_text(job.status_path)
+    """A job; and milliseconds for each of some transitions, as its supervisor records them."""
+    job = run.psik.create(run.config, run.psik.JobSpec(script="#!/bin/sh\nexit 0", **spec))
+    call = run.command([sys.executable, "-I", "-S", "-c", RECORDER % (job.script("supervise"), count)])
+    new = run.psik.read_text(job.status_path)
 
     def transition() -> float:
         run.psik.write_file(job.status_path, new)  # a history that grows would cost more each time
         run.psik.write_file(job.at("log", "callbacks"), "")
         return call() / count
     return job, transition
+
+
+def told(run: Run, url: str) -> Callable[[], float]:
+    """Milliseconds until a transition with a callback is recorded and told, as it is done beside the payload."""
+    job, transition = transitions_of(run, 1, callback=url)
+    deliver = run.command([job.script("psik"), "deliver", "--", job.path])
+    return lambda: transition() + deliver()
+
+
+def whole_job(run: Run, job: Any) -> Callable[[], float]:
+    """Milliseconds for a trivial job, from the start of its script to its end."""
+    call = run.command([job.script("job"), "1"])
+
+    def again() -> float:
+        for name in os.listdir(job.at("log")):
+            os.unlink(job.at("log", name))
+        return call()
+    return again
 
 
 def synced(run: Run) -> float:
@@ -73,10 +98,10 @@ def synced(run: Run) -> float:
 def costs_of_a_job(run: Run) -> Iterator[Row]:
     """The floors, and a transition beside them."""
     url, shell = receiver_url(), run.psik.choose_shell(run.config).command.split()
-    job, plain = transitions_of(run, IN_A_SHELL)
+    job, plain = transitions_of(run, AT_ONCE)
     actions = {
         "bare": run.bare(), "fsync": lambda: synced(run), "shell": run.command(shell + ["-c", ""]), "plain": plain,
-        "callback": transitions_of(run, WITH_CALLBACK, callback=url)[1],
+        "callback": told(run, url), "whole": whole_job(run, transitions_of(run, 1)[0]),
         "by hand": run.command([job.script("psik"), "reached", "--", job.path, "1", "active", "5"]),
     }
     for name, callback in (("1.2.2", None), ("1.2.2 callback", url)) if UPSTREAM in run.peers else ():
@@ -89,10 +114,11 @@ def costs_of_a_job(run: Run) -> Iterator[Row]:
     yield Row("floor: fork and exec of the scripts' shell", "ms", found["shell"])
     for what, ours, theirs, goal in (
             ("a transition in a job, no callback", "plain", "1.2.2", "<= 1 x"),
-            ("a transition in a job, with a callback", "callback", "1.2.2 callback", "<= 4 x"),
+            ("a transition told to a callback, beside the payload", "callback", "1.2.2 callback", "<= 4 x"),
             ("$psik reached by hand, no callback", "by hand", "1.2.2", "<= 3 x")):
         yield Row(what, "ms", found[ours], "bare", found["bare"], goal)
         yield Row(what, "ms", found[ours], UPSTREAM, found.get(theirs))
+    yield Row("a whole trivial job, from its script's start to its end", "ms", found["whole"], "bare", found["bare"], "<= 3 x")
 
 
 def ls(run: Run, count: int, *options: str) -> Callable[[], float]:
