@@ -1548,10 +1548,12 @@ def keep_copy(job: JobDir) -> None:
     with closing_fd(os.open(copies_of(job), os.O_RDONLY)) as lock, locked(lock):
         if not os.path.isdir(folder):
             write_copy(folder)
+        passing = job.script(".psik.%s" % os.urandom(6).hex())
         try:
-            os.link(copy_path(folder), job.script(".psik.py"))
-        except FileExistsError:
-            pass
+            os.link(copy_path(folder), passing)
+            os.replace(passing, job.script(".psik.py"))  # does nothing where both are one file already
+            if os.path.exists(passing):
+                os.unlink(passing)
         except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
             write_file(os.path.join(folder, "keep"), "")
 
@@ -1563,8 +1565,16 @@ def drop_copies(folder: str) -> None:
     with closing_fd(os.open(folder, os.O_RDONLY)) as lock, locked(lock):
         for path in paths_in(folder):
             with suppress(FileNotFoundError):
-                if os.stat(copy_path(path)).st_nlink == 1 and not os.path.exists(os.path.join(path, "keep")):
+                if re.fullmatch("[0-9a-f]{16}", os.path.basename(path)) and os.stat(copy_path(path)).st_nlink == 1 and not os.path.exists(os.path.join(path, "keep")):
                     delete_tree(path)
+
+
+def was_moved(job: JobDir) -> bool:
+    """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
+    settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
+    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
+    return bool(settings) and not (("'base': %r," % job.path) in settings and copy
+                                   and os.path.isdir(os.path.join(copies_of(job), copy.group(1))))
 
 
 def interpreter_values(job: JobDir) -> Dict[str, Value]:
@@ -2195,9 +2205,14 @@ def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
     return "".join("%s %s\n" % pair for pair in steps)
 
 
-def tells_native(row: Row, natives: Dict[int, Info]) -> bool:
-    """Whether a row tells a step's native id: `queued` does, and `active` where that came first."""
-    return row.state is JobState.queued or row.state is JobState.active and row.jobndx not in natives
+def natives_of(rows: Sequence[Row]) -> Dict[int, Info]:
+    """The native id of each step.  What runs it says so itself; until then, what its submission said counts.
+
+    The two differ where a step was submitted twice: only one of the submissions runs it.
+    """
+    active = {row.jobndx: row.info for row in rows if row.state is JobState.active}
+    queued = {row.jobndx: row.info for row in rows if row.state is JobState.queued}
+    return {**active, **queued, **{jobndx: info for jobndx, info in active.items() if info}}
 
 
 def live_steps(job: JobDir, rows: Sequence[Row], canceled_too: bool = False) -> List[Step]:
@@ -2205,27 +2220,23 @@ def live_steps(job: JobDir, rows: Sequence[Row], canceled_too: bool = False) -> 
 
     canceled_too: also those which only a cancel of the whole job has ended, whose processes may live on.
     """
-    natives: Dict[int, Info] = {}
+    begun: Set[int] = set()
     ended: Set[int] = set()
     for row in rows:
         if row.jobndx == 0 and row.state is JobState.canceled:
-            ended.update([] if canceled_too else natives)
+            ended.update([] if canceled_too else begun)
         elif row.state.is_final():
             ended.add(row.jobndx)
-        elif tells_native(row, natives):
-            natives[row.jobndx] = row.info
-    return [Step(job, jobndx, str(native)) for jobndx, native in natives.items() if native != "" and jobndx not in ended]
+        else:
+            begun.add(row.jobndx)
+    return [Step(job, jobndx, str(native)) for jobndx, native in natives_of(rows).items() if native != "" and jobndx not in ended]
 
 
 def stopped_steps(job: JobDir, rows: Sequence[Row]) -> List[Step]:
     """The steps that a signal ended of late: why, the scheduler may know (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL)."""
-    natives: Dict[int, Info] = {}
-    stopped = []
-    for row in rows:
-        if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128 and age_s(row.time) < EXPLAIN_S:
-            stopped.append(row.jobndx)
-        elif tells_native(row, natives):
-            natives[row.jobndx] = row.info
+    stopped = [row.jobndx for row in rows if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
+               and age_s(row.time) < EXPLAIN_S]
+    natives = natives_of(rows) if stopped else {}
     return [Step(job, jobndx, str(natives[jobndx])) for jobndx in stopped if jobndx in natives]
 
 
@@ -2325,6 +2336,12 @@ def ask_in_turn(group: Group, job: JobDir, interval_s: float) -> Dict[str, Seen]
         return answer.steps
 
 
+def who_asks(group: Group) -> Optional[JobDir]:
+    """The job whose poll script asks for all: the newest that has one, for a newer psik.py knows more."""
+    jobs = sorted({step.job.path: step.job for step, _ in group.members}.values(), key=lambda job: float(job.jobid), reverse=True)
+    return next((job for job in jobs if os.path.exists(job.script("poll")) and not was_moved(job)), None)
+
+
 def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
     """What the scheduler says of the steps of a group, by native id: its last answer while that is fresh or all of them
     have changed of late, else a new one."""
@@ -2332,8 +2349,7 @@ def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
     answer = read_answer(group.answer_path)
     if age_s(answer.time) < interval_s or not (force or group.calm):
         return answer.steps
-    jobs = sorted({step.job.path: step.job for step, _ in group.members}.values(), key=lambda job: float(job.jobid), reverse=True)
-    asking = next((job for job in jobs if os.path.exists(job.script("poll"))), None)  # a newer psik.py knows more
+    asking = who_asks(group)
     if asking is None:
         return answer.steps
     try:
@@ -2466,14 +2482,6 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
     return job
 
 
-def was_moved(job: JobDir) -> bool:
-    """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
-    settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
-    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
-    return bool(settings) and not (("'base': %r," % job.path) in settings and copy
-                                   and os.path.isdir(os.path.join(copies_of(job), copy.group(1))))
-
-
 def remake_scripts(config: Config, job: JobDir) -> None:
     """Make a job's scripts anew for where it is now, as they would be made for a new job of its spec."""
     spec, backend = job.spec(), backends_of(config).get(job.backend)
@@ -2574,6 +2582,8 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     if live_steps(job, rows) and not force:
         reconcile(config, [(job, rows)], force=True)
     if was_moved(job):
+        if not force:
+            refuse_running(job, rows)
         remake_scripts(config, job)
     return submit(job, config_for(config, job.backend).submit_timeout_s, force)
 
@@ -2801,7 +2811,7 @@ def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_
 def stop_elsewhere(job: JobDir, steps: Sequence[Step]) -> None:
     """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
     if steps:
-        run_cancel(job, steps, [sys.executable, "-I", "-S", job.script("supervise"), "cancel"], None)
+        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", job.script("supervise"), "cancel"], None)
 
 
 def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
@@ -6707,11 +6717,11 @@ TEMPLATES: Dict[str, str] = {
 ''',
     'job_body': r'''# From here on the supervisor is the job script: it starts scripts/run and records what becomes of it.
 test -x @python@ && mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s \
-	exec @python@ -I -S @supervise@ @job@ $1
+	exec @python@ -I -S -X utf8 @supervise@ @job@ $1
 # The Python that made the job is not on this node; another will do.
 mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s exec /bin/sh -c '
 	for python in python3 /usr/bin/python3 /usr/libexec/platform-python; do
-		"$python" -c "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null && exec "$python" -I -S "$@"
+		"$python" -c "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null && exec "$python" -I -S -X utf8 "$@"
 	done
 	log=${2%/scripts/job}/log
 	reason="this node, $(uname -n), has no python3, or one older than 3.6"
@@ -6800,8 +6810,9 @@ SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")  # whose jo
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
-CAUGHT = [number for number in range(1, _signal.NSIG)  # but 32 and 33, which belong to the C library
-          if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33)]
+CAUGHT = [number for number in range(1, _signal.NSIG)  # but those that the C library keeps for itself: two of glibc, three of musl
+          if number not in (_signal.SIGKILL, _signal.SIGSTOP) and not 32 <= number < getattr(_signal, "SIGRTMIN", 32)]
+DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241              # of the lock that the payload inherits: beyond what scripts use
 HISTORY_LOCK_S = 60         # for whoever holds the history: a submission that hangs, a callback's event
@@ -6866,8 +6877,9 @@ def is_locked(path: str) -> "Optional[bool]":
             continue
         try:
             free = lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        finally:
-            posix.close(fd)
+        except OSError:  # a server that does not answer
+            free = None
+        posix.close(fd)
         return None if free is None else not free
     return None
 
@@ -6981,7 +6993,8 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
     rows = []
     for line in text.split("\n"):
         stamp, jobndx, state, info = (["", "", ""] + line.rsplit(",", 3))[-4:]
-        if stamp.rstrip(".")[-1:].isdigit() and jobndx.isdigit() and len(jobndx) < 10 and state in STATES and not info.split()[1:]:
+        numbers = stamp.rstrip(".")[-1:] in DIGITS and DIGITS.issuperset(jobndx) and 0 < len(jobndx) < 10
+        if numbers and state in STATES and info.split() == [info] * bool(info):
             rows.append((int(jobndx), state, info))
     return rows
 
@@ -6989,13 +7002,16 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
 def holds(pid: int, path: str) -> bool:
     """Whether a process has a file open under a lock that it, or whoever started it, has taken."""
     try:
-        wanted = posix.stat(path)
-        for name in posix.listdir("/proc/%d/fd" % pid):
-            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+        wanted, names = posix.stat(path), posix.listdir("/proc/%d/fd" % pid)
     except OSError:  # it ended meanwhile, or shows nobody what it has open
-        pass
+        return False
+    for name in names:
+        try:
+            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
+        except OSError:  # it was closed meanwhile
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
     return False
 
 
@@ -7099,6 +7115,11 @@ class Step:
         path = self.log("alive")
         return {pid for pid in our_processes() if pid != posix.getpid() and holds(pid, path)} if is_locked(path) else set()
 
+    def rest(self, payload: int = 0, above: int = 0) -> "Set[int]":
+        """What lives of the step but its supervisor; {0} where something keeps log/alive.N locked that cannot be seen."""
+        found = self.members(our_processes(above), payload) | self.holders()
+        return found or ({0} if is_locked(self.log("alive")) else set())
+
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step that was claimed on this host lives, its supervisor included."""
         locks = is_locked(self.log("claim")), is_locked(self.log("alive"))
@@ -7127,15 +7148,15 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
     was started here; above is for our_processes().
     """
     deadline, killed, pause_s = time.monotonic() + grace_s, False, 0.01
-    alive = step.members(our_processes(above), payload) | step.holders()
-    for pid in sorted(alive, key=lambda pid: pid != payload):  # a shell that waits for others learns it before they end
+    rest = step.rest(payload, above)
+    for pid in sorted(rest - {0}, key=lambda pid: pid != payload):  # a shell that waits for others learns it before they end
         send(pid, _signal.SIGTERM, _signal.SIGCONT)
-    while alive and time.monotonic() < deadline + KILL_WAIT_S:
+    while rest and time.monotonic() < deadline + KILL_WAIT_S:
         wait(pause_s)
-        alive = step.members(our_processes(), payload) | step.holders()
-        if alive and time.monotonic() >= deadline:
+        rest = step.rest(payload)
+        if rest and time.monotonic() >= deadline:
             killed = True
-            for pid in alive:
+            for pid in rest - {0}:
                 send(pid, _signal.SIGKILL)
         pause_s = min(pause_s * 1.5, 0.2)
     return killed
@@ -7152,26 +7173,29 @@ def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
             yield native, Step("%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid), int(jobndx))
 
 
-def lives_unclaimed(native: str, step: Step) -> bool:
-    """Whether a step without a claim lives: one that is only beginning, or that psik.py 1.0.0 started, whose native id is
-    the number of a session."""
-    if not exists("/proc/self/stat"):
-        return native.isdigit() and is_group(int(native))
-    scripts = step.base + "/scripts/job\0", step.base + "/scripts/run\0"
-    return any(script in read("/proc/%d/cmdline" % pid) for pid in our_processes() for script in scripts)
+def running_scripts() -> "Set[str]":
+    """The jobs' directories whose scripts/job or scripts/run is being run."""
+    words = (word for pid in our_processes() for word in read("/proc/%d/cmdline" % pid).split("\0"))
+    return {word[:-len("/scripts/job")] for word in words if word.endswith(("/scripts/job", "/scripts/run"))}
 
 
 def poll() -> int:
-    """Print the steps that live, as a poll script does, and those whose supervisor was killed."""
-    processes = our_processes()
-    for native, step in steps_of_stdin():
+    """Print the steps that live, as a poll script does, and those whose supervisor was killed.
+
+    A step without a claim is only beginning, or psik.py 1.0.0 started it; its native id is the number of a session.
+    """
+    processes, steps = our_processes(), list(steps_of_stdin())
+    running = set() if all(step.claim.host for _, step in steps) else running_scripts()
+    for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
         if place == "elsewhere":
             print(native, "active - %s it runs on %s" % (step.tag, (step.claim.host.split() or ["another host"])[0]))
-        elif step.lives(processes) if place in ("here", "apart") else not place and lives_unclaimed(native, step):
+        elif place in ("here", "apart") and step.lives(processes):
             print(native, "active -", step.tag)
         elif place == "here":
             print(native, "failed -", step.tag, "its supervisor was killed, and nothing of it is left")
+        elif not place and (step.base in running or not processes and native.isdigit() and is_group(int(native))):
+            print(native, "active -", step.tag)
     sys.stdout.flush()
     return 0
 
@@ -7189,7 +7213,7 @@ def await_end(step: Step, limit_s: float) -> bool:
 
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host: its supervisor does it, or, where that is gone or does not answer, this process; what lives on."""
-    if step.claim.is_running():
+    if is_locked(step.log("claim")) is not False and step.claim.is_running():
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
         if await_end(step, grace_s + CANCEL_LOOK_S):
             return ""
@@ -7197,7 +7221,7 @@ def end_here(step: Step, grace_s: float) -> str:
     end_processes(step, 0, grace_s, time.sleep)
     if await_end(step, 1):
         return ""
-    alive = sorted(step.members(our_processes()) | step.holders())
+    alive = sorted(step.rest() - {0})
     return "process %s lives on after KILL" % " ".join(map(str, alive)) if alive else "something keeps %s locked" % step.log("alive")
 
 
@@ -7205,7 +7229,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     """Ask the supervisor of a step on another host to end it, and wait for that; where it runs on, if it does not."""
     posix.close(write(step.log("cancel"), ""))
     deadline = time.monotonic() + grace_s + 3 * CANCEL_LOOK_S
-    while not step.has_ended():
+    while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
             return "it is asked to end by %s, and its host, %s, has not answered" % (
                 step.log("cancel"), (step.claim.host or read(step.log("host")) or "?").split()[0])
@@ -7282,9 +7306,11 @@ class History:
         self.unsynced = []
 
     def is_canceled(self, jobndx: int) -> bool:
-        """Whether the job was canceled since the step was queued."""
-        rows = self.rows[max([place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")] or [0]):]
-        return (0, "canceled") in [row[:2] for row in rows]
+        """Whether the job was canceled since the step was queued; of one whose `queued` is not written yet, only the first may
+        have been."""
+        queued = [place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")]
+        first = all(row[0] in (0, jobndx) for row in self.rows)
+        return (bool(queued) or first) and (0, "canceled") in [row[:2] for row in self.rows[max(queued or [0]):]]
 
 
 def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str) -> int:
@@ -7359,7 +7385,11 @@ class Run:
                 say("step %d was claimed by %s on %s; this submission of it, %s, runs nothing" % (
                     self.step.jobndx, owner.native or "another", (owner.host.split() or ["?"])[0], self.native))
                 return False
+            begun = self.step
             self.step = Step(SETTINGS["base"], max(self.claimed() + [row[0] for row in self.history.rows]) + 1)
+            if not begun.has_ended():  # its node was lost
+                posix.close(write(begun.log("reason"), "its scheduler ran it again, as step %d\n" % self.step.jobndx))
+                self.history.append(begun.jobndx, "failed", "1")
             self.history.append(self.step.jobndx, "queued", self.native)
             self.write_to_log()
         self.step.claim = Claim(read(self.step.log("claim")))
@@ -7378,8 +7408,9 @@ class Run:
         try:
             posix.link(passing, path)
         except FileExistsError:
-            posix.close(self.claim_fd)
-            return False
+            if posix.stat(passing).st_nlink == 1:  # else it is ours, and a server's first answer was lost
+                posix.close(self.claim_fd)
+                return False
         except OSError:  # a file system without hard links
             posix.close(self.claim_fd)
             try:
@@ -7486,6 +7517,8 @@ class Run:
         quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()  # no number was given out twice
         if end_processes(self.step, self.payload, SETTINGS["grace_s"], self.turn, posix.getpid() if quick else 0):
             self.stopped = self.stopped and (137 if "walltime" in self.reason else self.stopped)
+        while self.walltime_s and self.step.rest(self.payload):  # what cannot be killed yet: the job has not ended
+            self.turn(CANCEL_LOOK_S)
 
     # Ending.
 
@@ -7631,7 +7664,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
 # at: take from the queue what waits there; atrm does not end what runs, so its supervisor is told.
 # needs: atrm
 atrm $*
-exec @python@ -I -S @supervise@ cancel
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
+exec python3 -I -S -X utf8 @supervise@ cancel
 ''',
     'at/job': r'''#!@shell@
 # at: @name@
@@ -7648,8 +7682,9 @@ psik_walltime_s=@duration_s@
 # needs: at atq
 exec /bin/sh -c 'python=$1 supervise=$2
 	shift 2
+	test -x "$python" || python=python3
 	waiting=$(atq) || exit 1
-	"$python" -I -S "$supervise" poll || exit 1
+	"$python" -I -S -X utf8 "$supervise" poll || exit 1
 	case "$*" in *psik-*) tagged=yes ;; esac
 	while read -r id rest; do
 		test -n "$id" || continue
@@ -7687,7 +7722,8 @@ exec /bin/sh -c 'jobndx=$1 tag=$2
 ''',
     'local/cancel': r'''#!@shell@
 # local: the supervisor ends its step.
-exec @python@ -I -S @supervise@ cancel
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
+exec python3 -I -S -X utf8 @supervise@ cancel
 ''',
     'local/job': r'''#!@shell@
 # local: @name@
@@ -7700,7 +7736,8 @@ psik_walltime_s=@duration_s@
 ''',
     'local/poll': r'''#!@shell@
 # local: the locks and marks of a step tell whether it lives.
-exec @python@ -I -S @supervise@ poll
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ poll
+exec python3 -I -S -X utf8 @supervise@ poll
 ''',
     'local/submit': r'''#!/bin/sh
 # local: start scripts/job and print its process id.  Only this host knows that, so its name is kept.

@@ -32,8 +32,9 @@ SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")  # whose jo
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
-CAUGHT = [number for number in range(1, _signal.NSIG)  # but 32 and 33, which belong to the C library
-          if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33)]
+CAUGHT = [number for number in range(1, _signal.NSIG)  # but those that the C library keeps for itself: two of glibc, three of musl
+          if number not in (_signal.SIGKILL, _signal.SIGSTOP) and not 32 <= number < getattr(_signal, "SIGRTMIN", 32)]
+DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241              # of the lock that the payload inherits: beyond what scripts use
 HISTORY_LOCK_S = 60         # for whoever holds the history: a submission that hangs, a callback's event
@@ -98,8 +99,9 @@ def is_locked(path: str) -> "Optional[bool]":
             continue
         try:
             free = lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        finally:
-            posix.close(fd)
+        except OSError:  # a server that does not answer
+            free = None
+        posix.close(fd)
         return None if free is None else not free
     return None
 
@@ -213,7 +215,8 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
     rows = []
     for line in text.split("\n"):
         stamp, jobndx, state, info = (["", "", ""] + line.rsplit(",", 3))[-4:]
-        if stamp.rstrip(".")[-1:].isdigit() and jobndx.isdigit() and len(jobndx) < 10 and state in STATES and not info.split()[1:]:
+        numbers = stamp.rstrip(".")[-1:] in DIGITS and DIGITS.issuperset(jobndx) and 0 < len(jobndx) < 10
+        if numbers and state in STATES and info.split() == [info] * bool(info):
             rows.append((int(jobndx), state, info))
     return rows
 
@@ -221,13 +224,16 @@ def rows_of(text: str) -> "List[Tuple[int, str, str]]":
 def holds(pid: int, path: str) -> bool:
     """Whether a process has a file open under a lock that it, or whoever started it, has taken."""
     try:
-        wanted = posix.stat(path)
-        for name in posix.listdir("/proc/%d/fd" % pid):
-            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+        wanted, names = posix.stat(path), posix.listdir("/proc/%d/fd" % pid)
     except OSError:  # it ended meanwhile, or shows nobody what it has open
-        pass
+        return False
+    for name in names:
+        try:
+            found = posix.stat("/proc/%d/fd/%s" % (pid, name))
+        except OSError:  # it was closed meanwhile
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
     return False
 
 
@@ -331,6 +337,11 @@ class Step:
         path = self.log("alive")
         return {pid for pid in our_processes() if pid != posix.getpid() and holds(pid, path)} if is_locked(path) else set()
 
+    def rest(self, payload: int = 0, above: int = 0) -> "Set[int]":
+        """What lives of the step but its supervisor; {0} where something keeps log/alive.N locked that cannot be seen."""
+        found = self.members(our_processes(above), payload) | self.holders()
+        return found or ({0} if is_locked(self.log("alive")) else set())
+
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step that was claimed on this host lives, its supervisor included."""
         locks = is_locked(self.log("claim")), is_locked(self.log("alive"))
@@ -359,15 +370,15 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
     was started here; above is for our_processes().
     """
     deadline, killed, pause_s = time.monotonic() + grace_s, False, 0.01
-    alive = step.members(our_processes(above), payload) | step.holders()
-    for pid in sorted(alive, key=lambda pid: pid != payload):  # a shell that waits for others learns it before they end
+    rest = step.rest(payload, above)
+    for pid in sorted(rest - {0}, key=lambda pid: pid != payload):  # a shell that waits for others learns it before they end
         send(pid, _signal.SIGTERM, _signal.SIGCONT)
-    while alive and time.monotonic() < deadline + KILL_WAIT_S:
+    while rest and time.monotonic() < deadline + KILL_WAIT_S:
         wait(pause_s)
-        alive = step.members(our_processes(), payload) | step.holders()
-        if alive and time.monotonic() >= deadline:
+        rest = step.rest(payload)
+        if rest and time.monotonic() >= deadline:
             killed = True
-            for pid in alive:
+            for pid in rest - {0}:
                 send(pid, _signal.SIGKILL)
         pause_s = min(pause_s * 1.5, 0.2)
     return killed
@@ -384,26 +395,29 @@ def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
             yield native, Step("%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid), int(jobndx))
 
 
-def lives_unclaimed(native: str, step: Step) -> bool:
-    """Whether a step without a claim lives: one that is only beginning, or that psik.py 1.0.0 started, whose native id is
-    the number of a session."""
-    if not exists("/proc/self/stat"):
-        return native.isdigit() and is_group(int(native))
-    scripts = step.base + "/scripts/job\0", step.base + "/scripts/run\0"
-    return any(script in read("/proc/%d/cmdline" % pid) for pid in our_processes() for script in scripts)
+def running_scripts() -> "Set[str]":
+    """The jobs' directories whose scripts/job or scripts/run is being run."""
+    words = (word for pid in our_processes() for word in read("/proc/%d/cmdline" % pid).split("\0"))
+    return {word[:-len("/scripts/job")] for word in words if word.endswith(("/scripts/job", "/scripts/run"))}
 
 
 def poll() -> int:
-    """Print the steps that live, as a poll script does, and those whose supervisor was killed."""
-    processes = our_processes()
-    for native, step in steps_of_stdin():
+    """Print the steps that live, as a poll script does, and those whose supervisor was killed.
+
+    A step without a claim is only beginning, or psik.py 1.0.0 started it; its native id is the number of a session.
+    """
+    processes, steps = our_processes(), list(steps_of_stdin())
+    running = set() if all(step.claim.host for _, step in steps) else running_scripts()
+    for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
         if place == "elsewhere":
             print(native, "active - %s it runs on %s" % (step.tag, (step.claim.host.split() or ["another host"])[0]))
-        elif step.lives(processes) if place in ("here", "apart") else not place and lives_unclaimed(native, step):
+        elif place in ("here", "apart") and step.lives(processes):
             print(native, "active -", step.tag)
         elif place == "here":
             print(native, "failed -", step.tag, "its supervisor was killed, and nothing of it is left")
+        elif not place and (step.base in running or not processes and native.isdigit() and is_group(int(native))):
+            print(native, "active -", step.tag)
     sys.stdout.flush()
     return 0
 
@@ -421,7 +435,7 @@ def await_end(step: Step, limit_s: float) -> bool:
 
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host: its supervisor does it, or, where that is gone or does not answer, this process; what lives on."""
-    if step.claim.is_running():
+    if is_locked(step.log("claim")) is not False and step.claim.is_running():
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
         if await_end(step, grace_s + CANCEL_LOOK_S):
             return ""
@@ -429,7 +443,7 @@ def end_here(step: Step, grace_s: float) -> str:
     end_processes(step, 0, grace_s, time.sleep)
     if await_end(step, 1):
         return ""
-    alive = sorted(step.members(our_processes()) | step.holders())
+    alive = sorted(step.rest() - {0})
     return "process %s lives on after KILL" % " ".join(map(str, alive)) if alive else "something keeps %s locked" % step.log("alive")
 
 
@@ -437,7 +451,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     """Ask the supervisor of a step on another host to end it, and wait for that; where it runs on, if it does not."""
     posix.close(write(step.log("cancel"), ""))
     deadline = time.monotonic() + grace_s + 3 * CANCEL_LOOK_S
-    while not step.has_ended():
+    while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
             return "it is asked to end by %s, and its host, %s, has not answered" % (
                 step.log("cancel"), (step.claim.host or read(step.log("host")) or "?").split()[0])
@@ -514,9 +528,11 @@ class History:
         self.unsynced = []
 
     def is_canceled(self, jobndx: int) -> bool:
-        """Whether the job was canceled since the step was queued."""
-        rows = self.rows[max([place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")] or [0]):]
-        return (0, "canceled") in [row[:2] for row in rows]
+        """Whether the job was canceled since the step was queued; of one whose `queued` is not written yet, only the first may
+        have been."""
+        queued = [place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")]
+        first = all(row[0] in (0, jobndx) for row in self.rows)
+        return (bool(queued) or first) and (0, "canceled") in [row[:2] for row in self.rows[max(queued or [0]):]]
 
 
 def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str) -> int:
@@ -591,7 +607,11 @@ class Run:
                 say("step %d was claimed by %s on %s; this submission of it, %s, runs nothing" % (
                     self.step.jobndx, owner.native or "another", (owner.host.split() or ["?"])[0], self.native))
                 return False
+            begun = self.step
             self.step = Step(SETTINGS["base"], max(self.claimed() + [row[0] for row in self.history.rows]) + 1)
+            if not begun.has_ended():  # its node was lost
+                posix.close(write(begun.log("reason"), "its scheduler ran it again, as step %d\n" % self.step.jobndx))
+                self.history.append(begun.jobndx, "failed", "1")
             self.history.append(self.step.jobndx, "queued", self.native)
             self.write_to_log()
         self.step.claim = Claim(read(self.step.log("claim")))
@@ -610,8 +630,9 @@ class Run:
         try:
             posix.link(passing, path)
         except FileExistsError:
-            posix.close(self.claim_fd)
-            return False
+            if posix.stat(passing).st_nlink == 1:  # else it is ours, and a server's first answer was lost
+                posix.close(self.claim_fd)
+                return False
         except OSError:  # a file system without hard links
             posix.close(self.claim_fd)
             try:
@@ -718,6 +739,8 @@ class Run:
         quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()  # no number was given out twice
         if end_processes(self.step, self.payload, SETTINGS["grace_s"], self.turn, posix.getpid() if quick else 0):
             self.stopped = self.stopped and (137 if "walltime" in self.reason else self.stopped)
+        while self.walltime_s and self.step.rest(self.payload):  # what cannot be killed yet: the job has not ended
+            self.turn(CANCEL_LOOK_S)
 
     # Ending.
 

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List
 
 import psik
 import services
-from harness import FAST, PSIK, Case, kill, needs, processes_with, rc_path
+from harness import FAST, PSIK, Case, captured, kill, needs, processes_with, rc_path
 
 ROOT_USER = os.geteuid() == 0 and os.path.isdir("/proc/self/ns")
 NAMESPACES = needs("root and Linux namespaces", ROOT_USER and shutil.which("unshare"))
@@ -34,6 +34,57 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """ % sys.executable
+
+
+ROWS = ["1.5,0,new,0", "12,1,queued,a b", "12.,1,active,x", "xx9.5,1,active,", "9.5,1,active,7\r", "9.5,²,active,7", "9.5,1,dancing,7",
+        "9.5,1234567890,active,7", "junk1.5,2,completed,0", "1.5,2,failed", ",1,active,7", "x,1,active,7", "1.5,1,active,a\"b"]
+
+
+class Program(unittest.TestCase):
+    """Parts of the supervisor, as a module."""
+
+    def setUp(self) -> None:
+        sys.path.insert(0, os.path.join(os.path.dirname(PSIK), "templates"))
+        self.addCleanup(sys.path.pop, 0)
+        self.module: Any = __import__("supervisor")
+
+    def test_it_reads_a_history_as_psik_does(self) -> None:
+        for line in ROWS:
+            with captured():
+                known = [(row.jobndx, row.state.value, str(row.info)) for row in psik.parse_rows(line, "status.csv")]
+            self.assertEqual(self.module.rows_of(line), known, line)
+
+    def test_a_new_step_is_not_canceled_by_what_ended_an_older_one(self) -> None:
+        history = self.module.History.__new__(self.module.History)
+        for rows, canceled in (([(0, "new", "0"), (1, "queued", "7"), (0, "canceled", "0")], {1: True, 2: False}),
+                               ([(0, "new", "0"), (1, "queued", "7"), (0, "canceled", "0"), (1, "canceled", "143")], {2: False}),
+                               ([(0, "new", "0"), (0, "canceled", "0")], {1: True}),
+                               ([(0, "new", "0"), (0, "canceled", "0"), (1, "queued", "7")], {1: False})):
+            history.rows = rows
+            self.assertEqual({jobndx: history.is_canceled(jobndx) for jobndx in canceled}, canceled, rows)
+
+    def test_an_event_is_one_that_psik_reads(self) -> None:
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        job = psik.create(psik.Config(prefix=folder), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        self.module.SETTINGS.update(callback_timeout_s=1, base=job.path)
+        history = self.module.History(job.path)
+        history.lock()
+        for state, info in (("queued", 'a"b\\c'), ("active", "12"), ("completed", "0")):
+            history.append(1, state, info)
+        history.unlock()
+        history.sync()
+        events = psik.events_in(psik.outbox(job), job.jobid)
+        rows = job.rows()
+        self.assertEqual([(event.state, event.info, event.place) for event in events], [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
+        self.assertEqual([psik.belongs_to(event, rows) for event in events], [True] * 3)
+        self.assertEqual(psik.missed_places(job, rows), [])
+
+    def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
+        rows = psik.parse_rows("1.5,0,new,0\n1.5,1,active,77\n1.6,1,queued,78\n", "x")
+        self.assertEqual([step.native for step in psik.live_steps(psik.JobDir("/x/1.5"), rows)], ["77"])
+        rows = psik.parse_rows("1.5,0,new,0\n1.5,1,queued,78\n1.6,1,active,0\n", "x")
+        self.assertEqual([step.native for step in psik.live_steps(psik.JobDir("/x/1.5"), rows)], ["78"])
 
 
 class Faulty(Case):
@@ -349,6 +400,50 @@ class Places(Faulty):
             self.assertEqual(self.psik("logs", jobid).out, "%s\n%s\n" % (self.job(jobid).at("work"), psik.__version__))
             self.assertFalse(os.path.exists(self.prefix))
             self.psik("rm", jobid)
+        self.in_both_shells(test)
+
+    def test_a_moved_job_keeps_the_copy_that_it_calls(self) -> None:
+        jobs = [self.run_spec("--wait", script="true") for _ in range(2)]
+        there = os.path.join(self.folder, "there", "local")
+        os.makedirs(there)
+        shutil.move(self.job(jobs[0]).path, there)
+        self.configure(prefix=os.path.dirname(there))
+        other = self.run_spec("--wait", script="true")
+        self.psik("start", jobs[0])
+        self.psik("wait", jobs[0])
+        self.psik("rm", other)
+        self.psik("start", jobs[0])
+        self.psik("wait", jobs[0])
+        self.assertEqual(self.states(jobs[0])[-1], "3 completed")
+
+    def test_a_copy_of_a_job_is_not_asked_about_others(self) -> None:
+        jobid = self.run_spec("--no-submit", script="true")
+        copied = self.job(jobid).path
+        self.configure(prefix=os.path.join(self.folder, "there"), poll_grace_s=0)
+        running = self.put(self.nap)
+        copy = os.path.join(os.path.dirname(self.job(running).path), "9999999999.999")
+        shutil.copytree(copied, copy, symlinks=True)
+        with open(os.path.join(copy, "status.csv"), "a") as file:
+            file.write("%.3f,1,active,1\n" % time.time())
+        self.psik("poll")
+        self.assertEqual(self.states(running)[-1], "1 active")
+        self.psik("rm", "--force", running)
+
+    def test_the_python_that_made_a_job_is_gone(self) -> None:
+        link = os.path.join(self.folder, "python3")
+        os.symlink(sys.executable, link)
+
+        def test() -> None:
+            if not os.path.lexists(link):
+                os.symlink(sys.executable, link)
+            spec = self.write("spec.json", json.dumps({"script": self.nap}))
+            env = {"PATH": os.environ["PATH"] + ":" + os.path.dirname(sys.executable)}
+            jobid = self.psik("run", spec, program=[link, PSIK], env=env).out.strip()
+            self.until(self.naps)
+            self.assertIn(link, psik.read_text(self.job(jobid).script("cancel")))
+            os.unlink(link)
+            self.psik("cancel", jobid, env=env)
+            self.assertEqual(self.naps(), [])
         self.in_both_shells(test)
 
     def test_psik_is_moved_while_its_job_waits(self) -> None:
