@@ -142,8 +142,11 @@ class Process:
         return self.state not in "ZX"
 
 
-def our_processes(above: int = 0) -> "Dict[int, Process]":
-    """The living processes of this user, of a process id above this one; {} where there is no /proc."""
+def our_processes(above: int = 0, everybodys: bool = False) -> "Dict[int, Process]":
+    """The living processes of this user, of a process id above this one; {} where there is no /proc.
+
+    A set-uid program (apptainer's, for one) shows as another user's, though this user started it and may signal it.
+    """
     found, user = {}, posix.getuid()
     try:
         names = posix.listdir("/proc")
@@ -151,7 +154,7 @@ def our_processes(above: int = 0) -> "Dict[int, Process]":
         return {}
     for name in names:
         try:
-            if name.isdigit() and int(name) > above and posix.stat("/proc/" + name).st_uid == user:
+            if name.isdigit() and int(name) > above and (everybodys or posix.stat("/proc/" + name).st_uid == user):
                 process = Process(int(name))
                 if process.lives:
                     found[process.pid] = process
@@ -339,7 +342,7 @@ class Step:
 
     def rest(self, payload: int = 0, above: int = 0) -> "Set[int]":
         """What lives of the step but its supervisor; {0} where something keeps log/alive.N locked that cannot be seen."""
-        found = self.members(our_processes(above), payload) | self.holders()
+        found = self.members(our_processes(above, everybodys=payload > 0), payload) | self.holders()
         return found or ({0} if is_locked(self.log("alive")) else set())
 
     def lives(self, processes: "Dict[int, Process]") -> bool:

@@ -215,6 +215,18 @@ class Ends(Everywhere, Faulty):
             self.gone(path)
         self.in_both_shells(test)
 
+    @needs("root and setpriv", ROOT_USER and shutil.which("setpriv"))
+    def test_a_process_of_another_user_in_its_session(self) -> None:
+        other = "setpriv --reuid=65534 --regid=65534 --clear-groups %s" % self.nap
+
+        def test() -> None:
+            jobid = self.run_spec("--wait", script="#!/bin/sh\n%s & exit 0" % other)
+            self.nothing_left(jobid, "1 completed")
+            jobid = self.put("#!/bin/sh\nexec " + other)
+            self.psik("cancel", jobid)
+            self.nothing_left(jobid, "0 canceled", "1 canceled")
+        self.in_both_shells(test)
+
     def test_a_pipe_breaks_as_in_a_shell(self) -> None:
         jobid = self.run_spec("--wait", script="#!/bin/bash\nyes | head -1\necho ${PIPESTATUS[0]}")
         self.assertEqual((self.psik("logs", jobid).out, self.psik("logs", "--stderr", jobid).out), ("y\n141\n", ""))
