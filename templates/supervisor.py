@@ -366,8 +366,9 @@ def is_group(group: int) -> bool:
     return True
 
 
-def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[float], object]", above: int = 0) -> bool:
-    """End all that lives of a step: TERM, CONT, after the grace KILL; whether KILL was needed.
+def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[float], object]",
+                  above: int = 0) -> "Tuple[bool, Set[int]]":
+    """End all that lives of a step: TERM, CONT, after the grace KILL; (whether KILL was needed, what lives on).
 
     TERM is sent once: what a handler starts in order to save its work is left alone.  wait(seconds) sleeps, and reaps what
     was started here; above is for our_processes().
@@ -384,7 +385,7 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
             for pid in rest - {0}:
                 send(pid, _signal.SIGKILL)
         pause_s = min(pause_s * 1.5, 0.2)
-    return killed
+    return killed, rest
 
 
 # What the backends' cancel and poll ask.
@@ -740,10 +741,12 @@ class Run:
         if not self.walltime_s and not self.stopped:
             self.answer(self.turn(0.1))  # a scheduler that ends a job may tell the payload first, and us a moment later
         quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()  # no number was given out twice
-        if end_processes(self.step, self.payload, SETTINGS["grace_s"], self.turn, posix.getpid() if quick else 0):
-            self.stopped = self.stopped and (137 if "walltime" in self.reason else self.stopped)
-        while self.walltime_s and self.step.rest(self.payload):  # what cannot be killed yet: the job has not ended
+        killed, rest = end_processes(self.step, self.payload, SETTINGS["grace_s"], self.turn, posix.getpid() if quick else 0)
+        if killed and "walltime" in self.reason:
+            self.stopped = 137
+        while rest and self.walltime_s:  # what cannot be killed yet: the job has not ended
             self.turn(CANCEL_LOOK_S)
+            rest = self.step.rest(self.payload)
 
     # Ending.
 

@@ -284,9 +284,9 @@ class Ends(Everywhere, Faulty):
                 jobid = self.run_spec(script="#!/bin/sh\ndate +%s.%N", callback=url, status=None)
                 self.until(lambda: self.states(jobid)[-1] == "1 completed")
                 rows = self.job(jobid).rows()
-                self.assertLess(float(self.psik("logs", jobid).out) - rows[2].time, 1)
-                self.assertLess(rows[3].time - rows[2].time, 1)
-            self.in_both_shells(test, callback_timeout_s=3)
+                self.assertLess(float(self.psik("logs", jobid).out) - rows[2].time, 6)  # a busy disk takes seconds to sync
+                self.assertLess(rows[3].time - rows[2].time, 6)
+            self.in_both_shells(test, callback_timeout_s=8)
 
     def test_a_step_runs_once(self) -> None:
         def test() -> None:
@@ -597,8 +597,12 @@ class Slurm(Everywhere, Faulty):
         def test() -> None:
             jobid = self.put("echo run $jobndx\n%s" % self.nap, attributes={"--requeue": ""})
             self.slurm.run("scontrol", "requeue", self.native(jobid))
-            self.until(lambda: "2 active" in self.states(jobid) or not self.slurm.run(  # it would begin after two minutes
-                "scontrol", "update", "JobId=" + self.native(jobid), "StartTime=now"))
+            for _ in range(12):  # it would begin after two minutes, and is told to while the first run is still being ended
+                self.slurm.run("scontrol", "update", "JobId=" + self.native(jobid), "StartTime=now")
+                with contextlib.suppress(self.failureException):
+                    self.until(lambda: "2 active" in self.states(jobid), seconds=5)
+                    break
+            self.assertIn("2 active", self.states(jobid))
             self.until(lambda: psik.read_or_empty(self.job(jobid).log("stdout", 2)))
             self.assertEqual([psik.logs(self.job(jobid), "stdout", jobndx) for jobndx in (1, 2)], ["run 1\n", "run 2\n"])
             self.psik("cancel", "--wait", jobid)
