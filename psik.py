@@ -1682,12 +1682,17 @@ def check_backend(backend: Backend) -> List[str]:
     return missing
 
 
-def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
-    """Run one of a job's scripts, text its stdin; one that does not start, or not end in time, fails, and stderr says why."""
+def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> Finished:
+    """Run a program, text its stdin; one that does not start, or not end in time, fails, and stderr says why."""
     try:
-        return run_program([job.script(name)] + list(words), timeout_s, text=text)
+        return run_program(argv, timeout_s, text=text)
     except OSError as err:
         return Finished(1, "", str(err))
+
+
+def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
+    """Run one of a job's scripts, as try_program()."""
+    return try_program([job.script(name)] + list(words), timeout_s, text)
 
 
 def why_failed(done: Finished) -> str:
@@ -2800,10 +2805,7 @@ def exit_status(summary: Summary) -> ExitStatus:
 
 def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
     """Run what ends these steps; BackendError where it does not."""
-    try:
-        done = run_program(argv, timeout_s, text=steps_text((step.native, step.tag) for step in steps))
-    except OSError as err:
-        done = Finished(1, "", str(err))
+    done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
     if done.status:
         raise BackendError("job %s could not be ended: %s; cancel it again" % (job.jobid, why_failed(done)))
 
@@ -2902,7 +2904,7 @@ def remove(job: JobDir, force: bool = False) -> None:
             raise
         cancel(job, wait=True)
     deliver(job)
-    root, passing = os.path.dirname(job.path), os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
+    passing = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
     if os.path.islink(job.path):
         complain("%s is a link; what it leads to, %s, stays" % (job.path, os.path.realpath(job.path)))
     try:
@@ -2913,7 +2915,7 @@ def remove(job: JobDir, force: bool = False) -> None:
     except FileNotFoundError:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
     delete_tree(passing)
-    drop_copies(os.path.join(os.path.dirname(root), ".psik"))
+    drop_copies(copies_of(job))
 
 
 def is_unbegun(path: str) -> bool:
@@ -7503,7 +7505,7 @@ class Run:
         """Do what a signal asks for: those that end a job end the step, all others are for the payload."""
         if number in STOPPING:
             self.stop(number, "it was stopped by signal %d" % number)
-        elif number and number != _signal.SIGCHLD:
+        elif number and number != _signal.SIGCHLD and self.payload and self.code is None:  # 0 would be our own group
             send(self.payload, number)
 
     def follow(self) -> None:

@@ -725,7 +725,7 @@ class Run:
         """Do what a signal asks for: those that end a job end the step, all others are for the payload."""
         if number in STOPPING:
             self.stop(number, "it was stopped by signal %d" % number)
-        elif number and number != _signal.SIGCHLD:
+        elif number and number != _signal.SIGCHLD and self.payload and self.code is None:  # 0 would be our own group
             send(self.payload, number)
 
     def follow(self) -> None:
