@@ -62,6 +62,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import string
 import sys
 import time
@@ -244,6 +245,22 @@ def complain(text: str) -> None:
     write_log("psik: %s\n" % text)
 
 
+def called() -> str:
+    """What the user called this program, for a line to type: psik where `install` put it so, else psik.py."""
+    name = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return name if re.fullmatch("psik[0-9A-Za-z._-]*", name) else "psik.py"
+
+
+WARNED: Set[str] = set()  # what this process has warned of
+
+
+def complain_once(text: str) -> None:
+    """As complain(), the first time that this process says so; `wait` and a server look again and again."""
+    if text not in WARNED:
+        WARNED.add(text)
+        complain(text)
+
+
 def shown(value: Any) -> str:
     """A value as a message may show it, which is not whole where it is long."""
     text = repr(value[:100] if isinstance(value, (str, bytes, list, tuple)) else value)
@@ -341,21 +358,15 @@ def read_or_empty(path: str) -> str:
         os.close(fd)
 
 
-def delete_tree(path: str) -> None:
-    """Remove a directory, also where the job took the permissions off its parts; of a link, the link alone."""
-    import shutil
-    if os.path.islink(path):
-        os.unlink(path)
-        return
-    os.chmod(path, 0o700)
-    for folder, folders, _ in os.walk(path):
-        for name in folders:
-            place = os.path.join(folder, name)
-            if not os.path.islink(place):
-                os.chmod(place, 0o700)
-    shutil.rmtree(path, ignore_errors=True)
-    if os.path.lexists(path):
-        raise PsikError("%s could not be removed whole; something may still write to it" % path)
+def make_folder(path: str) -> None:
+    """Make a directory for us alone, and so each one above it that is missing; os.makedirs would do so for the last only."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # another process was first; a file that is there fails at the next step
+            os.mkdir(folder, 0o700)
 
 
 @contextmanager
@@ -365,6 +376,28 @@ def closing_fd(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def open_up(path: str) -> None:
+    """Give us all permissions for a directory; never for what a link leads to, though one takes its place meanwhile."""
+    fd = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW)
+    with closing_fd(fd):
+        os.chmod("/proc/self/fd/%d" % fd, 0o700)
+
+
+def delete_tree(path: str) -> None:
+    """Remove a directory, also where the job took the permissions off its parts; of a link, the link alone."""
+    import shutil
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    for folder, folders, _ in os.walk(path, onerror=lambda err: None):
+        for name in folders:
+            with suppress(OSError):  # a link, or gone meanwhile
+                open_up(os.path.join(folder, name))
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        raise PsikError("%s could not be removed whole; something may still write to it" % path)
 
 
 @contextmanager
@@ -393,6 +426,70 @@ def find_program(name: str) -> Optional[str]:
     folders = [""] if os.sep in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = (os.path.join(folder, name) for folder in folders)
     return next((os.path.abspath(path) for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), None)
+
+
+# Whose files: who can write what we run, or read for its meaning, can act as us.  So it must be ours, or root's, and
+# others may not write it, as ssh has it for its own.
+
+@lru_cache(maxsize=None)
+def is_ours_alone(gid: int) -> bool:
+    """Whether a group has no member but us: the one that bears our name, which Linux makes for each user."""
+    import grp
+    import pwd
+    try:
+        name, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(gid)
+    except KeyError:
+        return False
+    members = group.gr_mem + [user.pw_name for user in pwd.getpwall() if user.pw_gid == gid]
+    return group.gr_name == name and set(members) <= {name}
+
+
+def others_may_write(found: os.stat_result) -> bool:
+    """Whether somebody besides the owner may write here; in a sticky directory others only add, and what they add is theirs."""
+    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+        return False
+    return bool(found.st_mode & 0o002) or bool(found.st_mode & 0o020 and not is_ours_alone(found.st_gid))
+
+
+def is_foreign(found: os.stat_result) -> bool:
+    """Whether it is neither ours nor root's."""
+    return found.st_uid not in (os.geteuid(), 0)
+
+
+def close_to_others(path: str) -> bool:
+    """Take from others the permission to write what is ours; whether they had it."""
+    found = os.lstat(path)
+    if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode) or not others_may_write(found):
+        return False
+    with suppress(OSError):  # a file system that is read-only
+        os.chmod(path, stat.S_IMODE(found.st_mode) & ~0o022)
+    return True
+
+
+def name_of_user(uid: int) -> str:
+    """The name of a user, or the uid where there is none."""
+    import pwd
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def check_ours(path: str, instead: str) -> None:
+    """ForbiddenError where what lies at path is somebody else's, or may be written by others and is not ours to put right.
+
+    What is ours is put right, and said.  instead: what the user can do about somebody else's.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:  # who wants to read it will say why that cannot be
+        return
+    if is_foreign(found):
+        raise ForbiddenError("%s belongs to %s, so it is not read: %s (or \"check_owner\": false in the config, where a file "
+                             "system does not know owners)" % (path, name_of_user(found.st_uid), instead))
+    if close_to_others(os.path.realpath(path)):
+        complain_once("others could write to %s; their permission was taken away" % path)
+    elif found.st_uid != os.geteuid() and others_may_write(found):
+        raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s" % (path, path))
 
 
 class Finished(NamedTuple):
@@ -824,6 +921,8 @@ class Config(Model):
     psik_path: Optional[str] = option(None, "the psik that jobs call, where it is not this file", path=True)
     rc_path: Optional[str] = option(None, "the shell of the scripts; by default rc if there is one, else /bin/sh", path=True)
     templates: Optional[str] = option(None, "a folder of backends of your own, searched first", path=True)
+    check_owner: bool = option(True, "read and run only what is yours or root's; false for file systems that do not know owners")
+    group_writable: bool = option(False, "others may write to the prefix and the backend's folder; a job is yours alone all the same")
     launcher: Optional[List[str]] = option(None, "the words of $mpirun, over the template's", least=1)
     poll_interval_s: int = option(10, "the scheduler is asked at most this often, seconds", least=0)
     poll_grace_s: int = option(30, "a job that the scheduler no longer knows is failed after this, seconds", least=0)
@@ -961,6 +1060,8 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     if who == "the usual place" and not os.path.exists(place):
         return Config(prefix=data_home())
     config = from_json(Config, parse_json(read_text(place), place), place)
+    if config.check_owner:
+        check_ours(place, "copy it, and name the copy: --config FILE")
     here = os.path.dirname(os.path.abspath(place))
     for entry in [config] + list(config.backends.values()):
         for name in ("prefix", "templates", "ca_file", "authz_path"):
@@ -985,6 +1086,12 @@ def backends_of(config: Config) -> Dict[str, Backend]:
         entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
         found[name] = Backend(name, os.path.abspath(entry.prefix or prefix), entry.backend or BackendConfig(), entry)
     return found
+
+
+def check_site_file(path: str, config: Config) -> None:
+    """ForbiddenError where somebody else could write a file that is to be run, in a folder which the config names."""
+    for place in (os.path.dirname(path), path) if config.check_owner else ():
+        check_ours(place, "copy it to a folder of your own, and name that in the config")
 
 
 def is_local(config: Config) -> bool:
@@ -1058,9 +1165,6 @@ def read_info(text: str) -> Info:
     return int(text) if text.isdigit() and len(text) < 19 and text.encode().isdigit() else text
 
 
-WARNED: Set[str] = set()  # what this process has warned of; `wait` reads a history again and again
-
-
 def parse_rows(text: str, source: str) -> List[Row]:
     """The rows of a status.csv in file order.
 
@@ -1073,10 +1177,7 @@ def parse_rows(text: str, source: str) -> List[Row]:
             stamp, jobndx, state, info = match.groups()
             rows.append(Row(float(stamp), int(jobndx), STATES[state], read_info(info)))
         if line and (not match or match.start()) and line.strip():
-            warning = "%s:%d: skipped what is no transition: %r" % (source, number, line[:60])
-            if warning not in WARNED:
-                WARNED.add(warning)
-                complain(warning)
+            complain_once("%s:%d: skipped what is no transition: %r" % (source, number, line[:60]))
     return rows
 
 
@@ -1111,12 +1212,16 @@ def latest_of(rows: Iterable[Row]) -> Optional[Row]:
 
 
 class JobDir:
-    """One job's directory: every path in it, its spec and its history.  It holds nothing; it reads."""
+    """One job's directory: every path in it, its spec and its history.  It holds nothing; it reads.
 
-    def __init__(self, path: str, backend: str = "") -> None:
+    check_owner: run no script of it that is neither ours nor root's.
+    """
+
+    def __init__(self, path: str, backend: str = "", check_owner: bool = True) -> None:
         self.path = os.path.abspath(path)
         self.jobid = os.path.basename(self.path)
         self.backend = backend or os.path.basename(os.path.dirname(self.path))
+        self.check_owner = check_owner
 
     def __repr__(self) -> str:
         return "JobDir(%r)" % self.path
@@ -1202,10 +1307,96 @@ class History:
         return row
 
 
-def reserve_jobdir(backend: Backend, roots: Iterable[str]) -> JobDir:
+LISTED: Dict[str, Tuple[int, List[str]]] = {}  # folder: its mtime, ns, and the job ids in it, newest first
+
+
+def job_ids(folder: str) -> List[str]:
+    """The ids in a folder of jobs, newest first; read again only when the folder has changed."""
+    try:
+        changed = os.stat(folder).st_mtime_ns
+        known = LISTED.get(folder)
+        if known is None or known[0] != changed:
+            names = sorted((name for name in os.listdir(folder) if JOBID.fullmatch(name)), reverse=True)
+            if len({len(name) for name in names}) > 1:  # else their order as texts is that of the numbers
+                names.sort(key=float, reverse=True)
+            if time.time() - changed / 1e9 < 2:  # another change may bear the same time
+                changed = 0
+            known = LISTED[folder] = (changed, names)
+        return known[1]
+    except FileNotFoundError:
+        return []
+
+
+def close_job_to_others(job: JobDir) -> None:
+    """Take from others the permission to write to a job that an older psik made under a lax umask."""
+    folders = [job.path, job.at("scripts"), job.at("log")]
+    for path in folders + [path for folder in folders for path in paths_in(folder)]:
+        with suppress(FileNotFoundError):
+            close_to_others(path)
+
+
+class Root(NamedTuple):
+    """A folder that holds jobs: the name of their backend, and the config that counts for them."""
+    backend: str
+    folder: str
+    config: Config
+
+    def check(self) -> None:
+        """ForbiddenError where others could plant jobs here, unless the config lets them."""
+        if self.config.check_owner and not self.config.group_writable:
+            check_ours(self.folder, 'name a folder of your own in the config, as "prefix": "~/jobs"')
+
+    def job(self, jobid: str) -> Optional[JobDir]:
+        """What may be the job of this id; None where nothing is there, or where it is somebody else's, which is said."""
+        job = JobDir(os.path.join(self.folder, jobid), self.backend, self.config.check_owner)
+        if not self.config.check_owner:
+            return job
+        try:
+            found = os.stat(job.path)
+        except OSError:
+            return None
+        if is_foreign(found):
+            complain_once("%s holds jobs of %s, which are passed over" % (self.folder, name_of_user(found.st_uid)))
+            return None
+        if others_may_write(found):
+            close_job_to_others(job)
+        return job
+
+    def jobs(self) -> Iterator[Tuple[float, JobDir]]:
+        """(time of creation, directory) of what may be a job here, newest first."""
+        for jobid in job_ids(self.folder):
+            job = self.job(jobid)
+            if job:
+                yield float(jobid), job
+
+
+def roots_of(config: Config) -> List[Root]:
+    """The folders that hold jobs; ForbiddenError where one is somebody else's.
+
+    Upstream keeps jobs in the prefix itself; those are shown too, under the first backend of that prefix.
+    """
+    roots: List[Root] = []
+    for backend in backends_of(config).values():
+        if backend.prefix not in [root.folder for root in roots]:
+            roots.append(Root(backend.name, backend.prefix, backend.config))
+        roots.append(Root(backend.name, backend.root, backend.config))
+    for root in roots:
+        root.check()
+    return roots
+
+
+def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
+    """Every directory that may be a job's, newest first."""
+    import heapq
+    roots = [root.jobs() for root in roots_of(config) if backend in (None, root.backend)]
+    for _, job in heapq.merge(*roots, key=lambda dated: dated[0], reverse=True):
+        yield job
+
+
+def reserve_jobdir(backend: Backend, roots: Iterable[Root]) -> JobDir:
     """Make the directory of a new job: the current millisecond, or the next that is free in every root."""
-    os.makedirs(backend.root, mode=0o700, exist_ok=True)
-    others = [root for root in roots if root != backend.root]
+    make_folder(backend.root)
+    others = [root.folder for root in roots if root.folder != backend.root]
     stamp_ms = int(time.time() * 1000)
     while True:
         jobid = "%d.%03d" % divmod(stamp_ms, 1000)
@@ -1215,56 +1406,9 @@ def reserve_jobdir(backend: Backend, roots: Iterable[str]) -> JobDir:
             os.mkdir(path, 0o700)
         except FileExistsError:
             continue
-        if not any(os.path.lexists(os.path.join(root, jobid)) for root in others):
-            return JobDir(path, backend.name)
+        if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
+            return JobDir(path, backend.name, backend.config.check_owner)
         os.rmdir(path)
-
-
-def roots_of(config: Config) -> List[Tuple[str, str]]:
-    """The folders that hold jobs, as (backend's name, folder).
-
-    Upstream keeps jobs in the prefix itself; those are shown too, under the first backend of that prefix.
-    """
-    roots: List[Tuple[str, str]] = []
-    for backend in backends_of(config).values():
-        if backend.prefix not in [folder for _, folder in roots]:
-            roots.append((backend.name, backend.prefix))
-        roots.append((backend.name, backend.root))
-    return roots
-
-
-LISTED: Dict[str, Tuple[int, List[str]]] = {}  # folder: its mtime, ns, and the job ids in it, newest first
-
-
-def job_ids(root: str) -> List[str]:
-    """The ids in a folder of jobs, newest first; read again only when the folder has changed."""
-    try:
-        changed = os.stat(root).st_mtime_ns
-        known = LISTED.get(root)
-        if known is None or known[0] != changed:
-            names = sorted((name for name in os.listdir(root) if JOBID.fullmatch(name)), reverse=True)
-            if len({len(name) for name in names}) > 1:  # else their order as texts is that of the numbers
-                names.sort(key=float, reverse=True)
-            if time.time() - changed / 1e9 < 2:  # another change may bear the same time
-                changed = 0
-            known = LISTED[root] = (changed, names)
-        return known[1]
-    except FileNotFoundError:
-        return []
-
-
-def dated_jobs(name: str, root: str) -> Iterator[Tuple[float, str, str]]:
-    """(time of creation, path, backend's name) of what may be a job in a folder, newest first."""
-    for jobid in job_ids(root):
-        yield float(jobid), os.path.join(root, jobid), name
-
-
-def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
-    """Every directory that may be a job's, newest first."""
-    import heapq
-    roots = [dated_jobs(name, root) for name, root in roots_of(config) if backend in (None, name)]
-    for _, path, name in heapq.merge(*roots, reverse=True):
-        yield JobDir(path, name)
 
 
 # ------------------------------------------------------------------------------------------ 7. Templates
@@ -1412,15 +1556,16 @@ def render(text: str, values: Dict[str, Value], shell: Shell, source: str) -> st
     return "\n".join(lines) + "\n"
 
 
-def find_template(kind: str, name: str, shell: str, folder: Optional[str]) -> Optional[Tuple[str, str]]:
+def find_template(kind: str, name: str, shell: str, config: Config) -> Optional[Tuple[str, str]]:
     """(source, text) of a backend's template: the file of this shell, else the one for both.
 
     The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is for what all share.  None
     where there is none.
     """
-    kinds = [kind, kind.split("-")[0]] if "-" in kind else [kind]
+    kinds, folder = [kind, kind.split("-")[0]] if "-" in kind else [kind], config.templates
     for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
         if folder and os.path.isfile(os.path.join(folder, path)):
+            check_site_file(os.path.join(folder, path), config)
             return os.path.join(folder, path), read_text(os.path.join(folder, path))
         if path in TEMPLATES:
             return "templates/" + path, TEMPLATES[path]
@@ -1544,7 +1689,9 @@ def write_copy(folder: str) -> None:
 def keep_copy(job: JobDir) -> None:
     """Link our copy into a job, which keeps it there for as long as the job is."""
     folder = os.path.join(copies_of(job), own_hash())
-    os.makedirs(copies_of(job), 0o700, exist_ok=True)
+    make_folder(copies_of(job))
+    if job.check_owner:
+        check_ours(copies_of(job), "name a prefix of your own in the config")
     with closing_fd(os.open(copies_of(job), os.O_RDONLY)) as lock, locked(lock):
         if not os.path.isdir(folder):
             write_copy(folder)
@@ -1639,25 +1786,28 @@ def payload(script: str, shell: Shell) -> str:
 
 def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, str]:
     """The texts of a job's scripts/ by name."""
-    folder = backend.config.templates
+    config = backend.config
     values = template_values(job, spec, backend, shell)
-    source, body = find_template("", "job_body", shell.kind, folder) or ("", "")
+    source, body = find_template("", "job_body", shell.kind, config) or ("", "")
     values["job_body"] = Block(render(body, values, shell, source).rstrip("\n"))
     scripts = {"run": payload(spec.script, shell)}
     for name in JOB_SCRIPTS + OUR_SCRIPTS:
-        found = find_template("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, folder)
+        found = find_template("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, config)
         if found:
             plain = found[1].startswith("#!/bin/sh")  # whatever shell the others are for
             scripts[name] = render(found[1], values, Shell("sh", "/bin/sh") if plain else shell, found[0])
         elif name != "poll":
             raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s" % (
-                backend.kind, name, folder or "psik.py, and the config names no folder of templates"))], "config")
+                backend.kind, name, config.templates or "psik.py, and the config names no folder of templates"))], "config")
     return scripts
 
 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     """What one of a backend's templates lacks."""
-    found = find_template(backend.kind, name, shell.kind, backend.config.templates)
+    try:
+        found = find_template(backend.kind, name, shell.kind, backend.config)
+    except PsikError as err:
+        return [str(err)]
     if not found:
         return ["no template %r%s" % (name, "; jobs that die stay active" if name == "poll" else "")]
     source, text = found
@@ -1690,9 +1840,19 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> F
         return Finished(1, "", str(err))
 
 
+def own_script(job: JobDir, name: str) -> str:
+    """The path of one of a job's scripts, to be run; ForbiddenError where somebody else could have put it there."""
+    for path in (job.path, job.at("scripts"), job.script(name)) if job.check_owner else ():
+        check_ours(path, "remove the job, or what was put into it")
+    return job.script(name)
+
+
 def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
     """Run one of a job's scripts, as try_program()."""
-    return try_program([job.script(name)] + list(words), timeout_s, text)
+    try:
+        return try_program([own_script(job, name)] + list(words), timeout_s, text)
+    except ForbiddenError as err:
+        return Finished(1, "", str(err))
 
 
 def why_failed(done: Finished) -> str:
@@ -1819,7 +1979,7 @@ def keep_event(path: str, event: Event) -> None:
 def announce(job: JobDir, place: int, jobndx: int, state: JobState, info: Info) -> None:
     """Put the event of a row of the history into the outbox, and onto the disk."""
     event = Event(os.urandom(16).hex(), job.jobid, place, jobndx, state.value, info, round(time.time(), 3))
-    os.makedirs(outbox(job), mode=0o700, exist_ok=True)
+    make_folder(outbox(job))
     keep_event(event_path(job, event), event)
 
 
@@ -2014,7 +2174,7 @@ def deliver_events(job: JobDir, settings: CallbackSettings, log_fd: int, deadlin
                                                            event.place, event.attempts, CONTROL.sub(" ", said))).encode())
             os.unlink(event_path(job, event))
         elif time.time() - event.made > settings.give_up_s:
-            os.makedirs(outbox(job, "dead"), mode=0o700, exist_ok=True)
+            make_folder(outbox(job, "dead"))
             keep_event(event_path(job, event, "dead"), event)
             os.unlink(event_path(job, event))
         else:
@@ -2052,10 +2212,10 @@ def events_of(job: JobDir) -> List[Dict[str, Json]]:
     return shown
 
 
-def revive_all(name: str, root: str) -> None:
+def revive_all(root: Root) -> None:
     """Put the events of a backend's jobs that were given up back into the outbox, to be tried as long again."""
-    for event in events_in(os.path.join(root, ".outbox", "dead")):
-        job = JobDir(os.path.join(root, event.jobid), name)
+    for event in events_in(os.path.join(root.folder, ".outbox", "dead")):
+        job = JobDir(os.path.join(root.folder, event.jobid))
         keep_event(event_path(job, event), event._replace(made=time.time()))
         os.unlink(event_path(job, event, "dead"))
 
@@ -2072,14 +2232,14 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     every job.  dead: also those that were given up.
     """
     found = {}
-    for name, root in roots_of(config):
+    for root in roots_of(config):
         if dead:
-            revive_all(name, root)
-        waiting = {event.jobid for event in events_in(os.path.join(root, ".outbox"))}
-        for jobid in job_ids(root) if now else sorted(waiting):
-            job = JobDir(os.path.join(root, jobid), name)
+            revive_all(root)
+        waiting = {event.jobid for event in events_in(os.path.join(root.folder, ".outbox"))}
+        for jobid in job_ids(root.folder) if now else sorted(waiting):
+            job = root.job(jobid)
             try:
-                if owes_events(job, jobid in waiting):
+                if job and owes_events(job, jobid in waiting):
                     found[jobid] = deliver(job, now or dead)
             except (PsikError, OSError) as err:  # one broken job must not keep the others' events
                 complain(str(err))
@@ -2476,7 +2636,7 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
         raise InvalidError([Fault("directory", "%s is not there; make it first, or leave it out to run in the job's own "
                                   "work/" % spec.directory)])
     shell = choose_shell(chosen.config)
-    job = reserve_jobdir(chosen, [root for _, root in roots_of(config)])
+    job = reserve_jobdir(chosen, roots_of(config))
     try:
         if access is not None:
             write_file(job.at("access.json"), json.dumps(access) + "\n")
@@ -2506,7 +2666,7 @@ def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Fin
     env["PSIK_MARK"] = "%s.%d" % (job.tag, jobndx)  # so that it is not taken for a part of the job that submits it
     log = job.log("submit", jobndx)
     try:
-        done = run_program([job.script("submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
+        done = run_program([own_script(job, "submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
     except TimeoutError as err:
         done = Finished(os.EX_TEMPFAIL, "", "")
         with open(log, "a", encoding="utf-8") as file:
@@ -2550,8 +2710,8 @@ def refuse_unready(job: JobDir, history: History, force: bool) -> None:
         raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
                            "remove %s to submit it anew" % (job.jobid, log))
     if was_moved(job):
-        raise ConflictError("job %s was moved to %s, or its psik.py is gone; `psik.py start` makes its scripts anew"
-                            % (job.jobid, job.path))
+        raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes its scripts anew"
+                            % (job.jobid, job.path, called()))
 
 
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
@@ -2678,7 +2838,7 @@ def jobs_like(config: Config, text: str) -> List[JobDir]:
     import itertools
     if text == "last":
         return [job for job, _ in itertools.islice(with_rows(job_dirs(config)), 1)]
-    exact = with_rows(JobDir(os.path.join(root, text), name) for name, root in roots_of(config))
+    exact = with_rows(filter(None, (root.job(text) for root in roots_of(config))))
     others = with_rows(job for job in job_dirs(config) if job.jobid.startswith(text))
     return [job for job, _ in list(itertools.islice(exact, 1)) or list(itertools.islice(others, 4))]
 
@@ -2689,7 +2849,7 @@ def find_job(config: Config, text: str) -> JobDir:
     InvalidError where it is no id, or not one alone; NotFoundError where there is no such job.
     """
     if text != "last" and not JOBID.fullmatch(text):
-        raise InvalidError("%r is not a job id; `psik.py ls` shows them, and `last` is the newest" % text)
+        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest" % (text, called()))
     found = jobs_like(config, text)
     if not found:
         raise NotFoundError("no job %s under %s" % (
@@ -2756,7 +2916,8 @@ def all_ended(looks: Sequence[Look]) -> bool:
     """Whether there is nothing to wait for.  ConflictError for a job that was never started."""
     for look in looks:
         if look.summary.state == JobState.new:
-            raise ConflictError("job %s was never started; `psik.py start %s` does so" % ((look.summary.jobid,) * 2))
+            raise ConflictError("job %s was never started; `%s start %s` does so" % (
+                look.summary.jobid, called(), look.summary.jobid))
     return all(look.ended for look in looks)
 
 
@@ -2813,7 +2974,7 @@ def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_
 def stop_elsewhere(job: JobDir, steps: Sequence[Step]) -> None:
     """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
     if steps:
-        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", job.script("supervise"), "cancel"], None)
+        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", own_script(job, "supervise"), "cancel"], None)
 
 
 def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
@@ -2823,7 +2984,7 @@ def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
     """
     if steps:
         own = any(job.host(step.jobndx) for step in steps)
-        run_cancel(job, steps, [job.script("cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
+        run_cancel(job, steps, [own_script(job, "cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
 
 
 def await_end(job: JobDir, steps: Sequence[Step]) -> None:
@@ -2928,13 +3089,15 @@ def is_unbegun(path: str) -> bool:
 
 def is_stale(path: str) -> bool:
     """Whether a directory is what a creation left that was cut, long ago."""
-    return os.path.isdir(path) and time.time() - os.path.getmtime(path) > STALE_S and is_unbegun(path)
+    return (os.path.isdir(path) and os.stat(path).st_uid == os.geteuid() and time.time() - os.path.getmtime(path) > STALE_S
+            and is_unbegun(path))
 
 
 def sweep(config: Config) -> List[str]:
     """Remove what crashes left: directories older than STALE_S that never became a job, and half-removed ones; their
     paths.  What holds anything but the beginnings of a job is left alone."""
     swept = []
+    roots_of(config)  # ForbiddenError where one is somebody else's
     for backend in backends_of(config).values():
         for path in paths_in(backend.root):
             name = os.path.basename(path)
@@ -3204,7 +3367,6 @@ def in_words(path: str, refusals: Refusals) -> Iterator[None]:
 
 def open_inside(root: str, path: str) -> IO[bytes]:
     """A file inside root, open for reading.  NotFoundError, or ForbiddenError where it is outside, or no plain file."""
-    import stat
     real = path_inside(root, path)
     above = os.path.dirname(real) if real != os.path.realpath(root) else real
     with in_words(path, NO_READING), closing_fd(open_folder(root, above)) as folder:
@@ -3288,7 +3450,6 @@ class Padded:
 
 def add_to_archive(archive: Any, name: str, folder: int, item: str) -> None:
     """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out."""
-    import stat
     import tarfile
     info = tarfile.TarInfo(name)
     try:
@@ -3982,6 +4143,13 @@ class OwnerPolicy:
         return user == access.owner or operation in access.shared.get(user, ())
 
 
+def add_site_packages() -> None:
+    """Let packages that are installed be imported, where the interpreter began without them (-S)."""
+    if sys.flags.no_site:
+        import site
+        site.main()
+
+
 def load_module(name: str, path: str) -> Any:
     """The module that a file holds; whatever its code raises."""
     import importlib.util
@@ -3990,6 +4158,17 @@ def load_module(name: str, path: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def site_policy(config: Config, module: str, name: str) -> Any:
+    """An object of the class of this name, from a module in the folder authz_path; whatever its code raises."""
+    path = os.path.join(config.authz_path or "", module + ".py")
+    check_site_file(path, config)
+    add_site_packages()
+    policy = getattr(load_module("psik_policy_" + module, path), name)()
+    if not callable(policy.allows):
+        raise TypeError("its `allows` is no method")
+    return policy
 
 
 def load_policy(config: Config) -> Any:
@@ -4002,14 +4181,13 @@ def load_policy(config: Config) -> Any:
     module, colon, name = (config.authz or "").partition(":")
     if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
         raise InvalidError([Fault("authz", "%r should be local, owner, or module:Class with authz_path naming the folder of the module" % config.authz)], "config")
-    path = os.path.join(config.authz_path, module + ".py")
     try:
-        policy = getattr(load_module("psik_policy_" + module, path), name)()
-        if not callable(policy.allows):
-            raise TypeError("its `allows` is no method")
+        return site_policy(config, module, name)
+    except PsikError:
+        raise
     except (Exception, SystemExit) as err:  # a site's own code may fail in any way
+        path = os.path.join(config.authz_path, module + ".py")
         raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
-    return policy
 
 
 def may(policy: Any, caller: Caller, operation: str, job: JobDir) -> bool:
@@ -4051,13 +4229,22 @@ def key_path(config: Config) -> str:
     return os.path.join(next(iter(backends_of(config).values())).prefix, ".tokens", "key")
 
 
+def make_token_folder(config: Config) -> str:
+    """The folder of the key and of what was revoked, made where it is missing; ForbiddenError where it is somebody else's."""
+    folder = os.path.dirname(key_path(config))
+    make_folder(folder)
+    if config.check_owner:
+        check_ours(folder, "remove it, or name a prefix of your own in the config")
+    return folder
+
+
 def secret_key(config: Config) -> bytes:
     """The key under which tokens are signed, made when it is first wanted; a file of mode 0600 beside the jobs.
 
     ForbiddenError where others can read it.
     """
     path = key_path(config)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_token_folder(config)
     if not os.path.exists(path):
         passing = "%s.%s" % (path, os.urandom(6).hex())
         try:
@@ -4085,9 +4272,8 @@ def revoked(config: Config) -> Set[str]:
 def revoke(config: Config, jti: str) -> None:
     """Take a token back, by its id (its claim jti)."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", jti):
-        raise InvalidError("%r is not the id of a token; `psik.py token --show TOKEN` says it" % jti)
-    path = os.path.join(os.path.dirname(key_path(config)), "revoked")
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        raise InvalidError("%r is not the id of a token; `%s token --show TOKEN` says it" % (jti, called()))
+    path = os.path.join(make_token_folder(config), "revoked")
     with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
         file.write(jti + "\n")
 
@@ -4102,6 +4288,7 @@ def refused_token(why: str) -> RequestError:
 
 def biscuit_module() -> Any:
     """The package biscuit_auth; InvalidError where it is not installed."""
+    add_site_packages()
     with suppress(ImportError):
         import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
         return biscuit_auth
@@ -4419,7 +4606,7 @@ def idempotent(root: str, key: str, request: str) -> Iterator[KeyEntry]:
     import hashlib
     mark = hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
     folder = os.path.join(root, ".keys")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    make_folder(folder)
     path = os.path.join(folder, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
         try:
@@ -4563,15 +4750,12 @@ def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]
     if not JOBID.fullmatch(jobid):
         raise InvalidError("%r is not a job id" % jobid)
     operation = "GET" if req.verb == "GET" else "POST"
-    for name, root in api.roots:
-        job = JobDir(os.path.join(root, jobid), name)
-        rows = job.rows() if backend in (None, name) else []
-        if rows:
-            if may(api.policy, caller, operation, job):
-                return job, rows
-            complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
-            if operation == "POST" and may(api.policy, caller, "GET", job):
-                raise ForbiddenError("job %s is not yours to change" % jobid)
+    for job, rows in with_rows(filter(None, (root.job(jobid) for root in api.roots if backend in (None, root.backend)))):
+        if may(api.policy, caller, operation, job):
+            return job, rows
+        complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
+        if operation == "POST" and may(api.policy, caller, "GET", job):
+            raise ForbiddenError("job %s is not yours to change" % jobid)
     raise NotFoundError("no job %s" % jobid)
 
 
@@ -5022,7 +5206,7 @@ def can_write(folder: str) -> bool:
     """Whether a file can be made in a folder; tried, for permissions do not tell of a full disk."""
     path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_folder(folder)
         write_file(path, "?")
         os.unlink(path)
     except OSError:
@@ -5634,13 +5818,16 @@ def default_socket() -> str:
     folder = "/tmp/psik-%d" % os.getuid()
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory of your own: --uds ~/psik.sock"
+                             % (folder, name_of_user(found.st_uid)))
     return os.path.join(folder, "psik.sock")
 
 
 def clear_socket(path: str) -> None:
     """Remove the socket that a dead server left; ConflictError where one is alive, or no socket is there."""
     import socket
-    import stat
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(2)
@@ -5663,7 +5850,6 @@ def listen_unix(path: str) -> Any:
     ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
     """
     import socket
-    import stat
     path = os.path.abspath(path)
     folder = os.stat(os.path.dirname(path))
     if folder.st_uid not in (os.getuid(), 0) or (folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX):
@@ -5734,19 +5920,11 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
     return context
 
 
-def user_name() -> str:
-    """Our name on this machine, or our uid where it has none."""
-    import pwd
-    with suppress(KeyError):
-        return pwd.getpwuid(os.getuid()).pw_name
-    return str(os.getuid())
-
-
 def address_lines(api: Api, sock: Any) -> List[str]:
     """Where a server can be reached, for people: the address, and the ssh line that brings it elsewhere."""
     import socket
     host = socket.gethostname()
-    user = user_name()
+    user = name_of_user(os.getuid())
     if sock.family == socket.AF_UNIX:
         path = sock.getsockname()
         return ["listening on %s" % path, "from elsewhere: ssh -N -L 8000:%s %s@%s, then http://localhost:8000/" % (path, user, host)]
@@ -5858,7 +6036,6 @@ def run_server(api: Api, sock: Any, tls: Any, reload: Callable[[], Config]) -> N
 
 def serve_pipe(api: Api) -> None:
     """Serve one connection on stdin and stdout: inetd's socket, or the pipes of an ssh session."""
-    import stat
     keep_busy(api)
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         serve_wire(api, Wire(), Peer("", os.getuid()))
@@ -5899,7 +6076,7 @@ GROUPS = (  # as `psik.py --help` lists them
     ("jobs", ("run", "start", "ls", "status", "logs", "wait", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
-    ("setup", ("backends", "config")),
+    ("setup", ("backends", "config", "install")),
 )
 JOBIDS = arg("jobid", nargs="+", metavar="JOBID", help="a job's id, or its beginning, or `last`")
 ONE_JOBID = arg("jobid", metavar="JOBID", help="a job's id, or its beginning, or `last`")
@@ -5956,7 +6133,7 @@ def config_of(opts: Options, serving: bool = False) -> Config:
     """The config in force; says where jobs are kept, the first time that nobody else does."""
     config = load_config(opts.config, serving)
     if not os.path.exists(config_place(opts.config)[1]) and not os.path.exists(data_home()):
-        os.makedirs(data_home(), mode=0o700, exist_ok=True)
+        make_folder(data_home())
         complain("no config, so jobs run locally and are kept in %s" % data_home())
     return config
 
@@ -6008,7 +6185,7 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
     except KeyboardInterrupt:
         ids = " ".join(job.jobid for job in jobs)
         sys.stderr.write("\n")
-        complain("no longer waiting; %s goes on. To cancel: psik.py cancel %s" % (ids, ids))
+        complain("no longer waiting; %s goes on. To cancel: %s cancel %s" % (ids, called(), ids))
         return 130
     finally:
         line.clear()
@@ -6049,7 +6226,7 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str], lines
 
 # Jobs.
 
-@command("psik.py run --wait spec.json",
+@command("run --wait spec.json",
          arg("spec", metavar="SPEC", help="a JSON file, or a script that starts with #!, or - for stdin"),
          arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
          arg("--here", action="store_true", help="run in the current directory"),
@@ -6089,7 +6266,7 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
     return worst
 
 
-@command("psik.py start last", JOBIDS,
+@command("start last", JOBIDS,
          arg("--force", action="store_true", help="also beside a step that has not ended"))
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
@@ -6110,7 +6287,7 @@ def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
                   clock(each.updated), one_line(each.reason)) for each in summaries], state_column=3)
 
 
-@command("psik.py ls --state active",
+@command("ls --state active",
          arg("--state", choices=sorted(STATES), help="only jobs in this state"), BACKEND,
          arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
          arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
@@ -6166,7 +6343,7 @@ def describe(config: Config, job: JobDir) -> Dict[str, Json]:
                 history=[row._asdict() for row in rows], callbacks=events_of(job))
 
 
-@command("psik.py status last", JOBIDS, AS_JSON)
+@command("status last", JOBIDS, AS_JSON)
 def cmd_status(opts: Options) -> Optional[ExitStatus]:
     """Show all that is known of jobs.
 
@@ -6188,7 +6365,7 @@ def may_grow(steps: Dict[int, Row], jobndx: int) -> bool:
     return jobndx > 0 and jobndx in steps and (jobndx == max(steps) or not steps[jobndx].state.is_final())
 
 
-@command("psik.py logs -f last", ONE_JOBID,
+@command("logs -f last", ONE_JOBID,
          arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
          arg("-f", "--follow", action="store_true", help="go on until the job ends, and exit as it did"),
@@ -6209,7 +6386,7 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     return None
 
 
-@command("psik.py wait --timeout 3600 last", JOBIDS,
+@command("wait --timeout 3600 last", JOBIDS,
          arg("--timeout", type=float, metavar="S", help="give up after so many seconds, and exit 124"))
 def cmd_wait(opts: Options) -> ExitStatus:
     """Wait until jobs have ended, and exit as they did.
@@ -6220,7 +6397,7 @@ def cmd_wait(opts: Options) -> ExitStatus:
     return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
 
 
-@command("psik.py cancel last", JOBIDS,
+@command("cancel last", JOBIDS,
          arg("--wait", action="store_true", help="until the scheduler has ended them; a local job is always waited for"))
 def cmd_cancel(opts: Options) -> ExitStatus:
     """End jobs, whatever they are doing.
@@ -6234,7 +6411,7 @@ def cmd_cancel(opts: Options) -> ExitStatus:
     return for_each(config_of(opts), opts.jobid, end)
 
 
-@command("psik.py rm --stale",
+@command("rm --stale",
          arg("jobid", nargs="*", metavar="JOBID", help="a job's id, or its beginning, or `last`"),
          arg("--force", action="store_true", help="cancel first what has not ended"),
          arg("--stale", action="store_true", help="remove what crashes left behind too"))
@@ -6262,7 +6439,7 @@ def deliver_some(opts: Options) -> ExitStatus:
     return worst
 
 
-@command("psik.py deliver --all",
+@command("deliver --all",
          arg("jobid", nargs="*", metavar="JOBID", help="of these jobs alone, by id or directory; all that waits, at once"),
          arg("--all", action="store_true", help="also those whose next try is not due yet"),
          arg("--dead", action="store_true", help="also those that were given up"))
@@ -6279,7 +6456,7 @@ def cmd_deliver(opts: Options) -> ExitStatus:
     return 0 if all(sent.values()) else 1
 
 
-@command("psik.py poll")
+@command("poll")
 def cmd_poll(opts: Options) -> None:
     """Ask the schedulers now, and send the callbacks that are due.
 
@@ -6295,7 +6472,7 @@ def cmd_poll(opts: Options) -> None:
     deliver_all(config)
 
 
-@command("psik.py reached $base $jobndx active $jobid",
+@command("reached $base $jobndx active $jobid",
          arg("base", metavar="BASE", help="the job's directory"),
          arg("jobndx", type=int, metavar="JOBNDX", help="the step; 0 is the job as a whole"),
          arg("state", choices=list(STATES), metavar="STATE", help="the state it has reached"),
@@ -6363,7 +6540,7 @@ def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
     api = Api(config, "tls" if tls else "local" if is_local(config) else "insecure")
     api.limit, api.access_log = max(1, min(opts.workers, spare_descriptors() // 3)), not opts.quiet
     for backend in api.backends.values():
-        os.makedirs(backend.root, mode=0o700, exist_ok=True)
+        make_folder(backend.root)
     return api, tls
 
 
@@ -6396,7 +6573,7 @@ def listen(api: Api, opts: Options) -> Tuple[Any, str]:
     return sock, ""
 
 
-@command("psik.py serve --uds ~/psik.sock",
+@command("serve --uds ~/psik.sock",
          arg("--uds", metavar="PATH", help="listen on a UNIX socket; by default one in your runtime directory"),
          arg("--host", metavar="H", help="listen on TCP at this address; by default, with --port, at 127.0.0.1"),
          arg("--port", type=int, metavar="N", help="listen on TCP at this port; 0, and --host alone, take a free one"),
@@ -6449,7 +6626,7 @@ def token_for(config: Config, opts: Options) -> str:
     return make_token(config, user, read_span(opts.expires), ops=ops or None, jobs=opts.jobs or None, backends=opts.backends or None)
 
 
-@command("psik.py token --user bot --expires 7d --ops GET",
+@command("token --user bot --expires 7d --ops GET",
          arg("--user", metavar="U", help="whom it names; by default the owner of the command line's jobs"),
          arg("--expires", default="1d", metavar="TIME", help="how long it holds: 90s, 10m, 12h, 1d"),
          arg("--ops", action="append", default=[], metavar="METHOD", help="only these HTTP methods: GET, POST, PUT, DELETE"),
@@ -6474,7 +6651,7 @@ def cmd_token(opts: Options) -> None:
         say(token_for(config, opts))
 
 
-@command("psik.py share last ada:GET", ONE_JOBID,
+@command("share last ada:GET", ONE_JOBID,
          arg("user", nargs="*", metavar="USER[:GET|:]", help="USER may do everything with it, USER:GET only look, and `USER:` nothing any more"))
 def cmd_share(opts: Options) -> None:
     """Let users of the REST API look at a job, or use it.
@@ -6505,7 +6682,7 @@ def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> Non
         say(fault)
 
 
-@command("psik.py backends --check", AS_JSON,
+@command("backends --check", AS_JSON,
          arg("--check", action="store_true", help="say which programs and template names are missing; exit 4 if any is"),
          arg("--export", metavar="DIR", help="write the built-in templates there"))
 def cmd_backends(opts: Options) -> Optional[ExitStatus]:
@@ -6546,7 +6723,7 @@ def describe_backend(backend: Backend) -> Dict[str, Any]:
                 psik=backend.config.psik_path or os.path.abspath(FILE))
 
 
-@command("psik.py config", AS_JSON)
+@command("config", AS_JSON)
 def cmd_config(opts: Options) -> None:
     """Show the configuration in force, and where it comes from."""
     who, place = config_place(opts.config)
@@ -6565,11 +6742,71 @@ def cmd_config(opts: Options) -> None:
             say("  %-18s %s" % (name, shown_ones[name]))
 
 
+# Installing.
+
+def summaries_of_commands() -> Dict[str, str]:
+    """What each command does, in one line."""
+    return {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
+
+
+def completion_values() -> Dict[str, Value]:
+    """What the completions of the shells have to know of the commands."""
+    flags = {name: " ".join(word for argument in arguments for word in argument.names if word.startswith("--"))
+             for name, _, arguments, _ in COMMANDS}
+    with_jobs = [name for name, _, arguments, _ in COMMANDS if any("jobid" in argument.names for argument in arguments)]
+    described = ("%s:%s" % pair for pair in summaries_of_commands().items())
+    return {"commands": Block("\t\twords='%s'" % " ".join(flags)),
+            "options": Block("\n".join("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())),
+            "jobs": Block("\t\t%s)" % " | ".join(with_jobs)),
+            "described": Block("\n".join("\t\t" + quote_word(text, "sh") for text in described))}
+
+
+def interpreter_line(python: str) -> str:
+    """What stands behind #! for a Python; through a shell where its path is too long for that, or holds a blank."""
+    if len(python) < 120 and " " not in python:
+        return python + " -IS"
+    return '/bin/sh\n"exec" "%s" "-IS" "$0" "$@"' % python  # two programs in one line: a command to sh, a text to Python
+
+
+def installed_files(folder: str) -> Dict[str, str]:
+    """{path: text} of the command psik in a folder, and of its completions, where bash and zsh look for them."""
+    home, name = os.path.split(os.path.realpath(FILE))
+    if CODE is not None or not (name.endswith(".py") and name[:-3].isidentifier()):
+        raise InvalidError("install wants psik.py as a file with a name like psik.py")
+    share = os.path.join(os.path.dirname(folder), "share") if os.path.basename(folder) == "bin" else folder
+    values = dict(completion_values(), python=interpreter_line(sys.executable), place=Block("folder, module = %r, %r" % (home, name[:-3])))
+    return {os.path.join(base, path): render(TEMPLATES[source], values, Shell("sh", "/bin/sh"), source) for base, path, source in (
+        (folder, "psik", "launcher.py"),
+        (share, "bash-completion/completions/psik", "completion.bash"),
+        (share, "zsh/site-functions/_psik", "completion.zsh"))}
+
+
+@command("install",
+         arg("dir", nargs="?", default="~/.local/bin", metavar="DIR", help="where; by default ~/.local/bin"))
+def cmd_install(opts: Options) -> None:
+    """Make the command psik, and its completion for bash and zsh.
+
+    It calls this psik.py where it lies now, compiled once; `rm` of what is printed takes it back.
+    """
+    folder = os.path.abspath(os.path.expanduser(opts.dir))
+    files = installed_files(folder)
+    for path in files:
+        if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
+            raise ConflictError("%s is there already, and not made by install; name another folder" % path)
+    for path, text in files.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, text, 0o755 if path == os.path.join(folder, "psik") else 0o644)
+        say(path)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        complain('the shell does not look there yet: export PATH="%s:$PATH"' % folder)
+    complain("zsh completes with this in ~/.zshrc, above compinit: fpath+=(%s)" % os.path.dirname(list(files)[-1]))
+
+
 # The command line as a whole.
 
 def overview() -> str:
     """What psik.py is, and its commands, a line each."""
-    about = {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
+    about = summaries_of_commands()
     lines = ["Submit, follow and keep track of batch jobs."]
     for group, names in GROUPS:
         lines += [group + ":"] + ["  %-9s %s" % (name, about[name]) for name in names]
@@ -6583,14 +6820,14 @@ def build_parser() -> Any:
     shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
                         help="the config; by default $PSIK_CONFIG, else ~/.config/psik.json")
     parser = argparse.ArgumentParser(
-        prog="psik.py", usage="psik.py [-h] [--version] [--config FILE] COMMAND ...", description=overview(), parents=[shared],
-        add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="psik.py COMMAND --help tells more, with an example.")
+        prog=called(), usage=called() + " [-h] [--version] [--config FILE] COMMAND ...", description=overview(), parents=[shared],
+        add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=called() + " COMMAND --help tells more, with an example.")
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__, help=argparse.SUPPRESS)
-    subs = parser.add_subparsers(prog="psik.py", metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
+    subs = parser.add_subparsers(prog=called(), metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
     subs.required = True
     for name, function, arguments, example in COMMANDS:
-        sub = subs.add_parser(name, parents=[shared], description=function.__doc__, epilog="example: " + example)
+        sub = subs.add_parser(name, parents=[shared], description=function.__doc__, epilog="example: %s %s" % (called(), example))
         for names, options in arguments:
             sub.add_argument(*names, **options)
         sub.set_defaults(func=function)
@@ -6660,6 +6897,47 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
 # Made from templates/ by `make embed`; edit them there.
 # begin embedded templates
 TEMPLATES: Dict[str, str] = {
+    'completion.bash': r'''# Completion of psik in bash, made by `psik.py install`.
+_psik() {
+	local word=${COMP_WORDS[COMP_CWORD]} words='' flags=''
+	if [[ $COMP_CWORD == 1 ]]; then
+@commands@
+	elif [[ $word == -* ]]; then
+		case ${COMP_WORDS[1]} in
+@options@
+		esac
+	else
+		case ${COMP_WORDS[1]} in
+@jobs@
+			words="last $("${COMP_WORDS[0]}" ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"
+		esac
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words $flags" -- "$word")
+}
+complete -o default -F _psik psik
+''',
+    'completion.zsh': r'''#compdef psik
+# Completion of psik in zsh, made by `psik.py install`.
+local -a found
+local flags
+if ((CURRENT == 2)); then
+	found=(
+@described@
+	)
+	_describe command found
+elif [[ $words[CURRENT] == -* ]]; then
+	case $words[2] in
+@options@
+	esac
+	compadd -- ${=flags}
+else
+	case $words[2] in
+@jobs@
+		compadd last ${(f)"$($words[1] ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"} ;;
+	*) _files ;;
+	esac
+fi
+''',
     'index.html': r'''<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -6731,6 +7009,17 @@ mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s exec /
 	echo "$reason" >"$log/reason.$3"
 	echo "$(date +%s || echo 0),$3,failed,127" >>"$log/../status.csv"
 	exit 127' psik @supervise@ @job@ $1
+''',
+    'launcher.py': r'''#!@python@
+# The command psik, made by `psik.py install`: it runs psik.py, compiled once, and nothing that lies where one stands.
+import sys
+@place@
+sys.path.append(folder)  # last: nothing that lies beside psik.py stands in for a module of Python's own
+try:
+    psik = __import__(module)
+except ImportError as err:
+    sys.exit("psik: %s in %s; where psik.py was moved, run its `install` again" % (err, folder))
+sys.exit(psik.main())
 ''',
     'psik': r'''#!/bin/sh
 # What $psik names inside the job: the psik.py that made the job, under the interpreter that made it where the node has that,

@@ -12,9 +12,9 @@ import psik
 import test_access
 from harness import DEPS, PSIK, Case, needs
 from serving import SSHD, Server, tunnels
+from users import CAN_MAKE_USERS, SYSTEM_PYTHON, TwoUsers
 
 BISCUIT = os.path.join(DEPS, "biscuit", "bin", "python")
-SYSTEM_PYTHON = "/usr/bin/python3"
 EVIL = """<!doctype html><title>begun</title><form id=f method=POST enctype=text/plain action=%(url)sv1/jobs target=t>
 <input name='{"script": "touch evil", "name": "' value='"}'></form><iframe name=t></iframe><script>
 document.getElementById("f").submit()
@@ -27,33 +27,9 @@ Promise.all([
 </script>"""
 
 
-@needs("root, useradd and " + SYSTEM_PYTHON, os.getuid() == 0 and shutil.which("useradd") and os.path.exists(SYSTEM_PYTHON))
-class TwoUsers(Case):
-    """Two users of one machine."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        os.chmod(self.folder, 0o755)
-        self.names = ["psik%d%s" % (os.getpid() % 10000, end) for end in "ab"]
-        for name in self.names:
-            subprocess.run(["useradd", "-m", "-d", os.path.join(self.folder, name), "-s", "/bin/sh", name], check=True)
-            self.addCleanup(subprocess.run, ["userdel", name], stderr=subprocess.DEVNULL)
-            os.chmod(os.path.join(self.folder, name), 0o755)
-        shutil.copy(PSIK, self.folder)
-
-    def as_user(self, name: str) -> List[str]:
-        """The words before a command that a user runs."""
-        return ["setpriv", "--reuid", name, "--regid", name, "--clear-groups", "env", "HOME=" + os.path.join(self.folder, name)]
-
-    def curl(self, name: str, *argv: str) -> str:
-        """The status that a user's curl gets; 000 where it cannot connect."""
-        done = subprocess.run(self.as_user(name) + ["curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"] + list(argv), stdout=subprocess.PIPE)
-        return done.stdout.decode()
-
-    def serve(self, *argv: str) -> Server:
-        """A server of the first user."""
-        self.env.pop("PSIK_CONFIG", None)
-        return Server(self, *argv, program=self.as_user(self.names[0]) + [SYSTEM_PYTHON, os.path.join(self.folder, "psik.py")])
+@needs("root, useradd and " + SYSTEM_PYTHON, CAN_MAKE_USERS)
+class Doors(TwoUsers):
+    """Two users of one machine, and the doors of a server."""
 
     @needs("curl", shutil.which("curl"))
     def test_the_second_is_let_in_by_no_door(self) -> None:
