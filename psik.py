@@ -148,15 +148,26 @@ MAX_INFO = 200                                      # characters
 BLOCK = 262144                                      # bytes, of what is read or sent at once
 MAX_HEAD = 32768                                    # bytes, of a request's head
 MAX_HEADERS = 100
+MAX_PARTING = 64                                    # connections that were turned away and are not closed yet
+MAX_PARTS = 1000                                    # of a form
+MAX_TOKEN = 4096                                    # characters
+MAX_PARENTS = 8                                     # tokens that a token was got with, one after the other
+MAX_KEY = 255                                       # characters of an Idempotency-Key
+MAX_KEYS = 10000                                    # that a backend remembers
+BEAT_S = 2                                          # a stream says that it is there, and looks whether it still may
 MAX_FAULTS = 100                                    # that are looked for in one document
+MAX_SHARES = 65536                                  # bytes, of what a request says of who may use a job
 MAX_CALLBACK = 65536                                # bytes, of what a job elsewhere tells
 MAX_CHUNK_LINE = 1024                               # bytes
+MAX_SMALL_CHUNKS = 10000                            # of a body; of more, each has 16 bytes on the average
+MAX_TYPED = 65536                                   # characters of JSON, in which slips of the hand are forgiven
 MAX_JSON = 16 * 1024 * 1024                         # bytes, of a body that is read whole
 HEAD_TIMEOUT_S = 10                                 # from a head's first byte to its last
 IDLE_TIMEOUT_S = 75                                 # between two requests on a connection
 BODY_TIMEOUT_S = 30                                 # from one piece of a body to the next
 BODY_RATE = 1000                                    # bytes in a second, that a body has to come with at the least
 SEND_TIMEOUT_S = 60                                 # for a client to take what it asked for
+CROWD_S = 1                                         # that a connection has, where its peer has too many
 LINGER_S = 2                                        # for a client to notice that its body is not wanted
 STOP_GRACE_S = 30                                   # for the requests in hand when a server is stopped
 LOOK_S = 0.25                                       # between two looks at what somebody follows
@@ -281,19 +292,35 @@ def refuse_constant(name: str) -> None:
     raise ValueError("%s is not JSON" % name)
 
 
-def parse_json(text: str, source: str) -> Json:
-    """The value of a JSON text; a comma before a closing bracket is forgiven.
+def without_comma(text: str, position: int) -> str:
+    """A JSON text that fails at this position, less the comma before a closing bracket there, where that is the fault."""
+    head = text[:position + (text[position:position + 1] == ",")].rstrip()  # Python 3.13 names the comma, others what follows
+    rest = text[len(head):]
+    slip = head.endswith(",") and rest.lstrip()[:1] in ("]", "}") and head[:-1].rstrip()[-1:] not in ("[", "{", ",")
+    return head[:-1] + rest if slip else text
 
-    InvalidError names source, line and column.
+
+def load_json(text: str) -> Json:
+    """The value of a JSON text; a comma before a closing bracket is forgiven, in a text that somebody may have typed.
+
+    ValueError, or RecursionError, where it is none.
     """
-    options = {"object_pairs_hook": strict_pairs, "parse_constant": refuse_constant}  # type: Dict[str, Any]
+    slips = 100 if len(text) <= MAX_TYPED else 0
+    while True:
+        try:
+            return json.loads(text, object_pairs_hook=strict_pairs, parse_constant=refuse_constant)
+        except json.JSONDecodeError as err:
+            tidy = without_comma(text, err.pos)
+            if tidy == text or not slips:
+                raise
+            text, slips = tidy, slips - 1
+
+
+def parse_json(text: str, source: str) -> Json:
+    """The value of a JSON text, as load_json(); InvalidError names source, line and column."""
     try:
-        return json.loads(text, **options)
+        return load_json(text)
     except json.JSONDecodeError as err:
-        tidy = re.sub(r'("(?:\\[\s\S]|[^"\\])*"?)|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
-        if tidy != text:
-            with suppress(ValueError):
-                return json.loads(tidy, **options)
         where = "%s:%d:%d" % (source, err.lineno, err.colno)
         hint = "" if text.lstrip()[:1] in ("{", "[", '"') else "; a script begins with #!"
         raise InvalidError("not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty", where) from None
@@ -383,6 +410,21 @@ def open_up(path: str) -> None:
     fd = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW)
     with closing_fd(fd):
         os.chmod("/proc/self/fd/%d" % fd, 0o700)
+
+
+TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # path: its inode, mtime in ns and size; its text
+
+
+def read_unless_known(path: str) -> str:
+    """As read_or_empty(), for a file that is asked for again and again: it is read only when it has changed."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    mark = found.st_ino, found.st_mtime_ns, found.st_size
+    if TEXTS.get(path, ((0, 0, 0), ""))[0] != mark:
+        TEXTS[path] = mark, read_or_empty(path)
+    return TEXTS[path][1]
 
 
 def delete_tree(path: str) -> None:
@@ -813,7 +855,7 @@ def read_model(cls: Type[M], data: Json, path: str, faults: List[Fault]) -> Opti
 
 
 VARIABLE_NAMES = ("[^-=\0-\x1f][^=\0-\x1f]*", "not the name of a variable")
-OPTION_NAMES = ("-*[A-Za-z0-9][^\\s=\0-\x1f]*", "not an option; it should look like -C or --gpu-bind")
+OPTION_NAMES = ("-*[A-Za-z0-9][A-Za-z0-9_.:+-]*", "not an option; it should look like -C or --gpu-bind")
 
 
 @dataclass
@@ -892,6 +934,9 @@ class JobSpec(Model):
                 split_url(self.callback)
             except ValueError as err:
                 yield Fault("callback", str(err))
+        for name in self.cb_headers:
+            if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
+                yield Fault("cb_headers.%s" % name, "is psik.py's own to say")
         if self.directory == "":
             yield Fault("directory", "is empty; leave it out to run in the job's own work/")
 
@@ -909,6 +954,35 @@ class Callback(Model):
             yield Fault("jobid", "%r is not a job id" % self.jobid)
         if self.state not in STATES:
             yield Fault("state", no_state(self.state))
+
+
+def plain_serial(text: str) -> str:
+    """A certificate's serial number as Python has it, '' where the text is none: openssl writes `serial=` before it, or colons into it."""
+    digits = re.sub("^serial=|^0x|:", "", text.strip()).upper().lstrip("0")
+    return digits if re.fullmatch("[0-9A-F]*", digits) else ""
+
+
+@dataclass
+class UserConfig(Model):
+    """What a server knows of a user."""
+    roles: List[str] = option(list, "the user's roles")
+
+
+ANYBODY = "*"   # in `users`: whoever a certificate or a token names
+
+
+def around_settings(entry: Any) -> Any:
+    """An entry of `backends` in which the settings of the backend stand below `backend`."""
+    if not isinstance(entry, dict) or "backend" in entry:
+        return entry
+    names = {item.name for item in fields(BackendConfig)} & set(entry)
+    return dict({name: entry[name] for name in entry if name not in names}, backend={name: entry[name] for name in names})
+
+
+def users_by_name(given: Any) -> Any:
+    """{user: what is known of him} of a list of users, or of "*"; what is neither, as it is."""
+    users = [given] if given == ANYBODY else given
+    return {user: {} for user in users} if isinstance(users, list) and all(isinstance(user, str) for user in users) else given
 
 
 @dataclass
@@ -937,18 +1011,20 @@ class Config(Model):
     authz_path: Optional[str] = option(None, "the folder of that module", path=True)
     tokens: str = option("jwt", "what the server's tokens are: jwt or biscuit")
     trusted_proxy: List[str] = option(list, "addresses of proxies that end TLS, from which tokens are taken")
-    admins: List[str] = option(list, "users who own every job")
+    users: Dict[str, UserConfig] = option(dict, "who may make jobs: a list of users, {user: {\"roles\": [...]}}, or \"*\" for whoever has a certificate or a token",
+                                          of=lambda: UserConfig, keys=("[^\0-\x1f]+", "not a user"))
+    admins: List[str] = option(list, "users who own every job, and may make them")
+    refused_certificates: List[str] = option(list, "serial numbers of client certificates that are no longer taken, as openssl prints them")
+    max_upload_mb: int = option(102400, "an upload is at most so large, MB", least=1)
     tls_user_field: str = option("commonName", "the part of a client certificate's subject that names the user")
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
         """psik 3.x puts a BackendConfig where psik_api puts a Config; both are taken as the latter."""
-        inner = {item.name for item in fields(BackendConfig)}
-        for name, entry in (data["backends"].items() if isinstance(data.get("backends"), dict) else ()):
-            if isinstance(entry, dict) and "backend" not in entry:
-                settings = {key: value for key, value in entry.items() if key in inner}
-                rest = {key: value for key, value in entry.items() if key not in inner}
-                data["backends"] = dict(data["backends"], **{name: dict(rest, backend=settings)})
+        if isinstance(data.get("backends"), dict):
+            data["backends"] = {name: around_settings(entry) for name, entry in data["backends"].items()}
+        if "users" in data:
+            data["users"] = users_by_name(data["users"])
         return data
 
     def faults(self) -> Iterator[Fault]:
@@ -956,6 +1032,10 @@ class Config(Model):
             yield Fault("backend", "give `backend` or `backends`, not both")
         if self.tokens not in ("jwt", "biscuit"):
             yield Fault("tokens", "%r is neither jwt nor biscuit" % self.tokens)
+        for serial in self.refused_certificates:
+            if not plain_serial(serial):
+                yield Fault("refused_certificates", "%s is no serial number, which is hexadecimal" % shown(serial))
+
 
 
 def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
@@ -3448,8 +3528,9 @@ class Padded:
         return data + b"\0" * (size - len(data))
 
 
-def add_to_archive(archive: Any, name: str, folder: int, item: str) -> None:
-    """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out."""
+def add_to_archive(archive: Any, name: str, folder: int, item: str) -> bool:
+    """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out.  Whether it was a
+    directory."""
     import tarfile
     info = tarfile.TarInfo(name)
     try:
@@ -3459,20 +3540,21 @@ def add_to_archive(archive: Any, name: str, folder: int, item: str) -> None:
             with open(os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as content:
                 info.size = os.fstat(content.fileno()).st_size
                 archive.addfile(info, Padded(content, info.size))
-            return
+            return False
         if stat.S_ISLNK(found.st_mode):
             info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
         elif stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
             info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
         else:
-            return
+            return False
     except (FileNotFoundError, PermissionError, NotADirectoryError):
-        return
+        return False
     except OSError as err:
         if err.errno in (errno.ELOOP, errno.ENXIO):
-            return
+            return False
         raise
     archive.addfile(info)
+    return info.isdir()
 
 
 def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]) -> None:
@@ -3490,9 +3572,9 @@ def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]
     with closing_fd(open_folder(root, path_inside(root, path))) as top, \
             tarfile.open(fileobj=Out(), mode="w|gz", bufsize=65536) as archive:  # type: ignore
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
-            for item in sorted(folders) + sorted(files):
-                if not item.startswith(PASSING):
-                    add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)
+            items = sorted(item for item in folders + files if not item.startswith(PASSING))
+            # Below what went into the archive as a directory, and not below a link that another process put there since.
+            folders[:] = [item for item in items if add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)]
 
 
 # ---------------------------------------------------------------------------------------------- 14. HTTP
@@ -3515,15 +3597,29 @@ def socket_shutdown(sock: Any) -> None:
     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+class Peer(NamedTuple):
+    """Who is at the other end of a connection, as far as the system knows."""
+    address: str            # an IP address; '' for a UNIX socket or a pipe
+    uid: Optional[int]      # None where the system cannot tell
+    subject: str = ""       # the name in a client's certificate
+    serial: str = ""        # the serial number of that certificate
+
+
 class Wire:
     """One connection: a socket, or two file descriptors; what is received is buffered, and has a deadline."""
 
     def __init__(self, sock: Any = None, fds: Tuple[int, int] = (0, 1)) -> None:
         self.sock, self.fds = sock, fds
-        self.buffer = b""
-        self.waiting = False                # for the first byte of a request
-        self.since: Optional[float] = time.monotonic()  # since when it has waited for a request's head; None: one is in hand
-        self.shaking = False                # hands, for TLS
+        self.buffer = bytearray()
+        self.searched = 0           # bytes of it that hold no end of a head
+        self.idle = True            # waits for the first byte of a request
+        self.handshaking = False    # TLS is not established yet
+        self.peer = Peer("", None)
+        self.key = ""               # whose it is, as far as is known: connections are counted by it
+        self.share = 1              # connections that may bear this key
+        self.named = False          # the last request was of a caller with a name
+        self.streaming = False      # is sending a stream of events
+        self.since = time.monotonic()  # when it was accepted; of a caller with a name, since when it is idle
 
     def receive_piped(self, timeout_s: float) -> bytes:
         """As receive(), from a pipe."""
@@ -3585,7 +3681,12 @@ class Wire:
         """At least one byte and at most size; RequestError where the connection ends or falls silent."""
         if not self.buffer:
             self.fill(timeout_s)
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return self.take(size)
+
+    def take(self, size: int) -> bytes:
+        """At most so many of the bytes that have come."""
+        data = bytes(memoryview(self.buffer)[:size])
+        del self.buffer[:size]  # the front of a bytearray goes without a copy of the rest
         return data
 
     def fill(self, timeout_s: float) -> None:
@@ -3600,21 +3701,24 @@ class Wire:
 
     def read_line(self, timeout_s: float) -> bytes:
         """A short line without its end; RequestError where it is none."""
-        while b"\n" not in self.buffer[:MAX_CHUNK_LINE]:
+        end = self.buffer.find(b"\n", 0, MAX_CHUNK_LINE)
+        while end < 0:
             if len(self.buffer) > MAX_CHUNK_LINE:
                 raise RequestError(400, "a chunk's head is too long")
             self.fill(timeout_s)
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        if not line.endswith(b"\r"):
+            end = self.buffer.find(b"\n", 0, MAX_CHUNK_LINE)
+        line = self.take(end + 1)
+        if not line.endswith(b"\r\n"):
             raise RequestError(400, "a chunk's head ends without CR LF")
-        return line[:-1]
+        return line[:-2]
 
     def take_head(self) -> Optional[bytes]:
         """All before the blank line, where it has come; else None.  RequestError where it is too long."""
-        head, found, rest = self.buffer.partition(b"\r\n\r\n")
-        if found and len(head) <= MAX_HEAD:
-            self.buffer, self.since = rest, None
-            return head
+        end = self.buffer.find(b"\r\n\r\n", self.searched, MAX_HEAD + 4)
+        if end >= 0:
+            self.searched = 0
+            return self.take(end + 4)[:-4]
+        self.searched = max(len(self.buffer) - 3, 0)
         if len(self.buffer) > MAX_HEAD:
             raise RequestError(431, "the head of the request is longer than %d bytes" % MAX_HEAD)
         return None
@@ -3624,20 +3728,20 @@ class Wire:
 
         RequestError where it is too long or too slow.
         """
-        self.waiting, self.since = True, time.monotonic()
+        self.idle, self.since = True, time.monotonic() if self.named else self.since
         deadline = time.monotonic() + IDLE_TIMEOUT_S
         while True:
-            if self.waiting:
+            if self.idle:
                 self.buffer = self.buffer.lstrip(b"\r\n")
                 if self.buffer:
-                    self.waiting, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
+                    self.idle, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
             head = self.take_head()
             if head is not None:
                 return head
             try:
                 block = self.receive(deadline - time.monotonic())
             except TimeoutError:
-                if self.waiting:
+                if self.idle:
                     return b""
                 raise RequestError(408, "the head of the request did not come within %d s" % HEAD_TIMEOUT_S) from None
             if not block:
@@ -3655,10 +3759,15 @@ class Wire:
         if self.sock is None:
             return
         deadline = time.monotonic() + LINGER_S
+        import socket
         with suppress(OSError):
-            self.sock.shutdown(1)
+            self.sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < deadline and self.receive(deadline - time.monotonic()):
                 pass
+
+    def shutdown(self, how: int) -> None:
+        """End one direction, as a socket's method of this name."""
+        self.sock.shutdown(how)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -3679,7 +3788,7 @@ class Body:
         self.ended = not self.chunked and not self.left
         self.begun = self.broken = False
         self.patience_s: float = BODY_TIMEOUT_S
-        self.since, self.got = time.monotonic(), 0
+        self.since, self.got, self.chunks = time.monotonic(), 0, 0
 
     def read(self, size: int = 65536) -> bytes:
         """The next block, b"" at the end; RequestError where it is broken, cut or too slow, and then for ever."""
@@ -3697,13 +3806,25 @@ class Body:
         if self.expects and not self.ended:
             self.expects = False
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self.chunked and not self.left and not self.ended:
+        if not self.chunked:
+            data = b"" if self.ended else self.wire.read(min(size, self.left), self.patience_s)
+            self.left -= len(data)
+            self.ended = not self.left
+            return data
+        pieces = [self.next_piece(size)]
+        while self.wire.buffer and pieces[-1]:  # of small chunks, as many as have come
+            size -= len(pieces[-1])
+            pieces.append(self.next_piece(size))
+        return b"".join(pieces)
+
+    def next_piece(self, size: int) -> bytes:
+        """The next piece of a chunk, b"" at the end, and where size is 0."""
+        if not self.left and not self.ended and size:
             self.next_chunk()
-        if self.ended:
+        if self.ended or not size:
             return b""
         data = self.wire.read(min(size, self.left), self.patience_s)
         self.left -= len(data)
-        self.ended = not self.left and not self.chunked
         return data
 
     def next_chunk(self) -> None:
@@ -3714,7 +3835,9 @@ class Body:
         size = CHUNK_LINE.fullmatch(self.wire.read_line(self.patience_s))
         if not size:
             raise RequestError(400, "a chunk's length is not a number")
-        self.left = int(size.group(1), 16)
+        self.left, self.chunks = int(size.group(1), 16), self.chunks + 1
+        if self.chunks > MAX_SMALL_CHUNKS + self.got // 16:
+            raise RequestError(400, "the chunks of the body are too small")
         if self.left:
             return
         for _ in range(MAX_HEADERS):
@@ -3723,6 +3846,13 @@ class Body:
                 return
         raise RequestError(400, "too many trailers")
 
+    def blocks(self, limit: int) -> Iterator[bytes]:
+        """All of it, block by block; RequestError where it is longer than limit."""
+        self.check_size(0 if self.chunked else self.left, limit)
+        for block in iter(self.read, b""):
+            self.check_size(self.got, limit)
+            yield block
+
     def check_size(self, size: int, limit: int) -> None:
         """RequestError where so many bytes are too many."""
         if size > limit:
@@ -3730,13 +3860,7 @@ class Body:
 
     def read_all(self, limit: int) -> bytes:
         """All of it; RequestError where it is longer than limit."""
-        self.check_size(0 if self.chunked else self.left, limit)
-        blocks, size = [], 0
-        for block in iter(self.read, b""):
-            size += len(block)
-            self.check_size(size, limit)
-            blocks.append(block)
-        return b"".join(blocks)
+        return b"".join(self.blocks(limit))
 
     def drain(self) -> bool:
         """Pass over what the handler left; False where it is much, slow or broken, so that the connection had better end."""
@@ -3775,10 +3899,11 @@ class Request:
 
     def __init__(self, method: str, target: str, headers: Dict[str, str], body: Body, version: str = "1.1") -> None:
         self.method, self.version, self.headers, self.body = method, version, headers, body
-        path, _, query = target.partition("?")
-        self.path = decode_percent(path)
+        self.raw_path, _, query = target.partition("?")
+        self.path = decode_percent(self.raw_path)
         self.query = dict(parse_query(query))
         self.params: Dict[str, str] = {}    # what its route's pattern took from the path
+        self.check_again: Callable[[], Any] = lambda: None  # raises what it would raise if the request came now
 
     @property
     def verb(self) -> str:
@@ -3859,6 +3984,8 @@ def parse_head(head: bytes, wire: Wire) -> Request:
         headers["host"], target = absolute.group(1), re.sub("^(?!/)", "/", target[absolute.end():])
     if headers.get("expect", "100-continue").lower() != "100-continue":
         raise RequestError(417, "the only expectation is 100-continue")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError(415, "a body is taken as it is, without Content-Encoding")
     return Request(method, target, headers, Body(wire, body_length(headers), "expect" in headers and version == "1.1"), version)
 
 
@@ -3953,7 +4080,7 @@ def file_response(req: Request, file: IO[bytes], kind: str, name: str = "") -> R
 
 REASONS = {200: "OK", 201: "Created", 204: "No Content", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request",
            401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
-           409: "Conflict", 413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
+           409: "Conflict", 429: "Too Many Requests", 413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
            416: "Range Not Satisfiable", 417: "Expectation Failed", 422: "Unprocessable Content", 431: "Request Header Fields Too Large",
            500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
            505: "HTTP Version Not Supported", 507: "Insufficient Storage"}
@@ -4016,26 +4143,27 @@ def part_option(head: bytes, name: str) -> str:
 class Form:
     """The body of a request that is multipart/form-data, read once, part by part."""
 
-    def __init__(self, req: Request) -> None:
+    def __init__(self, req: Request, limit: int) -> None:
         match = re.fullmatch(r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?', req.headers.get("content-type", ""), re.IGNORECASE)
         if not match:
             raise RequestError(415, "the body should be multipart/form-data, with its boundary")
-        self.body, self.mark = req.body, b"\r\n--" + match.group(2).encode("latin-1")
+        self.incoming, self.mark = req.body.blocks(limit), b"\r\n--" + match.group(2).encode("latin-1")
         self.pending = b"\r\n"  # so that the first boundary looks like the others
 
     def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
         """(field's name, file name, blocks of its content) of each part; the blocks are to be read in turn."""
         if any(self.content()):
             raise RequestError(400, "the form does not begin with its boundary")
-        while True:
+        for _ in range(MAX_PARTS):
             head = self.part_head()
             if head is None:
                 return
             yield part_option(head, "name"), part_option(head, "filename"), self.content()
+        raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
 
     def receive(self) -> None:
         """Read on; RequestError where there is no more."""
-        block = self.body.read()
+        block = next(self.incoming, b"")
         if not block:
             raise RequestError(400, "the form was cut")
         self.pending += block
@@ -4137,8 +4265,10 @@ def share(job: JobDir, wanted: Dict[str, List[str]]) -> Access:
 class OwnerPolicy:
     """The policy that is built in: a job's owner may do everything, others what he lets them."""
 
-    def allows(self, user: str, operation: str, job: JobDir) -> bool:
-        """Whether a user may GET (read) or POST (all else) on a job."""
+    def allows(self, user: str, operation: str, job: Optional[JobDir]) -> bool:
+        """Whether a user may GET (read) or POST (all else) on a job; without one, whether he may make one."""
+        if job is None:
+            return True
         access = read_access(job)
         return user == access.owner or operation in access.shared.get(user, ())
 
@@ -4190,11 +4320,11 @@ def load_policy(config: Config) -> Any:
         raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
 
 
-def may(policy: Any, caller: Caller, operation: str, job: JobDir) -> bool:
-    """Whether a caller may do an operation on a job, token and policy taken together."""
-    if caller.jobs is not None and job.jobid not in caller.jobs:
+def may(policy: Any, caller: Caller, operation: str, job: Optional[JobDir]) -> bool:
+    """Whether a caller may do an operation on a job, token and policy taken together; without a job: may make one, with POST."""
+    if caller.jobs is not None and (job is None or job.jobid not in caller.jobs):
         return False
-    if caller.backends is not None and job.backend not in caller.backends:
+    if caller.backends is not None and job is not None and job.backend not in caller.backends:
         return False
     if caller.trusted or caller.anonymous:
         return caller.trusted
@@ -4203,6 +4333,24 @@ def may(policy: Any, caller: Caller, operation: str, job: JobDir) -> bool:
     except Exception as err:  # a site's own code: who is in doubt is not let in
         complain("the policy failed: %s: %s" % (type(err).__name__, one_line(str(err))))
         return False
+
+
+def owns(caller: Caller, job: JobDir) -> bool:
+    """Whether a caller is the job's owner, or trusted as one; who shows a narrowed token is not."""
+    narrowed = any(name in (caller.claims or {}) for name in NARROWINGS)
+    return caller.trusted or (read_access(job).owner == caller.user and not narrowed)
+
+
+def check_may_create(config: Config, policy: Any, caller: Caller) -> None:
+    """ForbiddenError where a caller may make no jobs: for the token, for the config's `users`, or for the policy."""
+    if caller.jobs is not None:
+        raise ForbiddenError("the token does not let you make jobs")
+    if caller.trusted or caller.user == LOCAL_USER:
+        return
+    if not {caller.user, ANYBODY} & set(config.users):
+        raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
+    if not may(policy, caller, "POST", None):
+        raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
 
 # Tokens: JWTs signed with HS256, or biscuits, under a key that only we can read.  The algorithm is ours to say, never the token's.
@@ -4225,8 +4373,9 @@ def decode_base64(text: str) -> bytes:
 
 
 def key_path(config: Config) -> str:
-    """Where the key of tokens lies."""
-    return os.path.join(next(iter(backends_of(config).values())).prefix, ".tokens", "key")
+    """Where the key of tokens lies: in the first backend's prefix."""
+    first = next(iter(config.backends.values()), config)
+    return os.path.join(os.path.abspath(first.prefix or config.prefix or data_home()), ".tokens", "key")
 
 
 def make_token_folder(config: Config) -> str:
@@ -4238,27 +4387,33 @@ def make_token_folder(config: Config) -> str:
     return folder
 
 
+def make_key(path: str) -> None:
+    """Make a key, unless another process is first."""
+    passing = "%s.%s" % (path, os.urandom(6).hex())
+    try:
+        write_file(passing, os.urandom(32).hex() + "\n", durable=True)
+        os.link(passing, path)
+    except FileExistsError:
+        pass
+    finally:
+        if os.path.exists(passing):
+            os.unlink(passing)
+
+
 def secret_key(config: Config) -> bytes:
     """The key under which tokens are signed, made when it is first wanted; a file of mode 0600 beside the jobs.
 
     ForbiddenError where others can read it.
     """
     path = key_path(config)
-    make_token_folder(config)
+    if path not in TEXTS:
+        make_token_folder(config)
     if not os.path.exists(path):
-        passing = "%s.%s" % (path, os.urandom(6).hex())
-        try:
-            write_file(passing, os.urandom(32).hex() + "\n", durable=True)
-            os.link(passing, path)
-        except FileExistsError:  # another process was first
-            pass
-        finally:
-            if os.path.exists(passing):
-                os.unlink(passing)
+        make_key(path)
     found = os.stat(path)
     if found.st_mode & 0o077 or found.st_uid != os.getuid():
         raise ForbiddenError("%s can be read by others, so it is no key: remove it, and every token with it" % path)
-    text = read_or_empty(path).strip()
+    text = read_unless_known(path).strip()
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise InvalidError("it holds no key; remove it", path)
     return bytes.fromhex(text)
@@ -4266,7 +4421,7 @@ def secret_key(config: Config) -> bytes:
 
 def revoked(config: Config) -> Set[str]:
     """The ids of the tokens that were taken back."""
-    return set(read_or_empty(os.path.join(os.path.dirname(key_path(config)), "revoked")).split())
+    return set(read_unless_known(os.path.join(os.path.dirname(key_path(config)), "revoked")).split())
 
 
 def revoke(config: Config, jti: str) -> None:
@@ -4301,6 +4456,13 @@ def biscuit_key(config: Config) -> Any:
     return auth.PrivateKey.from_bytes(secret_key(config), auth.Algorithm.Ed25519)
 
 
+def biscuit_public_key(config: Config) -> str:
+    """The public key of our biscuits, in hexadecimal digits."""
+    if config.tokens != "biscuit":
+        raise InvalidError('the tokens are JWTs, which have no public key; "tokens": "biscuit" in the config makes biscuits')
+    return bytes(biscuit_module().KeyPair.from_private_key(biscuit_key(config)).public_key.to_bytes()).hex()
+
+
 def biscuit_token(config: Config, claims: Dict[str, Json]) -> str:
     """A biscuit of these claims: `user("...")`, a check on time, and one for what it is narrowed to."""
     import datetime
@@ -4315,6 +4477,51 @@ def biscuit_token(config: Config, claims: Dict[str, Json]) -> str:
             source += "".join(" only_%s({%s});" % (fact, key) for key in words)
         values.update(words)
     return str(auth.BiscuitBuilder(source, values).build(biscuit_key(config)).to_base64())
+
+
+def read_varint(data: bytes, place: int) -> Tuple[int, int]:
+    """(number, the place behind it) of a protobuf number; IndexError where it is cut."""
+    value = shift = 0
+    while data[place] & 0x80:
+        value, shift, place = value | (data[place] & 0x7F) << shift, shift + 7, place + 1
+    return value | data[place] << shift, place + 1
+
+
+def protobuf_fields(data: bytes, number: int) -> List[bytes]:
+    """The values of a field of a protobuf message that holds bytes or messages; ValueError where it is none."""
+    found, place = [], 0
+    try:
+        while place < len(data):
+            key, place = read_varint(data, place)
+            kind = key & 7
+            size, start = read_varint(data, place) if kind in (0, 2) else ({1: 8, 5: 4}[kind], place)
+            place = start + size if kind else start
+            if key == number << 3 | 2:
+                found.append(data[start:place])
+    except (IndexError, KeyError):
+        raise ValueError("not a protobuf message") from None
+    return found
+
+
+def parts_of(messages: Iterable[bytes], number: int) -> List[bytes]:
+    """The values of a field of each of these protobuf messages."""
+    return [value for message in messages for value in protobuf_fields(message, number)]
+
+
+def check_biscuit(token: str) -> None:
+    """ValueError for a biscuit whose holder added what may take long to decide: the library holds the interpreter meanwhile,
+    and its own limits are looked at between two rules.
+
+    Blocks after the first may hold checks, each on few facts, and neither facts nor rules of their own.  The field numbers are
+    those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5, checks 6, Check.queries 1,
+    Rule.body 2.
+    """
+    blocks = parts_of(parts_of([decode_base64(token.rstrip("="))], 3), 1)
+    queries = parts_of(parts_of(blocks, 6), 1)
+    if parts_of(blocks, 4) or parts_of(blocks, 5):
+        raise ValueError("its holder added facts or rules, where only checks may be")
+    if len(blocks) > 8 or len(queries) > 32 or any(len(protobuf_fields(query, 2)) > 3 for query in queries):
+        raise ValueError("its holder added too many checks, or one on more than three facts")
 
 
 def biscuit_authorizer(token: Any, facts: Dict[str, str]) -> Any:
@@ -4332,6 +4539,7 @@ def biscuit_claims(config: Config, token: str, facts: Dict[str, str]) -> Dict[st
     """The claims of a biscuit that holds for a request of which these are the facts; RequestError 401 otherwise."""
     auth = biscuit_module()
     try:
+        check_biscuit(token)
         found = auth.Biscuit.from_base64(token, auth.KeyPair.from_private_key(biscuit_key(config)).public_key)
     except Exception as err:  # the errors of biscuit_auth have no base but this
         raise refused_token(str(err)) from None
@@ -4363,28 +4571,37 @@ def token_mark(config: Config, text: str) -> str:
     return encode_base64(hmac.new(secret_key(config), text.encode(), hashlib.sha256).digest())
 
 
+def jwt(config: Config, claims: Dict[str, Json]) -> str:
+    """A JWT of these claims."""
+    parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    return ".".join(parts + [token_mark(config, ".".join(parts))])
+
+
 def make_token(config: Config, user: str, expires_s: float, parents: Sequence[str] = (), **narrow: Optional[Sequence[str]]) -> str:
     """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
 
-    parents are the ids of the tokens that it was got with, and falls with.
+    parents are the ids of the tokens that it was got with, and falls with.  InvalidError where it would be too long.
     """
     now = int(time.time())
     claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
                                "jti": os.urandom(12).hex()}
     claims.update({name: list(values) for name, values in narrow.items() if values is not None})
     claims.update({"parents": list(parents)} if parents else {})
-    if config.tokens == "biscuit":
-        return biscuit_token(config, claims)
-    parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
-    return ".".join(parts + [token_mark(config, ".".join(parts))])
+    token = biscuit_token(config, claims) if config.tokens == "biscuit" else jwt(config, claims)
+    if len(token) > MAX_TOKEN:
+        raise InvalidError("the token would have %d characters, and may have %d: narrow it to fewer jobs" % (len(token), MAX_TOKEN))
+    return token
 
 
 def check_times(claims: Dict[str, Json]) -> None:
     """ValueError (or KeyError, TypeError) where a token does not hold now."""
-    now = time.time()
-    if not now <= float(claims["exp"]) + CLOCK_SKEW_S:
+    import math
+    now, times = time.time(), {name: claims.get(name, 0) for name in ("exp", "nbf", "iat")}
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in times.values()):
+        raise ValueError("its times are no numbers")
+    if not now <= times["exp"] + CLOCK_SKEW_S:
         raise ValueError("it has expired")
-    if not max(float(claims.get("nbf", 0)), float(claims.get("iat", 0))) <= now + CLOCK_SKEW_S:
+    if not max(times["nbf"], times["iat"]) <= now + CLOCK_SKEW_S:
         raise ValueError("it is not valid yet")
 
 
@@ -4412,6 +4629,8 @@ def read_token(config: Config, token: str, facts: Dict[str, str]) -> Dict[str, J
 
     facts are what a biscuit may make conditions on: client, operation and path.
     """
+    if len(token) > MAX_TOKEN:
+        raise refused_token("it is longer than %d characters" % MAX_TOKEN)
     if config.tokens == "biscuit":
         return biscuit_claims(config, token, facts)
     import hmac
@@ -4590,6 +4809,7 @@ class KeyEntry:
 
     def keep(self, jobid: str) -> None:
         """Remember the job, on the disk."""
+        self.jobid = jobid
         self.file.seek(0)
         self.file.truncate()
         self.file.write(json.dumps({"request": self.mark, "jobid": jobid}) + "\n")
@@ -4598,24 +4818,44 @@ class KeyEntry:
 
 
 @contextmanager
+def open_key(path: str) -> Iterator[IO[str]]:
+    """The file of a key, locked; one that another request removed before we had the lock is made anew."""
+    while True:
+        there = False
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
+            with suppress(FileNotFoundError):
+                there = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+            if there:
+                yield file
+                return
+
+
+@contextmanager
 def idempotent(root: str, key: str, request: str) -> Iterator[KeyEntry]:
     """What is known of a key among a backend's jobs; requests that bear the same one come here in turn.
 
-    ConflictError where the key came with another request before.
+    ConflictError where the key came with another request before; RequestError 429 where too many keys are remembered.
     """
     import hashlib
     mark = hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
     folder = os.path.join(root, ".keys")
     make_folder(folder)
     path = os.path.join(folder, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
+    if not os.path.exists(path) and len(os.listdir(folder)) >= MAX_KEYS:
+        raise RequestError(429, "more than %d Idempotency-Keys came in a day; leave it out" % MAX_KEYS, Retry_After="3600")
+    with open_key(path) as file:
         try:
             known = json.loads(file.read() or "{}")
         except ValueError:  # cut when it was written: then no answer was sent
             known = {}
         if known and known.get("request") != mark:
             raise ConflictError("this Idempotency-Key came with another request before")
-        yield KeyEntry(file, mark, known.get("jobid", ""))
+        entry = KeyEntry(file, mark, known.get("jobid", ""))
+        try:
+            yield entry
+        finally:
+            if not entry.jobid:  # no job was made, so there is nothing to remember
+                os.unlink(path)
 
 
 def forget_keys(root: str) -> None:
@@ -4638,9 +4878,10 @@ class Api:
         self.limit, self.access_log = 256, True
         self.lock = threading.Lock()
         self.wires: Set[Wire] = set()       # the connections that are open
+        self.parting: List[Wire] = []       # those that were turned away, to be closed soon
         self.begun = time.time()
         self.counts: Dict[Tuple[str, int], List[float]] = {}    # (method, status): [requests, seconds]
-        self.page_token = ""                # asked for where the kernel cannot say who is at the other end
+        self.page_token = ""                # asked for in local mode: by --token, and where the kernel cannot say who is there
 
     def load(self, config: Config) -> None:
         """Take a config, at the start and when it is read again."""
@@ -4759,11 +5000,6 @@ def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]
     raise NotFoundError("no job %s" % jobid)
 
 
-def job_of(api: Api, req: Request, caller: Caller) -> JobDir:
-    """The job that a request is for; the errors of find_rows."""
-    return find_rows(api, req, caller)[0]
-
-
 def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
     """A row as psik_api's JobStepInfo."""
     return {"jobid": job.jobid, "name": name, "updated": row.time, "jobndx": row.jobndx, "state": row.state.value, "info": row.info}
@@ -4831,11 +5067,11 @@ def is_among_jobs(api: Api, folder: str) -> bool:
     return any(place.startswith(root) or root.startswith(place) for root in roots)
 
 
-def may_make(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Backend:
-    """The backend of a job that the caller wants to make; ForbiddenError where he may not."""
+def backend_of_new(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Backend:
+    """The backend of a job that the caller wants to make; ForbiddenError where he may not make it there."""
     backend = backend_for(api, req, spec)
-    if caller.jobs is not None or (caller.backends is not None and backend.name not in caller.backends):
-        raise ForbiddenError("the token does not let you make jobs%s" % ("" if caller.jobs is not None else " on " + backend.name))
+    if caller.backends is not None and backend.name not in caller.backends:
+        raise ForbiddenError("the token does not let you make jobs on " + backend.name)
     if spec.directory and not caller.trusted and is_among_jobs(api, spec.directory):
         raise ForbiddenError("a job's directory may not be among the jobs")
     return backend
@@ -4843,7 +5079,7 @@ def may_make(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Backend:
 
 def new_job(api: Api, req: Request, caller: Caller, spec: JobSpec) -> JobDir:
     """Make a job that belongs to the caller."""
-    backend = may_make(api, req, caller, spec).name
+    backend = backend_of_new(api, req, caller, spec).name
     access = None if caller.user == LOCAL_USER else Access(caller.user, {})._asdict()
     with given_in("body"):
         return create(api.config, spec, backend, access)
@@ -4871,7 +5107,9 @@ def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
         job = new_job(api, req, caller, spec)
         start_job(api, job)
         return created(job)
-    root = may_make(api, req, caller, spec).root
+    if len(key) > MAX_KEY:
+        raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
+    root = backend_of_new(api, req, caller, spec).root
     with idempotent(root, "%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
         known = JobDir(os.path.join(root, entry.jobid)) if entry.jobid else None
         if known is None or not known.rows():
@@ -4887,67 +5125,84 @@ def api_post_new(api: Api, req: Request, caller: Caller) -> Response:
     return created(new_job(api, req, caller, read_body(JobSpec, req)))
 
 
-def api_get_job(api: Api, req: Request, caller: Caller) -> Json:
+def api_get_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """A job's history, in order."""
-    job, rows = find_rows(api, req, caller)
     name = job_name(job)
     return [step_info(job, name, row) for row in rows]
 
 
-def api_start_job(api: Api, req: Request, caller: Caller) -> Json:
+def api_start_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Submit a job, or submit it again as its next step."""
-    start_job(api, job_of(api, req, caller))
+    start_job(api, job)
     return None
 
 
-def api_cancel_job(api: Api, req: Request, caller: Caller) -> Json:
+def api_cancel_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """End a job, whatever it is doing."""
-    job = job_of(api, req, caller)
     with api.tracker.following(job):
         cancel(job)
     return None
 
 
-def api_delete_job(api: Api, req: Request, caller: Caller) -> Json:
+def api_delete_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """End a job; with purge, remove one that has ended."""
     if not query_value(req, PURGE):
-        return api_cancel_job(api, req, caller)
-    remove(job_of(api, req, caller))
+        return api_cancel_job(api, req, caller, job, rows)
+    remove(job)
     return None
 
 
-def api_get_state(api: Api, req: Request, caller: Caller) -> Json:
+def api_get_state(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """A job's state: that of its latest step."""
-    latest = latest_of(find_rows(api, req, caller)[1])
+    latest = latest_of(rows)
     assert latest is not None  # a job has a row
     return latest.state.value
 
 
-def api_get_spec(api: Api, req: Request, caller: Caller) -> Json:
-    """A job's spec, its secrets left out."""
-    return to_json(job_of(api, req, caller).spec(), secrets=False)
+def api_get_spec(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
+    """A job's spec, its secrets left out; environment, and the query of the callback's URL, are for its owner."""
+    spec = to_json(job.spec(), secrets=False)
+    if not owns(caller, job):
+        spec.update(environment={}, callback=re.sub(r"[?#].*", "", spec["callback"]) if spec["callback"] else None)
+    return spec
 
 
-def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
-    """Record what a job elsewhere tells of itself, signed with client_secret; it is told on to the job's own callback."""
-    message = req.body.read_all(MAX_CALLBACK)
+def read_callback(req: Request, message: bytes) -> Tuple[Callback, Info]:
+    """What a job elsewhere tells, and its info as a history has it; InvalidInput."""
     with given_in("body"):
         told = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
     info = read_info(str(told.info))
     if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or told.jobndx > MAX_STEP:
         raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit status" % MAX_STEP)], "body")
-    req.params["jobid"] = told.jobid
-    job = job_of(api, req, caller._replace(trusted=True))  # who may tell it, the signature says
+    return told, info
+
+
+def find_told(api: Api, req: Request, caller: Caller, message: bytes) -> Tuple[JobDir, List[Row]]:
+    """The job that a signed message is for, and its history; without a client_secret in its spec, whoever may change it may tell.
+
+    ForbiddenError where the signature does not hold; to whom he may not see it, there is no such job: NotFoundError.
+    """
+    job, rows = find_rows(api, req, caller._replace(trusted=True))
     secret = job.spec().client_secret
     try:
         if secret:
             verify_signature(message, secret, req.headers.get("x-hub-signature-256"))
+            return job, rows
     except ForbiddenError:
-        job_of(api, req, caller)  # to whom he may not see it, there is no such job
+        find_rows(api, req, caller)
         raise
-    if not secret:
-        job_of(api, req, caller)
-    if not any(row[1:] == (told.jobndx, told.state, info) for row in job.rows()):  # a delivery may come twice
+    return find_rows(api, req, caller)
+
+
+def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
+    """Record what a job elsewhere tells of itself, signed with client_secret; it is told on to the job's own callback."""
+    if "x-hub-signature-256" not in req.headers and caller.anonymous:
+        raise RequestError(401, "sign it, in the header X-Hub-Signature-256", WWW_Authenticate="Bearer")
+    message = req.body.read_all(MAX_CALLBACK)
+    told, info = read_callback(req, message)
+    req.params["jobid"] = told.jobid
+    job, rows = find_told(api, req, caller, message)
+    if not any(row[1:] == (told.jobndx, told.state, info) for row in rows):  # a delivery may come twice
         reached(job, told.jobndx, STATES[told.state], info)
         api.tracker.take_in(job)
     return "OK"
@@ -4955,8 +5210,11 @@ def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
 
 # Logs, scripts, events.
 
-def texts_in(folder: str) -> Callable[[Send], None]:
-    """A body that sends {name: text} of the files in a folder, however large they are; NotFoundError where that is gone."""
+def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
+    """A body that sends {name: text} of the files in a folder, however large they are, less those of these names.
+
+    NotFoundError where the folder is gone.
+    """
     if not os.path.isdir(folder):
         raise NotFoundError("%s is gone" % folder)
 
@@ -4965,7 +5223,7 @@ def texts_in(folder: str) -> Callable[[Send], None]:
         comma = ""
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)
-            if name.startswith(".") or not os.path.isfile(path) or os.path.islink(path):
+            if name.startswith(".") or name in hidden or not os.path.isfile(path) or os.path.islink(path):
                 continue
             send(("%s%s: \"" % ("{" if not comma else comma, json.dumps(name))).encode())
             comma = ", "
@@ -4981,14 +5239,15 @@ def texts_in(folder: str) -> Callable[[Send], None]:
 JSON_TYPE = (("Content-Type", "application/json"),)
 
 
-def api_get_logs(api: Api, req: Request, caller: Caller) -> Response:
+def api_get_logs(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """Every log, {file: text}."""
-    return Response(200, texts_in(job_of(api, req, caller).at("log")), JSON_TYPE)
+    return Response(200, texts_in(job.at("log")), JSON_TYPE)
 
 
-def api_get_scripts(api: Api, req: Request, caller: Caller) -> Response:
-    """Every script, {file: text}."""
-    return Response(200, texts_in(job_of(api, req, caller).at("scripts")), JSON_TYPE)
+def api_get_scripts(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
+    """Every script, {file: text}; to others than its owner, those that hold nothing of its environment."""
+    hidden = [] if owns(caller, job) else ["supervise"] + ["job"] * bool(job.spec().environment)  # as version 1.0.0 made it
+    return Response(200, texts_in(job.at("scripts"), hidden), JSON_TYPE)
 
 
 def has_ended(rows: Sequence[Row]) -> bool:
@@ -5009,9 +5268,9 @@ def await_growth(api: Api, job: JobDir, path: str, size: int, wait_s: float) -> 
         time.sleep(0.1)
 
 
-def api_get_log(api: Api, req: Request, caller: Caller) -> Response:
+def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """One log, as bytes.  X-Psik-Offset says where the next read begins, X-Psik-State how the job is."""
-    job, name = job_of(api, req, caller), req.params["name"]
+    name = req.params["name"]
     offset, tail = query_value(req, OFFSET), query_value(req, TAIL)
     if offset is not None and tail is not None:
         raise InvalidInput([Fault("tail", "goes with offset not at all; give one or the other")], "query")
@@ -5037,32 +5296,52 @@ def event_text(mark: str, value: Json) -> bytes:
     return ("id: %s\nevent: transition\ndata: %s\n\n" % (mark, json.dumps(value))).encode()
 
 
-EVENTS_TYPE = (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store"))
+HEARTBEAT = b": still here\n\n"
 
 
-def api_get_job_events(api: Api, req: Request, caller: Caller) -> Response:
+def may_go_on(req: Request) -> bool:
+    """Whether a request would still be carried out: its token was not revoked, nor the share taken back."""
+    with suppress(PsikError):
+        req.check_again()
+        return True
+    return False
+
+
+def stream_response(api: Api, req: Request, send_all: Callable[[Send], None]) -> Response:
+    """A stream of events; RequestError 503 where there are as many as may be, of all callers or of this one."""
+    wire = req.body.wire
+    with api.lock:
+        streams = [other.key for other in api.wires if other.streaming]
+        if len(streams) >= max(1, api.limit // 2) or streams.count(wire.key) >= max(1, wire.share // 2):
+            raise RequestError(503, "as many streams of events are open as may be", Retry_After="5")
+        wire.streaming = True  # until the request is answered
+    return Response(200, send_all, (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")))
+
+
+def api_get_job_events(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
-    job, found = find_rows(api, req, caller)
     name, last = job_name(job), req.headers.get("last-event-id", "")
     after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
-    if has_ended(found) and after >= len(found):
+    if has_ended(rows) and after >= len(rows):
         return Response(204)
 
     def send_all(send: Send) -> None:
-        place, quiet = after, time.monotonic()
+        place, beat = after, time.monotonic()
         while not api.stopping:
-            rows = job.rows()
-            for row in rows[place:]:
-                place, quiet = place + 1, time.monotonic()
+            found = job.rows()
+            for row in found[place:]:
+                place += 1
                 send(event_text(str(place), step_info(job, name, row)))
-            if has_ended(rows):
+            if has_ended(found):
                 return
-            if time.monotonic() - quiet > 15:
-                send(b": still here\n\n")
-                quiet = time.monotonic()
+            if time.monotonic() - beat > BEAT_S:
+                if not may_go_on(req):
+                    return
+                send(HEARTBEAT)
+                beat = time.monotonic()
             time.sleep(LOOK_S)
 
-    return Response(200, send_all, EVENTS_TYPE)
+    return stream_response(api, req, send_all)
 
 
 def mark_of(job: JobDir, row: Row) -> str:
@@ -5085,7 +5364,7 @@ def transitions_after(api: Api, last: str) -> Iterator[Optional[Tuple[JobDir, Ro
     told = {mark_of(job, row) for job, row in past}  # by the past; the present may tell it too
     yield from ((job, row) for job, row in past if mark_of(job, row) != last)
     while not api.stopping:
-        news, place = api.tracker.news(place, 15)
+        news, place = api.tracker.news(place, BEAT_S)
         if place < 0:  # it may come again, with the id of what it had last
             return
         yield from ((job, row) for job, row in news if mark_of(job, row) not in told)
@@ -5098,48 +5377,57 @@ def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
     last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", req.headers.get("last-event-id", ""))
 
     def send_all(send: Send) -> None:
+        beat = time.monotonic()
         for news in transitions_after(api, last.group(0) if last else ""):
+            if time.monotonic() - beat > BEAT_S or news is None:
+                if not may_go_on(req):
+                    return
+                beat = time.monotonic()
             if news is None:
-                send(b": still here\n\n")
+                send(HEARTBEAT)
             elif may(api.policy, caller, "GET", news[0]):
                 job, row = news
                 send(event_text(mark_of(job, row), step_info(job, job_name(job), row)))
 
-    return Response(200, send_all, EVENTS_TYPE)
+    return stream_response(api, req, send_all)
 
 
 # Files: nothing outside the work directory, by no name and by no link.
 
-def api_get_files(api: Api, req: Request, caller: Caller) -> Json:
+def api_get_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """What lies in the work directory: {name: {size, atime, mtime}}."""
-    return stat_folder(job_of(api, req, caller).directory(), "")
+    return stat_folder(job.directory(), "")
 
 
-def api_get_file(api: Api, req: Request, caller: Caller) -> Union[Json, Response]:
+def api_get_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Union[Json, Response]:
     """A file of the work directory, as bytes; of a directory, what lies in it."""
-    job, path = job_of(api, req, caller), req.params["path"].rstrip("/")
+    path = req.params["path"].rstrip("/")
     if os.path.isdir(path_inside(job.directory(), path)):
         return stat_folder(job.directory(), path)
     return file_response(req, open_inside(job.directory(), path), "application/octet-stream", os.path.basename(path))
 
 
-def api_put_file(api: Api, req: Request, caller: Caller) -> Json:
+def upload_limit(api: Api) -> int:
+    """The bytes that an upload may have."""
+    return api.config.max_upload_mb * 10 ** 6
+
+
+def api_put_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Write a file of the work directory; the directories on the way are made."""
-    save_inside(job_of(api, req, caller).directory(), req.params["path"], iter(req.body.read, b""))
+    save_inside(job.directory(), req.params["path"], req.body.blocks(upload_limit(api)))
     return None
 
 
-def api_delete_file(api: Api, req: Request, caller: Caller) -> Json:
+def api_delete_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Remove a file of the work directory."""
-    unlink_inside(job_of(api, req, caller).directory(), req.params["path"])
+    unlink_inside(job.directory(), req.params["path"])
     return None
 
 
-def api_post_files(api: Api, req: Request, caller: Caller) -> Json:
+def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Write the files of a form's fields `files` into the work directory."""
-    job = job_of(api, req, caller)
     saved = 0
-    for field_name, name, blocks in Form(req).parts():
+    for field_name, name, blocks in Form(req, upload_limit(api)).parts():
         if field_name == "files" and name:
             save_inside(job.directory(), name, blocks)
             saved += 1
@@ -5150,9 +5438,8 @@ def api_post_files(api: Api, req: Request, caller: Caller) -> Json:
     return None
 
 
-def api_get_archive(api: Api, req: Request, caller: Caller) -> Response:
+def api_get_archive(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """The work directory, or one in it, as .tar.gz."""
-    job = job_of(api, req, caller)
     root, path = job.directory(), query_value(req, WITHIN) or ""
     if not os.path.isdir(path_inside(root, path)):
         raise NotFoundError("no such directory")
@@ -5162,17 +5449,16 @@ def api_get_archive(api: Api, req: Request, caller: Caller) -> Response:
 
 # Access and tokens.
 
-def api_get_access(api: Api, req: Request, caller: Caller) -> Json:
+def api_get_access(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Who owns a job, and who else may do what."""
-    return read_access(job_of(api, req, caller))._asdict()
+    return read_access(job)._asdict()
 
 
-def api_put_access(api: Api, req: Request, caller: Caller) -> Json:
+def api_put_access(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Let users do things with a job: {user: ["GET"]}; an empty list takes it back.  Only its owner may."""
-    job = job_of(api, req, caller)
-    if not caller.trusted and read_access(job).owner != caller.user:
+    if not owns(caller, job):
         raise ForbiddenError("job %s is not yours to share" % job.jobid)
-    wanted = read_json(req)
+    wanted = read_json(req, MAX_SHARES)
     if not isinstance(wanted, dict) or not all(isinstance(operations, list) for operations in wanted.values()):
         raise InvalidInput([Fault("", "should be {user: [\"GET\", \"POST\"]}")], "body")
     with given_in("body"):
@@ -5187,8 +5473,10 @@ def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
         return text_response(bearer_of(req) or "").plus(("Cache-Control", "no-store"))
     left_s = min(86400.0, float(caller.claims["exp"]) - time.time()) if caller.claims else 86400.0
     said = caller.claims or {}
-    text = make_token(api.config, caller.user, left_s, said.get("parents", []) + ([said["jti"]] if said else []),
-                      **{name: said.get(name) for name in NARROWINGS})
+    parents = said.get("parents", []) + ([said["jti"]] if said else [])
+    if len(parents) > MAX_PARENTS:
+        raise ForbiddenError("this token was got with %d others, one after the other; ask with an earlier one" % MAX_PARENTS)
+    text = make_token(api.config, caller.user, left_s, parents, **{name: said.get(name) for name in NARROWINGS})
     return text_response(text).plus(("Cache-Control", "no-store"))
 
 
@@ -5216,7 +5504,8 @@ def can_write(folder: str) -> bool:
 
 def api_get_health(api: Api, req: Request, caller: Caller) -> Response:
     """Whether jobs can be written, and how the backends are; 503 where they cannot."""
-    writable = {backend.name: can_write(backend.root) for backend in api.backends.values()}
+    probe = can_write if not caller.anonymous else lambda folder: os.access(folder, os.W_OK)  # a stranger makes us write nothing
+    writable = {backend.name: probe(backend.root) for backend in api.backends.values()}
     states = {name: str(system_status(api, backend, caller)["status"]) for name, backend in api.backends.items()}
     fine = all(writable.values())
     return json_response({"status": "ok" if fine and set(states.values()) == {"active"} else "degraded", "version": __version__,
@@ -5248,19 +5537,28 @@ def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
 
 # Which request goes to which handler, and the whole interface as a document.
 
-def api_get_openapi(api: Api, req: Request, caller: Caller) -> Json:
+@lru_cache(maxsize=1)
+def openapi_response() -> Response:
+    """The interface, made once: it takes ten milliseconds, and strangers may ask for it."""
+    return json_response(openapi())
+
+
+def api_get_openapi(api: Api, req: Request, caller: Caller) -> Response:
     """This interface, as OpenAPI 3.1."""
-    return openapi()
+    return openapi_response()
 
 
-Handler = Callable[[Api, Request, Caller], Union[Json, Response]]
+Handler = Callable[..., Union[Json, Response]]   # of Api, Request, Caller; of the scope `job` also JobDir, List[Row]
 
 
 class Route(NamedTuple):
     """One row of ROUTES."""
     method: str
     path: str               # {name} stands for a part without a slash, {path} for all the rest
-    scope: str              # open: anybody; signed: what it brings is; user: who has a name; job: who may see the job
+    # Who may: `page` and `open` anybody, `page` without the token that a local server may ask for; `token` who shows one,
+    # whatever it is narrowed to; `signed` whose body is signed; `user` who has a name; `create` who may make jobs; `job` who may
+    # see the job, or change it where the method is not GET: its handler is given the job and its rows.
+    scope: str
     handler: Handler
     gives: str              # a schema's name, a Python-like type of them, or a media type
     takes: str = ""         # a model's name, or a media type
@@ -5268,19 +5566,19 @@ class Route(NamedTuple):
 
 
 ROUTES = (
-    Route("GET", "/", "open", api_get_page, "text/html"),
-    Route("GET", "/v1", "open", api_get_page, "text/html"),
+    Route("GET", "/", "page", api_get_page, "text/html"),
+    Route("GET", "/v1", "page", api_get_page, "text/html"),
     Route("GET", "/v1/openapi.json", "open", api_get_openapi, "object"),
     Route("GET", "/v1/health", "open", api_get_health, "Health"),
     Route("GET", "/v1/metrics", "user", api_get_metrics, "text/plain"),
     Route("GET", "/v1/backends", "open", api_get_backends, "{SystemStatus}", query=(NAME,)),
     Route("GET", "/v1/backends/{name}", "open", api_get_backend, "SystemStatus"),
     Route("GET", "/v1/token", "user", api_get_token, "text/plain"),
-    Route("POST", "/v1/token", "open", api_post_token, "Blocks"),
+    Route("POST", "/v1/token", "token", api_post_token, "Blocks"),
     Route("GET", "/v1/events", "user", api_get_events, "text/event-stream"),
     Route("GET", "/v1/jobs", "user", api_get_jobs, "[JobStepInfo]", query=(INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
-    Route("POST", "/v1/jobs", "user", api_post_job, "string", "JobSpec", (BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/new", "user", api_post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
+    Route("POST", "/v1/jobs", "create", api_post_job, "string", "JobSpec", (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/new", "create", api_post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
     Route("POST", "/v1/jobs/callback", "signed", api_post_callback, "string", "Callback", (BACKEND_PARAM,)),
     Route("GET", "/v1/jobs/{jobid}", "job", api_get_job, "[JobStepInfo]", query=(BACKEND_PARAM,)),
     Route("DELETE", "/v1/jobs/{jobid}", "job", api_delete_job, "null", query=(BACKEND_PARAM, PURGE)),
@@ -5310,14 +5608,22 @@ def route_pattern(path: str) -> Any:
     return re.compile(text + "/?" if path != "/" else "/", re.DOTALL)
 
 
+def match_route(pattern: Any, req: Request) -> Optional[Dict[str, str]]:
+    """What a route's pattern takes from a request's path, None where it does not fit.  The path is not decoded before: an
+    encoded slash parts nothing."""
+    match = pattern.fullmatch(req.raw_path)
+    found = {name: decode_percent(value) for name, value in match.groupdict().items()} if match else {}
+    return found if match and not any("/" in found[name] for name in found if name != "path") else None
+
+
 def find_route(req: Request, patterns: List[Tuple[Any, Route]]) -> Tuple[Route, Dict[str, str]]:
     """The route of a request and what its pattern took from the path; RequestError 404 or 405."""
     allowed: Set[str] = set()
     for pattern, route in patterns:
-        match = pattern.fullmatch(req.path)
-        if match and route.method == req.verb:
-            return route, match.groupdict()
-        if match:
+        found = match_route(pattern, req)
+        if found is not None and route.method == req.verb:
+            return route, found
+        if found is not None:
             allowed.update([route.method] + ["HEAD"] * (route.method == "GET"))
     if not allowed:
         raise NotFoundError("no such route; GET /v1/openapi.json lists them")
@@ -5362,13 +5668,23 @@ def system_response(err: OSError) -> Response:
     return bug_response(err)
 
 
+def admit(api: Api, req: Request, route: Route, identify_caller: Callable[[Request, Route], Caller]) -> Tuple[Any, ...]:
+    """Decide whether a request is carried out, before its body is read; what its handler is given: the caller and, where
+    the route is for a job, that and its rows.  A PsikError where it is refused."""
+    caller = identify_caller(req, route)
+    if route.scope == "create":
+        check_may_create(api.config, api.policy, caller)
+    return (caller,) + (find_rows(api, req, caller) if route.scope == "job" else ())
+
+
 def dispatch(api: Api, req: Request, identify_caller: Callable[[Request, Route], Caller]) -> Response:
     """Answer a request, whatever comes of it; identify_caller says who asks, or raises."""
     if not PATTERNS:
         PATTERNS[:] = [(route_pattern(route.path), route) for route in ROUTES]  # at once, for other threads look too
     try:
         route, req.params = find_route(req, PATTERNS)
-        value = route.handler(api, req, identify_caller(req, route))
+        req.check_again = lambda: admit(api, req, route, identify_caller)
+        value = route.handler(api, req, *admit(api, req, route, identify_caller))
         return with_etag(req, value if isinstance(value, Response) else json_response(value))
     except PsikError as err:
         return error_response(err)
@@ -5476,7 +5792,9 @@ def parameters_of(route: Route) -> List[Json]:
 def refusals_of(route: Route) -> List[int]:
     """The statuses with which a route may refuse."""
     found = {400, 403, 404}
-    found.update([401] if route.scope != "open" else [])
+    found.update([401] if route.scope not in ("open", "page") else [])
+    found.update([503] if route.gives == "text/event-stream" else [])
+    found.update([429] if route.handler is api_post_job else [])
     found.update([413, 415, 422] if route.takes else [])
     found.update([422] if route.query else [])
     found.update([409] if route.method != "GET" else [])
@@ -5518,6 +5836,7 @@ def operation_of(route: Route) -> Json:
     return operation
 
 
+@lru_cache(maxsize=1)
 def openapi() -> Json:
     """The whole interface as an OpenAPI 3.1 document."""
     paths: Dict[str, Dict[str, Json]] = {}
@@ -5534,34 +5853,60 @@ def openapi() -> Json:
 
 # Sockets, threads and signals around dispatch().
 
-class Peer(NamedTuple):
-    """Who is at the other end of a connection, as far as the system knows."""
-    address: str            # an IP address; '' for a UNIX socket or a pipe
-    uid: Optional[int]      # None where the system cannot tell
-    subject: str = ""       # the name in a client's certificate
-
-
 def is_loopback(address: str) -> bool:
     """Whether an address, or a name, is this machine's own; `127.0.0.1.example.org` is not."""
     return address in ("localhost", "::1") or bool(re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address))
 
 
-def owner_of_tcp(client: Sequence[Any], server: Sequence[Any]) -> Optional[int]:
-    """The uid that owns the client's end of a connection on this machine, from /proc; None where it is not told.
+def tcp_ends(*addresses: Sequence[Any]) -> Tuple[int, List[Tuple[bytes, int]]]:
+    """(address family, [(packed IP address, port), ...]) of a connection's ends; an IPv4 address in IPv6's form is IPv4."""
+    import ipaddress
+    import socket
+    ends = []
+    for address in addresses:
+        found = ipaddress.ip_address(address[0].split("%")[0])
+        ends.append(((getattr(found, "ipv4_mapped", None) or found).packed, address[1]))
+    return socket.AF_INET if len(ends[0][0]) == 4 else socket.AF_INET6, ends
 
-    A socket that nobody holds any more is listed as root's, and without an inode: that does not count.
+
+def ask_kernel_for_owner(family: int, ends: Sequence[Tuple[bytes, int]]) -> Optional[int]:
+    """The uid that owns the first end of a TCP connection, by sock_diag(7); None where no process holds it any more.
+
+    OSError where the kernel cannot be asked so.  A question is struct nlmsghdr and inet_diag_req_v2, an answer nlmsghdr and
+    inet_diag_msg, whose last two words are uid and inode.
     """
     import socket
+    import struct
+    (source, port), (target, other_port) = ends
+    words = struct.pack("!HH16s16s", port, other_port, source.ljust(16, b"\0"), target.ljust(16, b"\0"))
+    question = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + words + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    netlink_sock_diag, sock_diag_by_family, is_request = 4, 20, 1
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag) as sock:
+        sock.settimeout(1)
+        sock.sendto(struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0) + question, (0, 0))
+        answer = sock.recv(4096)
+    kind = struct.unpack_from("=H", answer, 4)[0]
+    if kind != sock_diag_by_family:
+        code = -struct.unpack_from("=i", answer, 16)[0]
+        if code == errno.ENOENT:
+            return None
+        raise OSError(code, os.strerror(code))
+    uid, inode = struct.unpack_from("=II", answer, 16 + 64)
+    return int(uid) if inode else None
 
-    def written(address: Sequence[Any]) -> str:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        packed = socket.inet_pton(family, address[0])
+
+def read_owner_of_tcp(family: int, ends: Sequence[Tuple[bytes, int]]) -> Optional[int]:
+    """As ask_kernel_for_owner(), from /proc/net, where a socket that nobody holds any more is root's, and has no inode."""
+    import socket
+
+    def written(packed: bytes, port: int) -> str:
         words = [packed[at:at + 4] for at in range(0, len(packed), 4)]
-        return "%s:%04X" % ("".join((word[::-1] if sys.byteorder == "little" else word).hex().upper() for word in words), address[1])
+        return "%s:%04X" % ("".join((word[::-1] if sys.byteorder == "little" else word).hex().upper() for word in words), port)
 
-    mapped = [("::ffff:" + end[0], end[1]) for end in (client, server)]  # a client that speaks IPv6 to an IPv4 address
-    for table, wanted in (("tcp6" if ":" in client[0] else "tcp", [written(client), written(server)]),
-                          ("tcp6", [written(end) for end in mapped] if ":" not in client[0] else [])):
+    tables = {"tcp6": [written(*end) for end in ends]}
+    if family == socket.AF_INET:  # which a client that speaks IPv6 may use too
+        tables = {"tcp": tables["tcp6"], "tcp6": [written(b"\0" * 10 + b"\xff\xff" + packed, port) for packed, port in ends]}
+    for table, wanted in tables.items():
         for line in read_or_empty("/proc/net/" + table).split("\n")[1:]:
             parts = line.split()
             if parts[1:3] == wanted and parts[9] != "0":
@@ -5569,14 +5914,24 @@ def owner_of_tcp(client: Sequence[Any], server: Sequence[Any]) -> Optional[int]:
     return None
 
 
-def subject_of(sock: Any, part: str) -> str:
-    """The user whom a client's certificate names, in this part of its subject; '' where it names no one."""
-    subject = (sock.getpeercert() or {}).get("subject", ())
-    names = [value for pairs in subject for key, value in pairs if key == part]
-    return str(names[0]) if len(names) == 1 and is_user(names[0]) and not names[0].startswith("local:") else ""
+def owner_of_tcp(client: Sequence[Any], server: Sequence[Any]) -> Optional[int]:
+    """The uid that owns the client's end of a connection on this machine; None where it is not told."""
+    family, ends = tcp_ends(client, server)
+    try:
+        return ask_kernel_for_owner(family, ends)
+    except (OSError, AttributeError):  # AttributeError: a system without netlink
+        return read_owner_of_tcp(family, ends)
 
 
-def peer_of(sock: Any, config: Config) -> Peer:
+def named_by_certificate(sock: Any, part: str) -> Tuple[str, str]:
+    """(user, serial number) of a client's certificate: the user is what this part of its subject names, '' where it names no one."""
+    certificate = sock.getpeercert() or {}
+    names = [value for pairs in certificate.get("subject", ()) for key, value in pairs if key == part]
+    good = len(names) == 1 and is_user(names[0]) and not names[0].startswith("local:")
+    return str(names[0]) if good else "", plain_serial(certificate.get("serialNumber", ""))
+
+
+def peer_of(sock: Any) -> Peer:
     """The other end of a connected socket."""
     import socket
     import struct
@@ -5585,18 +5940,22 @@ def peer_of(sock: Any, config: Config) -> Peer:
             return Peer("", os.getuid())  # the socket's mode lets nobody else in
         return Peer("", struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
     address = sock.getpeername()
-    uid = owner_of_tcp(address, sock.getsockname()) if is_loopback(address[0]) else None
-    return Peer(address[0], uid, subject_of(sock, config.tls_user_field) if hasattr(sock, "getpeercert") else "")
+    return Peer(address[0], owner_of_tcp(address, sock.getsockname()) if is_loopback(address[0]) else None)
 
 
-def check_origin(api: Api, peer: Peer, req: Request) -> None:
+def is_stranger(api: Api, peer: Peer) -> bool:
+    """Whether a server of one user's own has to do with somebody else; sshd connects as the user who has logged in."""
+    return api.mode == "local" and peer.uid not in (None, os.getuid(), 0)
+
+
+def check_origin(api: Api, req: Request) -> None:
     """ForbiddenError for what a browser sends for another site's page.
 
     In local mode Host must be a name of this machine too, for a foreign name may be made to resolve to 127.0.0.1.
     """
     host = req.headers.get("host", "")
     name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
-    if api.mode == "local" and host and not (is_loopback(name) or (not peer.address and "." not in name)):
+    if api.mode == "local" and host and not (is_loopback(name) or name.endswith(".localhost")):
         raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
     origin = req.headers.get("origin")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
@@ -5605,45 +5964,47 @@ def check_origin(api: Api, peer: Peer, req: Request) -> None:
         raise ForbiddenError("a page of another site may not ask this server")
 
 
-def knows_page_token(api: Api, req: Request) -> bool:
-    """Whether a request shows the token that was printed when the server began: as a bearer, in the query, or as a cookie."""
+def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
+    """Let nobody in but ourselves and root, as the kernel says; and, where a token was printed, but for the page itself, who shows it."""
     import hmac
-    cookie = re.search(r"(?:^|;\s*)psik_token=([0-9a-f]+)", req.headers.get("cookie", ""))
-    shown = bearer_of(req) or req.query.get("token") or (cookie.group(1) if cookie else "")
-    return bool(api.page_token) and hmac.compare_digest(shown.encode(), api.page_token.encode())
-
-
-def check_local(api: Api, peer: Peer, req: Request) -> None:
-    """Let nobody in but ourselves and root: as the kernel says, or, where it cannot, who knows the token that was printed."""
-    if peer.uid is None and not knows_page_token(api, req):
-        raise RequestError(401, "open the address that `psik.py serve` printed, token and all" if api.page_token else
-                           "the system does not tell whose connection this is; use a UNIX socket", WWW_Authenticate="Bearer")
-    if peer.uid not in (None, os.getuid(), 0):
+    if is_stranger(api, peer):
         raise ForbiddenError("this server is for its own user")
+    if peer.uid is None and not api.page_token:
+        raise RequestError(401, "the system does not tell whose connection this is; use a UNIX socket, or --token", WWW_Authenticate="Bearer")
+    if api.page_token and route.scope != "page" and not hmac.compare_digest((bearer_of(req) or "").encode(), api.page_token.encode()):
+        raise RequestError(401, "open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
 
 
-def bearer_caller(api: Api, peer: Peer, req: Request, token: str) -> Caller:
+def bearer_caller(api: Api, peer: Peer, req: Request, route: Route, token: str) -> Caller:
     """Whom a token names, and what it leaves him; RequestError 401 where it does not hold, ForbiddenError where it is not for this."""
+    operation = "GET" if route.scope == "token" else req.verb  # who shows a token to be told what it says, only looks
     claims = read_token(api.config, token, {
-        "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": req.verb})
+        "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": operation})
     narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
-    if req.verb not in claims.get("ops", [req.verb]):
+    if operation not in claims.get("ops", [operation]):
         raise ForbiddenError("the token does not let you %s" % req.method)
     return Caller(claims["sub"], claims["sub"] in api.config.admins, claims=claims, **narrow)
 
 
+def takes_tokens(api: Api, peer: Peer) -> bool:
+    """Whether nobody can have listened on the way of a token: over TLS, from a proxy that ends it, on a UNIX socket."""
+    return api.mode == "tls" or not peer.address or peer.address in api.config.trusted_proxy
+
+
 def identify(api: Api, peer: Peer, req: Request, route: Route) -> Caller:
     """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
-    check_origin(api, peer, req)
+    check_origin(api, req)
     if api.mode == "local":
-        check_local(api, peer, req)
+        check_local(api, peer, req, route)
         return Caller(LOCAL_USER, trusted=True)
+    if peer.serial and peer.serial in map(plain_serial, api.config.refused_certificates):
+        raise ForbiddenError("the certificate was withdrawn")
     token = bearer_of(req)
-    if token and (api.mode == "tls" or peer.address in api.config.trusted_proxy):
-        caller = bearer_caller(api, peer, req, token)
+    if token and takes_tokens(api, peer):
+        caller = bearer_caller(api, peer, req, route, token)
     else:
         caller = Caller(peer.subject or "addr:" + peer.address, bool(peer.subject) and peer.subject in api.config.admins)
-    if route.scope in ("user", "job") and caller.anonymous:
+    if route.scope in ("user", "create", "job") and caller.anonymous:
         raise RequestError(401, "show a client certificate, or a token: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
     return caller
 
@@ -5657,20 +6018,35 @@ def log_request(api: Api, address: str, user: str, what: str, status: int, sent:
             time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)), address or "local", one_line(user), what[:500], status, sent, took * 1000))
 
 
-def answer_request(api: Api, wire: Wire, peer: Peer, req: Request) -> bool:
+def fair_share(api: Api) -> int:
+    """The connections that one peer, or one user, may have."""
+    return max(1, api.limit // 4)
+
+
+def count_as(api: Api, wire: Wire, caller: Caller) -> None:
+    """Count a connection as its caller's; RequestError 503 where he has as many as he may."""
+    if caller.anonymous or wire.key == caller.user:
+        return
+    with api.lock:
+        wire.named, wire.key, wire.share = True, caller.user, api.limit if caller.trusted else fair_share(api)
+        taken = sum(other.key == wire.key for other in api.wires)
+    if taken > wire.share:
+        raise RequestError(503, "you have %d connections, and may have %d" % (taken, wire.share), Retry_After="5")
+
+
+def answer_request(api: Api, wire: Wire, req: Request) -> bool:
     """Answer one request; whether the connection can take another."""
     begun, who, sent, status = time.time(), ["-"], 0, 499  # 499: the client went away, as others log it
 
     def identify_caller(req: Request, route: Route) -> Caller:
-        found = identify(api, peer, req, route)
+        found = identify(api, wire.peer, req, route)
         who[0] = found.user
+        count_as(api, wire, found)
         return found
 
     try:
         response = dispatch(api, req, identify_caller)
         status = response.status
-        if api.page_token and "token" in req.query and status == 200:
-            response = response.plus(("Set-Cookie", "psik_token=%s; HttpOnly; SameSite=Strict; Path=/" % api.page_token))
         drained, chunks = req.body.drain(), req.version == "1.1"
         closes = not drained or not req.keeps_alive() or api.stopping or (not chunks and callable(response.body))
         sent = send_response(wire, response, closes, req.method == "HEAD", chunks)
@@ -5678,10 +6054,19 @@ def answer_request(api: Api, wire: Wire, peer: Peer, req: Request) -> bool:
             wire.linger()
         return not closes
     finally:
-        log_request(api, peer.address, who[0], "%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
+        wire.streaming = False
+        log_request(api, wire.peer.address, who[0], "%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
 
 
-def serve_wire(api: Api, wire: Wire, peer: Peer) -> None:
+def refuse(api: Api, wire: Wire, err: PsikError) -> None:
+    """Answer what is no request that could be carried out, and end the connection."""
+    begun, response = time.time(), error_response(err)
+    send_response(wire, response, closes=True)
+    wire.linger()
+    log_request(api, wire.peer.address, "-", "-", response.status, 0, begun)
+
+
+def serve_wire(api: Api, wire: Wire) -> None:
     """Answer the requests of a connection, one after the other, until either end has had enough."""
     while not api.stopping:
         try:
@@ -5690,28 +6075,90 @@ def serve_wire(api: Api, wire: Wire, peer: Peer) -> None:
                 return
             req = parse_head(head, wire)
         except PsikError as err:
-            begun, status = time.time(), getattr(err, "http_status", 400)
-            send_response(wire, error_response(err), closes=True)
-            wire.linger()
-            log_request(api, peer.address, "-", "-", status, 0, begun)
+            refuse(api, wire, err)
             return
-        if not answer_request(api, wire, peer, req):
+        if not answer_request(api, wire, req):
             return
 
 
-# Connections.
+# Connections.  Each has a thread, so their number is bounded: in all, and by whose they are.  Until a request of it was carried
+# out for a caller with a name, a connection may be ended for a newer one's sake at any time, whatever it is doing: who sends
+# nothing, a byte a second, or what is refused, keeps nobody out.  Afterwards it may be where it is idle.
 
-def serve_connection(api: Api, wire: Wire) -> None:
+def mark_whose(api: Api, wire: Wire) -> None:
+    """Say whose a new connection is: a user's of this machine, else an address's."""
+    peer = wire.peer
+    wire.key = "addr:" + peer.address if peer.uid is None else "uid:%d" % peer.uid
+    whole = peer.uid in (os.getuid(), 0) or not peer.address or peer.address in api.config.trusted_proxy
+    wire.share = api.limit if whole else fair_share(api)
+
+
+def end_one(api: Api, wires: Iterable[Wire]) -> bool:
+    """End the one of these connections that can best be spared; False where all are at work for callers with a name."""
+    spared = [(wire.named, wire.since, id(wire), wire) for wire in wires if wire.idle or not wire.named]
+    if spared:
+        oldest = min(spared)[3]
+        oldest.cut()
+        api.wires.discard(oldest)
+    return bool(spared)
+
+
+def crowd_of(api: Api, wire: Wire) -> List[Wire]:
+    """The other connections of a peer that has as many as he may; [] where he has fewer, or may have all there are."""
+    others = [other for other in api.wires if other.key == wire.key]
+    return others if wire.share < api.limit and len(others) >= wire.share else []
+
+
+def make_room(api: Api, wire: Wire) -> bool:
+    """Take in a new connection, and end another where there are as many as may be, of its peer or in all; False where none
+    can be spared.  Of a peer with too many, none is that has just come: opening more at once gets no more of them served."""
+    with api.lock:
+        crowd = crowd_of(api, wire)
+        if crowd:
+            there_is = end_one(api, [other for other in crowd if wire.since - other.since > CROWD_S])
+        else:
+            there_is = len(api.wires) < api.limit or end_one(api, api.wires)
+        if there_is:
+            api.wires.add(wire)
+        return there_is
+
+
+def establish_tls(wire: Wire, tls: Any, config: Config) -> None:
+    """Come to speak TLS on a connection, in time; who is at the other end, its certificate may tell."""
+    wire.sock.settimeout(HEAD_TIMEOUT_S)
+    wire.handshaking = True
+    wire.sock = tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
+    wire.sock.do_handshake()
+    wire.handshaking = False
+    subject, serial = named_by_certificate(wire.sock, config.tls_user_field)
+    wire.peer = wire.peer._replace(subject=subject, serial=serial)
+
+
+def end_slow_handshakes(api: Api) -> None:
+    """End the connections that have not come to speak TLS in time, though bytes kept coming."""
+    with api.lock:
+        for wire in api.wires:
+            if wire.handshaking and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
+                wire.cut()
+
+
+def tune_tcp(sock: Any) -> None:
+    """Set the options of an accepted TCP connection."""
+    import socket
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is written is all there is to come
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
+
+
+def serve_connection(api: Api, wire: Wire, tls: Any) -> None:
     """All that happens on one connection; a thread of its own runs this."""
-    sock = wire.sock
     try:
-        if sock.family != 1:  # not AF_UNIX
-            sock.setsockopt(6, 1, 1)  # TCP_NODELAY: what is written is all there is to come
-        if wire.shaking:
-            sock.settimeout(HEAD_TIMEOUT_S)
-            sock.do_handshake()
-            wire.shaking = False
-        serve_wire(api, wire, peer_of(sock, api.config))
+        if wire.peer.address:
+            tune_tcp(wire.sock)
+        if tls is not None:
+            establish_tls(wire, tls, api.config)
+        serve_wire(api, wire)
     except OSError as err:
         complain("a connection was lost: %s" % err)
     except Exception as err:
@@ -5722,90 +6169,97 @@ def serve_connection(api: Api, wire: Wire) -> None:
         wire.close()
 
 
-def make_room(api: Api, anyway: bool = False) -> bool:
-    """Where there are as many connections as may be, or anyway, end the one that has waited longest for a request to come.
+BUSY = RequestError(503, "as many connections are open as may be", Retry_After="1")
+STRANGER = ForbiddenError("this server is for its own user")
 
-    False where all of them are at work.
+
+def close_parting(api: Api, keep: int) -> None:
+    """Close the connections that were turned away a while ago, and all but so many of the others."""
+    with api.lock:
+        late = [wire for wire in api.parting if time.monotonic() - wire.since > LINGER_S]
+        gone = api.parting[:max(len(late), len(api.parting) - keep)]
+        del api.parting[:len(gone)]
+    for wire in gone:
+        wire.close()
+
+
+def turn_away(api: Api, wire: Wire, why: PsikError) -> None:
+    """Tell a client, of whom nothing is read, why it is not served; without waiting for it.
+
+    It is closed a little later: who still sends his request meets a closed connection before he reads an answer.
     """
+    import socket
+    with suppress(OSError):
+        wire.sock.setblocking(False)
+        response = error_response(why)
+        wire.sock.send(response_head(response, closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
+        wire.sock.shutdown(socket.SHUT_WR)
     with api.lock:
-        if len(api.wires) < api.limit and not anyway:
-            return True
-        idle = [(wire.since, id(wire), wire) for wire in api.wires if wire.since is not None]
-        if not idle:
-            return False
-        oldest = min(idle)[2]
-        oldest.cut()
-        oldest.since = None
-        api.wires.discard(oldest)
-        return True
+        api.parting.append(wire)
+    close_parting(api, MAX_PARTING)
 
 
-def end_slow_handshakes(api: Api) -> None:
-    """End the connections that have not come to speak TLS in time."""
-    with api.lock:
-        for wire in api.wires:
-            if wire.shaking and wire.since is not None and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
-                wire.cut()
+def take_in_connection(api: Api, wire: Wire, tls: Any) -> bool:
+    """Whether a connection that was accepted is to be served; else it is ended, and its client told where no TLS is between."""
+    wire.peer = peer_of(wire.sock)
+    mark_whose(api, wire)
+    refusal = STRANGER if is_stranger(api, wire.peer) else None if make_room(api, wire) else BUSY
+    if refusal and tls is None:
+        turn_away(api, wire, refusal)
+    elif refusal:
+        wire.close()
+    return refusal is None
 
 
-def turn_away(connection: Any) -> None:
-    """Tell a client that there is no room for it."""
-    connection.settimeout(1)
-    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    connection.close()
+def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tls: Any = None) -> Any:
+    """A ThreadingHTTPServer that listens where bind has put its socket; without bind, it has yet to be given one.
 
-
-def make_server(api: Api, sock: Any, tls: Any = None) -> Any:
-    """The ThreadingHTTPServer of a listening socket; its handshakes are not in the accepting loop."""
+    It accepts, starts the threads, and shuts down as the library has it.  What is overridden, says why.
+    """
     import http.server
     import socketserver
     base = getattr(http.server, "ThreadingHTTPServer", None) or type(
         "ThreadingHTTPServer", (socketserver.ThreadingMixIn, http.server.HTTPServer), {})  # Python 3.6 has none
 
     class Connection(socketserver.BaseRequestHandler):
-        """One connection."""
+        """One connection; http.server's own handler reads requests that two programs may understand differently."""
 
         def handle(self) -> None:
             """Serve it."""
-            serve_connection(api, self.request)  # a Wire; get_request made it
+            serve_connection(api, self.request, tls)  # a Wire; process_request made it
 
     class Server(base):  # type: ignore[valid-type,misc]
         """The accepting loop."""
-        daemon_threads = True
+        address_family, daemon_threads, request_queue_size = family, True, BACKLOG
+
+        def server_bind(self) -> None:
+            """Bind as the command line says: the library knows no UNIX sockets, and asks the DNS for our name."""
+            assert bind is not None
+            bind(self.socket)
 
         def get_request(self) -> Tuple[Any, Any]:
-            """The next connection, as a Wire; OSError, which the loop passes over, where it cannot be served."""
+            """As the library's; where no descriptor is left, an idle connection goes: the loop would spin."""
             try:
-                connection, address = self.socket.accept()
-            except OSError:  # no descriptor is left, and the loop must not spin
-                make_room(api, anyway=True)
+                return super().get_request()  # type: ignore[no-any-return]
+            except OSError:
+                with api.lock:
+                    end_one(api, api.wires)
                 time.sleep(0.05)
                 raise
-            if not make_room(api):
-                turn_away(connection)
-                raise ConnectionError("too many connections")
-            if tls is not None:
-                connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            wire = Wire(connection)
-            wire.shaking = tls is not None
-            with api.lock:
-                api.wires.add(wire)
-            return wire, address
 
-        def shutdown_request(self, request: Any) -> None:
-            """Nothing: the connection's own thread ends it."""
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Start the connection's thread, as the library does; but threads are bounded, and strangers get none."""
+            wire = Wire(request)
+            if take_in_connection(api, wire, tls):
+                super().process_request(wire, client_address)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say that no thread could be had."""
+            """Say that no thread could be had; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
             with api.lock:
                 api.wires.discard(request)
-            request.close()
 
-    server = Server(("", 0), Connection, bind_and_activate=False)
-    server.socket.close()
-    server.socket = sock
-    return server
+    return Server(("", 0), Connection, bind_and_activate=bind is not None)
 
 
 # Listening.
@@ -5844,51 +6298,57 @@ def clear_socket(path: str) -> None:
         sock.close()
 
 
-def listen_unix(path: str) -> Any:
-    """A listening UNIX socket of mode 0600; one that a dead server left is replaced.
+def bind_unix(sock: Any, path: str, mask: int = 0o177) -> None:
+    """Give a UNIX socket its path, and mode 0600 unless the mask says otherwise; one that a dead server left is replaced.
 
     ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
     """
-    import socket
-    path = os.path.abspath(path)
     folder = os.stat(os.path.dirname(path))
-    if folder.st_uid not in (os.getuid(), 0) or (folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX):
+    if is_foreign(folder) or others_may_write(folder):
         raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(path))
     if len(os.fsencode(path)) > 107:
         raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % path)
     if os.path.lexists(path):
         clear_socket(path)
-    sock = socket.socket(socket.AF_UNIX)
-    mask = os.umask(0o177)
+    before = os.umask(mask)
     try:
         sock.bind(path)
     finally:
-        os.umask(mask)
-    sock.listen(BACKLOG)
-    return sock
+        os.umask(before)
 
 
-def listen_tcp(host: str, port: int) -> Any:
-    """A listening TCP socket.  InvalidError where the address is none of ours, or taken."""
+def cannot_listen(host: str, port: int, err: Exception) -> InvalidError:
+    """What to say where an address is none of ours, or taken."""
+    return InvalidError("cannot listen on %s, port %d: %s" % (host, port, getattr(err, "strerror", None) or err))
+
+
+def find_address(host: str, port: int) -> Tuple[int, Any]:
+    """(family, address) to listen at; InvalidError where there is none of this name."""
     import socket
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError) as err:
-        raise InvalidError("cannot listen on %s, port %d: %s" % (host, port, getattr(err, "strerror", None) or err)) from None
-    sock.listen(BACKLOG)
-    return sock
+        raise cannot_listen(host, port, err) from None
+    return family, address
+
+
+def bind_tcp(sock: Any, address: Any) -> None:
+    """Give a TCP socket its address; InvalidError where it is none of ours, or taken."""
+    import socket
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(address)
+    except OSError as err:
+        raise cannot_listen(address[0], address[1], err) from None
 
 
 def adopted_socket(fd: int) -> Any:
     """The socket behind a descriptor that somebody else opened."""
     import socket
     asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-    family = asked.getsockopt(socket.SOL_SOCKET, 39)  # SO_DOMAIN
+    family = asked.getsockopt(socket.SOL_SOCKET, getattr(socket, "SO_DOMAIN", 39))  # Python 3.6 has no name for it
     return socket.socket(family, socket.SOCK_STREAM, 0, asked.detach())
 
 
@@ -5923,14 +6383,13 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
 def address_lines(api: Api, sock: Any) -> List[str]:
     """Where a server can be reached, for people: the address, and the ssh line that brings it elsewhere."""
     import socket
-    host = socket.gethostname()
-    user = name_of_user(os.getuid())
+    host, user = socket.gethostname(), name_of_user(os.getuid())
+    token = "#token=" + api.page_token if api.page_token else ""
     if sock.family == socket.AF_UNIX:
         path = sock.getsockname()
-        return ["listening on %s" % path, "from elsewhere: ssh -N -L 8000:%s %s@%s, then http://localhost:8000/" % (path, user, host)]
+        return ["listening on %s" % path, "from elsewhere: ssh -N -L 8000:%s %s@%s, then http://localhost:8000/%s" % (path, user, host, token)]
     name, port = sock.getsockname()[:2]
     name = "[%s]" % name if ":" in name else name
-    token = "?token=" + api.page_token if api.page_token else ""
     scheme = "https" if api.mode == "tls" else "http"
     return ["listening on %s://%s:%d/%s" % (scheme, name, port, token)] + (
         ["from elsewhere: ssh -N -L %d:%s:%d %s@%s, then http://localhost:%d/%s" % (port, name, port, user, host, port, token)]
@@ -5940,9 +6399,10 @@ def address_lines(api: Api, sock: Any) -> List[str]:
 # Running.
 
 def look_round(api: Api) -> None:
-    """Follow the tree, and end the handshakes that come to nothing."""
+    """Follow the tree, and end the connections that come to nothing."""
     api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
     end_slow_handshakes(api)
+    close_parting(api, MAX_PARTING)
 
 
 def ask_round(api: Api) -> None:
@@ -5989,7 +6449,7 @@ def finish_requests(api: Api) -> None:
     deadline = time.monotonic() + max([STOP_GRACE_S] + [each.config.submit_timeout_s + 5 for each in api.backends.values()])
     while api.wires and time.monotonic() < deadline + 2:
         with api.lock:
-            idle = [wire for wire in api.wires if wire.waiting or time.monotonic() > deadline]
+            idle = [wire for wire in api.wires if wire.idle or time.monotonic() > deadline]
         for wire in idle:
             wire.cut()
         time.sleep(0.05)
@@ -6007,11 +6467,19 @@ def read_again(api: Api, reload: Callable[[], Config]) -> None:
         complain("the config does not hold, so the old one stays: %s" % err)
 
 
-def run_server(api: Api, sock: Any, tls: Any, reload: Callable[[], Config]) -> None:
+def warn_of_users(api: Api) -> None:
+    """Say where a server is likely to let in too many, or too few."""
+    if not os.getuid():
+        complain("this server runs as root, and so does every job that it is sent; start it as a user")
+    if api.mode != "local" and not api.config.users:
+        complain('nobody but the admins may make jobs: "users" in the config lets users do so, ["ada"] or "*" for all')
+
+
+def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
     """Serve until SIGTERM or SIGINT, and finish the requests in hand then; SIGHUP reads the config again."""
     import signal
     import threading
-    server, ending = make_server(api, sock, tls), threading.Event()
+    ending = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         api.stopping = True
@@ -6023,14 +6491,16 @@ def run_server(api: Api, sock: Any, tls: Any, reload: Callable[[], Config]) -> N
             api.tracker.changed.notify_all()
         server.shutdown()
 
+    sys.setswitchinterval(0.001)  # a thread with little to do waits less for those with much
     for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, lambda *_: read_again(api, reload))):
         signal.signal(number, handler)
-    for line in address_lines(api, sock):
+    warn_of_users(api)
+    for line in address_lines(api, server.socket):
         complain(line)
     threading.Thread(target=shut_down, daemon=True).start()
     keep_busy(api)
     server.serve_forever(poll_interval=0.2)
-    sock.close()
+    server.server_close()
     finish_requests(api)
 
 
@@ -6038,12 +6508,16 @@ def serve_pipe(api: Api) -> None:
     """Serve one connection on stdin and stdout: inetd's socket, or the pipes of an ssh session."""
     keep_busy(api)
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
-        serve_wire(api, Wire(), Peer("", os.getuid()))
-        return
-    api.access_log = api.access_log and not os.path.sameopenfile(0, 2)  # inetd puts the client at all three
-    sock = adopted_socket(os.dup(0))
-    sock.setblocking(True)
-    serve_wire(api, Wire(sock) if os.path.sameopenfile(0, 1) else Wire(), peer_of(sock, api.config))
+        wire = Wire()
+        wire.peer = Peer("", os.getuid())
+    else:
+        api.access_log = api.access_log and not os.path.sameopenfile(0, 2)  # inetd puts the client at all three
+        sock = adopted_socket(os.dup(0))
+        sock.setblocking(True)
+        wire = Wire(sock) if os.path.sameopenfile(0, 1) else Wire()
+        wire.peer = peer_of(sock)
+    mark_whose(api, wire)
+    serve_wire(api, wire)
 
 
 # -------------------------------------------------------------------------------------- 20. Command line
@@ -6283,7 +6757,7 @@ def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
         complain("no jobs")
         return
     print_table(("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON"),
-                [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx), str(each.info),
+                [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx), one_line(str(each.info)),
                   clock(each.updated), one_line(each.reason)) for each in summaries], state_column=3)
 
 
@@ -6328,7 +6802,7 @@ def print_status(job: Dict[str, Json]) -> None:
             say("  %-10s %s" % (name, value))
     say("  history")
     for row in job["history"]:
-        say("    %s  %d  %-9s  %s" % (clock(row["time"]), row["jobndx"], painted(row["state"], row["state"]), row["info"]))
+        say("    %s  %d  %-9s  %s" % (clock(row["time"]), row["jobndx"], painted(row["state"], row["state"]), one_line(str(row["info"]))))
     if job["callbacks"]:
         say("  callbacks to %s" % one_line(job["spec"]["callback"]))
         print_events(job["callbacks"])
@@ -6515,12 +6989,15 @@ def begin_compiled() -> None:
 
 def check_serving(opts: Options) -> None:
     """InvalidError where the options of `serve` do not go together."""
-    if opts.workers < 1 or (opts.port is not None and not 0 <= opts.port < 65536):
-        raise InvalidError("--workers wants a number from 1, and --port one from 0 to 65535")
-    if (opts.tls_key or opts.client_ca) and not opts.tls_cert:
-        raise InvalidError("--tls-key and --client-ca go with --tls-cert")
-    if opts.inetd and opts.tls_cert:
-        raise InvalidError("--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out")
+    for wrong, message in (
+            (opts.workers < 1, "--workers wants a number from 1"),
+            (opts.port is not None and not 0 <= opts.port < 65536, "--port wants a number from 0 to 65535"),
+            ((opts.tls_key or opts.client_ca) and not opts.tls_cert, "--tls-key and --client-ca go with --tls-cert"),
+            (opts.token and (opts.tls_cert or opts.inetd), "--token is for a server of your own; leave out --tls-cert and --inetd"),
+            (opts.inetd and opts.tls_cert, "--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out"),
+            (opts.uds and (opts.host, opts.port) != (None, None), "--uds and --host or --port are two places; give one")):
+        if wrong:
+            raise InvalidError(message)
 
 
 def spare_descriptors() -> int:
@@ -6539,38 +7016,45 @@ def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
     tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
     api = Api(config, "tls" if tls else "local" if is_local(config) else "insecure")
     api.limit, api.access_log = max(1, min(opts.workers, spare_descriptors() // 3)), not opts.quiet
+    api.page_token = os.urandom(24).hex() if opts.token else ""
     for backend in api.backends.values():
         make_folder(backend.root)
     return api, tls
 
 
-def fit_for_tcp(api: Api, sock: Any) -> None:
+def fit_for_tcp(api: Api, bound: Sequence[Any]) -> None:
     """Refuse to serve the user alone where others are let in, and arrange for what the system does not tell of a client."""
-    address = sock.getsockname()[0]
+    address = bound[0]
     if api.mode == "local" and not is_loopback(address):
-        sock.close()
         raise InvalidError("authz is local, which serves a UNIX socket or a loopback address and not %s; give --tls-cert, or "
                            'another authz, as "owner", in the config' % address)
     if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
-        api.page_token = os.urandom(24).hex()
+        api.page_token = api.page_token or os.urandom(24).hex()
     if api.mode == "insecure":
         complain("this is plain TCP without TLS, so nobody is known and the jobs are out of reach; give --tls-cert")
 
 
-def listen(api: Api, opts: Options) -> Tuple[Any, str]:
-    """The listening socket that the command line asks for, and the path to remove afterwards, or ''."""
+def listen_inherited(api: Api, sock: Any, tls: Any) -> Any:
+    """The server of a socket that listens already."""
+    server = make_server(api, sock.family, None, tls)
+    server.socket.close()
+    server.socket = sock
+    return server
+
+
+def listen(api: Api, opts: Options, tls: Any) -> Tuple[Any, str]:
+    """The server of the socket that the command line asks for, and the path to remove afterwards, or ''."""
+    import socket
     inherited = inherited_socket()
     if inherited:
-        return inherited, ""
-    tcp = (opts.host, opts.port) != (None, None)
-    if opts.uds and tcp:
-        raise InvalidError("--uds and --host or --port are two places; give one")
-    if opts.uds or (api.mode == "local" and not tcp):
+        return listen_inherited(api, inherited, tls), ""
+    if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
         path = os.path.abspath(os.path.expanduser(opts.uds or default_socket()))
-        return listen_unix(path), path
-    sock = listen_tcp(opts.host or "127.0.0.1", opts.port or 0)
-    fit_for_tcp(api, sock)
-    return sock, ""
+        mask = 0o177 if api.mode == "local" else 0o117  # 0660 for a proxy: who reaches it still has to show a token
+        return make_server(api, socket.AF_UNIX, lambda sock: bind_unix(sock, path, mask), tls), path
+    family, address = find_address(opts.host or "127.0.0.1", opts.port or 0)
+    fit_for_tcp(api, address)
+    return make_server(api, family, lambda sock: bind_tcp(sock, address), tls), ""
 
 
 @command("serve --uds ~/psik.sock",
@@ -6581,6 +7065,7 @@ def listen(api: Api, opts: Options) -> Tuple[Any, str]:
          arg("--tls-key", metavar="FILE", help="its key, where the file above does not hold it"),
          arg("--client-ca", metavar="FILE", help="the authorities whose client certificates name users"),
          arg("--workers", type=int, default=256, metavar="N", help="so many connections at once, a thread each (256)"),
+         arg("--token", action="store_true", help="ask for a token too, which is printed; for you alone, on a machine where others can reach the tunnel's end"),
          arg("--quiet", action="store_true", help="no access log"),
          arg("--inetd", action="store_true", help="serve one connection on stdin and stdout"),
          arg("--openapi", action="store_true", help="print the interface as OpenAPI, and serve nothing"))
@@ -6595,10 +7080,10 @@ def cmd_serve(opts: Options) -> None:
     if opts.inetd:
         serve_pipe(api)
         return
-    sock, path = listen(api, opts)
+    server, path = listen(api, opts, tls)
     made = os.stat(path).st_ino if path else 0
     try:
-        run_server(api, sock, tls, lambda: load_config(opts.config, serving=True))
+        run_server(api, server, lambda: load_config(opts.config, serving=True))
     finally:
         if path and os.path.exists(path) and os.stat(path).st_ino == made:  # and not another server's
             os.unlink(path)
@@ -6633,6 +7118,7 @@ def token_for(config: Config, opts: Options) -> str:
          arg("--jobs", action="append", default=[], metavar="ID", help="only these jobs"),
          arg("--backends", action="append", default=[], metavar="NAME", help="only these backends"),
          arg("--show", metavar="TOKEN", help="print what a token says"),
+         arg("--public-key", action="store_true", help="print the key that a biscuit's holder needs to narrow it"),
          arg("--revoke", metavar="JTI", help="take a token back, by the jti that it shows"))
 def cmd_token(opts: Options) -> None:
     """Make, show or revoke a token for the REST API.
@@ -6640,9 +7126,11 @@ def cmd_token(opts: Options) -> None:
     For use over TLS; in local mode, the default, none is needed.
     """
     config = load_config(opts.config, serving=True)
-    if opts.revoke and opts.show:
-        raise InvalidError("--revoke and --show are two things; give one")
-    if opts.revoke:
+    if sum(map(bool, (opts.revoke, opts.show, opts.public_key))) > 1:
+        raise InvalidError("--revoke, --show and --public-key are several things; give one")
+    if opts.public_key:
+        say(biscuit_public_key(config))
+    elif opts.revoke:
         revoke(config, opts.revoke)
     elif opts.show:
         for block in token_blocks(config, opts.show):
@@ -6749,10 +7237,15 @@ def summaries_of_commands() -> Dict[str, str]:
     return {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
 
 
+def flags_of_commands() -> Dict[str, str]:
+    """{command: its options that have a long name, with blanks between}."""
+    words = {name: [word for argument in arguments for word in argument.names] for name, _, arguments, _ in COMMANDS}
+    return {name: " ".join(word for word in known if word.startswith("--")) for name, known in words.items()}
+
+
 def completion_values() -> Dict[str, Value]:
     """What the completions of the shells have to know of the commands."""
-    flags = {name: " ".join(word for argument in arguments for word in argument.names if word.startswith("--"))
-             for name, _, arguments, _ in COMMANDS}
+    flags = flags_of_commands()
     with_jobs = [name for name, _, arguments, _ in COMMANDS if any("jobid" in argument.names for argument in arguments)]
     described = ("%s:%s" % pair for pair in summaries_of_commands().items())
     return {"commands": Block("\t\twords='%s'" % " ".join(flags)),
@@ -6781,6 +7274,13 @@ def installed_files(folder: str) -> Dict[str, str]:
         (share, "zsh/site-functions/_psik", "completion.zsh"))}
 
 
+def refuse_others(paths: Iterable[str]) -> None:
+    """ConflictError where a file is in the way that `install` has not made."""
+    for path in paths:
+        if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
+            raise ConflictError("%s is there already, and not made by install; name another folder" % path)
+
+
 @command("install",
          arg("dir", nargs="?", default="~/.local/bin", metavar="DIR", help="where; by default ~/.local/bin"))
 def cmd_install(opts: Options) -> None:
@@ -6790,9 +7290,7 @@ def cmd_install(opts: Options) -> None:
     """
     folder = os.path.abspath(os.path.expanduser(opts.dir))
     files = installed_files(folder)
-    for path in files:
-        if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
-            raise ConflictError("%s is there already, and not made by install; name another folder" % path)
+    refuse_others(files)
     for path, text in files.items():
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_file(path, text, 0o755 if path == os.path.join(folder, "psik") else 0o644)
@@ -6973,8 +7471,16 @@ fi
 		return row
 	}))
 	const say = text => { document.getElementById("said").textContent = text }
+	// The token that `serve --token` prints comes behind the #, which no server sees, and is kept for this tab alone.
+	const given = new URLSearchParams(location.hash.slice(1)).get("token")
+	if (given) {
+		sessionStorage.setItem("token", given)
+		history.replaceState(null, "", location.pathname)
+	}
+	const token = sessionStorage.getItem("token")
+	const request = path => fetch(path, {cache: "no-cache", headers: token ? {Authorization: `Bearer ${token}`} : {}})
 	async function ask(path) {
-		const answer = await fetch(path, {cache: "no-cache"})
+		const answer = await request(path)
 		if (!answer.ok) throw new Error(`${answer.status} ${(await answer.json()).detail}`)
 		return answer.json()
 	}
@@ -6989,6 +7495,11 @@ fi
 		}
 		setTimeout(jobs, 5000)
 	}
+	if (token) document.querySelectorAll("a").forEach(link => link.addEventListener("click", async event => {
+		event.preventDefault() // a link would not bring the token
+		const answer = await request(link.href)
+		location.href = URL.createObjectURL(await answer.blob())
+	}))
 	jobs()
 	ask("/v1/openapi.json").then(document => fill("routes", Object.entries(document.paths).flatMap(
 		([path, methods]) => Object.entries(methods).map(([method, about]) => [[method.toUpperCase() + " " + path], [about.summary]]))))

@@ -13,16 +13,16 @@ import tempfile
 import threading
 import time
 import unittest
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import psik
-from harness import Case, needs
+from harness import FAST, Case, needs
 from serving import Answer, Server
 
 POLICY = '''
 class Weekday:
     def allows(self, user, operation, job):
-        return user == "bob" and operation == "GET"
+        return user == "ada" if job is None else user == "bob" and operation == "GET"
 '''
 
 
@@ -38,14 +38,14 @@ def jwt(claims: Dict[str, Any], key: bytes, alg: str = "HS256") -> str:
 
 
 def make_certificates(folder: str) -> None:
-    """A private CA with a server's, three users' and an expired certificate, and another CA with one of its own."""
+    """A private CA with a server's, four users' and an expired certificate, and another CA with one of its own."""
     def openssl(*argv: str) -> None:
         subprocess.run(("openssl",) + argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
 
     for authority in ("ca", "other"):
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", authority + ".key", "-out", authority + ".pem",
                 "-days", "2", "-subj", "/CN=" + authority, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    for name, authority, days in (("server", "ca", "2"), ("ada", "ca", "2"), ("root", "ca", "2"), ("late", "ca", "-1"), ("foreign", "other", "2")):
+    for name, authority, days in (("server", "ca", "2"), ("ada", "ca", "2"), ("root", "ca", "2"), ("gone", "ca", "2"), ("late", "ca", "-1"), ("foreign", "other", "2")):
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
         with open(os.path.join(folder, "ext"), "w") as file:
             file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
@@ -57,9 +57,48 @@ def make_certificates(folder: str) -> None:
             openssl(*(argv + ["-days", days]))
 
 
+INVALID = ("revoked token", "expired token", "no token")
+
+
+def expected(who: str, method: str, path: str, narrowed: int) -> Union[str, int]:
+    """The status that somebody gets for an operation of openapi.json, or `yes`; narrowed: what a token to look gets otherwise."""
+    known = who not in ("nobody", "a certificate that was withdrawn")
+    if who == "a certificate that was withdrawn":
+        return 403
+    if who in INVALID:
+        return 401
+    if path == "/v1/token" and method == "POST":  # what the token says that one shows
+        return "yes" if known and who not in ("owner", "admin") else 401
+    if who == "token to look" and method != "GET":
+        return narrowed
+    if method == "GET" and (path in ("/", "/v1", "/v1/openapi.json", "/v1/health") or path.startswith("/v1/backends")):
+        return "yes"
+    if not known:
+        return 401
+    if path in ("/v1/metrics", "/v1/token", "/v1/events") or (path, method) == ("/v1/jobs", "GET"):
+        return "yes"
+    if path in ("/v1/jobs", "/v1/jobs/new"):
+        return 403 if who in ("not a user", "token for another job", "token for this job", "token for another backend") else "yes"
+    return for_a_job(who, method, path)
+
+
+def for_a_job(who: str, method: str, path: str) -> Union[str, int]:
+    """The same, of the operations on one job, which is ada's and shared."""
+    if who in ("stranger", "not a user", "token for another job", "token for another backend"):
+        return 404
+    if path.endswith("/access") and method == "PUT":
+        return "yes" if who in ("owner", "admin", "token of the owner") else 403
+    if who == "reader":
+        return "yes" if method == "GET" else 403
+    return "yes"
+
+
 class Secured(Case):
     """A server that speaks TLS, with the users ada (by certificate), bob and eve (by token)."""
     place = ""
+    program: Sequence[str] = FAST
+    options: Sequence[str] = ()
+    narrowed = 403  # what a token to look is answered where it wants more
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -78,14 +117,21 @@ class Secured(Case):
         """Start the server with this config."""
         settings.setdefault("authz", "owner")
         settings.setdefault("admins", ["root"])
+        settings.setdefault("users", ["ada", "bob", "carl", "eve"])
+        settings.setdefault("refused_certificates", [self.serial("gone")])
         settings.setdefault("backends", {"local": {"type": "local"}, "other": {"type": "local"}})
         self.configure(**settings)
         self.server = Server(self, "--host", "127.0.0.1", "--port", "0", "--tls-cert", self.at("server.pem"), "--tls-key", self.at("server.key"),
-                             "--client-ca", self.at("ca.pem"))
+                             "--client-ca", self.at("ca.pem"), *self.options, program=self.program)
 
     def at(self, name: str) -> str:
         """A file of the CA."""
         return os.path.join(self.place, name)
+
+    def serial(self, name: str) -> str:
+        """The serial number of a certificate, as openssl prints it."""
+        argv = ["openssl", "x509", "-noout", "-serial", "-in", self.at(name + ".pem")]
+        return subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
 
     def ask(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """A request of ada (by certificate), of one who shows a token `token:...`, of a certificate's name, or of nobody."""
@@ -101,32 +147,64 @@ class Secured(Case):
         """A token from the command line, as a caller."""
         return "token:" + self.psik("token", *argv).out.strip()
 
-    def test_every_route_for_every_caller(self) -> None:
-        reader, stranger = self.token("--user", "bob"), self.token("--user", "eve")
-        for route in psik.ROUTES:
-            jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
-            base = "/v1/jobs/" + jobid
-            self.ask("ada", "PUT", base + "/files/f.txt", b"x")
-            self.ask("ada", "PUT", base + "/access", {"bob": ["GET"]})
-            with open(self.job(jobid).at("log", "stdout.1"), "w"):
-                pass
-            path = route.path.format(jobid=jobid, name="stdout.1" if "logs" in route.path else "local", path="f.txt")
-            body: Any = {"JobSpec": {"script": "true"}, "Callback": {"jobid": jobid, "jobndx": 1, "state": "active"}, "Shares": {"eve": []}}.get(route.takes)
-            headers = {}
-            if route.takes == "multipart/form-data":
-                body, headers = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n\r\n--x--\r\n", {"Content_Type": "multipart/form-data; boundary=x"}
-            elif route.takes == "application/octet-stream":
-                body = b"x"
-            look = route.method == "GET"
-            expected = {"open": ("yes", "yes", "yes", "yes"), "user": ("yes", "yes", "yes", 401), "signed": ("yes", 403, 404, 404),
-                        "job": ("yes", "yes" if look else 403, 404, 401)}[route.scope]
-            callers = (("", expected[3]), (stranger, expected[2]), (reader, expected[1]), ("ada", expected[0]))
-            for who, wanted in callers:
-                if route.handler is psik.api_post_token and not who.startswith("token:"):
-                    wanted = 401
-                with self.subTest(route=route[:2], who=who[:9]):
-                    status = self.ask(who, route.method, path, body, **headers).status
-                    self.assertEqual("yes" if 200 <= status < 300 else status, wanted)
+    def revoked(self) -> str:
+        """A token of ada's that was revoked."""
+        token = self.token("--user", "ada")
+        self.psik("token", "--revoke", json.loads(psik.decode_base64(token.split(".")[1]))["jti"])
+        return token
+
+    def expired(self) -> str:
+        """A token of ada's whose time is over."""
+        with open(psik.key_path(self.config())) as file:
+            key = bytes.fromhex(file.read().strip())
+        return "token:" + jwt({"sub": "ada", "iss": "psik", "aud": "psik", "iat": 1, "exp": 2, "jti": "x"}, key)
+
+    def identities(self, other: str) -> Dict[str, str]:
+        """{name: whom ask() takes} of everybody who may come; other is a job of ada's."""
+        return {"nobody": "", "a certificate that was withdrawn": "gone", "owner": "ada", "admin": "root",
+                "reader": self.token("--user", "bob"), "user": self.token("--user", "carl"), "stranger": self.token("--user", "eve"),
+                "not a user": self.token("--user", "dora"), "token of the owner": self.token("--user", "ada"),
+                "token to look": self.token("--user", "ada", "--ops", "GET"), "token for another job": self.token("--user", "ada", "--jobs", other),
+                "token for another backend": self.token("--user", "ada", "--backends", "other"),
+                "revoked token": self.revoked(), "expired token": self.expired(), "no token": "token:x"}
+
+    def sent(self, operation: Dict[str, Any], path: str, jobid: str) -> Tuple[Any, Dict[str, str]]:
+        """A body, and headers, that an operation of openapi.json takes."""
+        media = list(operation.get("requestBody", {}).get("content", {}))
+        if media == ["multipart/form-data"]:
+            form = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n\r\n--x--\r\n"
+            return form, {"Content_Type": "multipart/form-data; boundary=x"}
+        if media != ["application/json"]:
+            return b"x" if media else None, {}
+        if path.endswith("/callback"):
+            return {"jobid": jobid, "jobndx": 1, "state": "active"}, {}
+        return {"frank": []} if path.endswith("/access") else {"script": "true"}, {}
+
+    def test_every_route_for_every_identity(self) -> None:
+        """The matrix that README's "Who may use it" comes to: rows are openapi.json's, columns everybody who may come."""
+        other = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        document = self.ask("", "GET", "/v1/openapi.json").json
+        known, tried = self.identities(other), 0
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+                self.ask("ada", "PUT", "/v1/jobs/%s/files/f.txt" % jobid, b"x")
+                self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["GET"], "carl": ["POST"]})
+                with open(self.job(jobid).at("log", "stdout.1"), "w"):
+                    pass
+                url = path.format(jobid=jobid, name="stdout.1" if "logs" in path else "local", path="f.txt")
+                body, headers = self.sent(operation, path, jobid)
+                identities = dict(known, **{"token for this job": self.token("--user", "ada", "--jobs", jobid)})
+                for name in sorted(identities, key=lambda name: name in ("owner", "admin", "user")):  # those who change it come last
+                    if method == "delete" and "/files/" in path:
+                        self.ask("ada", "PUT", url, b"x")
+                    wanted = expected(name, method.upper(), path, self.narrowed)
+                    with self.subTest(route=method + " " + path, who=name):
+                        status = self.ask(identities[name], method.upper(), url, body, **headers).status
+                        started = path.endswith("/start") and status == 409  # by the one before
+                        self.assertEqual("yes" if 200 <= status < 300 or started else status, wanted)
+                    tried += 1
+        self.assertEqual(tried, len(psik.ROUTES) * 16)
         self.assertNotIn("Traceback", self.server.said())
 
     def test_listing_shows_ones_own_and_what_is_shared(self) -> None:
@@ -254,6 +332,7 @@ class Secured(Case):
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs/" + jobid).status, 404)
         self.assertEqual(self.ask(self.token("--user", "bob"), "GET", "/v1/jobs/" + jobid).status, 200)
         self.assertEqual(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs/%s/start" % jobid).status, 403)
+        self.assertEqual(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs", {"script": "true"}).status, 403)
         self.write("site.py", POLICY)  # in the working directory, from which nothing is loaded
         for authz, folder, said in (("site:Weekday", None, "authz_path"), ("site:None", "etc", "NoneType|attribute"), ("gone:X", "etc", "No such file"),
                                     ("../site:X", "etc", "should be"), ("word", None, "should be")):
@@ -288,10 +367,9 @@ class Plain(Case):
             req = psik.Request("GET", target, dict(headers, host="localhost:1"), psik.Body(psik.Wire(), 0))
             return psik.identify(api, peer, req, route).user
 
-        for shown in ({"authorization": "Bearer " + api.page_token}, {"cookie": "a=b; psik_token=" + api.page_token}):
-            self.assertEqual(who(**shown), psik.LOCAL_USER)
-        self.assertEqual(who("/v1/jobs?token=" + api.page_token), psik.LOCAL_USER)
-        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=x", {}), ("/v1/jobs", {"cookie": "psik_token=ab"})):
+        self.assertEqual(who(authorization="Bearer " + api.page_token), psik.LOCAL_USER)
+        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.page_token, {}), ("/v1/jobs", {"authorization": "Bearer x"}),
+                                ("/v1/jobs", {"cookie": "psik_token=" + api.page_token})):
             with self.assertRaises(psik.RequestError):
                 who(target, **headers)
 

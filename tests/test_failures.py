@@ -25,7 +25,7 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [  # method, path below t
     ("PUT", "/access", "application/json", b'{"ada": [{}]}', 422, "is no operation"),
     ("PUT", "/access", "application/json", b'{"": ["GET"]}', 422, "is no user"),
     ("PUT", "/access", "application/json", b'{"addr:1.2.3.4": ["GET"]}', 422, "is no user"),
-    ("PUT", "/access", "application/json", b"[" * 100000, 422, "nested too deeply"),
+    ("PUT", "/access", "application/json", b"[" * 60000, 422, "nested too deeply"),
     ("GET", "/archive?path=nowhere", "", b"", 404, "no such directory"),
     ("GET", "/archive?path=..", "", b"", 403, "leads out"),
     ("GET", "/files/nowhere/at/all", "", b"", 404, "no file"),
@@ -361,6 +361,9 @@ class Requests(Amiss):
             file.write('{"request": "')  # cut when it was written
         with psik.idempotent(root, "key", "other") as entry:
             self.assertEqual(entry.jobid, "")
+        self.assertEqual(os.listdir(folder), [])  # no job was made, so there is nothing to remember
+        with psik.idempotent(root, "key", "request") as entry:
+            entry.keep("5.6")
         psik.forget_keys(root)
         self.assertEqual(os.listdir(folder), [os.path.basename(path)])
         os.utime(path, (1, 1))

@@ -1,4 +1,7 @@
 """What other users of the machine, and strangers on the network, try: each of these attacks succeeded once."""
+import contextlib
+import http.client
+import io
 import json
 import os
 import pty
@@ -6,15 +9,22 @@ import re
 import select
 import shutil
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
+import tarfile
+import threading
+import time
 import unittest
-from typing import Any
+from typing import Any, List
 from unittest import mock
 
 import psik
-from harness import PSIK, Case, needs
+import test_access
+from harness import FAST, PSIK, Case, needs
+from serving import Server
 from users import CAN_MAKE_USERS, SYSTEM_PYTHON, TwoUsers
 
 USERS = needs("root, useradd and " + SYSTEM_PYTHON, CAN_MAKE_USERS)
@@ -166,6 +176,368 @@ class Own(Case):
             psik.delete_tree(tree)
         self.assertEqual(stat.S_IMODE(os.stat(outside).st_mode), 0o750)
         self.assertFalse(os.path.exists(tree))
+
+
+def opened(server: Server, count: int, data: bytes = b"") -> List[socket.socket]:
+    """Connections on which no more than this is sent."""
+    found = []
+    for _ in range(count):
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        with contextlib.suppress(OSError):  # it may be closed already
+            sock.sendall(data)
+        found.append(sock)
+    return found
+
+
+@USERS
+class Sockets(TwoUsers):
+    """Another user's connections to a server of one's own."""
+
+    @needs("curl", shutil.which("curl"))
+    def test_a_strangers_sockets_keep_nobody_out(self) -> None:
+        server = self.serve("--port", "0", "--workers", "16")
+        code = ("import socket, sys, time\nsocks = [socket.create_connection(('127.0.0.1', %d)) for _ in range(300)]\n"
+                "print(socks[-1].recv(4096).decode().split()[1], flush=True)\nsys.stdin.read()" % server.port)
+        child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdin is not None
+        self.assertEqual(child.stdout.readline(), b"403\n")  # though it had sent nothing
+        self.assertEqual(self.curl(self.ada, server.where + "v1/jobs"), "200")
+        self.assertLess(server.handles(), 120)
+        child.communicate()
+
+    def test_whose_socket_it_is_is_asked_of_the_kernel(self) -> None:
+        for family, host, other in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "::1"), (socket.AF_INET6, "::", "127.0.0.1")):
+            with self.subTest(host=host), socket.socket(family) as listening:
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+                listening.bind((host, 0))
+                listening.listen(1)
+                port = listening.getsockname()[1]
+                code = "import socket, sys\ns = socket.create_connection((%r, %d))\nsys.stdin.read()" % (other, port)
+                child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE)
+                with listening.accept()[0] as ours:
+                    ends = psik.tcp_ends(ours.getpeername(), ours.getsockname())
+                    uid = os.stat(self.home(self.eve)).st_uid
+                    self.assertEqual((psik.ask_kernel_for_owner(*ends), psik.read_owner_of_tcp(*ends)), (uid, uid))
+                    self.assertEqual(psik.peer_of(ours).uid, uid)
+                    child.communicate(b"")
+                    self.assertIsNone(psik.ask_kernel_for_owner(*ends))
+                    self.assertIsNone(psik.read_owner_of_tcp(*ends))
+
+
+class Slow(Case):
+    """Who sends little, much, or reads nothing."""
+
+    def test_a_text_without_its_end_takes_no_memory(self) -> None:
+        code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (400 * 2 ** 20,) * 2); sys.path.insert(0, %r); import psik\n"
+                "try: psik.parse_json('{\"script\": \"' + 'x\\\\n' * 5000000, 'body')\nexcept psik.InvalidError as err: print(err)"
+                % os.path.dirname(PSIK))
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertIn(b"not JSON", done.stdout, done.stderr[-300:])
+
+    def test_slips_of_the_hand_are_forgiven(self) -> None:
+        for text, value in (('{"a": [1, 2,], }', {"a": [1, 2]}), ('{"a": ",]",\n}', {"a": ",]"}), ("[[1,],[2,],]", [[1], [2]])):
+            self.assertEqual(psik.parse_json(text, "x"), value)
+        for text in ("[,]", "[1,,]", "{,}", "[1" + ",]" * 200, "[" + "1," * 40000 + "]"):
+            with self.assertRaises(psik.InvalidError):
+                psik.parse_json(text, "x")
+
+    def test_small_chunks(self) -> None:
+        server = Server(self, "--port", "0")
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        head = ("PUT /v1/jobs/%s/files/f HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % jobid).encode()
+        self.assertIn(b" 200 ", server.raw(head + b"1\r\nx\r\n" * 9000 + b"0\r\n\r\n")[:20])
+        self.assertEqual(server.ask("GET", "/v1/jobs/%s/files/f" % jobid).body, b"x" * 9000)
+        answer = server.raw(head + b"1\r\nx\r\n" * 300000 + b"0\r\n\r\n")
+        self.assertIn(b"too small", answer)
+
+    def test_uploads_are_bounded(self) -> None:
+        self.configure(max_upload_mb=1)
+        server = Server(self, "--port", "0")
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        url, much = "/v1/jobs/%s/files" % jobid, b"x" * 1500000
+        self.assertEqual(server.ask("PUT", url + "/f", iter([much[:1000000]])).status, 200)
+        form = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n%s\r\n--x--\r\n"
+        many = b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n" * 1001 + b"--x--\r\n"
+        kind = {"Content_Type": "multipart/form-data; boundary=x"}
+        for method, path, body, headers in (("PUT", url + "/f", much, {}), ("PUT", url + "/f", iter([much]), {}),
+                                            ("POST", url, form % much, kind), ("POST", url, many, kind)):
+            connection = server.connection()
+            try:
+                status = server.ask(method, path, body, connection=connection, **headers).status
+            except (BrokenPipeError, ConnectionResetError):  # it answered before it had read it all
+                status = connection.response_class(connection.sock, method=method).begin() or 413
+            self.assertEqual(status, 413)
+            connection.close()
+        self.assertEqual(server.ask("GET", url).json["f"]["size"], 1000000)
+
+    def test_who_has_gone_is_noticed(self) -> None:
+        server = Server(self, "--port", "0")
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        before = server.handles()
+        for path in ("/v1/events", "/v1/jobs/%s/events" % jobid) * 5:
+            sock = opened(server, 1, ("GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path).encode())[0]
+            self.assertIn(b" 200 ", sock.recv(100))
+            sock.close()
+        self.until(lambda: server.handles() <= before + 2, "the streams' end", 8)
+
+    def test_streams_of_events_are_bounded(self) -> None:
+        server = Server(self, "--port", "0", "--workers", "12")
+        socks = opened(server, 8, b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.addCleanup(lambda: [sock.close() for sock in socks])
+        answers = sorted(sock.recv(1000)[9:12] for sock in socks)
+        self.assertEqual(answers, [b"200"] * 6 + [b"503"] * 2)
+        self.assertEqual(server.ask("GET", "/v1/health").status, 200)
+
+    def test_keys_are_bounded(self) -> None:
+        with mock.patch("psik.MAX_KEYS", 2):
+            for number in range(3):
+                key = psik.idempotent(self.folder, "key%d" % number, "request")
+                if number == 2:
+                    with self.assertRaises(psik.RequestError) as caught:
+                        key.__enter__()
+                    self.assertEqual(caught.exception.http_status, 429)
+                else:
+                    with key as entry:
+                        entry.keep("1.5")
+        server = Server(self, "--port", "0")
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Idempotency_Key="k" * 300).status, 400)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true", "directory": "/gone"}, Idempotency_Key="k").status, 422)
+        self.assertEqual(os.listdir(os.path.join(self.prefix, "local", ".keys")), [])
+
+    def test_who_waits_for_a_lock_makes_no_second_job(self) -> None:
+        path = os.path.join(self.folder, "key")
+        with psik.open_key(path):
+            found: List[bool] = []
+
+            def wait() -> None:
+                with psik.open_key(path) as file:
+                    found.append(os.path.samestat(os.stat(path), os.fstat(file.fileno())))
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            time.sleep(0.3)
+            os.unlink(path)
+        waiting.join(20)
+        self.assertEqual(found, [True])
+
+    def test_the_interface_is_described_once(self) -> None:
+        self.assertIs(psik.openapi_response(), psik.openapi_response())
+
+
+class Strangers(test_access.Secured):
+    """Who comes over TLS, with little or nothing to show."""
+    options = ("--workers", "32")
+
+    def test_who_shows_nothing_keeps_nobody_out(self) -> None:
+        head = b"POST /v1/jobs%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{"
+        context = ssl.create_default_context(cafile=self.at("ca.pem"))
+        socks = opened(self.server, 20)
+        for number in range(60):
+            with contextlib.suppress(OSError):
+                sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+                sock.sendall((head % b"/callback" if number % 2 else head % b"") + b"x" * (number % 3))
+                socks.append(sock)
+        for _ in range(5):
+            self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
+        for sock in socks:
+            sock.close()
+
+    def test_a_narrow_token_has_its_share_of_streams(self) -> None:
+        eve = self.token("--user", "eve", "--ops", "GET")
+        context = ssl.create_default_context(cafile=self.at("ca.pem"))
+        said, socks = [], []
+        for _ in range(40):
+            sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+            sock.sendall(("GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n" % eve[6:]).encode())
+            said.append(sock.recv(2000))
+            socks.append(sock)
+        self.assertEqual([text[9:12] for text in said], [b"200"] * 4 + [b"503"] * 36)  # an eighth of 32
+        self.assertIn(b'{"detail": "', said[-1])
+        self.assertEqual(self.ask("ada", "GET", "/v1/health").status, 200)
+        for sock in socks:
+            sock.close()
+
+    def test_who_may_make_jobs(self) -> None:
+        self.server.stop()
+        self.begin(users={"ada": {"roles": ["admin"]}})
+        bob = self.token("--user", "bob")
+        refused = self.ask(bob, "POST", "/v1/jobs", b"{" * 100, Content_Type="application/json")
+        self.assertEqual((refused.status, '"users" in the config' in refused.json["detail"]), (403, True))  # and its body was not read
+        for who in ("ada", "root", self.token()):  # the last is the command line's own user
+            self.assertEqual(self.ask(who, "POST", "/v1/jobs/new", {"script": "true"}).status, 200)
+        self.server.stop()
+        self.begin(users=None)
+        self.assertIn('"users" in the config lets users do so', self.server.said())
+        self.assertEqual(self.ask("ada", "POST", "/v1/jobs", {"script": "true"}).status, 403)
+        self.server.stop()
+        self.begin(users="*")
+        self.assertEqual(self.ask(bob, "POST", "/v1/jobs", {"script": "true"}).status, 200)
+
+    def test_what_the_owner_alone_sees(self) -> None:
+        spec = {"script": "true", "environment": {"KEY": "hush-hush"}, "callback": "http://127.0.0.1:9/x?token=hush-hush"}
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", spec).json)
+        self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["POST"]})
+        narrow = self.token("--user", "ada", "--ops", "GET")
+        for who, sees in (("ada", True), ("root", True), (self.token("--user", "bob"), False), (narrow, False)):
+            for part in ("spec", "scripts"):
+                self.assertEqual("hush-hush" in self.ask(who, "GET", "/v1/jobs/%s/%s" % (jobid, part)).text, sees, (who, part))
+        self.assertEqual(self.ask(narrow, "GET", "/v1/jobs/%s/spec" % jobid).json["callback"], "http://127.0.0.1:9/x")
+
+    def test_a_stream_ends_with_the_right_to_it(self) -> None:
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["GET"], "carl": ["GET"]})
+        context = ssl.create_default_context(cafile=self.at("ca.pem"))
+        carl, socks = self.token("--user", "carl"), []
+        for token, path in ((self.token("--user", "bob"), "/v1/jobs/%s/events" % jobid), (carl, "/v1/jobs/%s/events" % jobid), (carl, "/v1/events")):
+            sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+            sock.settimeout(20)
+            sock.sendall(("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n" % (path, token[6:])).encode())
+            self.assertIn(b" 200 ", sock.recv(4096))
+            socks.append(sock)
+        self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": []})
+        self.psik("token", "--revoke", json.loads(psik.decode_base64(carl.split(".")[1]))["jti"])
+        for sock in socks:
+            said = b""
+            while not said.endswith(b"\r\n0\r\n\r\n"):
+                said += sock.recv(4096)
+            sock.close()
+
+    def test_a_certificate_that_is_withdrawn_while_the_server_runs(self) -> None:
+        self.assertEqual(self.ask("gone", "GET", "/v1/jobs").json["detail"], "the certificate was withdrawn")
+        self.configure(authz="owner", refused_certificates=[self.serial("ada")[7:].lower()])
+        self.server.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "read again" in self.server.said())
+        self.assertEqual((self.ask("ada", "GET", "/v1/jobs").status, self.ask("gone", "GET", "/v1/jobs").status), (403, 200))
+        self.configure(refused_certificates=["no number"])
+        self.assertIn("hexadecimal", self.psik("ls", status=2).err)
+
+    def test_tokens_of_tokens_end(self) -> None:
+        token, statuses = self.token("--user", "bob"), []
+        for _ in range(10):
+            answer = self.ask(token, "GET", "/v1/token")
+            statuses.append(answer.status)
+            token = "token:" + answer.text if answer.status == 200 else token
+        self.assertEqual(statuses, [200] * 8 + [403] * 2)
+        self.assertIn("narrow it", self.psik("token", *["--jobs=%d.5" % number for number in range(10 ** 9, 10 ** 9 + 400)], status=2).err)
+
+    def test_times_of_a_token_are_finite_numbers(self) -> None:
+        claims = {"sub": "bob", "iss": "psik", "aud": "psik", "iat": 1, "jti": "x"}
+        with open(self.prefix + "/.tokens/key") if self.token() else open(os.devnull) as file:
+            key = bytes.fromhex(file.read().strip())
+        for exp in (float("inf"), float("nan"), "9e99", "inf", True, None, [1]):
+            self.assertEqual(self.ask("token:" + test_access.jwt(dict(claims, exp=exp), key), "GET", "/v1/jobs").status, 401, exp)
+        self.assertEqual(self.ask("token:" + test_access.jwt(dict(claims, exp=time.time() + 9), key), "GET", "/v1/jobs").status, 200)
+
+    def test_a_stranger_makes_us_write_nothing(self) -> None:
+        with mock.patch("psik.write_file", side_effect=AssertionError):
+            api = psik.Api(self.config(), "tls")
+            for backend in api.backends.values():
+                psik.make_folder(backend.root)
+            req = psik.Request("GET", "/v1/health", {}, psik.Body(psik.Wire(), 0))
+            self.assertEqual(psik.api_get_health(api, req, psik.Caller("addr:192.0.2.1")).status, 200)
+
+    test_every_route_for_every_identity = None  # type: ignore[assignment]  # and the others are test_access's
+    test_listing_shows_ones_own_and_what_is_shared = test_no_directory_among_the_jobs = test_certificates = None  # type: ignore[assignment]
+    test_curl_with_a_certificate = test_tokens = test_narrow_tokens = test_a_policy_of_the_sites_own = None  # type: ignore[assignment]
+
+
+class Requests(Case):
+    """Requests, and what they leave, to a server of one's own."""
+
+    def test_hosts_of_a_unix_socket(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        for host, status in (("evil:8000", 403), ("evil", 403), ("localhost", 200), ("localhost:8000", 200), ("psik.localhost", 200),
+                             ("127.0.0.1:1", 200), ("[::1]:8", 200), ("localhost.evil.example", 403)):
+            self.assertEqual(server.ask("GET", "/v1/jobs", Host=host).status, status, host)
+
+    def test_encoded_slashes_and_bodies(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        for path in ("/v1%2fjobs", "/v1/jobs%2f1.5", "/v1/jobs/1.5%2fstate", "/v1/backends/a%2fb"):
+            self.assertEqual(server.ask("GET", path).status, 404, path)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Content_Encoding="gzip").status, 415)
+
+    def test_a_socket_behind_a_proxy(self) -> None:
+        self.configure(authz="owner", users=["bob"])
+        server = Server(self, "--uds", "s.sock")
+        self.assertEqual(stat.S_IMODE(os.stat(server.where).st_mode), 0o660)
+        token = self.psik("token", "--user", "bob").out.strip()
+        self.assertEqual(server.ask("GET", "/v1/jobs").status, 401)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Authorization="Bearer " + token).status, 200)
+
+    def test_both_kinds_of_addresses_at_one_socket_of_systemds(self) -> None:
+        code = ("import os, socket, sys\ns = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)\n"
+                "s.bind(('::', 0)); s.listen(5); print(s.getsockname()[1], flush=True)\n"
+                "os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\nos.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+                "os.execv(sys.executable, %r)" % (FAST + ["serve"]))
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self.env)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.terminate)
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        for host in ("127.0.0.1", "::1"):
+            connection = http.client.HTTPConnection(host, port, timeout=30)
+            connection.request("GET", "/v1/jobs", headers={"Host": "localhost"})
+            self.assertEqual(connection.getresponse().status, 200, host)
+            connection.close()
+
+    def test_a_token_of_the_servers_own(self) -> None:
+        for argv in (("--port", "0"), ("--uds", "s.sock")):
+            server = Server(self, "--token", *argv)
+            token = self.until(lambda: re.search(r"#token=([0-9a-f]{48})", server.said())).group(1)
+            self.assertEqual([server.ask("GET", path).status for path in ("/", "/v1", "/v1/jobs", "/v1/health", "/v1/jobs?token=" + token)],
+                             [200, 200, 401, 401, 401])
+            self.assertEqual(server.ask("GET", "/v1/jobs", Cookie="psik_token=" + token).status, 401)
+            self.assertEqual(server.ask("GET", "/v1/jobs", Authorization="Bearer " + token).status, 200)
+            self.assertNotIn("Set-Cookie", server.ask("GET", "/", Authorization="Bearer " + token).headers)
+            server.stop()
+        self.assertIn("leave out", self.psik("serve", "--token", "--inetd", status=2).err)
+
+    @needs("root", not os.getuid())
+    def test_root_is_told_that_it_should_not(self) -> None:
+        self.assertIn("runs as root", Server(self, "--uds", "s.sock").said())
+
+    def test_a_key_that_jwts_do_not_have(self) -> None:
+        self.assertIn('"tokens": "biscuit"', self.psik("token", "--public-key", status=2).err)
+
+    def test_headers_of_a_callback(self) -> None:
+        for name in ("Host", "content-length", "Transfer-Encoding"):
+            ran = self.psik("run", "-", stdin=json.dumps({"script": "true", "cb_headers": {name: "x"}}), status=2)
+            self.assertIn("cb_headers." + name, ran.err)
+
+    def test_the_name_of_an_attribute_is_no_command(self) -> None:
+        for name in ("-q;id", "-q$(id)", "--x`id`", "-c\n", "-c&id", "-c>x"):
+            ran = self.psik("run", "-", stdin=json.dumps({"script": "true", "attributes": {name: "x"}}), status=2)
+            self.assertIn("not an option", ran.err)
+
+    def test_an_archive_goes_below_no_link(self) -> None:
+        work = os.path.join(self.folder, "work")
+        os.mkdir(work)
+        os.symlink("/etc", os.path.join(work, "d"))
+        real = psik.add_to_archive
+
+        def swapping(archive: Any, name: str, folder: int, item: str) -> bool:
+            added = bool(real(archive, name, folder, item))
+            if item == "d":
+                os.unlink(os.path.join(work, "d"))
+                os.mkdir(os.path.join(work, "d"))
+                with open(os.path.join(work, "d", "passwd"), "w"):
+                    pass
+            return added
+
+        data = io.BytesIO()
+        with mock.patch("psik.add_to_archive", swapping):
+            psik.write_archive(work, "", "job", lambda block: data.write(block) and None)
+        with tarfile.open(fileobj=io.BytesIO(data.getvalue())) as archive:
+            self.assertEqual([(item.name, item.issym()) for item in archive], [("job/d", True)])
+
+    def test_what_a_history_holds_does_not_reach_the_terminal(self) -> None:
+        jobid = self.run_spec(script="true", name="x")
+        self.psik("wait", jobid)
+        with open(self.job(jobid).status_path, "a") as file:
+            file.write("%.3f,2,queued,\x1b]0;evil\x07\n" % time.time())
+        for argv in (("ls",), ("status", jobid)):
+            self.assertNotIn("\x1b", self.psik(*argv).out)
 
 
 class Installed(Case):
