@@ -27,6 +27,7 @@ check: ## templates embedded; shellcheck; mypy; complexity; unused code
 	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports templates/supervisor.py
+	$(DEPS)/lint/bin/mypy --strict --follow-imports=silent tests/soak.py
 	$(DEPS)/lint/bin/python tests/measure.py --check
 	$(DEPS)/lint/bin/vulture
 
@@ -39,10 +40,14 @@ cover: ## line coverage of psik.py, subprocesses included
 bench: ## what psik.py costs beside its peers: tables and curves; QUICK=1 in two minutes, to the terminal only
 	$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick) $(DEPS)
 
+soak: ## twenty minutes of mixed load on a server, over TLS and locally; MINUTES=N
+	$(PYTHON) tests/soak.py --tls --minutes $(or $(MINUTES),20)
+	$(PYTHON) tests/soak.py --local --minutes $(or $(MINUTES),20)
+
 install: ## psik.py to $(prefix)/bin/psik
 	install -Dm755 psik.py $(DESTDIR)$(prefix)/bin/psik
 
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache
 
-.PHONY: help test test-all test-deps embed check measure cover bench install clean
+.PHONY: help test test-all test-deps embed check measure cover bench soak install clean

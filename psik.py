@@ -387,7 +387,7 @@ def read_or_empty(path: str) -> str:
 
 def make_folder(path: str) -> None:
     """Make a directory for us alone, and so each one above it that is missing; os.makedirs would do so for the last only."""
-    missing = []
+    path, missing = os.path.abspath(path), []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)

@@ -517,7 +517,9 @@ class Serving(Case):
                 pass
             sockets.append(sock)
             time.sleep(0.1)
-        self.assertEqual(status_of(server.raw(OK + b"\r\n")), 503)
+        answer = server.raw(OK + b"\r\n")
+        self.assertEqual((status_of(answer), json.loads(answer.split(b"\r\n\r\n")[1].decode())),
+                         (503, {"detail": "as many connections are open as may be"}))
         for sock in sockets:
             sock.close()
         self.until(lambda: server.handles() <= before + 2)

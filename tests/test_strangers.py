@@ -166,6 +166,11 @@ class Own(Case):
         for path in (place, os.path.dirname(place), os.path.dirname(os.path.dirname(place)), place + "/local", place + "/.psik"):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o700, path)
 
+    def test_a_folder_that_is_named_from_where_one_stands(self) -> None:
+        self.env.pop("PSIK_CONFIG")
+        self.psik("ls", env={"XDG_DATA_HOME": "here"})
+        self.assertTrue(os.path.isdir(os.path.join(self.folder, "here", "psik")))
+
     def test_removing_follows_no_link_that_takes_a_folders_place(self) -> None:
         outside, tree = os.path.join(self.folder, "outside"), os.path.join(self.folder, "tree")
         os.mkdir(outside, 0o750)

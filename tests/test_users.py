@@ -97,6 +97,16 @@ class Browser(Case):
         self.assertIn("&lt;b&gt;odd &amp; name&lt;/b&gt;", ours)
         self.assertIn("GET /v1/openapi.json", ours)
 
+    def test_a_page_that_wants_a_token(self) -> None:
+        server = Server(self, "--host", "127.0.0.1", "--port", "0", "--token")
+        token = re.findall("#token=([0-9a-f]+)", server.said())[0]
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}, Authorization="Bearer " + token).json)
+        self.assertIn(jobid, self.dump("http://127.0.0.1:%d/#token=%s" % (server.port, token)))
+        without = self.dump("http://127.0.0.1:%d/" % server.port)
+        self.assertNotIn(jobid, without)
+        self.assertIn("open the address that", without)
+        self.assertNotIn(token, server.said().split("#token=" + token, 2)[2])
+
 
 @needs("biscuit-python, in .deps/biscuit (make test-deps)", os.path.exists(BISCUIT))
 class Biscuits(test_access.Secured):
