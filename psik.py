@@ -4353,7 +4353,7 @@ def check_may_create(config: Config, policy: Any, caller: Caller) -> None:
         raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
 
-# Tokens: JWTs signed with HS256, or biscuits, under a key that only we can read.  The algorithm is ours to say, never the token's.
+# Tokens, under a key that only we can read.  The algorithm is ours to say, never the token's.
 
 def encode_base64(data: bytes) -> str:
     """base64url without its padding."""
@@ -4372,65 +4372,62 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def key_path(config: Config) -> str:
-    """Where the key of tokens lies: in the first backend's prefix."""
-    first = next(iter(config.backends.values()), config)
-    return os.path.join(os.path.abspath(first.prefix or config.prefix or data_home()), ".tokens", "key")
+class Keyring:
+    """The key under which a config's tokens are signed, and the ids of those that were taken back.
 
-
-def make_token_folder(config: Config) -> str:
-    """The folder of the key and of what was revoked, made where it is missing; ForbiddenError where it is somebody else's."""
-    folder = os.path.dirname(key_path(config))
-    make_folder(folder)
-    if config.check_owner:
-        check_ours(folder, "remove it, or name a prefix of your own in the config")
-    return folder
-
-
-def make_key(path: str) -> None:
-    """Make a key, unless another process is first."""
-    passing = "%s.%s" % (path, os.urandom(6).hex())
-    try:
-        write_file(passing, os.urandom(32).hex() + "\n", durable=True)
-        os.link(passing, path)
-    except FileExistsError:
-        pass
-    finally:
-        if os.path.exists(passing):
-            os.unlink(passing)
-
-
-def secret_key(config: Config) -> bytes:
-    """The key under which tokens are signed, made when it is first wanted; a file of mode 0600 beside the jobs.
-
-    ForbiddenError where others can read it.
+    Both lie in the first backend's prefix, in .tokens/.
     """
-    path = key_path(config)
-    if path not in TEXTS:
-        make_token_folder(config)
-    if not os.path.exists(path):
-        make_key(path)
-    found = os.stat(path)
-    if found.st_mode & 0o077 or found.st_uid != os.getuid():
-        raise ForbiddenError("%s can be read by others, so it is no key: remove it, and every token with it" % path)
-    text = read_unless_known(path).strip()
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        raise InvalidError("it holds no key; remove it", path)
-    return bytes.fromhex(text)
 
+    def __init__(self, config: Config) -> None:
+        first = next(iter(config.backends.values()), config)
+        self.folder = os.path.join(os.path.abspath(first.prefix or config.prefix or data_home()), ".tokens")
+        self.path = os.path.join(self.folder, "key")
+        self.revoked_path = os.path.join(self.folder, "revoked")
+        self.check_owner = config.check_owner
 
-def revoked(config: Config) -> Set[str]:
-    """The ids of the tokens that were taken back."""
-    return set(read_unless_known(os.path.join(os.path.dirname(key_path(config)), "revoked")).split())
+    def make_folder(self) -> None:
+        """Make the folder where it is missing; ForbiddenError where it is somebody else's."""
+        make_folder(self.folder)
+        if self.check_owner:
+            check_ours(self.folder, "remove it, or name a prefix of your own in the config")
 
+    def make_key(self) -> None:
+        """Make a key, unless another process is first."""
+        passing = "%s.%s" % (self.path, os.urandom(6).hex())
+        try:
+            write_file(passing, os.urandom(32).hex() + "\n", durable=True)
+            os.link(passing, self.path)
+        except FileExistsError:
+            pass
+        finally:
+            if os.path.exists(passing):
+                os.unlink(passing)
 
-def revoke(config: Config, jti: str) -> None:
-    """Take a token back, by its id (its claim jti)."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", jti):
-        raise InvalidError("%r is not the id of a token; `%s token --show TOKEN` says it" % (jti, called()))
-    path = os.path.join(make_token_folder(config), "revoked")
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
-        file.write(jti + "\n")
+    def key(self) -> bytes:
+        """The key, made when it is first wanted; a file of mode 0600.  ForbiddenError where others can read it."""
+        if self.path not in TEXTS:
+            self.make_folder()
+        if not os.path.exists(self.path):
+            self.make_key()
+        found = os.stat(self.path)
+        if found.st_mode & 0o077 or found.st_uid != os.getuid():
+            raise ForbiddenError("%s can be read by others, so it is no key: remove it, and every token with it" % self.path)
+        text = read_unless_known(self.path).strip()
+        if not re.fullmatch("[0-9a-f]{64}", text):
+            raise InvalidError("it holds no key; remove it", self.path)
+        return bytes.fromhex(text)
+
+    def revoked(self) -> Set[str]:
+        """The ids of the tokens that were taken back."""
+        return set(read_unless_known(self.revoked_path).split())
+
+    def revoke(self, jti: str) -> None:
+        """Take a token back, by its id (its claim jti, or a biscuit's revocation id)."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", jti):
+            raise InvalidError("%r is not the id of a token; `%s token --show TOKEN` says it" % (jti, called()))
+        self.make_folder()
+        with open(os.open(self.revoked_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+            file.write(jti + "\n")
 
 
 def refused_token(why: str) -> RequestError:
@@ -4439,229 +4436,271 @@ def refused_token(why: str) -> RequestError:
     return RequestError(401, "the token does not hold", WWW_Authenticate='Bearer error="invalid_token"')
 
 
-# Biscuits, where biscuit-python is installed: whoever holds one may narrow it without us.
+class Tokens:
+    """What a config's tokens are; a subclass for each kind of them says how claims become a token, and a token claims.
 
-def biscuit_module() -> Any:
-    """The package biscuit_auth; InvalidError where it is not installed."""
-    add_site_packages()
-    with suppress(ImportError):
-        import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
-        return biscuit_auth
-    raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")], "config")
-
-
-def biscuit_key(config: Config) -> Any:
-    """The private key of our biscuits, made from the one of our tokens."""
-    auth = biscuit_module()
-    return auth.PrivateKey.from_bytes(secret_key(config), auth.Algorithm.Ed25519)
-
-
-def biscuit_public_key(config: Config) -> str:
-    """The public key of our biscuits, in hexadecimal digits."""
-    if config.tokens != "biscuit":
-        raise InvalidError('the tokens are JWTs, which have no public key; "tokens": "biscuit" in the config makes biscuits')
-    return bytes(biscuit_module().KeyPair.from_private_key(biscuit_key(config)).public_key.to_bytes()).hex()
-
-
-def biscuit_token(config: Config, claims: Dict[str, Json]) -> str:
-    """A biscuit of these claims: `user("...")`, a check on time, and one for what it is narrowed to."""
-    import datetime
-    auth = biscuit_module()
-    source, values = "user({user}); check if time($time), $time < {exp};", {
-        "user": claims["sub"], "exp": datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)}
-    for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend")):
-        words = {"%s%d" % (name, number): word for number, word in enumerate(claims.get(name, ()))}
-        if name == "ops" and words:
-            source += " check if %s;" % " or ".join("operation({%s})" % key for key in words)
-        else:
-            source += "".join(" only_%s({%s});" % (fact, key) for key in words)
-        values.update(words)
-    return str(auth.BiscuitBuilder(source, values).build(biscuit_key(config)).to_base64())
-
-
-def read_varint(data: bytes, place: int) -> Tuple[int, int]:
-    """(number, the place behind it) of a protobuf number; IndexError where it is cut."""
-    value = shift = 0
-    while data[place] & 0x80:
-        value, shift, place = value | (data[place] & 0x7F) << shift, shift + 7, place + 1
-    return value | data[place] << shift, place + 1
-
-
-def protobuf_fields(data: bytes, number: int) -> List[bytes]:
-    """The values of a field of a protobuf message that holds bytes or messages; ValueError where it is none."""
-    found, place = [], 0
-    try:
-        while place < len(data):
-            key, place = read_varint(data, place)
-            kind = key & 7
-            size, start = read_varint(data, place) if kind in (0, 2) else ({1: 8, 5: 4}[kind], place)
-            place = start + size if kind else start
-            if key == number << 3 | 2:
-                found.append(data[start:place])
-    except (IndexError, KeyError):
-        raise ValueError("not a protobuf message") from None
-    return found
-
-
-def parts_of(messages: Iterable[bytes], number: int) -> List[bytes]:
-    """The values of a field of each of these protobuf messages."""
-    return [value for message in messages for value in protobuf_fields(message, number)]
-
-
-def check_biscuit(token: str) -> None:
-    """ValueError for a biscuit whose holder added what may take long to decide: the library holds the interpreter meanwhile,
-    and its own limits are looked at between two rules.
-
-    Blocks after the first may hold checks, each on few facts, and neither facts nor rules of their own.  The field numbers are
-    those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5, checks 6, Check.queries 1,
-    Rule.body 2.
+    Claims are those of a JWT: sub (the user), exp (seconds since the epoch), jti, and ops, jobs, backends where it is narrowed.
     """
-    blocks = parts_of(parts_of([decode_base64(token.rstrip("="))], 3), 1)
-    queries = parts_of(parts_of(blocks, 6), 1)
-    if parts_of(blocks, 4) or parts_of(blocks, 5):
-        raise ValueError("its holder added facts or rules, where only checks may be")
-    if len(blocks) > 8 or len(queries) > 32 or any(len(protobuf_fields(query, 2)) > 3 for query in queries):
-        raise ValueError("its holder added too many checks, or one on more than three facts")
+
+    def __init__(self, config: Config) -> None:
+        self.keys = Keyring(config)
+
+    def encode(self, claims: Dict[str, Json]) -> str:
+        """The token of these claims."""
+        raise NotImplementedError
+
+    def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+        """The claims of a token that holds; ValueError, KeyError or TypeError says why another does not.
+
+        facts are what a biscuit may make conditions on: client, operation and path.
+        """
+        raise NotImplementedError
+
+    def show(self, token: str) -> List[str]:
+        """What a token says, block by block, whether it holds or not; ValueError where it is none."""
+        raise NotImplementedError
+
+    def public_key(self) -> str:
+        """The key that a holder needs to narrow his token, in hexadecimal digits."""
+        raise NotImplementedError
+
+    def make(self, user: str, expires_s: float, parents: Sequence[str] = (), **narrow: Optional[Sequence[str]]) -> str:
+        """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
+
+        parents are the ids of the tokens that it was got with, and falls with.  InvalidError where it would be too long.
+        """
+        now = int(time.time())
+        claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
+                                   "jti": os.urandom(12).hex()}
+        claims.update({name: list(values) for name, values in narrow.items() if values is not None})
+        token = self.encode(dict(claims, parents=list(parents)) if parents else claims)
+        if len(token) > MAX_TOKEN:
+            raise InvalidError("the token would have %d characters, and may have %d: narrow it to fewer jobs" % (len(token), MAX_TOKEN))
+        return token
+
+    def read(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+        """The claims of a token that holds, as decode(); RequestError 401 otherwise, which does not say why: the log does."""
+        if len(token) > MAX_TOKEN:
+            raise refused_token("it is longer than %d characters" % MAX_TOKEN)
+        try:
+            return self.decode(token, facts)
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise refused_token(str(err)) from None
+
+    def blocks(self, token: str) -> List[str]:
+        """What a token says, as show(); RequestError 401 where it is none."""
+        try:
+            return self.show(token)
+        except ValueError as err:
+            raise refused_token(str(err)) from None
 
 
-def biscuit_authorizer(token: Any, facts: Dict[str, str]) -> Any:
-    """What decides whether a biscuit, whose signature holds, allows a request of which these are the facts."""
-    import datetime
-    source = "time({now}); %s allow if user($u);" % " ".join("%s({%s});" % (name, name) for name in facts)
-    builder = biscuit_module().AuthorizerBuilder(source, dict(facts, now=datetime.datetime.now(datetime.timezone.utc)))
-    limits = builder.limits()
-    limits.max_time = datetime.timedelta(seconds=1)  # by default a millisecond, which a busy machine misses
-    builder.set_limits(limits)
-    return builder.build(token)
+class JwtTokens(Tokens):
+    """JWTs, signed with HS256."""
 
+    def mark(self, text: str) -> str:
+        """The third part of a JWT, for its first two."""
+        import hashlib
+        import hmac
+        return encode_base64(hmac.new(self.keys.key(), text.encode(), hashlib.sha256).digest())
 
-def biscuit_claims(config: Config, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-    """The claims of a biscuit that holds for a request of which these are the facts; RequestError 401 otherwise."""
-    auth = biscuit_module()
-    try:
-        check_biscuit(token)
-        found = auth.Biscuit.from_base64(token, auth.KeyPair.from_private_key(biscuit_key(config)).public_key)
-    except Exception as err:  # the errors of biscuit_auth have no base but this
-        raise refused_token(str(err)) from None
-    if revoked(config) & set(found.revocation_ids):
-        raise refused_token("it was revoked")
-    authorizer = biscuit_authorizer(found, facts)
+    def encode(self, claims: Dict[str, Json]) -> str:
+        """head.claims.mark, each in base64url."""
+        parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+        return ".".join(parts + [self.mark(".".join(parts))])
 
-    def told(fact: str) -> List[str]:
-        return [row.terms[0] for row in authorizer.query(auth.Rule("told($x) <- %s($x)" % fact))]
-
-    try:
-        authorizer.authorize()
-        users = told("user")
-        claims: Dict[str, Json] = {"sub": users[0], "exp": time.time() + 86400}
-        claims.update({name: told("only_" + fact) for name, fact in (("jobs", "job"), ("backends", "backend")) if told("only_" + fact)})
-    except Exception as err:  # expired, or a check that its holder added
-        raise refused_token(str(err)) from None
-    if len(users) != 1 or not is_user(users[0]):
-        raise refused_token("it names no user")
-    return claims
-
-
-# JWTs, and tokens of either kind.
-
-def token_mark(config: Config, text: str) -> str:
-    """The third part of a JWT, for its first two."""
-    import hashlib
-    import hmac
-    return encode_base64(hmac.new(secret_key(config), text.encode(), hashlib.sha256).digest())
-
-
-def jwt(config: Config, claims: Dict[str, Json]) -> str:
-    """A JWT of these claims."""
-    parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
-    return ".".join(parts + [token_mark(config, ".".join(parts))])
-
-
-def make_token(config: Config, user: str, expires_s: float, parents: Sequence[str] = (), **narrow: Optional[Sequence[str]]) -> str:
-    """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
-
-    parents are the ids of the tokens that it was got with, and falls with.  InvalidError where it would be too long.
-    """
-    now = int(time.time())
-    claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
-                               "jti": os.urandom(12).hex()}
-    claims.update({name: list(values) for name, values in narrow.items() if values is not None})
-    claims.update({"parents": list(parents)} if parents else {})
-    token = biscuit_token(config, claims) if config.tokens == "biscuit" else jwt(config, claims)
-    if len(token) > MAX_TOKEN:
-        raise InvalidError("the token would have %d characters, and may have %d: narrow it to fewer jobs" % (len(token), MAX_TOKEN))
-    return token
-
-
-def check_times(claims: Dict[str, Json]) -> None:
-    """ValueError (or KeyError, TypeError) where a token does not hold now."""
-    import math
-    now, times = time.time(), {name: claims.get(name, 0) for name in ("exp", "nbf", "iat")}
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in times.values()):
-        raise ValueError("its times are no numbers")
-    if not now <= times["exp"] + CLOCK_SKEW_S:
-        raise ValueError("it has expired")
-    if not max(times["nbf"], times["iat"]) <= now + CLOCK_SKEW_S:
-        raise ValueError("it is not valid yet")
-
-
-def is_list_of_texts(value: Any) -> bool:
-    """Whether a value is a list that holds nothing but texts."""
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def check_claims(config: Config, claims: Dict[str, Json]) -> None:
-    """ValueError (or KeyError, TypeError) where the claims of a token do not hold, now and here."""
-    if claims["iss"] != TOKEN_ISSUER or claims["aud"] != TOKEN_ISSUER:
-        raise ValueError("it is for somebody else")
-    if not is_user(claims["sub"]):
-        raise ValueError("it names no user")
-    check_times(claims)
-    if revoked(config) & {str(jti) for jti in [claims["jti"]] + claims.get("parents", [])}:
-        raise ValueError("it was revoked")
-    for name in NARROWINGS:
-        if not is_list_of_texts(claims.get(name, [])):
-            raise ValueError("its %s are no list" % name)
-
-
-def read_token(config: Config, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-    """The claims of a token that holds; RequestError 401 otherwise, which does not say why: the log does.
-
-    facts are what a biscuit may make conditions on: client, operation and path.
-    """
-    if len(token) > MAX_TOKEN:
-        raise refused_token("it is longer than %d characters" % MAX_TOKEN)
-    if config.tokens == "biscuit":
-        return biscuit_claims(config, token, facts)
-    import hmac
-    try:
+    def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+        """The claims, whatever the facts: a JWT makes no conditions."""
+        import hmac
         head, claims, mark = token.split(".")
-        if not hmac.compare_digest(token_mark(config, head + "." + claims).encode(), mark.encode()):
+        if not hmac.compare_digest(self.mark(head + "." + claims).encode(), mark.encode()):
             raise ValueError("its signature is not ours")
         said = json.loads(decode_base64(head))
         if said.get("alg") != "HS256" or "crit" in said:
             raise ValueError("its algorithm is not HS256")
         found: Dict[str, Json] = json.loads(decode_base64(claims))
-        check_claims(config, found)
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise refused_token(str(err)) from None
-    return found
+        self.check(found)
+        return found
 
+    def check(self, claims: Dict[str, Json]) -> None:
+        """ValueError (or KeyError, TypeError) where claims do not hold, now and here."""
+        if claims["iss"] != TOKEN_ISSUER or claims["aud"] != TOKEN_ISSUER:
+            raise ValueError("it is for somebody else")
+        if not is_user(claims["sub"]):
+            raise ValueError("it names no user")
+        self.check_times(claims)
+        if self.keys.revoked() & {str(jti) for jti in [claims["jti"]] + claims.get("parents", [])}:
+            raise ValueError("it was revoked")
+        for name in NARROWINGS:
+            values = claims.get(name, [])
+            if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+                raise ValueError("its %s are no list" % name)
 
-def token_blocks(config: Config, token: str) -> List[str]:
-    """What a token says, block by block, whether it holds or not; RequestError 401 where it is none."""
-    try:
-        if config.tokens == "biscuit":
-            found = biscuit_module().UnverifiedBiscuit.from_base64(token)
-            return ["%s# revocation id: %s" % (found.block_source(number), found.revocation_ids[number])
-                    for number in range(found.block_count())]
+    @staticmethod
+    def check_times(claims: Dict[str, Json]) -> None:
+        """ValueError (or KeyError) where claims do not hold now."""
+        import math
+        now, times = time.time(), {"exp": claims["exp"], "nbf": claims.get("nbf", 0), "iat": claims.get("iat", 0)}
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in times.values()):
+            raise ValueError("its times are no numbers")
+        if not now <= times["exp"] + CLOCK_SKEW_S:
+            raise ValueError("it has expired")
+        if not max(times["nbf"], times["iat"]) <= now + CLOCK_SKEW_S:
+            raise ValueError("it is not valid yet")
+
+    def show(self, token: str) -> List[str]:
+        """The claims, as JSON."""
         return [json.dumps(json.loads(decode_base64(token.split(".")[1] if token.count(".") == 2 else "no JWT")))]
-    except ValueError as err:
-        raise refused_token(str(err)) from None
-    except Exception as err:  # the errors of biscuit_auth have no base but this
-        if isinstance(err, PsikError):
+
+    def public_key(self) -> str:
+        """InvalidError: there is none."""
+        raise InvalidError('the tokens are JWTs, which have no public key; "tokens": "biscuit" in the config makes biscuits')
+
+
+class Protobuf:
+    """A protobuf message, as far as one can read it without its schema."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
+
+    def number(self) -> int:
+        """The number at the place where reading stands; IndexError where it is cut."""
+        value = shift = 0
+        while self.data[self.place] & 0x80:
+            value, shift, self.place = value | (self.data[self.place] & 0x7F) << shift, shift + 7, self.place + 1
+        self.place += 1
+        return value | self.data[self.place - 1] << shift
+
+    def skip(self, kind: int) -> bytes:
+        """The value of the field where reading stands, where it holds bytes or a message; KeyError for a kind that there is not."""
+        size = self.number() if kind in (0, 2) else {1: 8, 5: 4}[kind]
+        start, self.place = self.place, self.place + (size if kind else 0)
+        return self.data[start:self.place]
+
+    def below(self, *path: int) -> List["Protobuf"]:
+        """The messages in a field, in a field of those, and so on."""
+        found = [self]
+        for wanted in path:
+            found = [inner for message in found for inner in message.fields(wanted)]
+        return found
+
+    def fields(self, wanted: int) -> List["Protobuf"]:
+        """The messages in a field; ValueError where this is no message."""
+        found, self.place = [], 0
+        try:
+            while self.place < len(self.data):
+                key = self.number()
+                value = self.skip(key & 7)
+                found += [Protobuf(value)] if key == wanted << 3 | 2 else []
+        except (IndexError, KeyError):
+            raise ValueError("not a protobuf message") from None
+        return found
+
+
+class BiscuitTokens(Tokens):
+    """Biscuits, where biscuit-python is installed: whoever holds one may narrow it without us."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        add_site_packages()
+        try:
+            import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")],
+                               "config") from None
+        self.auth: Any = biscuit_auth
+
+    def private_key(self) -> Any:
+        """The key of our biscuits, made from the one of our tokens."""
+        return self.auth.PrivateKey.from_bytes(self.keys.key(), self.auth.Algorithm.Ed25519)
+
+    def root_key(self) -> Any:
+        """The public key of our biscuits."""
+        return self.auth.KeyPair.from_private_key(self.private_key()).public_key
+
+    def public_key(self) -> str:
+        """The root key, which is no secret."""
+        return bytes(self.root_key().to_bytes()).hex()
+
+    def encode(self, claims: Dict[str, Json]) -> str:
+        """A biscuit of these claims: `user("...")`, a check on time, and one for what it is narrowed to."""
+        import datetime
+        source, values = "user({user}); check if time($time), $time < {exp};", {
+            "user": claims["sub"], "exp": datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)}
+        for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend")):
+            words = {"%s%d" % (name, number): word for number, word in enumerate(claims.get(name, ()))}
+            if name == "ops" and words:
+                source += " check if %s;" % " or ".join("operation({%s})" % key for key in words)
+            else:
+                source += "".join(" only_%s({%s});" % (fact, key) for key in words)
+            values.update(words)
+        return str(self.auth.BiscuitBuilder(source, values).build(self.private_key()).to_base64())
+
+    @staticmethod
+    def check_blocks(token: str) -> None:
+        """ValueError for a biscuit whose holder added what may take long to decide: the library holds the interpreter meanwhile,
+        and its own limits are looked at between two rules.
+
+        Blocks after the first may hold checks, each on few facts, and neither facts nor rules of their own.  The field numbers
+        are those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5, checks 6,
+        Check.queries 1, Rule.body 2.
+        """
+        biscuit = Protobuf(decode_base64(token.rstrip("=")))
+        blocks, queries = biscuit.below(3, 1), biscuit.below(3, 1, 6, 1)
+        if biscuit.below(3, 1, 4) + biscuit.below(3, 1, 5):
+            raise ValueError("its holder added facts or rules, where only checks may be")
+        if len(blocks) > 8 or len(queries) > 32 or any(len(query.fields(2)) > 3 for query in queries):
+            raise ValueError("its holder added too many checks, or one on more than three facts")
+
+    def authorizer(self, token: Any, facts: Dict[str, str]) -> Any:
+        """What decides whether a biscuit, whose signature holds, allows a request of which these are the facts."""
+        import datetime
+        source = "time({now}); %s allow if user($u);" % " ".join("%s({%s});" % (name, name) for name in facts)
+        builder = self.auth.AuthorizerBuilder(source, dict(facts, now=datetime.datetime.now(datetime.timezone.utc)))
+        limits = builder.limits()
+        limits.max_time = datetime.timedelta(seconds=1)  # by default a millisecond, which a busy machine misses
+        builder.set_limits(limits)
+        return builder.build(token)
+
+    def authorized(self, token: Any, facts: Dict[str, str]) -> Dict[str, List[str]]:
+        """What a biscuit says that is allowed a request: {fact: its values}."""
+        authorizer = self.authorizer(token, facts)
+        authorizer.authorize()
+        return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule("told($x) <- %s($x)" % fact))]
+                for fact in ("user", "only_job", "only_backend")}
+
+    def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
+        """The claims of a biscuit that allows a request of which these are the facts; its own checks have decided about time."""
+        self.check_blocks(token)
+        try:
+            found = self.auth.Biscuit.from_base64(token, self.root_key())
+            told = {} if self.keys.revoked() & set(found.revocation_ids) else self.authorized(found, facts)
+        except PsikError:
             raise
-        raise refused_token(str(err)) from None
+        except Exception as err:  # its own errors have no base but this: no biscuit, expired, a check that its holder added
+            raise ValueError(str(err)) from None
+        if not told:
+            raise ValueError("it was revoked")
+        if len(told["user"]) != 1 or not is_user(told["user"][0]):
+            raise ValueError("it names no user")
+        narrow = {name: told["only_" + fact] for name, fact in (("jobs", "job"), ("backends", "backend")) if told["only_" + fact]}
+        return dict(narrow, sub=told["user"][0], exp=time.time() + 86400)
+
+    def show(self, token: str) -> List[str]:
+        """Each block as Datalog, with its revocation id."""
+        try:
+            found = self.auth.UnverifiedBiscuit.from_base64(token)
+        except Exception as err:  # its own errors have no base but this
+            raise ValueError(str(err)) from None
+        return ["%s# revocation id: %s" % (found.block_source(number), found.revocation_ids[number]) for number in range(found.block_count())]
+
+
+TOKEN_KINDS: Dict[str, Type[Tokens]] = {"jwt": JwtTokens, "biscuit": BiscuitTokens}
+
+
+def tokens_of(config: Config) -> Tokens:
+    """The tokens of a config; InvalidError where their kind needs a package that is not installed."""
+    return TOKEN_KINDS[config.tokens](config)
 
 
 # ------------------------------------------------------------------------------------- 16. Service state
@@ -5476,7 +5515,7 @@ def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
     parents = said.get("parents", []) + ([said["jti"]] if said else [])
     if len(parents) > MAX_PARENTS:
         raise ForbiddenError("this token was got with %d others, one after the other; ask with an earlier one" % MAX_PARENTS)
-    text = make_token(api.config, caller.user, left_s, parents, **{name: said.get(name) for name in NARROWINGS})
+    text = tokens_of(api.config).make(caller.user, left_s, parents, **{name: said.get(name) for name in NARROWINGS})
     return text_response(text).plus(("Cache-Control", "no-store"))
 
 
@@ -5485,7 +5524,7 @@ def api_post_token(api: Api, req: Request, caller: Caller) -> Json:
     token = bearer_of(req)
     if token is None:
         raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
-    return {"blocks": token_blocks(api.config, token)}
+    return {"blocks": tokens_of(api.config).blocks(token)}
 
 
 # The server itself.
@@ -5978,7 +6017,7 @@ def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
 def bearer_caller(api: Api, peer: Peer, req: Request, route: Route, token: str) -> Caller:
     """Whom a token names, and what it leaves him; RequestError 401 where it does not hold, ForbiddenError where it is not for this."""
     operation = "GET" if route.scope == "token" else req.verb  # who shows a token to be told what it says, only looks
-    claims = read_token(api.config, token, {
+    claims = tokens_of(api.config).read(token, {
         "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": operation})
     narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
     if operation not in claims.get("ops", [operation]):
@@ -7108,7 +7147,7 @@ def token_for(config: Config, opts: Options) -> str:
         for word in words:
             if not fits(word):
                 raise InvalidError("%r is no %s" % (word, what))
-    return make_token(config, user, read_span(opts.expires), ops=ops or None, jobs=opts.jobs or None, backends=opts.backends or None)
+    return tokens_of(config).make(user, read_span(opts.expires), ops=ops or None, jobs=opts.jobs or None, backends=opts.backends or None)
 
 
 @command("token --user bot --expires 7d --ops GET",
@@ -7129,11 +7168,11 @@ def cmd_token(opts: Options) -> None:
     if sum(map(bool, (opts.revoke, opts.show, opts.public_key))) > 1:
         raise InvalidError("--revoke, --show and --public-key are several things; give one")
     if opts.public_key:
-        say(biscuit_public_key(config))
+        say(tokens_of(config).public_key())
     elif opts.revoke:
-        revoke(config, opts.revoke)
+        Keyring(config).revoke(opts.revoke)
     elif opts.show:
-        for block in token_blocks(config, opts.show):
+        for block in tokens_of(config).blocks(opts.show):
             say(block)
     else:
         say(token_for(config, opts))

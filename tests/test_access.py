@@ -155,7 +155,7 @@ class Secured(Case):
 
     def expired(self) -> str:
         """A token of ada's whose time is over."""
-        with open(psik.key_path(self.config())) as file:
+        with open(psik.Keyring(self.config()).path) as file:
             key = bytes.fromhex(file.read().strip())
         return "token:" + jwt({"sub": "ada", "iss": "psik", "aud": "psik", "iat": 1, "exp": 2, "jti": "x"}, key)
 
@@ -271,7 +271,7 @@ class Secured(Case):
         shown = self.ask(good, "POST", "/v1/token").json["blocks"]
         claims = json.loads(shown[0])
         self.assertEqual((claims["sub"], claims["iss"], claims["aud"]), ("bob", "psik", "psik"))
-        path = psik.key_path(self.config())
+        path = psik.Keyring(self.config()).path
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         with open(path) as file:
             key = bytes.fromhex(file.read().strip())

@@ -119,7 +119,7 @@ class Trees(Amiss):
         self.assertEqual(psik.read_access(self.made).owner, psik.LOCAL_USER)
         os.makedirs(os.path.join(self.prefix, ".tokens"))
         key = self.write("jobs/.tokens/key", "moo", 0o600)
-        self.refused(psik.InvalidError, key + ": it holds no key", psik.secret_key, self.config())
+        self.refused(psik.InvalidError, key + ": it holds no key", psik.Keyring(self.config()).key)
 
     def test_a_foreign_file_in_the_outbox_and_a_broken_job_keep_no_event(self) -> None:
         config = self.config()

@@ -135,7 +135,7 @@ class Biscuits(test_access.Secured):
         code = ("import sys, biscuit_auth as a; key = a.PrivateKey.from_bytes(bytes.fromhex(open(sys.argv[3]).read()), a.Algorithm.Ed25519)\n"
                 "found = a.Biscuit.from_base64(sys.argv[1], a.KeyPair.from_private_key(key).public_key)\n"
                 "print(found.append(a.BlockBuilder(sys.argv[2])).to_base64())")
-        done = subprocess.run([BISCUIT, "-c", code, token[6:], block, psik.key_path(self.config())], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = subprocess.run([BISCUIT, "-c", code, token[6:], block, psik.Keyring(self.config()).path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         return "token:" + done.stdout.decode().strip()
 
