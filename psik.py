@@ -3394,48 +3394,21 @@ class JobManager:
 
 # What lies in a folder that a name from outside may not leave: by `..`, by a link, or by one put there meanwhile.
 
-def path_inside(root: str, path: str) -> str:
-    """The real path of what is called path inside the folder root; ForbiddenError where that is outside."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    real, root = os.path.realpath(os.path.join(root, *parts)), os.path.realpath(root)
-    if ".." in parts or (real != root and not real.startswith(root.rstrip("/") + "/")):
-        raise ForbiddenError("%r leads out of the directory" % path)
-    return real
-
-
-def open_folder(root: str, real: str, make: bool = False) -> int:
-    """A descriptor of a folder inside root, reached without a link on the way; make: make what is missing."""
-    root = os.path.realpath(root)
-    try:
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        raise NotFoundError("%s is gone" % root) from None
-    for part in os.path.relpath(real, root).split("/") if real != root else []:
-        try:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=fd)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        finally:
-            os.close(fd)
-        fd = inner
-    return fd
-
-
 Refusals = Dict[int, Tuple[Type[PsikError], str]]
 NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (NotFoundError, "no file %(path)r"))
 NO_READING: Refusals = dict(NO_FILE)
 NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # but a socket
 NO_REMOVING: Refusals = dict(NO_FILE)
 NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
+MOVING: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO), (NotFoundError, "%(path)r is something else now"))
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
     (ConflictError, "%(path)r cannot be a file here: %(why)s"))
 
 
 @contextmanager
-def in_words(path: str, refusals: Refusals) -> Iterator[None]:
-    """What the system refuses inside is said of path in the table's words; what the table has not, passes."""
+def refusing(path: str, refusals: Refusals) -> Iterator[None]:
+    """Turn an OSError that `refusals` lists into our error about path; let others through."""
     try:
         yield
     except OSError as err:
@@ -3445,73 +3418,108 @@ def in_words(path: str, refusals: Refusals) -> Iterator[None]:
         raise kind(message % {"path": path, "why": (err.strerror or "").lower()}) from None
 
 
-def open_inside(root: str, path: str) -> IO[bytes]:
-    """A file inside root, open for reading.  NotFoundError, or ForbiddenError where it is outside, or no plain file."""
-    real = path_inside(root, path)
-    above = os.path.dirname(real) if real != os.path.realpath(root) else real
-    with in_words(path, NO_READING), closing_fd(open_folder(root, above)) as folder:
-        fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ForbiddenError("%r is not a plain file" % path)
-    return open(fd, "rb")
+class ConfinedFolder:
+    """A folder, and what lies in it by names from outside.
 
-
-def write_passing(folder: int, name: str, blocks: Iterable[bytes]) -> None:
-    """Write blocks to a new file of an open folder."""
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
-    with open(fd, "wb", buffering=0) as file:
-        for block in blocks:
-            view = memoryview(block)
-            while view:
-                view = view[file.write(view):]
-
-
-def save_inside(root: str, path: str, blocks: Iterable[bytes]) -> None:
-    """Write a file inside root; the folders on the way are made.  It is there whole, or not at all.
-
-    InvalidError where path names no file; ConflictError where a directory is there, or a file on the way.
+    A path is relative to it.  ForbiddenError where one leads out of it.
     """
-    above, _, name = path.rpartition("/")
-    if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
-        raise InvalidError("%s names no file" % shown(path))
-    passing = "%s%s" % (PASSING, os.urandom(8).hex())
-    with in_words(path, NO_WRITING), closing_fd(open_folder(root, path_inside(root, above), make=True)) as folder:
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+
+    def real(self, path: str) -> str:
+        """The real path of what is called path here."""
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        real = os.path.realpath(os.path.join(self.root, *parts))
+        if ".." in parts or (real != self.root and not real.startswith(self.root.rstrip("/") + "/")):
+            raise ForbiddenError("%r leads out of the directory" % path)
+        return real
+
+    def is_folder(self, path: str) -> bool:
+        """Whether path is a folder."""
+        return os.path.isdir(self.real(path))
+
+    def descend(self, real: str, make: bool = False) -> int:
+        """A descriptor of a folder in here, reached without a link on the way; make: make what is missing."""
         try:
-            write_passing(folder, passing, blocks)
-            os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(passing, dir_fd=folder)
-            raise
-
-
-def unlink_inside(root: str, path: str) -> None:
-    """Remove a file, or a link, inside root; NotFoundError, or ConflictError where it is a directory."""
-    above, _, name = path.rstrip("/").rpartition("/")
-    if name in ("", ".", ".."):
-        raise InvalidError("%r names no file" % path)
-    with in_words(path, NO_REMOVING), closing_fd(open_folder(root, path_inside(root, above))) as folder:
-        os.unlink(name, dir_fd=folder)
-
-
-def stat_folder(root: str, path: str) -> Dict[str, Dict[str, int]]:
-    """{name: {size, atime, mtime}} of what lies in a folder inside root; a link counts as itself.  NotFoundError, ForbiddenError."""
-    try:
-        fd = open_folder(root, path_inside(root, path))
-    except OSError:
-        raise NotFoundError("no directory %r" % path) from None
-    found = {}
-    with closing_fd(fd):
-        for item in sorted(os.listdir(fd)):
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise NotFoundError("%s is gone" % self.root) from None
+        for part in os.path.relpath(real, self.root).split("/") if real != self.root else []:
             try:
-                known = os.stat(item, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:  # gone meanwhile
-                continue
-            if not item.startswith(PASSING):
-                name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                found[name] = {"size": known.st_size, "atime": int(known.st_atime), "mtime": int(known.st_mtime)}
-    return found
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, 0o755, dir_fd=fd)
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return fd
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file, open for reading.  NotFoundError, or ForbiddenError where it is no plain file."""
+        real = self.real(path)
+        above = os.path.dirname(real) if real != self.root else real
+        with refusing(path, NO_READING), closing_fd(self.descend(above)) as folder:
+            fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise ForbiddenError("%r is not a plain file" % path)
+        return open(fd, "rb")
+
+    @staticmethod
+    def write(folder: int, name: str, blocks: Iterable[bytes]) -> None:
+        """Write blocks to a new file of an open folder."""
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+        with open(fd, "wb", buffering=0) as file:
+            for block in blocks:
+                view = memoryview(block)
+                while view:
+                    view = view[file.write(view):]
+
+    def save(self, path: str, blocks: Iterable[bytes]) -> None:
+        """Write a file; the folders on the way are made.  It is there whole, or not at all.
+
+        InvalidError where path names no file; ConflictError where a directory is there, or a file on the way.
+        """
+        above, _, name = path.rpartition("/")
+        if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
+            raise InvalidError("%s names no file" % shown(path))
+        passing = "%s%s" % (PASSING, os.urandom(8).hex())
+        with refusing(path, NO_WRITING), closing_fd(self.descend(self.real(above), make=True)) as folder:
+            try:
+                self.write(folder, passing, blocks)
+                os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(passing, dir_fd=folder)
+                raise
+
+    def unlink(self, path: str) -> None:
+        """Remove a file, or a link; NotFoundError, or ConflictError where it is a directory."""
+        above, _, name = path.rstrip("/").rpartition("/")
+        if name in ("", ".", ".."):
+            raise InvalidError("%r names no file" % path)
+        with refusing(path, NO_REMOVING), closing_fd(self.descend(self.real(above))) as folder:
+            os.unlink(name, dir_fd=folder)
+
+    def stat(self, path: str = "") -> Dict[str, Dict[str, int]]:
+        """{name: {size, atime, mtime}} of what lies in a folder; a link counts as itself.  NotFoundError."""
+        try:
+            fd = self.descend(self.real(path))
+        except OSError:
+            raise NotFoundError("no directory %r" % path) from None
+        found = {}
+        with closing_fd(fd):
+            for item in sorted(os.listdir(fd)):
+                try:
+                    known = os.stat(item, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:  # gone meanwhile
+                    continue
+                if not item.startswith(PASSING):
+                    name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                    found[name] = {"size": known.st_size, "atime": int(known.st_atime), "mtime": int(known.st_mtime)}
+        return found
 
 
 class Padded:
@@ -3528,53 +3536,59 @@ class Padded:
         return data + b"\0" * (size - len(data))
 
 
-def add_to_archive(archive: Any, name: str, folder: int, item: str) -> bool:
-    """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out.  Whether it was a
-    directory."""
-    import tarfile
-    info = tarfile.TarInfo(name)
-    try:
-        found = os.stat(item, dir_fd=folder, follow_symlinks=False)
-        info.mode, info.mtime = stat.S_IMODE(found.st_mode), max(0, int(found.st_mtime))
-        if stat.S_ISREG(found.st_mode):
-            with open(os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as content:
-                info.size = os.fstat(content.fileno()).st_size
-                archive.addfile(info, Padded(content, info.size))
-            return False
-        if stat.S_ISLNK(found.st_mode):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
-        elif stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
-            info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
-        else:
-            return False
-    except (FileNotFoundError, PermissionError, NotADirectoryError):
+class Archive:
+    """A .tar.gz that is sent while it is made: links as links, and what grows or shrinks meanwhile at its first size."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        import tarfile
+        self.send = send
+        self.tar: Any = tarfile.open(fileobj=self, mode="w|gz", bufsize=65536)  # type: ignore
+
+    def write(self, data: bytes) -> int:
+        """What tarfile calls; pass it on."""
+        self.send(bytes(data))
+        return len(data)
+
+    def add(self, name: str, folder: int, item: str) -> bool:
+        """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out.  Whether it was
+        a directory."""
+        import tarfile
+        info = tarfile.TarInfo(name)
+        with suppress(NotFoundError, FileNotFoundError, PermissionError, NotADirectoryError), refusing(item, MOVING):
+            found = os.stat(item, dir_fd=folder, follow_symlinks=False)
+            info.mode, info.mtime = stat.S_IMODE(found.st_mode), max(0, int(found.st_mtime))
+            if stat.S_ISREG(found.st_mode):
+                self.add_file(info, folder, item)
+            elif stat.S_ISLNK(found.st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
+                self.tar.addfile(info)
+            elif stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+                info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
+                self.tar.addfile(info)
+            return info.isdir()
         return False
-    except OSError as err:
-        if err.errno in (errno.ELOOP, errno.ENXIO):
-            return False
-        raise
-    archive.addfile(info)
-    return info.isdir()
 
+    def add_file(self, info: Any, folder: int, item: str) -> None:
+        """Add a plain file of an open folder."""
+        with open(os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as content:
+            info.size = os.fstat(content.fileno()).st_size
+            self.tar.addfile(info, Padded(content, info.size))
 
-def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]) -> None:
-    """Send a folder inside root as .tar.gz, below name; links as links, and what grows or shrinks meanwhile at its first size."""
-    import tarfile
-
-    class Out:
-        """What tarfile writes to."""
-
-        def write(self, data: bytes) -> int:
-            """Pass it on."""
-            send(bytes(data))
-            return len(data)
-
-    with closing_fd(open_folder(root, path_inside(root, path))) as top, \
-            tarfile.open(fileobj=Out(), mode="w|gz", bufsize=65536) as archive:  # type: ignore
+    def add_folder(self, name: str, top: int) -> None:
+        """Add all that lies in an open folder, below name."""
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
             items = sorted(item for item in folders + files if not item.startswith(PASSING))
             # Below what went into the archive as a directory, and not below a link that another process put there since.
-            folders[:] = [item for item in items if add_to_archive(archive, os.path.normpath(os.path.join(name, folder, item)), fd, item)]
+            folders[:] = [item for item in items if self.add(os.path.normpath(os.path.join(name, folder, item)), fd, item)]
+
+
+def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]) -> None:
+    """Send a folder inside root as .tar.gz, below name."""
+    folder = ConfinedFolder(root)
+    with closing_fd(folder.descend(folder.real(path))) as top:
+        archive = Archive(send)
+        with archive.tar:
+            archive.add_folder(name, top)
 
 
 # ---------------------------------------------------------------------------------------------- 14. HTTP
@@ -5317,7 +5331,7 @@ def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[
     latest = latest_of(job.rows())  # before the file: what is read then, is all where this is final
     if latest is None:
         raise NotFoundError("no job %s" % job.jobid)
-    file = open_inside(job.at("log"), name)
+    file = ConfinedFolder(job.at("log")).open(name)
     size = os.fstat(file.fileno()).st_size
     notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
     kind = "text/plain; charset=utf-8"
@@ -5435,15 +5449,15 @@ def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
 
 def api_get_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """What lies in the work directory: {name: {size, atime, mtime}}."""
-    return stat_folder(job.directory(), "")
+    return ConfinedFolder(job.directory()).stat()
 
 
 def api_get_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Union[Json, Response]:
     """A file of the work directory, as bytes; of a directory, what lies in it."""
-    path = req.params["path"].rstrip("/")
-    if os.path.isdir(path_inside(job.directory(), path)):
-        return stat_folder(job.directory(), path)
-    return file_response(req, open_inside(job.directory(), path), "application/octet-stream", os.path.basename(path))
+    path, folder = req.params["path"].rstrip("/"), ConfinedFolder(job.directory())
+    if folder.is_folder(path):
+        return folder.stat(path)
+    return file_response(req, folder.open(path), "application/octet-stream", os.path.basename(path))
 
 
 def upload_limit(api: Api) -> int:
@@ -5453,13 +5467,13 @@ def upload_limit(api: Api) -> int:
 
 def api_put_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Write a file of the work directory; the directories on the way are made."""
-    save_inside(job.directory(), req.params["path"], req.body.blocks(upload_limit(api)))
+    ConfinedFolder(job.directory()).save(req.params["path"], req.body.blocks(upload_limit(api)))
     return None
 
 
 def api_delete_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Remove a file of the work directory."""
-    unlink_inside(job.directory(), req.params["path"])
+    ConfinedFolder(job.directory()).unlink(req.params["path"])
     return None
 
 
@@ -5468,7 +5482,7 @@ def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: Li
     saved = 0
     for field_name, name, blocks in Form(req, upload_limit(api)).parts():
         if field_name == "files" and name:
-            save_inside(job.directory(), name, blocks)
+            ConfinedFolder(job.directory()).save(name, blocks)
             saved += 1
         for _ in blocks:
             pass
@@ -5480,7 +5494,7 @@ def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: Li
 def api_get_archive(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """The work directory, or one in it, as .tar.gz."""
     root, path = job.directory(), query_value(req, WITHIN) or ""
-    if not os.path.isdir(path_inside(root, path)):
+    if not ConfinedFolder(root).is_folder(path):
         raise NotFoundError("no such directory")
     return Response(200, lambda send: write_archive(root, path, job.jobid, send), (
         ("Content-Type", "application/gzip"), ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % job.jobid)))

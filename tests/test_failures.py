@@ -302,10 +302,10 @@ class Trees(Amiss):
         psik.write_archive(work, "", "top", blocks.append)
         with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as archive:
             self.assertEqual({item.name: item.linkname for item in archive}, {"top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
-        self.refused(psik.ForbiddenError, "not a plain file", psik.open_inside, work, "fifo")
-        self.refused(psik.ForbiddenError, "not a plain file", psik.open_inside, work, "sock")
-        self.refused(psik.NotFoundError, "no directory", psik.stat_folder, work, "sub/file")
-        self.refused(psik.NotFoundError, "is gone", psik.open_folder, work + "/nowhere", work + "/nowhere")
+        self.refused(psik.ForbiddenError, "not a plain file", psik.ConfinedFolder(work).open, "fifo")
+        self.refused(psik.ForbiddenError, "not a plain file", psik.ConfinedFolder(work).open, "sock")
+        self.refused(psik.NotFoundError, "no directory", psik.ConfinedFolder(work).stat, "sub/file")
+        self.refused(psik.NotFoundError, "is gone", psik.ConfinedFolder(work + "/nowhere").descend, work + "/nowhere")
 
 
 class Requests(Amiss):
@@ -334,7 +334,7 @@ class Requests(Amiss):
         base = "/v1/jobs/" + self.made.jobid
         for number, status, said in ((errno.ENOSPC, 507, "the disk is full"), (errno.EACCES, 403, "the system does not let us"),
                                      (errno.EIO, 500, "a defect of psik.py; its log has it as error")):
-            with mock.patch("psik.save_inside", side_effect=OSError(number, "oh")), captured() as (_, err):
+            with mock.patch("psik.ConfinedFolder.save", side_effect=OSError(number, "oh")), captured() as (_, err):
                 found, text = self.ask(self.api, "PUT", base + "/files/f", body=b"x")
             self.assertEqual((found, said in text), (status, True), text)
             self.assertEqual("Traceback" in err.getvalue(), status == 500)

@@ -519,10 +519,10 @@ class Requests(Case):
         work = os.path.join(self.folder, "work")
         os.mkdir(work)
         os.symlink("/etc", os.path.join(work, "d"))
-        real = psik.add_to_archive
+        real = psik.Archive.add
 
-        def swapping(archive: Any, name: str, folder: int, item: str) -> bool:
-            added = bool(real(archive, name, folder, item))
+        def swapping(archive: psik.Archive, name: str, folder: int, item: str) -> bool:
+            added = real(archive, name, folder, item)
             if item == "d":
                 os.unlink(os.path.join(work, "d"))
                 os.mkdir(os.path.join(work, "d"))
@@ -531,7 +531,7 @@ class Requests(Case):
             return added
 
         data = io.BytesIO()
-        with mock.patch("psik.add_to_archive", swapping):
+        with mock.patch("psik.Archive.add", swapping):
             psik.write_archive(work, "", "job", lambda block: data.write(block) and None)
         with tarfile.open(fileobj=io.BytesIO(data.getvalue())) as archive:
             self.assertEqual([(item.name, item.issym()) for item in archive], [("job/d", True)])
