@@ -1261,36 +1261,6 @@ def parse_rows(text: str, source: str) -> List[Row]:
     return rows
 
 
-def settle(steps: Dict[int, Row], row: Row) -> Dict[int, Row]:
-    """steps, with a row in it where the row moves its step on."""
-    known = steps.get(row.jobndx)
-    if known is None or RANK[row.state] > RANK[known.state]:
-        steps[row.jobndx] = row
-    return steps
-
-
-def steps_of(rows: Iterable[Row]) -> Dict[int, Row]:
-    """The row that tells each step's state: {jobndx: row}; {0: row} where no step was ever started.
-
-    Decided by the whole history, not by its last row: final beats active beats queued beats new, and the
-    first final row stays.  A `canceled` row of step 0 ends every step that had begun and not ended.
-    """
-    steps: Dict[int, Row] = {}
-    for row in rows:
-        if row.jobndx == 0 and row.state is JobState.canceled:
-            for jobndx in list(steps) or [0]:
-                steps = settle(steps, row._replace(jobndx=jobndx))
-        else:
-            steps = settle(steps, row)
-    return {jobndx: row for jobndx, row in steps.items() if jobndx or len(steps) == 1}
-
-
-def latest_of(rows: Iterable[Row]) -> Optional[Row]:
-    """The row that tells the state of the latest step, which is the job's; None where there is no row."""
-    steps = steps_of(rows)
-    return steps[max(steps)] if steps else None
-
-
 class JobDir:
     """One job's directory: every path in it, its spec and its history.  It holds nothing; it reads.
 
@@ -1413,6 +1383,98 @@ def close_job_to_others(job: JobDir) -> None:
     for path in folders + [path for folder in folders for path in paths_in(folder)]:
         with suppress(FileNotFoundError):
             close_to_others(path)
+
+
+class Step(NamedTuple):
+    """A step that a scheduler knows, or knew, by its native id."""
+    job: JobDir
+    jobndx: int
+    native: str
+
+    @property
+    def tag(self) -> str:
+        """What its scheduler was told of it."""
+        return "%s.%d" % (self.job.tag, self.jobndx)
+
+
+class Steps:
+    """What a history comes to: each step's state and native id.
+
+    Decided by the whole history, not by its last row: final beats active beats queued beats new, and the first final row
+    stays.  A `canceled` row of step 0 ends every step that had begun and not ended.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.states: Dict[int, Row] = {}    # the row that tells each step's state; {0: row} where none was ever started
+        self.queued: Dict[int, Info] = {}   # the native id that a step's submission said
+        self.active: Dict[int, Info] = {}   # the native id that says of itself what runs a step
+        self.ended: Set[int] = set()        # by a final row of their own
+        self.canceled: Set[int] = set()     # by a cancel of the whole job
+        for row in rows:
+            self.take_in(row)
+        if len(self.states) > 1:
+            self.states.pop(0, None)
+
+    def take_in(self, row: Row) -> None:
+        """Go on by one row."""
+        if row.jobndx == 0 and row.state is JobState.canceled:
+            self.canceled.update(self.queued, self.active)
+            for jobndx in list(self.states) or [0]:
+                self.settle(row._replace(jobndx=jobndx))
+            return
+        self.settle(row)
+        if row.state is JobState.queued:
+            self.queued[row.jobndx] = row.info
+        elif row.state is JobState.active:
+            self.active[row.jobndx] = row.info
+        elif row.state.is_final():
+            self.ended.add(row.jobndx)
+
+    def settle(self, row: Row) -> None:
+        """Let a row tell its step's state, where it moves the step on."""
+        known = self.states.get(row.jobndx)
+        if known is None or RANK[row.state] > RANK[known.state]:
+            self.states[row.jobndx] = row
+
+    @property
+    def latest(self) -> Optional[Row]:
+        """The row that tells the state of the latest step, which is the job's; None where there is no row."""
+        return self.states[max(self.states)] if self.states else None
+
+    @property
+    def next(self) -> int:
+        """The jobndx that the next submission gets."""
+        return max(row.jobndx for row in self.rows) + 1
+
+    @property
+    def natives(self) -> Dict[int, Info]:
+        """The native id of each step.  What runs it says so itself; until then, what its submission said counts.
+
+        The two differ where a step was submitted twice: only one of the submissions runs it.
+        """
+        return {**self.active, **self.queued, **{jobndx: info for jobndx, info in self.active.items() if info}}
+
+    def live(self, job: JobDir, canceled_too: bool = False) -> List[Step]:
+        """The steps that were queued, or ran, and have not ended.
+
+        canceled_too: also those which only a cancel of the whole job has ended, whose processes may live on.
+        """
+        over = self.ended if canceled_too else self.ended | self.canceled
+        return [Step(job, jobndx, str(native)) for jobndx, native in self.natives.items() if native != "" and jobndx not in over]
+
+    def stopped(self, job: JobDir) -> List[Step]:
+        """The steps that a signal ended of late: why, the scheduler may know (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL)."""
+        found = [row.jobndx for row in self.rows if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
+                 and age_s(row.time) < EXPLAIN_S]
+        natives = self.natives if found else {}
+        return [Step(job, jobndx, str(natives[jobndx])) for jobndx in found if jobndx in natives]
+
+    def unqueued(self) -> Optional[Row]:
+        """The last row, where its step is active and was never queued."""
+        last = self.rows[-1]
+        known = [row for row in self.rows if row.jobndx == last.jobndx and row.state is not JobState.active]
+        return last if last.state is JobState.active and not known else None
 
 
 class Root(NamedTuple):
@@ -2375,11 +2437,6 @@ def parse_poll(text: str) -> List[Heard]:
 
 # Submissions whose answer never came.
 
-def next_step(rows: Sequence[Row]) -> int:
-    """The jobndx that the next submission gets."""
-    return max(row.jobndx for row in rows) + 1
-
-
 def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
     """What a scheduler says of a step whose native id nobody knows, found by its tag; BackendError where it cannot be asked."""
     host, tag = job.host(jobndx), "%s.%d" % (job.tag, jobndx)
@@ -2392,20 +2449,14 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
     return next((heard for heard in parse_poll(done.out) if heard.tag == tag), None)
 
 
-def running_unqueued(rows: Sequence[Row]) -> Optional[Row]:
-    """The last row, where its step is active and was never queued."""
-    last = rows[-1]
-    known = [row for row in rows if row.jobndx == last.jobndx and row.state is not JobState.active]
-    return last if last.state is JobState.active and not known else None
-
-
 def adopt(job: JobDir, history: History) -> Optional[Row]:
     """Record a submission whose answer never came, where its step runs or its scheduler has it; else None.
 
     What a cut submission leaves: log/submit.N without a row of step N, or a step that is active and was never queued.
     BackendError where the scheduler cannot be asked.
     """
-    jobndx, running = next_step(history.rows), running_unqueued(history.rows)
+    steps = Steps(history.rows)
+    jobndx, running = steps.next, steps.unqueued()
     if running:
         jobndx = running.jobndx
         if running.info:
@@ -2422,7 +2473,7 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
     A step that runs already, and was never queued, needs no adoption until the job is started again or canceled.
     """
     for job, rows in jobs:
-        if os.path.exists(job.log("submit", next_step(rows))):
+        if os.path.exists(job.log("submit", Steps(rows).next)):
             try:
                 with transitions(job, patient=False) as history:
                     adopt(job, history)
@@ -2433,56 +2484,9 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
 
 # Steps of which the scheduler is asked.
 
-class Step(NamedTuple):
-    """A step that its scheduler still owes an answer."""
-    job: JobDir
-    jobndx: int
-    native: str
-
-    @property
-    def tag(self) -> str:
-        """What its scheduler was told of it."""
-        return "%s.%d" % (self.job.tag, self.jobndx)
-
-
 def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
     """What poll and cancel find on stdin: a line `NATIVEID TAG` for each of these pairs."""
     return "".join("%s %s\n" % pair for pair in steps)
-
-
-def natives_of(rows: Sequence[Row]) -> Dict[int, Info]:
-    """The native id of each step.  What runs it says so itself; until then, what its submission said counts.
-
-    The two differ where a step was submitted twice: only one of the submissions runs it.
-    """
-    active = {row.jobndx: row.info for row in rows if row.state is JobState.active}
-    queued = {row.jobndx: row.info for row in rows if row.state is JobState.queued}
-    return {**active, **queued, **{jobndx: info for jobndx, info in active.items() if info}}
-
-
-def live_steps(job: JobDir, rows: Sequence[Row], canceled_too: bool = False) -> List[Step]:
-    """The steps of a job that were queued, or ran, and have not ended.
-
-    canceled_too: also those which only a cancel of the whole job has ended, whose processes may live on.
-    """
-    begun: Set[int] = set()
-    ended: Set[int] = set()
-    for row in rows:
-        if row.jobndx == 0 and row.state is JobState.canceled:
-            ended.update([] if canceled_too else begun)
-        elif row.state.is_final():
-            ended.add(row.jobndx)
-        else:
-            begun.add(row.jobndx)
-    return [Step(job, jobndx, str(native)) for jobndx, native in natives_of(rows).items() if native != "" and jobndx not in ended]
-
-
-def stopped_steps(job: JobDir, rows: Sequence[Row]) -> List[Step]:
-    """The steps that a signal ended of late: why, the scheduler may know (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL)."""
-    stopped = [row.jobndx for row in rows if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
-               and age_s(row.time) < EXPLAIN_S]
-    natives = natives_of(rows) if stopped else {}
-    return [Step(job, jobndx, str(natives[jobndx])) for jobndx in stopped if jobndx in natives]
 
 
 class Seen(NamedTuple):
@@ -2516,7 +2520,8 @@ def groups_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[
     configs = {name: config_for(config, name) for name in {job.backend for job, _ in jobs}}
     groups: Dict[Tuple[str, str], Group] = {}
     for job, rows in jobs:
-        for step in live_steps(job, rows) + stopped_steps(job, rows):
+        steps = Steps(rows)
+        for step in steps.live(job) + steps.stopped(job):
             root, host = os.path.dirname(job.path), job.host(step.jobndx)
             if not is_elsewhere(host):
                 group = groups.setdefault((root, host), Group(root, host, configs[job.backend]))
@@ -2616,7 +2621,7 @@ def record_end(step: Step, seen: Seen, history: History) -> None:
     Of a step that has, a scheduler may know better why it failed; this host, where nobody else runs it, does not.
     What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
     """
-    known = steps_of(history.rows).get(step.jobndx)
+    known = Steps(history.rows).states.get(step.jobndx)
     if known is None:
         return
     failed, ended = seen.state != JobState.completed, known.state.is_final()
@@ -2774,18 +2779,19 @@ def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
 
 def refuse_running(job: JobDir, rows: Sequence[Row]) -> None:
     """ConflictError where a step of the job has not ended, or lives on after it was canceled."""
-    steps = live_steps(job, rows)
-    canceled = [step for step in live_steps(job, rows, canceled_too=True) if step not in steps]
+    known = Steps(rows)
+    steps = known.live(job)
+    canceled = [step for step in known.live(job, canceled_too=True) if step not in steps]
     for step in steps or living(job, canceled):
         raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step run beside it with --force"
-                            % (job.jobid, step.jobndx, "not yet gone" if canceled else steps_of(rows)[step.jobndx].state))
+                            % (job.jobid, step.jobndx, "not yet gone" if canceled else known.states[step.jobndx].state))
 
 
 def refuse_unready(job: JobDir, history: History, force: bool) -> None:
     """ConflictError or BackendError where a job's next step cannot be submitted as it stands."""
     if not force:
         refuse_running(job, history.rows)
-    log = job.log("submit", next_step(history.rows))
+    log = job.log("submit", Steps(history.rows).next)
     if os.path.exists(log) and not os.path.exists(job.script("poll")):
         raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
                            "remove %s to submit it anew" % (job.jobid, log))
@@ -2809,7 +2815,7 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
         if adopted:
             return adopted
         refuse_unready(job, history, force)
-        jobndx = next_step(history.rows)
+        jobndx = Steps(history.rows).next
         done = run_submit(job, jobndx, job.spec().inherit_environment, timeout_s)
         native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
         if done.status == 0 and NATIVE_ID.fullmatch(native):
@@ -2824,7 +2830,7 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     """As submit(), with as long for the scheduler's answer as the config says, for a job that may have been moved, and
     that may have ended without a word."""
     rows = job.rows()
-    if live_steps(job, rows) and not force:
+    if Steps(rows).live(job) and not force:
         reconcile(config, [(job, rows)], force=True)
     if was_moved(job):
         if not force:
@@ -2873,7 +2879,7 @@ def job_name(job: JobDir) -> str:
 
 def summarize(job: JobDir, rows: Sequence[Row], said: Said) -> Summary:
     """One job in a line: the state of its latest step.  NotFoundError where it has no rows: it was removed meanwhile."""
-    row = latest_of(rows)
+    row = Steps(rows).latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
     return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, said))
@@ -2944,7 +2950,7 @@ def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) ->
 
     NotFoundError where there is no such step, or where it has written nothing yet.
     """
-    steps = steps_of(job.rows())
+    steps = Steps(job.rows()).states
     if not steps:
         raise NotFoundError("no job at %s" % job.path)
     jobndx = max(steps) if jobndx is None else jobndx
@@ -3085,10 +3091,11 @@ def record_cancel(job: JobDir) -> Tuple[bool, List[Step]]:
     with job.history() as history:
         if history.rows:
             adopt(job, history)  # a submission that was cut may yet start
-        over = all(row.state.is_final() for row in steps_of(history.rows).values())
+        steps = Steps(history.rows)
+        over = all(row.state.is_final() for row in steps.states.values())
         if not over:
             record(job, history, 0, JobState.canceled, 0)
-        return not over, live_steps(job, history.rows, canceled_too=True)
+        return not over, Steps(history.rows).live(job, canceled_too=True)
 
 
 def cancel(job: JobDir, wait: bool = False) -> bool:
@@ -3098,12 +3105,12 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
     it is the supervisor there that says so.  A local job has ended when this returns; what a scheduler runs, it
     ends in its own time, unless wait.  BackendError where something lives on; to cancel again tries again.
     """
-    elsewhere = [step for step in live_steps(job, job.rows(), canceled_too=True) if is_elsewhere(job.host(step.jobndx))]
+    elsewhere = [step for step in Steps(job.rows()).live(job, canceled_too=True) if is_elsewhere(job.host(step.jobndx))]
     stop_elsewhere(job, elsewhere)
     try:
         begun, steps = record_cancel(job)
     except OSError as err:  # a history that cannot be written keeps nothing running
-        stop_steps(job, live_steps(job, job.rows(), canceled_too=True))
+        stop_steps(job, Steps(job.rows()).live(job, canceled_too=True))
         raise PsikError("job %s was told to end, and %s cannot be written: %s"
                         % (job.jobid, job.status_path, (err.strerror or str(err)).lower())) from None
     stop_steps(job, steps)
@@ -3118,7 +3125,7 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
-    canceled = live_steps(job, rows, canceled_too=True)
+    canceled = Steps(rows).live(job, canceled_too=True)
     try:
         alive = living(job, canceled)
     except BackendError:  # a cluster that was taken down must not keep its jobs' directories for ever
@@ -3346,7 +3353,7 @@ class Job:
 
     def summarize(self) -> Tuple[int, Dict[JobState, Set[int]]]:
         """(the next jobndx, {state: the steps in it}), as of the history that was read last."""
-        steps = steps_of(self.history)
+        steps = Steps(self.history).states
         found: Dict[JobState, Set[int]] = {state: {jobndx for jobndx, row in steps.items() if row.state is state}
                                            for state in JobState if state is not JobState.new}
         return max(steps or [0]) + 1, found
@@ -4780,7 +4787,7 @@ class Tracker:
         except OSError:  # gone, or out of reach for now
             return
         rows = job.rows() if size != self.known.get(job.path, Shape()).size else []
-        latest = latest_of(rows)
+        latest = Steps(rows).latest
         if latest is None:
             return
         with self.changed:
@@ -5207,7 +5214,7 @@ def api_delete_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: Li
 
 def api_get_state(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """A job's state: that of its latest step."""
-    latest = latest_of(rows)
+    latest = Steps(rows).latest
     assert latest is not None  # a job has a row
     return latest.state.value
 
@@ -5305,7 +5312,7 @@ def api_get_scripts(api: Api, req: Request, caller: Caller, job: JobDir, rows: L
 
 def has_ended(rows: Sequence[Row]) -> bool:
     """Whether the latest step of a history has; a history that is gone has too."""
-    latest = latest_of(rows)
+    latest = Steps(rows).latest
     return latest is None or latest.state.is_final()
 
 
@@ -5328,7 +5335,7 @@ def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[
     if offset is not None and tail is not None:
         raise InvalidInput([Fault("tail", "goes with offset not at all; give one or the other")], "query")
     await_growth(api, job, job.at("log", name), offset or 0, min(query_value(req, WAIT) or 0, 60))
-    latest = latest_of(job.rows())  # before the file: what is read then, is all where this is final
+    latest = Steps(job.rows()).latest  # before the file: what is read then, is all where this is final
     if latest is None:
         raise NotFoundError("no job %s" % job.jobid)
     file = ConfinedFolder(job.at("log")).open(name)
@@ -6903,7 +6910,7 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     if opts.n is not None and opts.n < 0:
         raise InvalidError("-n wants a number of lines")
     job = find_job(config, opts.jobid)
-    steps, kind = steps_of(job.rows()), "stderr" if opts.stderr else "stdout"
+    steps, kind = Steps(job.rows()).states, "stderr" if opts.stderr else "stdout"
     jobndx = max(steps or [0]) if opts.ndx is None else opts.ndx
     if opts.follow and may_grow(steps, jobndx):
         return follow(config, job, jobndx, (kind,), opts.n)

@@ -217,15 +217,15 @@ class Trees(Amiss):
     def test_a_final_row_of_the_whole_job_ends_its_steps_only_where_it_was_canceled(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
         psik.reached(self.made, 0, psik.JobState.failed, 1)
-        self.assertEqual([step.native for step in psik.live_steps(self.made, self.made.rows())], ["77"])
+        self.assertEqual([step.native for step in psik.Steps(self.made.rows()).live(self.made)], ["77"])
         psik.reached(self.made, 0, psik.JobState.canceled)
-        self.assertEqual(psik.live_steps(self.made, self.made.rows()), [])
-        self.assertEqual([step.native for step in psik.live_steps(self.made, self.made.rows(), canceled_too=True)], ["77"])
+        self.assertEqual(psik.Steps(self.made.rows()).live(self.made), [])
+        self.assertEqual([step.native for step in psik.Steps(self.made.rows()).live(self.made, canceled_too=True)], ["77"])
 
     def test_why_a_step_was_stopped_is_asked_also_where_it_was_never_queued(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
         psik.reached(self.made, 1, psik.JobState.failed, 137)
-        steps = psik.stopped_steps(self.made, self.made.rows())
+        steps = psik.Steps(self.made.rows()).stopped(self.made)
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
             self.assertEqual(len(psik.conclude(steps[0], psik.Seen("failed", "137", "OUT_OF_MEMORY", 0, 0), 0)), 3)

@@ -98,7 +98,7 @@ class Local:
             spec = {"name": name, "directory": None if psik.CONTROL.search(text) else place, "script": script}
             job = psik.create(self.config(), psik.from_json(psik.JobSpec, spec))
             psik.submit(job)
-            self.until(lambda: psik.steps_of(job.rows()).get(1, [0, 0, "new"])[2] in ("completed", "failed"))
+            self.until(lambda: psik.Steps(job.rows()).states.get(1, [0, 0, "new"])[2] in ("completed", "failed"))
             with open(job.log("stdout", 1), encoding="utf-8", newline="") as file:
                 self.assertEqual(file.read(), "%s\n%s\n" % (os.path.realpath(job.at("work")), text), spec)
 

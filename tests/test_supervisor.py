@@ -82,9 +82,9 @@ class Program(unittest.TestCase):
 
     def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,active,77\n1.6,1,queued,78\n", "x")
-        self.assertEqual([step.native for step in psik.live_steps(psik.JobDir("/x/1.5"), rows)], ["77"])
+        self.assertEqual([step.native for step in psik.Steps(rows).live(psik.JobDir("/x/1.5"))], ["77"])
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,queued,78\n1.6,1,active,0\n", "x")
-        self.assertEqual([step.native for step in psik.live_steps(psik.JobDir("/x/1.5"), rows)], ["78"])
+        self.assertEqual([step.native for step in psik.Steps(rows).live(psik.JobDir("/x/1.5"))], ["78"])
 
 
 class Faulty(Case):

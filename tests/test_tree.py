@@ -52,7 +52,7 @@ class States(Case):
             with self.subTest(history=text):
                 rows = [psik.Row(float(i), int(row.split()[0]), psik.STATES[row.split()[1]], 0)
                         for i, row in enumerate(text.split("/"))]
-                steps = psik.steps_of(rows)
+                steps = psik.Steps(rows).states
                 self.assertEqual((max(steps), steps[max(steps)].state), (jobndx, state))
 
     def test_torn_and_foreign_lines_are_skipped_with_a_warning(self) -> None:
