@@ -2420,24 +2420,24 @@ def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
 
 # What a poll script prints.
 
-class Heard(NamedTuple):
-    """One line of a poll script: what the scheduler says of one of its jobs."""
+class PollLine(NamedTuple):
+    """One line of a poll script: how the scheduler has one of its jobs."""
     native: str
     state: str
-    exit_status: str    # '-' where it said none
-    tag: str            # '-' where it said none
+    exit_status: str    # '-' where the scheduler gave none
+    tag: str            # '-' where the scheduler gave none
     reason: str
 
 
-def parse_poll(text: str) -> List[Heard]:
+def parse_poll(text: str) -> List[PollLine]:
     """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
     lines = (line.split(None, 4) for line in text.split("\n"))
-    return [Heard(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
+    return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
 
 
 # Submissions whose answer never came.
 
-def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
+def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
     """What a scheduler says of a step whose native id nobody knows, found by its tag; BackendError where it cannot be asked."""
     host, tag = job.host(jobndx), "%s.%d" % (job.tag, jobndx)
     if is_elsewhere(host):
@@ -2446,7 +2446,7 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[Heard]:
     if done.status:
         raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
                            % (job.jobid, why_failed(done)))
-    return next((heard for heard in parse_poll(done.out) if heard.tag == tag), None)
+    return next((line for line in parse_poll(done.out) if line.tag == tag), None)
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
@@ -2463,8 +2463,8 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
             return record(job, history, jobndx, JobState.queued, running.info)
     if not os.path.exists(job.log("submit", jobndx)) or not os.path.exists(job.script("poll")):
         return None
-    heard = find_tagged(job, jobndx)
-    return record(job, history, jobndx, JobState.queued, read_info(heard.native)) if heard else None
+    line = find_tagged(job, jobndx)
+    return record(job, history, jobndx, JobState.queued, read_info(line.native)) if line else None
 
 
 def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
@@ -2489,134 +2489,132 @@ def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
     return "".join("%s %s\n" % pair for pair in steps)
 
 
-class Seen(NamedTuple):
-    """What a scheduler last said of a step; times are seconds since the epoch."""
+class Status(NamedTuple):
+    """How a scheduler has a step; times are seconds since the epoch."""
     state: str          # '' where it no longer knows the step
-    exit_status: str    # '-' where it said none
+    exit_status: str    # '-' where it gave none
     reason: str
-    since: float        # when it was first seen so
+    since: float        # when it was first so
     wanted: float       # when somebody last wanted to know
     tag: str = ""       # of the step
 
 
-class Group:
-    """Steps of which one scheduler is asked, by one call; each with its job's history."""
+SILENCE = PollLine("", "", "-", "-", "the scheduler no longer knows it")
+
+
+class Answer(NamedTuple):
+    """The last answer of a scheduler: when it came, {native id: status}, and why it did not come, or ''."""
+    time: float = 0.0
+    steps: Dict[str, Status] = {}
+    fault: str = ""
+
+    @classmethod
+    def read(cls, path: str) -> "Answer":
+        """The answer that a file keeps; an empty one where there is none."""
+        with suppress(ValueError, TypeError, KeyError):
+            data = json.loads(read_or_empty(path))
+            return cls(float(data["time"]), {native: Status(*known) for native, known in data["steps"].items()}, str(data["fault"]))
+        return cls()
+
+    def next(self, lines: Sequence[PollLine], asked: Dict[str, str], ours: Iterable[str]) -> "Answer":
+        """The answer after this one: poll lines to a question for the steps asked, {native id: tag}, of which we want ours."""
+        now = time.time()
+        steps = {native: known for native, known in self.steps.items() if age_s(known.wanted) < WANTED_S}
+        by_native = {line.native: line for line in lines}
+        for native, tag in asked.items():
+            line = by_native.get(native, SILENCE)
+            new = Status(line.state, line.exit_status, line.reason, since=now, wanted=now, tag=tag)
+            old = steps.get(native, new)
+            steps[native] = new._replace(since=min(old.since, now) if old.state == new.state else now,
+                                         wanted=now if native in ours else old.wanted)
+        return Answer(now, steps)
+
+
+class Poll:
+    """One question to a scheduler: the steps that it is asked of, by one call; each with its job's history."""
 
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.root, self.config = root, config
         self.members: List[Tuple[Step, List[Row]]] = []
-        self.calm = False   # whether one has not changed of late, so that there may be news
+        self.quiet = False  # whether one of the steps has not changed of late, so that there may be news
         # The file of the last answer, which processes share; host is the one that knows the native ids, '' where any does.
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
 
     def add(self, step: Step, rows: List[Row]) -> None:
         """Ask for this step too."""
         self.members.append((step, rows))
-        self.calm = self.calm or age_s(rows[-1].time) >= self.config.poll_interval_s
+        self.quiet = self.quiet or age_s(rows[-1].time) >= self.config.poll_interval_s
+
+    def asker(self) -> Optional[JobDir]:
+        """The job whose poll script asks for all: the newest that has one, for a newer psik.py knows more."""
+        jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(), key=lambda job: float(job.jobid), reverse=True)
+        return next((job for job in jobs if os.path.exists(job.script("poll")) and not was_moved(job)), None)
+
+    def ask(self, job: JobDir, before: Answer) -> Answer:
+        """Run this job's poll script, for the steps of ours and for those that others wanted of late; where the scheduler
+        does not answer, the answer before, and why."""
+        ours = {step.native: step.tag for step, _ in self.members}
+        others = {native: known.tag for native, known in before.steps.items()
+                  if age_s(known.wanted) < WANTED_S and known.state in ("queued", "active")}
+        asked = dict(others, **ours)
+        done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
+        if done.status:
+            fault = "%s could not ask the scheduler: %s" % (job.script("poll"), why_failed(done))
+            complain(fault)
+            return Answer(time.time(), before.steps, fault)
+        return before.next(parse_poll(done.out), asked, ours)
+
+    def ask_in_turn(self, job: JobDir, interval_s: float) -> Answer:
+        """Ask, one process at a time, and keep the answer; the answer of the process before, where that is fresh by then.
+
+        OSError where the answer cannot be kept.
+        """
+        lock = os.open(self.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with closing_fd(lock), locked(lock):
+            answer = Answer.read(self.answer_path)
+            if age_s(answer.time) >= interval_s:
+                answer = self.ask(job, answer)
+                replace_file(self.answer_path, json.dumps(answer._asdict()) + "\n")
+            return answer
+
+    def statuses(self, force: bool) -> Dict[str, Status]:
+        """How the scheduler has the steps, {native id: status}: as it answered last, while that is fresh or all of them have
+        changed of late; else as it answers now."""
+        interval_s = 0 if force else self.config.poll_interval_s
+        answer = Answer.read(self.answer_path)
+        job = self.asker() if age_s(answer.time) >= interval_s and (force or self.quiet) else None
+        if job is None:
+            return answer.steps
+        try:
+            return self.ask_in_turn(job, interval_s).steps
+        except OSError:  # on a disk that is full or read-only each process asks for itself
+            return self.ask(job, answer).steps
 
 
-def groups_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Group]:
-    """The steps of jobs of which a scheduler may have news, by whom to ask; those that another host knows are left out."""
+def polls_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Poll]:
+    """The questions to schedulers that may have news of these jobs; the steps that another host knows are left out."""
     configs = {name: config_for(config, name) for name in {job.backend for job, _ in jobs}}
-    groups: Dict[Tuple[str, str], Group] = {}
+    polls: Dict[Tuple[str, str], Poll] = {}
     for job, rows in jobs:
         steps = Steps(rows)
         for step in steps.live(job) + steps.stopped(job):
             root, host = os.path.dirname(job.path), job.host(step.jobndx)
             if not is_elsewhere(host):
-                group = groups.setdefault((root, host), Group(root, host, configs[job.backend]))
-                group.add(step, rows)
-    return list(groups.values())
+                polls.setdefault((root, host), Poll(root, host, configs[job.backend])).add(step, rows)
+    return list(polls.values())
 
 
-class Answer(NamedTuple):
-    """What a scheduler said last: when, of which native ids what, and why it said nothing, or ''."""
-    time: float = 0.0
-    steps: Dict[str, Seen] = {}
-    fault: str = ""
+# What becomes of an answer.
 
-
-def read_answer(path: str) -> Answer:
-    """The last answer of a scheduler; an empty one where there is none."""
-    with suppress(ValueError, TypeError, KeyError):
-        data = json.loads(read_or_empty(path))
-        return Answer(float(data["time"]), {native: Seen(*seen) for native, seen in data["steps"].items()}, str(data["fault"]))
-    return Answer()
-
-
-def run_poll(job: JobDir, ours: Dict[str, str], said: Dict[str, Seen]) -> Tuple[Dict[str, Seen], str]:
-    """Run a job's poll script for these steps, {native id: tag}, and for those that others wanted of late: (what it said, '').
-
-    Where it does not answer: (said, why).
-    """
-    now = time.time()
-    recent = {native: seen for native, seen in said.items() if age_s(seen.wanted) < WANTED_S}
-    asked = dict({native: seen.tag for native, seen in recent.items() if seen.state in ("queued", "active")}, **ours)
-    done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
-    if done.status:
-        fault = "%s could not ask the scheduler: %s" % (job.script("poll"), why_failed(done))
-        complain(fault)
-        return said, fault
-    silence = Heard("", "", "-", "-", "the scheduler no longer knows it")
-    heard = {each.native: each for each in parse_poll(done.out)}
-    for native, tag in asked.items():
-        told = heard.get(native, silence)
-        new = Seen(told.state, told.exit_status, told.reason, since=now, wanted=now, tag=tag)
-        old = recent.get(native, new)
-        recent[native] = new._replace(since=min(old.since, now) if old.state == new.state else now,
-                                      wanted=now if native in ours else old.wanted)
-    return recent, ""
-
-
-def ask_now(group: Group, job: JobDir, answer: Answer) -> Answer:
-    """What the scheduler says, asked by this job's script; answer is what it said before."""
-    steps, fault = run_poll(job, {step.native: step.tag for step, _ in group.members}, answer.steps)
-    return Answer(time.time(), steps, fault)
-
-
-def ask_in_turn(group: Group, job: JobDir, interval_s: float) -> Dict[str, Seen]:
-    """Ask the scheduler by this job's script and keep its answer, one process at a time; the answer of the one before,
-    where that is fresh by then.  OSError where the answer cannot be kept."""
-    lock = os.open(group.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with closing_fd(lock), locked(lock):
-        answer = read_answer(group.answer_path)
-        if age_s(answer.time) >= interval_s:
-            answer = ask_now(group, job, answer)
-            replace_file(group.answer_path, json.dumps(answer._asdict()) + "\n")
-        return answer.steps
-
-
-def who_asks(group: Group) -> Optional[JobDir]:
-    """The job whose poll script asks for all: the newest that has one, for a newer psik.py knows more."""
-    jobs = sorted({step.job.path: step.job for step, _ in group.members}.values(), key=lambda job: float(job.jobid), reverse=True)
-    return next((job for job in jobs if os.path.exists(job.script("poll")) and not was_moved(job)), None)
-
-
-def ask_scheduler(group: Group, force: bool) -> Dict[str, Seen]:
-    """What the scheduler says of the steps of a group, by native id: its last answer while that is fresh or all of them
-    have changed of late, else a new one."""
-    interval_s = 0 if force else group.config.poll_interval_s
-    answer = read_answer(group.answer_path)
-    if age_s(answer.time) < interval_s or not (force or group.calm):
-        return answer.steps
-    asking = who_asks(group)
-    if asking is None:
-        return answer.steps
-    try:
-        return ask_in_turn(group, asking, interval_s)
-    except OSError:  # on a disk that is full or read-only each process asks for itself
-        return ask_now(group, asking, answer).steps
-
-
-def explain(step: Step, seen: Seen) -> None:
-    """Keep why a step failed, as its scheduler says."""
-    reason, path = (seen.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
+def write_reason(step: Step, status: Status) -> None:
+    """Keep why a step failed, by its scheduler's status, in log/reason.N."""
+    reason, path = (status.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
     if read_or_empty(path) != reason:
         replace_file(path, reason)
 
 
-def record_end(step: Step, seen: Seen, history: History) -> None:
-    """Add the end of a step that its scheduler has told, and why, where it has not recorded one itself.
+def record_end(step: Step, status: Status, history: History) -> None:
+    """Record the end of a step by its scheduler's status, and why, where it has not recorded one itself.
 
     Of a step that has, a scheduler may know better why it failed; this host, where nobody else runs it, does not.
     What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
@@ -2624,52 +2622,52 @@ def record_end(step: Step, seen: Seen, history: History) -> None:
     known = Steps(history.rows).states.get(step.jobndx)
     if known is None:
         return
-    failed, ended = seen.state != JobState.completed, known.state.is_final()
-    knows_better = seen.state and known.state is JobState.failed and not step.job.host(step.jobndx)
+    failed, ended = status.state != JobState.completed, known.state.is_final()
+    knows_better = status.state and known.state is JobState.failed and not step.job.host(step.jobndx)
     if failed and (not ended or knows_better):
-        explain(step, seen)
+        write_reason(step, status)
     if not ended:
-        state, told = JobState.failed if failed else JobState.completed, read_info(seen.exit_status)
-        record(step.job, history, step.jobndx, state, told if isinstance(told, int) else int(failed))
+        state, info = JobState.failed if failed else JobState.completed, read_info(status.exit_status)
+        record(step.job, history, step.jobndx, state, info if isinstance(info, int) else int(failed))
 
 
-def conclude(step: Step, seen: Seen, grace_s: float) -> List[Row]:
-    """Record the end of a step that its scheduler has told, or has been silent of for the grace; the history then, or []."""
-    if seen.state in ("new", "queued", "active") or (not seen.state and time.time() - seen.since < grace_s):
+def record_status(step: Step, status: Status, grace_s: float) -> List[Row]:
+    """Record the end of a step, where its scheduler's status is final or has been silence for the grace; the history then, or []."""
+    if status.state in ("new", "queued", "active") or (not status.state and time.time() - status.since < grace_s):
         return []
     try:
         with transitions(step.job) as history:
-            record_end(step, seen, history)
+            record_end(step, status, history)
             return history.rows
     except NotFoundError:  # removed meanwhile
         return []
 
 
-# What schedulers said of steps, by the folder of their jobs and the native id, which two of them may both have given.
-Said = Dict[Tuple[str, str], Seen]
+# The statuses of steps by the folder of their jobs and the native id, which two schedulers may both have given.
+Statuses = Dict[Tuple[str, str], Status]
 
 
-def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool = False) -> Said:
-    """Bring histories up to date with the schedulers, and return what these said.
+def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool = False) -> Statuses:
+    """Bring histories up to date with the schedulers, and return the statuses of their steps.
 
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A scheduler is asked
     again only when its last answer is older than the config's poll_interval_s, or with force.  Cut submissions are
     looked for where a job's first one may have been, and with force everywhere.
     """
     adopt_lost([pair for pair in jobs if pair[1] and (force or pair[1][-1].state is JobState.new)])
-    answers: Said = {}
-    for group in groups_of(config, jobs):
-        said = ask_scheduler(group, force)
-        answers.update({(group.root, native): seen for native, seen in said.items()})
-        for step, rows in group.members:
-            if step.native in said:
-                rows[:] = conclude(step, said[step.native], group.config.poll_grace_s) or rows
-    return answers
+    found: Statuses = {}
+    for poll in polls_of(config, jobs):
+        statuses = poll.statuses(force)
+        found.update({(poll.root, native): status for native, status in statuses.items()})
+        for step, rows in poll.members:
+            if step.native in statuses:
+                rows[:] = record_status(step, statuses[step.native], poll.config.poll_grace_s) or rows
+    return found
 
 
 def poll_fault(root: str) -> str:
     """Why the scheduler of a backend gave no answer of late, or ''."""
-    answers = (read_answer(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
+    answers = (Answer.read(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
     return next((answer.fault for answer in answers if answer.fault and age_s(answer.time) < WANTED_S), "")
 
 
@@ -2773,7 +2771,7 @@ def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
                       steps_text((step.native, step.tag) for step in steps))
     if done.status:
         raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, why_failed(done)))
-    known = {heard.native for heard in parse_poll(done.out) if heard.state in ("queued", "active")}
+    known = {line.native for line in parse_poll(done.out) if line.state in ("queued", "active")}
     return [step for step in steps if step.native in known]
 
 
@@ -2861,11 +2859,11 @@ def why_step_failed(job: JobDir, row: Row) -> str:
     return last_line(read_or_empty(job.log("submit", row.jobndx)))
 
 
-def reason_of(job: JobDir, row: Row, said: Said) -> str:
+def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
     """Why a job is in the state of this row, as far as psik or the scheduler knows, in one line."""
     if row.state in (JobState.queued, JobState.active):
-        seen = said.get((os.path.dirname(job.path), str(row.info)))
-        return seen.reason if seen else ""
+        status = statuses.get((os.path.dirname(job.path), str(row.info)))
+        return status.reason if status else ""
     return why_step_failed(job, row) if row.state is JobState.failed else ""
 
 
@@ -2877,12 +2875,12 @@ def job_name(job: JobDir) -> str:
         return NO_NAME
 
 
-def summarize(job: JobDir, rows: Sequence[Row], said: Said) -> Summary:
+def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     """One job in a line: the state of its latest step.  NotFoundError where it has no rows: it was removed meanwhile."""
     row = Steps(rows).latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, said))
+    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, statuses))
 
 
 def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
@@ -2895,8 +2893,8 @@ def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
 
 def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]], poll: bool = True) -> List[Summary]:
     """Jobs in a line each, brought up to date with their schedulers unless poll is false."""
-    said = reconcile(config, jobs) if poll else {}
-    return [summarize(job, rows, said) for job, rows in jobs]
+    statuses = reconcile(config, jobs) if poll else {}
+    return [summarize(job, rows, statuses) for job, rows in jobs]
 
 
 def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None, limit: Optional[int] = None,
@@ -2991,11 +2989,11 @@ class Look(NamedTuple):
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     """The jobs as they are now, in order, brought up to date with their schedulers.  NotFoundError for one that is gone."""
     pairs = [(job, job.rows()) for job in jobs]
-    said = reconcile(config, pairs)
+    statuses = reconcile(config, pairs)
     for job, rows in pairs:
         if not rows:
             raise NotFoundError("job %s is gone" % job.jobid)
-    return [Look(summarize(job, rows, said), rows) for job, rows in pairs]
+    return [Look(summarize(job, rows, statuses), rows) for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:

@@ -228,11 +228,11 @@ class Trees(Amiss):
         steps = psik.Steps(self.made.rows()).stopped(self.made)
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
-            self.assertEqual(len(psik.conclude(steps[0], psik.Seen("failed", "137", "OUT_OF_MEMORY", 0, 0), 0)), 3)
+            self.assertEqual(len(psik.record_status(steps[0], psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0), 0)), 3)
         self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
 
     def test_two_backends_may_give_the_same_native_id(self) -> None:
-        said = {(os.path.dirname(self.made.path), "77"): psik.Seen("active", "-", "ours", 0, 0), ("/other", "77"): psik.Seen("active", "-", "theirs", 0, 0)}
+        said = {(os.path.dirname(self.made.path), "77"): psik.Status("active", "-", "ours", 0, 0), ("/other", "77"): psik.Status("active", "-", "theirs", 0, 0)}
         psik.reached(self.made, 1, psik.JobState.active, 77)
         self.assertEqual(psik.summarize(self.made, self.made.rows(), said).reason, "ours")
 
@@ -251,8 +251,8 @@ class Trees(Amiss):
             self.refused(psik.NotFoundError, "no job at " + self.made.path, function, self.made)
         self.refused(psik.NotFoundError, "is gone", psik.wait, config, [self.made])
         self.refused(psik.NotFoundError, "no job", psik.find_job, config, self.made.jobid)
-        said = psik.Seen("failed", "1", "why", 0, 0)
-        self.assertFalse(psik.conclude(psik.Step(self.made, 1, "77"), said, 0))
+        said = psik.Status("failed", "1", "why", 0, 0)
+        self.assertFalse(psik.record_status(psik.Step(self.made, 1, "77"), said, 0))
         tracker = psik.Tracker(config)
         tracker.look(deep=True)
         other = psik.create(config, psik.JobSpec(script="true"))
