@@ -160,6 +160,7 @@ MAX_SHARES = 65536                                  # bytes, of what a request s
 MAX_CALLBACK = 65536                                # bytes, of what a job elsewhere tells
 MAX_CHUNK_LINE = 1024                               # bytes
 MAX_SMALL_CHUNKS = 10000                            # of a body; of more, each has 16 bytes on the average
+MAX_TEXTS = 1000                                    # files whose text a process remembers
 MAX_TYPED = 65536                                   # characters of JSON, in which slips of the hand are forgiven
 MAX_JSON = 16 * 1024 * 1024                         # bytes, of a body that is read whole
 HEAD_TIMEOUT_S = 10                                 # from a head's first byte to its last
@@ -422,6 +423,8 @@ def read_unless_known(path: str) -> str:
     except OSError:
         return ""
     mark = found.st_ino, found.st_mtime_ns, found.st_size
+    if len(TEXTS) > MAX_TEXTS:
+        TEXTS.clear()
     if TEXTS.get(path, ((0, 0, 0), ""))[0] != mark:
         TEXTS[path] = mark, read_or_empty(path)
     return TEXTS[path][1]
@@ -2081,62 +2084,161 @@ class CallbackSettings(NamedTuple):
 
 def callback_settings(job: JobDir) -> Optional[CallbackSettings]:
     """How to call back for a job; None where nobody wants to be told."""
-    text = read_or_empty(job.script("callback.json"))
+    text = read_unless_known(job.script("callback.json"))
     with suppress(ValueError, TypeError):
         return CallbackSettings(**json.loads(text)) if text else None
     raise InvalidError("it is broken; write what another job's has", job.script("callback.json"))
 
 
-def outbox(job: JobDir, *parts: str) -> str:
-    """A path in the outbox that the jobs of a backend share."""
-    return os.path.join(os.path.dirname(job.path), ".outbox", *parts)
+class Post:
+    """One POST to a callback, which has to be answered before a deadline of time.monotonic().
 
+    By hand: http.client would cost the call in the job more than the interpreter's start.  An OSError wherever there is no
+    answer; TimeoutError where it is too late.
+    """
 
-def event_path(job: JobDir, event: Event, *folders: str) -> str:
-    """The file of an event."""
-    return outbox(job, *(folders + ("%s.%06d.json" % (event.jobid, event.place),)))
+    def __init__(self, url: str, settings: CallbackSettings, deadline: float) -> None:
+        self.url, self.settings, self.deadline = url, settings, deadline
+        self.scheme, self.host, self.port, self.target = split_url(url)
+        self.name = self.host if self.port in PORTS.values() else "%s:%d" % (self.host, self.port)
 
+    def left(self) -> float:
+        """The seconds until the deadline; TimeoutError where there are none."""
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no answer in time")
+        return seconds
 
-def events_in(folder: str, jobid: Optional[str] = None) -> List[Event]:
-    """The events in a folder, of one job or of all, in the order in which they are to be sent; none where it is out of reach."""
-    beginning = os.path.join(folder, "" if jobid is None else jobid + ".")
-    paths: List[str] = []
-    with suppress(OSError):
-        paths = sorted(path for path in paths_in(folder) if path.startswith(beginning) and path.endswith(".json"))
-    found = []
-    for path in paths:
-        text = read_or_empty(path)
+    def resolve(self, host: str, port: int) -> List[Any]:
+        """The addresses of a host, as socket.getaddrinfo has them.  The look-up of a name has no time-out, so a thread of its own
+        runs it."""
+        import socket
+        found: List[Any] = []
+
+        def look_up() -> None:
+            try:  # as bytes, for a text is passed through the idna codec, which costs 2 ms
+                name = host.strip("[]")
+                found.extend(socket.getaddrinfo(name.encode() if re.fullmatch("[!-~]+", name) else name, port, 0, socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as err:
+                found.append(err)
+
+        if re.fullmatch(r"[0-9.]+|\[.*\]", host):  # an address needs no look-up
+            look_up()
+        else:
+            import threading
+            thread = threading.Thread(target=look_up, daemon=True)
+            thread.start()
+            thread.join(self.left())
+        if not found or isinstance(found[0], Exception):
+            raise OSError("%s does not resolve: %s" % (host, getattr(found[0], "strerror", found[0]) if found else "no answer"))
+        return found
+
+    def connect(self, host: str, port: int) -> Any:
+        """A socket that is connected, to the first of a host's addresses that takes it."""
+        import socket
+        problem = OSError("no address")
+        for family, kind, protocol, _, address in self.resolve(host, port):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self.left())
+                sock.connect(address)
+                return sock
+            except OSError as err:
+                problem = err
+                sock.close()
+        raise problem
+
+    def proxy(self) -> Optional[str]:
+        """The proxy that the environment names for the host, as urllib.request reads it; None unless the config wants one."""
+        if not self.settings.proxy:
+            return None
+        import urllib.request
+        return None if urllib.request.proxy_bypass(self.host) else urllib.request.getproxies().get(self.scheme)
+
+    def receive(self, sock: Any) -> bytes:
+        """The next block of an answer."""
+        sock.settimeout(self.left())
         try:
-            found += [Event(**json.loads(text))] if text else []  # '' where somebody has just delivered it
-        except (ValueError, TypeError):
-            complain("%s: not an event; remove it" % path)
-    return found
+            block = bytes(sock.recv(4096))
+        except TimeoutError:
+            raise TimeoutError("no answer in time") from None
+        except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
+            raise (TimeoutError("no answer in time") if str(err) == "timed out" else err) from None
+        if not block:
+            raise OSError("the receiver closed in mid-answer")
+        return block
+
+    def exchange(self, sock: Any, head: str, body: bytes = b"") -> Tuple[int, str]:
+        """Send a request and read the head of its answer: (status, `200 OK`)."""
+        sock.settimeout(self.left())
+        sock.sendall(head.encode("latin-1", "replace") + body)
+        answer = b""
+        while True:
+            while b"\r\n\r\n" not in answer:
+                answer += self.receive(sock)
+                if len(answer) > MAX_ANSWER_HEAD:
+                    raise OSError("the head of the answer is too long")
+            match = re.match(rb"HTTP/1\.[01] ([0-9]{3}) ?([^\r\n]{0,100})", answer)
+            if not match:
+                raise OSError("the answer is not HTTP/1")
+            if not 100 <= int(match.group(1)) < 200:
+                return int(match.group(1)), ("%s %s" % (match.group(1).decode(), match.group(2).decode("latin-1"))).strip()
+            answer = answer.split(b"\r\n\r\n", 1)[1]  # 100 Continue and its like: the answer is yet to come
+
+    def wrap_tls(self, sock: Any) -> Any:
+        """The socket under TLS, the server's certificate checked against the system's roots and the config's ca_file."""
+        import ssl
+        context = ssl.create_default_context()
+        if self.settings.ca_file:
+            context.load_verify_locations(self.settings.ca_file)
+        sock.settimeout(self.left())
+        return context.wrap_socket(sock, server_hostname=self.host.strip("[]"))
+
+    def open_tunnel(self, sock: Any) -> None:
+        """Let a proxy connect to the host."""
+        status, answer = self.exchange(sock, "CONNECT %s:%d HTTP/1.1\r\nHost: %s\r\n\r\n" % (self.host, self.port, self.name))
+        if status != 200:
+            raise OSError("the proxy refused: %s" % answer)
+
+    def send(self, body: bytes, headers: Dict[str, str]) -> Tuple[int, str]:
+        """POST and read the answer's head: (status, `200 OK`).
+
+        Redirects are not followed: nobody but the job's owner says where its events go.
+        """
+        proxy = self.proxy()
+        near = split_url(proxy) if proxy else (self.scheme, self.host, self.port, self.target)
+        sock = self.connect(near[1], near[2])
+        try:
+            if self.scheme == "https":
+                if proxy:
+                    self.open_tunnel(sock)
+                sock = self.wrap_tls(sock)
+            target = self.url if proxy and self.scheme == "http" else self.target
+            lines = ["POST %s HTTP/1.1" % target, "Host: " + self.name, "Content-Length: %d" % len(body), "Connection: close"]
+            lines += ["%s: %s" % header for header in headers.items()]
+            return self.exchange(sock, "\r\n".join(lines) + "\r\n\r\n", body)
+        finally:
+            sock.close()
 
 
-def keep_event(path: str, event: Event) -> None:
-    """Write an event's file, onto the disk."""
-    replace_file(path, json.dumps(event._asdict()) + "\n", durable=True)
+# Delivery.
+
+def try_delivery(event: Event, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
+    """Try once to deliver an event: (HTTP status, or 0 where there was none; what came of it)."""
+    headers = dict(spec.cb_headers)
+    headers.update({"Content-Type": "application/json", "Accept": "application/json",
+                    "User-Agent": "psik/" + __version__, "X-Psik-Delivery": event.delivery})
+    if spec.cb_secret:
+        headers["X-Hub-Signature-256"] = sign_message(event.body, spec.cb_secret)
+    try:
+        return Post(spec.callback or "", settings, deadline).send(event.body, headers)
+    except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
+        return 0, str(err) or type(err).__name__
 
 
-def announce(job: JobDir, place: int, jobndx: int, state: JobState, info: Info) -> None:
-    """Put the event of a row of the history into the outbox, and onto the disk."""
-    event = Event(os.urandom(16).hex(), job.jobid, place, jobndx, state.value, info, round(time.time(), 3))
-    make_folder(outbox(job))
-    keep_event(event_path(job, event), event)
-
-
-def delivered_events(job: JobDir) -> List[Dict[str, Json]]:
-    """The events of a job that were taken, from log/callbacks."""
-    lines = (line.split(",", 6) for line in read_or_empty(job.at("log", "callbacks")).split("\n"))
-    return [dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]), attempts=int(parts[5]),
-                 said=parts[6], delivered=float(parts[0]), outcome="delivered") for parts in lines if len(parts) == 7]
-
-
-def missed_places(job: JobDir, rows: Sequence[Row]) -> List[int]:
-    """The places of the rows that nobody has announced: a job script had to write them, for psik.py did not run where it did."""
-    known = {event.place for folder in (outbox(job), outbox(job, "dead")) for event in events_in(folder, job.jobid)}
-    known.update(each["place"] for each in delivered_events(job))
-    return [place for place, row in enumerate(rows) if row.state is not JobState.new and place not in known]
+def backoff_s(attempts: int) -> float:
+    """Seconds until the next try: from one to an hour, doubling, give or take a third so that jobs do not march in step."""
+    return float(min(3600, 2 ** min(attempts, 12))) * (0.67 + 0.66 * os.urandom(1)[0] / 255)
 
 
 def belongs_to(event: Event, rows: Sequence[Row]) -> bool:
@@ -2147,189 +2249,131 @@ def belongs_to(event: Event, rows: Sequence[Row]) -> bool:
     return (event.jobndx, event.state, read_info(str(event.info))) == (row.jobndx, row.state.value, row.info)
 
 
-# A POST by hand: http.client would cost the call in the job more than the interpreter's start.
-
-def left(deadline: float) -> float:
-    """The seconds until a deadline of time.monotonic(); TimeoutError where there are none."""
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError("no answer in time")
-    return seconds
-
-
-def resolve(host: str, port: int, deadline: float) -> List[Any]:
-    """The addresses of a host, as socket.getaddrinfo has them.  The look-up of a name has no time-out, so a thread of its own runs it."""
-    import socket
-    found: List[Any] = []
-
-    def look_up() -> None:
-        try:  # as bytes, for a text is passed through the idna codec, which costs 2 ms
-            name = host.strip("[]")
-            found.extend(socket.getaddrinfo(name.encode() if re.fullmatch("[!-~]+", name) else name, port, 0, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as err:
-            found.append(err)
-
-    if re.fullmatch(r"[0-9.]+|\[.*\]", host):  # an address needs no look-up
-        look_up()
-    else:
-        import threading
-        thread = threading.Thread(target=look_up, daemon=True)
-        thread.start()
-        thread.join(left(deadline))
-    if not found or isinstance(found[0], Exception):
-        raise OSError("%s does not resolve: %s" % (host, getattr(found[0], "strerror", found[0]) if found else "no answer"))
-    return found
-
-
-def connect(host: str, port: int, deadline: float) -> Any:
-    """A socket that is connected, to the first of a host's addresses that takes it."""
-    import socket
-    problem = OSError("no address")
-    for family, kind, protocol, _, address in resolve(host, port, deadline):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(left(deadline))
-            sock.connect(address)
-            return sock
-        except OSError as err:
-            problem = err
-            sock.close()
-    raise problem
-
-
-def proxy_for(scheme: str, host: str) -> Optional[str]:
-    """The proxy that the environment names for a host, as urllib.request reads it."""
-    import urllib.request
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
-
-
-def exchange(sock: Any, head: str, body: bytes, deadline: float) -> Tuple[int, str]:
-    """Send a request and read the head of its answer: (status, `200 OK`)."""
-    sock.settimeout(left(deadline))
-    sock.sendall(head.encode("latin-1", "replace") + body)
-    answer = b""
-    while True:
-        while b"\r\n\r\n" not in answer:
-            sock.settimeout(left(deadline))
-            try:
-                block = sock.recv(4096)
-            except TimeoutError:
-                raise TimeoutError("no answer in time") from None
-            except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
-                raise (TimeoutError("no answer in time") if str(err) == "timed out" else err) from None
-            if not block:
-                raise OSError("the receiver closed in mid-answer")
-            answer += block
-            if len(answer) > MAX_ANSWER_HEAD:
-                raise OSError("the head of the answer is too long")
-        match = re.match(rb"HTTP/1\.[01] ([0-9]{3}) ?([^\r\n]{0,100})", answer)
-        if not match:
-            raise OSError("the answer is not HTTP/1")
-        if not 100 <= int(match.group(1)) < 200:
-            return int(match.group(1)), ("%s %s" % (match.group(1).decode(), match.group(2).decode("latin-1"))).strip()
-        answer = answer.split(b"\r\n\r\n", 1)[1]  # 100 Continue and its like: the answer is yet to come
-
-
-def wrap_tls(sock: Any, host: str, settings: CallbackSettings, deadline: float) -> Any:
-    """The socket under TLS, the server's certificate checked against the system's roots and the config's ca_file."""
-    import ssl
-    context = ssl.create_default_context()
-    if settings.ca_file:
-        context.load_verify_locations(settings.ca_file)
-    sock.settimeout(left(deadline))
-    return context.wrap_socket(sock, server_hostname=host.strip("[]"))
-
-
-def open_tunnel(sock: Any, host: str, port: int, name: str, deadline: float) -> None:
-    """Let a proxy connect to a host; OSError where it does not."""
-    status, said = exchange(sock, "CONNECT %s:%d HTTP/1.1\r\nHost: %s\r\n\r\n" % (host, port, name), b"", deadline)
-    if status != 200:
-        raise OSError("the proxy refused: %s" % said)
-
-
-def post(url: str, body: bytes, headers: Dict[str, str], settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
-    """POST and read the answer's head: (status, `200 OK`).  OSError where none came before the deadline.
-
-    Redirects are not followed: nobody but the job's owner says where its events go.
-    """
-    scheme, host, port, target = split_url(url)
-    name = host if port in PORTS.values() else "%s:%d" % (host, port)
-    proxy = proxy_for(scheme, host) if settings.proxy else None
-    near = split_url(proxy) if proxy else (scheme, host, port, target)
-    sock = connect(near[1], near[2], deadline)
+def read_event(path: str) -> Optional[Event]:
+    """The event of a file; None where somebody has just delivered it, or where it is none, which is said."""
+    text = read_or_empty(path)
     try:
-        if scheme == "https":
-            if proxy:
-                open_tunnel(sock, host, port, name, deadline)
-            sock = wrap_tls(sock, host, settings, deadline)
-        elif proxy:
-            target = url
-        lines = ["POST %s HTTP/1.1" % target, "Host: " + name, "Content-Length: %d" % len(body), "Connection: close"]
-        lines += ["%s: %s" % header for header in headers.items()]
-        return exchange(sock, "\r\n".join(lines) + "\r\n\r\n", body, deadline)
-    finally:
-        sock.close()
+        return Event(**json.loads(text)) if text else None
+    except (ValueError, TypeError):
+        complain("%s: not an event; remove it" % path)
+    return None
 
 
-# Delivery.
+class Outbox:
+    """The events of one job, in the folder that the jobs of its backend share; those given up lie in its dead/."""
 
-def tell(event: Event, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
-    """Tell the callback of an event, once: (HTTP status, or 0 where there was none; what came of it)."""
-    headers = dict(spec.cb_headers)
-    headers.update({"Content-Type": "application/json", "Accept": "application/json",
-                    "User-Agent": "psik/" + __version__, "X-Psik-Delivery": event.delivery})
-    if spec.cb_secret:
-        headers["X-Hub-Signature-256"] = sign_message(event.body, spec.cb_secret)
-    try:
-        return post(spec.callback or "", event.body, headers, settings, deadline)
-    except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
-        return 0, str(err) or type(err).__name__
+    def __init__(self, job: JobDir) -> None:
+        self.job = job
+        self.folder = os.path.join(os.path.dirname(job.path), ".outbox")
 
+    def path(self, place: int, dead: bool = False) -> str:
+        """The file of the event of the row at this place of the history."""
+        return os.path.join(self.folder, "dead" * dead, "%s.%06d.json" % (self.job.jobid, place))
 
-def backoff_s(attempts: int) -> float:
-    """Seconds until the next try: from one to an hour, doubling, give or take a third so that jobs do not march in step."""
-    return float(min(3600, 2 ** min(attempts, 12))) * (0.67 + 0.66 * os.urandom(1)[0] / 255)
+    def events(self, rows: int = -1, dead: bool = False) -> List[Event]:
+        """The events that wait, or those given up, in the order of delivery.
 
-
-def settled_events(job: JobDir) -> List[Event]:
-    """The events that are to be sent, in order, once each row has one and each one its row."""
-    with job.history() as history:  # its lock: whoever put an event there has written the row by now
-        for event in events_in(outbox(job), job.jobid):
-            if not belongs_to(event, history.rows):
-                os.unlink(event_path(job, event))
-        for place in missed_places(job, history.rows):
-            row = history.rows[place]
-            announce(job, place, row.jobndx, row.state, row.info)
-        return events_in(outbox(job), job.jobid)
-
-
-def deliver_events(job: JobDir, settings: CallbackSettings, log_fd: int, deadline: float, now: bool) -> bool:
-    """Send the events of a job whose delivery this process holds the lock of; whether none is left."""
-    events, spec = settled_events(job), job.spec()
-    for event in events:
-        if (event.due > time.time() and not now) or time.monotonic() >= deadline:
-            return False
-        status, said = tell(event, spec, settings, deadline)
-        event = event._replace(attempts=event.attempts + 1, said=said, due=time.time() + backoff_s(event.attempts))
-        if 200 <= status < 300:
-            os.write(log_fd, ("%.3f,%d,%s,%s,%d,%d,%s\n" % (time.time(), event.jobndx, event.state, event.delivery,
-                                                           event.place, event.attempts, CONTROL.sub(" ", said))).encode())
-            os.unlink(event_path(job, event))
-        elif time.time() - event.made > settings.give_up_s:
-            make_folder(outbox(job, "dead"))
-            keep_event(event_path(job, event, "dead"), event)
-            os.unlink(event_path(job, event))
+        rows: the length of the history, where it is known: then nothing of the other jobs' events is looked at.
+        """
+        if rows >= 0:
+            paths = [self.path(place, dead) for place in range(rows + 1)]  # the last may be without its row
         else:
-            keep_event(event_path(job, event), event)
-            return False
-    return True
+            beginning = os.path.join(self.folder, "dead" * dead, self.job.jobid + ".")
+            with suppress(OSError):
+                paths = sorted(path for path in paths_in(os.path.dirname(beginning)) if path.startswith(beginning) and path.endswith(".json"))
+        return [event for event in map(read_event, paths) if event]
+
+    def keep(self, event: Event, dead: bool = False) -> None:
+        """Write an event's file, onto the disk; of one that is given up, in place of the one that waits."""
+        path = self.path(event.place, dead)
+        make_folder(os.path.dirname(path))
+        replace_file(path, json.dumps(event._asdict()) + "\n", durable=True)
+        if dead:
+            self.drop(event)
+
+    def drop(self, event: Event, dead: bool = False) -> None:
+        """Remove an event's file."""
+        os.unlink(self.path(event.place, dead))
+
+    def announce(self, place: int, jobndx: int, state: JobState, info: Info) -> Event:
+        """Make the event of a row of the history, onto the disk."""
+        event = Event(os.urandom(16).hex(), self.job.jobid, place, jobndx, state.value, info, round(time.time(), 3))
+        self.keep(event)
+        return event
+
+    def delivered(self) -> List[Dict[str, Json]]:
+        """The events that were taken, from log/callbacks."""
+        lines = (line.split(",", 6) for line in read_or_empty(self.job.at("log", "callbacks")).split("\n"))
+        return [dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]), attempts=int(parts[5]),
+                     said=parts[6], delivered=float(parts[0]), outcome="delivered") for parts in lines if len(parts) == 7]
+
+    def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
+        """The places of the rows that nobody has announced: a job script had to write them, for psik.py did not run there."""
+        known = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
+        known.update(each["place"] for each in self.delivered())
+        return [place for place, row in enumerate(rows) if row.state is not JobState.new and place not in known]
+
+    def settle(self, rows: Sequence[Row], thorough: bool) -> List[Event]:
+        """The events to be delivered, in order, once each row has one and each one its row; the history is locked meanwhile.
+
+        thorough: look for events behind the history's end too.
+        """
+        waiting = self.events(-1 if thorough else len(rows))
+        for event in waiting:
+            if not belongs_to(event, rows):
+                self.drop(event)
+        waiting = [event for event in waiting if belongs_to(event, rows)]
+        waiting += [self.announce(place, rows[place].jobndx, rows[place].state, rows[place].info) for place in self.missed(rows, waiting)]
+        return sorted(waiting, key=lambda event: event.place)
+
+    def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int, deadline: float) -> bool:
+        """Try to deliver an event, and keep what came of it; whether it no longer waits."""
+        status, answer = try_delivery(event, spec, settings, deadline)
+        event = event._replace(attempts=event.attempts + 1, said=answer, due=time.time() + backoff_s(event.attempts))
+        taken, late = 200 <= status < 300, time.time() - event.made > settings.give_up_s
+        if taken:
+            os.write(log_fd, ("%.3f,%d,%s,%s,%d,%d,%s\n" % (time.time(), event.jobndx, event.state, event.delivery, event.place,
+                                                           event.attempts, CONTROL.sub(" ", answer))).encode())
+            self.drop(event)
+        else:
+            self.keep(event, dead=late)
+        return taken or late
+
+    def send_all(self, settings: CallbackSettings, log_fd: int, deadline: float, now: bool, thorough: bool) -> bool:
+        """Send the events, in order, until one fails; whether none is left.  log_fd is locked by this process."""
+        with self.job.history() as history:  # its lock: whoever put an event there has written the row by now
+            events = self.settle(history.rows, thorough)
+        spec = self.job.spec()
+        for event in events:
+            if (event.due > time.time() and not now) or time.monotonic() >= deadline:
+                return False
+            if not self.send(event, spec, settings, log_fd, deadline):
+                return False
+        return True
+
+    def describe(self) -> List[Dict[str, Json]]:
+        """Every event: what it told, whether and when it was delivered, what the receiver said."""
+        return (self.delivered() + [event.describe("dead") for event in self.events(dead=True)]
+                + [event.describe("pending") for event in self.events()])
+
+    def clear(self) -> None:
+        """Remove every event."""
+        for dead in (False, True):
+            for event in self.events(dead=dead):
+                self.drop(event, dead)
+
+    def revive(self) -> None:
+        """Let the events that were given up wait again, to be tried as long again."""
+        for event in self.events(dead=True):
+            self.keep(event._replace(made=time.time()))
+            self.drop(event, dead=True)
 
 
-def deliver(job: JobDir, now: bool = True) -> bool:
+def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     """Send a job's events in order, until one fails; whether none is left.
 
-    now: also those whose next try is not due yet.  Takes as long as the config allows for one transition, and no
-    longer; only one process sends for a job at a time, and another waits for it.
+    now: also those whose next try is not due yet.  thorough: look at the whole outbox.  Takes as long as the config allows
+    for one transition, and no longer; only one process sends for a job at a time, and another waits for it.
     """
     settings = callback_settings(job)
     if settings is None:
@@ -2340,31 +2384,24 @@ def deliver(job: JobDir, now: bool = True) -> bool:
         while time.monotonic() < deadline:
             try:
                 with locked(fd, patient=False):
-                    return deliver_events(job, settings, fd, deadline, now)
+                    return Outbox(job).send_all(settings, fd, deadline, now, thorough)
             except BlockingIOError:
                 time.sleep(0.05)
         return False
 
 
-def events_of(job: JobDir) -> List[Dict[str, Json]]:
-    """Every event of a job: what it told, whether and when it was delivered, what the receiver said."""
-    shown = delivered_events(job)
-    for outcome, folder in (("dead", outbox(job, "dead")), ("pending", outbox(job))):
-        shown += [event.describe(outcome) for event in events_in(folder, job.jobid)]
-    return shown
+def waiting_in(root: Root, dead: bool = False) -> List[str]:
+    """The ids of the jobs of a backend that have events in the outbox."""
+    paths: List[str] = []
+    with suppress(OSError):
+        paths = paths_in(os.path.join(root.folder, ".outbox", "dead" * dead))
+    names = {os.path.basename(path)[:-len(".000001.json")] for path in paths if path.endswith(".json")}
+    return sorted(name for name in names if JOBID.fullmatch(name))
 
 
-def revive_all(root: Root) -> None:
-    """Put the events of a backend's jobs that were given up back into the outbox, to be tried as long again."""
-    for event in events_in(os.path.join(root.folder, ".outbox", "dead")):
-        job = JobDir(os.path.join(root.folder, event.jobid))
-        keep_event(event_path(job, event), event._replace(made=time.time()))
-        os.unlink(event_path(job, event, "dead"))
-
-
-def owes_events(job: JobDir, waiting: bool) -> bool:
+def owes_events(job: JobDir, waits: bool) -> bool:
     """Whether a job's callback is to be told of something: an event waits, or a job script wrote a row that nobody announced."""
-    return callback_settings(job) is not None and (waiting or bool(missed_places(job, job.rows())))
+    return callback_settings(job) is not None and (waits or bool(Outbox(job).missed(job.rows(), [])))
 
 
 def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[str, bool]:
@@ -2375,14 +2412,14 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     """
     found = {}
     for root in roots_of(config):
-        if dead:
-            revive_all(root)
-        waiting = {event.jobid for event in events_in(os.path.join(root.folder, ".outbox"))}
-        for jobid in job_ids(root.folder) if now else sorted(waiting):
+        for jobid in waiting_in(root, dead=True) if dead else ():
+            Outbox(JobDir(os.path.join(root.folder, jobid))).revive()
+        waiting = waiting_in(root)
+        for jobid in job_ids(root.folder) if now else waiting:
             job = root.job(jobid)
             try:
                 if job and owes_events(job, jobid in waiting):
-                    found[jobid] = deliver(job, now or dead)
+                    found[jobid] = deliver(job, now or dead, thorough=True)
             except (PsikError, OSError) as err:  # one broken job must not keep the others' events
                 complain(str(err))
                 found[jobid] = False
@@ -2398,7 +2435,7 @@ def record(job: JobDir, history: History, jobndx: int, state: JobState, info: In
     """Add a transition to a history that is locked, its event before it: the one way in which psik.py does so."""
     wanted = callback_settings(job) is not None
     if wanted:
-        announce(job, len(history.rows), jobndx, state, info)
+        Outbox(job).announce(len(history.rows), jobndx, state, info)
     return history.append(jobndx, state, info, durable=wanted)
 
 
@@ -3154,9 +3191,7 @@ def remove(job: JobDir, force: bool = False) -> None:
     if os.path.islink(job.path):
         complain("%s is a link; what it leads to, %s, stays" % (job.path, os.path.realpath(job.path)))
     try:
-        for folders in ((), ("dead",)):
-            for event in events_in(outbox(job, *folders), job.jobid):
-                os.unlink(event_path(job, event, *folders))
+        Outbox(job).clear()
         os.rename(job.path, passing)
     except FileNotFoundError:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
@@ -6872,7 +6907,7 @@ def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     summary = summarize(job, rows, reconcile(config, [(job, rows)]))
     spec = job.spec()
     return dict(summary._asdict(), base=job.path, directory=spec.directory, spec=to_json(spec, secrets=False),
-                history=[row._asdict() for row in rows], callbacks=events_of(job))
+                history=[row._asdict() for row in rows], callbacks=Outbox(job).describe())
 
 
 @command("status last", JOBIDS, AS_JSON)

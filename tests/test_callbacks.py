@@ -167,8 +167,8 @@ class Arriving(Receiving):
     def test_what_is_not_due_is_not_tried(self) -> None:
         self.up()
         job = self.job(self.put("/fail/99"))
-        event = psik.events_in(psik.outbox(job))[0]
-        psik.replace_file(psik.event_path(job, event), json.dumps(event._replace(due=time.time() + 60)._asdict()))
+        event = psik.Outbox(job).events()[0]
+        psik.replace_file(psik.Outbox(job).path(event.place), json.dumps(event._replace(due=time.time() + 60)._asdict()))
         before = len(self.received())
         self.psik("deliver", status=1)
         self.psik("poll")
@@ -186,7 +186,7 @@ class Arriving(Receiving):
         self.up()
         self.configure(callback_give_up_s=0)
         jobid = self.put("/fail/3")
-        self.assertEqual(len(os.listdir(psik.outbox(self.job(jobid), "dead"))), 3)
+        self.assertEqual(len(psik.Outbox(self.job(jobid)).events(dead=True)), 3)
         self.assertIn("dead", self.psik("status", jobid).out)
         self.psik("deliver", "--dead")
         self.assertEqual(self.told(), WHOLE)
@@ -221,7 +221,7 @@ class Arriving(Receiving):
             self.psik("deliver", "--all")
             recorded = [(row.jobndx, row.state.value) for row in job.rows()[1:]]
             self.assertEqual(self.told(), recorded, count)
-            self.assertEqual(psik.events_in(psik.outbox(job)), [])
+            self.assertEqual(psik.Outbox(job).events(), [])
             if done.returncode == 0:
                 break
         self.assertEqual((done.returncode, recorded), (0, [(1, "completed")]))

@@ -129,30 +129,33 @@ class Trees(Amiss):
             psik.reached(job, 1, psik.JobState.active)
         with open(jobs[0].at("scripts", "callback.json"), "w") as file:
             file.write("{")
-        with open(psik.outbox(jobs[1], jobs[1].jobid + ".000009.json"), "w") as file:
+        with open(psik.Outbox(jobs[1]).path(9), "w") as file:
             file.write("{}")
         with captured() as (_, err):
             self.assertEqual(psik.deliver_all(config, now=True), {jobs[0].jobid: False, jobs[1].jobid: False})
         self.assertIn("callback.json: it is broken", err.getvalue())
         self.assertIn(".000009.json: not an event; remove it", err.getvalue())
-        self.assertEqual(len([each for each in psik.events_of(jobs[1]) if each["outcome"] == "pending"]), 1)
+        self.assertEqual(len([each for each in psik.Outbox(jobs[1]).describe() if each["outcome"] == "pending"]), 1)
         psik.remove(jobs[1], force=True)
-        self.assertFalse(os.path.exists(psik.outbox(jobs[1], jobs[1].jobid + ".000001.json")))
+        self.assertFalse(os.path.exists(psik.Outbox(jobs[1]).path(1)))
 
     def test_an_event_whose_row_was_never_written_is_dropped(self) -> None:
         job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
-        psik.announce(job, 7, 1, psik.JobState.active, 0)
+        for place in (1, 7):
+            psik.Outbox(job).announce(place, 1, psik.JobState.active, 0)
         self.assertTrue(psik.deliver(job))
-        self.assertEqual(psik.events_of(job), [])
+        self.assertEqual([event["place"] for event in psik.Outbox(job).describe()], [7])  # not looked for at every transition
+        psik.deliver_all(self.config())
+        self.assertEqual(psik.Outbox(job).describe(), [])
 
     def test_an_event_of_another_row_is_not_told(self) -> None:
         job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
-        psik.announce(job, 1, 0, psik.JobState.canceled, 0)  # its writer died, and a job script wrote another row
+        psik.Outbox(job).announce(1, 0, psik.JobState.canceled, 0)  # its writer died, and a job script wrote another row
         with open(job.status_path, "a") as file:
             file.write("%.3f,1,active,007\n" % time.time())
         for _ in range(2):
             self.assertFalse(psik.deliver(job))
-            self.assertEqual([(event["jobndx"], event["state"]) for event in psik.events_of(job)], [(1, "active")])
+            self.assertEqual([(event["jobndx"], event["state"]) for event in psik.Outbox(job).describe()], [(1, "active")])
 
     def test_while_another_process_delivers_one_waits_and_no_longer_than_it_may(self) -> None:
         self.configure(callback_timeout_s=1)
@@ -178,7 +181,7 @@ class Trees(Amiss):
             proxy = "http://127.0.0.1:%d" % listener.getsockname()[1]
             settings = psik.CallbackSettings(5, 5, None, True)
             with mock.patch.dict(os.environ, {"https_proxy": proxy, "no_proxy": ""}):
-                self.refused(OSError, "the proxy refused: 403 Not through me", psik.post, "https://example.org/x", b"", {}, settings, time.monotonic() + 5)
+                self.refused(OSError, "the proxy refused: 403 Not through me", psik.Post("https://example.org/x", settings, time.monotonic() + 5).send, b"", {})
             thread.join(10)
             self.assertTrue(self.asked.startswith(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n"))
 

@@ -74,11 +74,11 @@ class Program(unittest.TestCase):
             history.append(1, state, info)
         history.unlock()
         history.sync()
-        events = psik.events_in(psik.outbox(job), job.jobid)
+        events = psik.Outbox(job).events()
         rows = job.rows()
         self.assertEqual([(event.state, event.info, event.place) for event in events], [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
         self.assertEqual([psik.belongs_to(event, rows) for event in events], [True] * 3)
-        self.assertEqual(psik.missed_places(job, rows), [])
+        self.assertEqual(psik.Outbox(job).missed(rows, events), [])
 
     def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,active,77\n1.6,1,queued,78\n", "x")
