@@ -3929,23 +3929,20 @@ class Body:
 
 
 def decode_percent(text: str) -> str:
-    """A path or a part of a query, %XX decoded as UTF-8; RequestError where it is none, or holds a NUL."""
-    if "%" in text:
-        try:
-            text = re.sub(b"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), text.encode("latin-1")).decode("utf-8")
-        except UnicodeDecodeError:
-            raise RequestError(400, "the URL is not UTF-8") from None
+    """A path, or a part of one, %XX decoded as UTF-8; RequestError where it is none, or holds a NUL."""
+    import urllib.parse
+    try:
+        text = urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise RequestError(400, "the URL is not UTF-8") from None
     if "\0" in text:
         raise RequestError(400, "the URL holds a NUL")
     return text
 
 
-def parse_query(text: str) -> Iterator[Tuple[str, str]]:
-    """(name, value) of each `name=value` of a query."""
-    for pair in text.split("&"):
-        name, _, value = pair.replace("+", "%20").partition("=")
-        if name:
-            yield decode_percent(name), decode_percent(value)
+REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]{1,8192}) HTTP/(1\.[01])")
+HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+SINGLE_HEADERS = ("host", "content-length", "transfer-encoding", "authorization", "content-type")
 
 
 class Request:
@@ -3955,7 +3952,7 @@ class Request:
         self.method, self.version, self.headers, self.body = method, version, headers, body
         self.raw_path, _, query = target.partition("?")
         self.path = decode_percent(self.raw_path)
-        self.query = dict(parse_query(query))
+        self.query = self.parse_query(query)
         self.params: Dict[str, str] = {}    # what its route's pattern took from the path
         self.check_again: Callable[[], Any] = lambda: None  # raises what it would raise if the request came now
 
@@ -3964,83 +3961,97 @@ class Request:
         """The method, GET for HEAD, which is the same without the body."""
         return "GET" if self.method == "HEAD" else self.method
 
+    @property
+    def bearer(self) -> Optional[str]:
+        """The token that the request shows, None where it shows none."""
+        scheme, _, token = self.headers.get("authorization", "").strip().partition(" ")
+        return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
     def keeps_alive(self) -> bool:
         """Whether the client wants to send another on this connection."""
         wish = self.headers.get("connection", "").lower()
         return "close" not in wish and (self.version == "1.1" or "keep-alive" in wish)
 
+    def has_tag(self, tag: str) -> bool:
+        """Whether the client has what bears this ETag already."""
+        wanted = self.headers.get("if-none-match", "")
+        return wanted.strip() == "*" or tag in wanted
 
-def bearer_of(req: Request) -> Optional[str]:
-    """The token of a request, None where it shows none."""
-    scheme, _, token = req.headers.get("authorization", "").strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+    def byte_range(self, size: int) -> Optional[Tuple[int, int]]:
+        """(first, last) byte that is asked for of so many; first > last: unsatisfiable; None: not a single range."""
+        match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", self.headers.get("range", ""))
+        if not match or match.group(0) == "bytes=-":
+            return None
+        first, last = match.groups()
+        if not first:
+            return max(size - int(last), 0), size - 1
+        return int(first), min(int(last), size - 1) if last else size - 1
 
+    @staticmethod
+    def parse_query(text: str) -> Dict[str, str]:
+        """{name: value} of a query; RequestError where it is not UTF-8, or holds a NUL."""
+        pairs = (pair.replace("+", "%20").partition("=") for pair in text.split("&"))
+        return {decode_percent(name): decode_percent(value) for name, _, value in pairs if name}
 
-REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]{1,8192}) HTTP/(1\.[01])")
-HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+    @staticmethod
+    def parse_line(line: bytes) -> Tuple[str, str, str]:
+        """(method, target, version) of a head's first line; RequestError."""
+        match = REQUEST_LINE.fullmatch(line)
+        if match:
+            return match.group(1).decode(), match.group(2).decode(), match.group(3).decode()
+        if re.search(rb" HTTP/(?!1\.[01]$)[0-9.]+$", line):
+            raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise RequestError(414 if len(line) > 8192 else 400, "the first line is not a request")
 
+    @staticmethod
+    def parse_headers(lines: Sequence[bytes]) -> Dict[str, str]:
+        """{lower-case name: value} of the lines of a head; RequestError."""
+        if len(lines) > MAX_HEADERS:
+            raise RequestError(431, "more than %d headers" % MAX_HEADERS)
+        headers: Dict[str, str] = {}
+        for line in lines:
+            word, colon, rest = line.partition(b":")
+            if not colon or not HEADER_NAME.fullmatch(word) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest):
+                raise RequestError(400, "a header is broken: %r" % line[:40])
+            name, value = word.decode().lower(), rest.strip(b" \t").decode("latin-1")
+            if name in headers and name in SINGLE_HEADERS:
+                raise RequestError(400, "%s is given twice" % name)
+            headers[name] = headers[name] + ", " + value if name in headers else value
+        return headers
 
-def parse_request_line(line: bytes) -> Tuple[str, str, str]:
-    """(method, target, version) of a head's first line; RequestError."""
-    match = REQUEST_LINE.fullmatch(line)
-    if match:
-        return match.group(1).decode(), match.group(2).decode(), match.group(3).decode()
-    if re.search(rb" HTTP/(?!1\.[01]$)[0-9.]+$", line):
-        raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    raise RequestError(414 if len(line) > 8192 else 400, "the first line is not a request")
+    @staticmethod
+    def body_length(headers: Dict[str, str]) -> Optional[int]:
+        """The length of a body, None where it comes in chunks; RequestError where that cannot be told for sure."""
+        coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
+        if coding is not None:
+            if "content-length" in headers:
+                raise RequestError(400, "both Content-Length and Transfer-Encoding")
+            if coding.lower() != "chunked":
+                raise RequestError(501, "the only transfer coding is chunked")
+            return None
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise RequestError(400, "Content-Length is not a number")
+        return int(length)
 
-
-SINGLE_HEADERS = ("host", "content-length", "transfer-encoding", "authorization", "content-type")
-
-
-def parse_headers(lines: Sequence[bytes]) -> Dict[str, str]:
-    """{lower-case name: value} of the lines of a head; RequestError."""
-    if len(lines) > MAX_HEADERS:
-        raise RequestError(431, "more than %d headers" % MAX_HEADERS)
-    headers: Dict[str, str] = {}
-    for line in lines:
-        word, colon, rest = line.partition(b":")
-        if not colon or not HEADER_NAME.fullmatch(word) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest):
-            raise RequestError(400, "a header is broken: %r" % line[:40])
-        name, value = word.decode().lower(), rest.strip(b" \t").decode("latin-1")
-        if name in headers and name in SINGLE_HEADERS:
-            raise RequestError(400, "%s is given twice" % name)
-        headers[name] = headers[name] + ", " + value if name in headers else value
-    return headers
-
-
-def body_length(headers: Dict[str, str]) -> Optional[int]:
-    """The length of a body, None where it comes in chunks; RequestError where that cannot be told for sure."""
-    coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
-    if coding is not None:
-        if "content-length" in headers:
-            raise RequestError(400, "both Content-Length and Transfer-Encoding")
-        if coding.lower() != "chunked":
-            raise RequestError(501, "the only transfer coding is chunked")
-        return None
-    if not re.fullmatch("[0-9]{1,18}", length):
-        raise RequestError(400, "Content-Length is not a number")
-    return int(length)
-
-
-def parse_head(head: bytes, wire: Wire) -> Request:
-    """The request of a head; RequestError where it is not HTTP/1 to the letter: what two programs may read
-    differently, neither is to."""
-    lines = head.split(b"\r\n")
-    method, target, version = parse_request_line(lines[0])
-    headers = parse_headers(lines[1:])
-    if version == "1.1" and "host" not in headers:
-        raise RequestError(400, "the Host header is missing")
-    if version == "1.0" and "transfer-encoding" in headers:
-        raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding")
-    absolute = re.match(r"https?://([^/?#]*)", target, re.IGNORECASE)
-    if absolute:
-        headers["host"], target = absolute.group(1), re.sub("^(?!/)", "/", target[absolute.end():])
-    if headers.get("expect", "100-continue").lower() != "100-continue":
-        raise RequestError(417, "the only expectation is 100-continue")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError(415, "a body is taken as it is, without Content-Encoding")
-    return Request(method, target, headers, Body(wire, body_length(headers), "expect" in headers and version == "1.1"), version)
+    @classmethod
+    def parse(cls, head: bytes, wire: Wire) -> "Request":
+        """The request of a head; RequestError where it is not HTTP/1 to the letter: what two programs may read differently,
+        neither is to."""
+        lines = head.split(b"\r\n")
+        method, target, version = cls.parse_line(lines[0])
+        headers = cls.parse_headers(lines[1:])
+        if version == "1.1" and "host" not in headers:
+            raise RequestError(400, "the Host header is missing")
+        if version == "1.0" and "transfer-encoding" in headers:
+            raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding")
+        absolute = re.match(r"https?://([^/?#]*)", target, re.IGNORECASE)
+        if absolute:
+            headers["host"], target = absolute.group(1), re.sub("^(?!/)", "/", target[absolute.end():])
+        if headers.get("expect", "100-continue").lower() != "100-continue":
+            raise RequestError(417, "the only expectation is 100-continue")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise RequestError(415, "a body is taken as it is, without Content-Encoding")
+        return cls(method, target, headers, Body(wire, cls.body_length(headers), "expect" in headers and version == "1.1"), version)
 
 
 Send = Callable[[bytes], None]
@@ -4059,139 +4070,98 @@ class Response(NamedTuple):
     body: Union[bytes, FilePart, Callable[[Send], None]] = b""
     headers: Tuple[Tuple[str, str], ...] = ()
 
+    @classmethod
+    def of_json(cls, value: Json, status: int = 200) -> "Response":
+        """A value as JSON."""
+        return cls(status, json.dumps(value).encode() + b"\n", (("Content-Type", "application/json"),))
+
+    @classmethod
+    def of_text(cls, text: str, kind: str = "text/plain") -> "Response":
+        """A text of this media type."""
+        return cls(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
+
+    @classmethod
+    def of_file(cls, req: Request, file: IO[bytes], kind: str, name: str = "") -> "Response":
+        """A file, or the range of it that is asked for; 304 and 416 as RFC 9110 has them."""
+        import email.utils
+        found = os.fstat(file.fileno())
+        tag, size = '"%x-%x"' % (found.st_mtime_ns, found.st_size), found.st_size
+        head: Tuple[Tuple[str, str], ...] = (
+            ("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes"),
+            ("Last-Modified", email.utils.formatdate(found.st_mtime, usegmt=True)),
+            ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
+        if name:
+            head += (("Content-Disposition", "attachment; filename*=UTF-8''" + encode_percent(name)),)
+        if req.has_tag(tag):
+            file.close()
+            return cls(304, b"", head)
+        part = req.byte_range(size) if req.headers.get("if-range", tag) == tag else None
+        if part is None:
+            return cls(200, FilePart(file, 0, size), head)
+        start, end = part
+        if start > end:
+            file.close()
+            raise RequestError(416, "the file has %d bytes" % size, Content_Range="bytes */%d" % size)
+        return cls(206, FilePart(file, start, end - start + 1), head + (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),))
+
     def plus(self, *headers: Tuple[str, str]) -> "Response":
         """The same with more headers."""
         return self._replace(headers=self.headers + headers)
 
+    def with_etag(self, req: Request) -> "Response":
+        """The same with its ETag; 304 where the client has it already."""
+        if req.method not in ("GET", "HEAD") or self.status != 200 or not isinstance(self.body, bytes):
+            return self
+        import hashlib
+        tag = '"%s"' % hashlib.sha256(self.body).hexdigest()[:24]
+        if req.has_tag(tag):
+            return Response(304, b"", (("ETag", tag),))
+        return self.plus(("ETag", tag))
 
-def json_response(value: Json, status: int = 200) -> Response:
-    """A value as JSON."""
-    return Response(status, json.dumps(value).encode() + b"\n", (("Content-Type", "application/json"),))
+    def head(self, closes: bool, chunks: bool) -> bytes:
+        """What goes before the body."""
+        import http
+        lines = ["HTTP/1.1 %d %s" % (self.status, http.HTTPStatus(self.status).phrase)] + ["%s: %s" % header for header in self.headers]
+        if not isinstance(self.body, (bytes, FilePart)):
+            lines += ["Transfer-Encoding: chunked"] if chunks else []
+        elif self.status not in (204, 304):
+            lines.append("Content-Length: %d" % (len(self.body) if isinstance(self.body, bytes) else self.body.length))
+        lines += ["Connection: close"] if closes else []
+        return "\r\n".join(lines + ["", ""]).encode("latin-1", "replace")
 
-
-def text_response(text: str, kind: str = "text/plain") -> Response:
-    """A text of this media type."""
-    return Response(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
-
-
-def has_tag(req: Request, tag: str) -> bool:
-    """Whether the client has what bears this ETag already."""
-    wanted = req.headers.get("if-none-match", "")
-    return wanted.strip() == "*" or tag in wanted
-
-
-def with_etag(req: Request, response: Response) -> Response:
-    """An answer with its ETag; 304 where the client has it already."""
-    if req.method not in ("GET", "HEAD") or response.status != 200 or not isinstance(response.body, bytes):
-        return response
-    import hashlib
-    tag = '"%s"' % hashlib.sha256(response.body).hexdigest()[:24]
-    if has_tag(req, tag):
-        return Response(304, b"", (("ETag", tag),))
-    return response.plus(("ETag", tag))
-
-
-def byte_range(text: str, size: int) -> Optional[Tuple[int, int]]:
-    """(first, last) byte of a Range header, first > last where there are none of it; None where it asks for no one range."""
-    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", text)
-    if not match or match.group(0) == "bytes=-":
-        return None
-    first, last = match.groups()
-    if not first:
-        return max(size - int(last), 0), size - 1
-    return int(first), min(int(last), size - 1) if last else size - 1
-
-
-def http_date(stamp: float) -> str:
-    """A time as HTTP writes it."""
-    days, months = ("Mon Tue Wed Thu Fri Sat Sun".split(), "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
-    when = time.gmtime(stamp)
-    return "%s, %02d %s %d %02d:%02d:%02d GMT" % (days[when.tm_wday], when.tm_mday, months[when.tm_mon - 1], *(
-        when.tm_year, when.tm_hour, when.tm_min, when.tm_sec))
-
-
-def file_response(req: Request, file: IO[bytes], kind: str, name: str = "") -> Response:
-    """A file, or the range of it that is asked for; 304 and 416 as RFC 9110 has them."""
-    found = os.fstat(file.fileno())
-    tag, size = '"%x-%x"' % (found.st_mtime_ns, found.st_size), found.st_size
-    head: Tuple[Tuple[str, str], ...] = (
-        ("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes"), ("Last-Modified", http_date(found.st_mtime)),
-        ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
-    if name:
-        head += (("Content-Disposition", "attachment; filename*=UTF-8''" + encode_percent(name)),)
-    if has_tag(req, tag):
-        file.close()
-        return Response(304, b"", head)
-    part = byte_range(req.headers.get("range", ""), size) if req.headers.get("if-range", tag) == tag else None
-    if part is None:
-        return Response(200, FilePart(file, 0, size), head)
-    start, end = part
-    if start > end:
-        file.close()
-        raise RequestError(416, "the file has %d bytes" % size, Content_Range="bytes */%d" % size)
-    return Response(206, FilePart(file, start, end - start + 1), head + (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),))
-
-
-REASONS = {200: "OK", 201: "Created", 204: "No Content", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request",
-           401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
-           409: "Conflict", 429: "Too Many Requests", 413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
-           416: "Range Not Satisfiable", 417: "Expectation Failed", 422: "Unprocessable Content", 431: "Request Header Fields Too Large",
-           500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
-           505: "HTTP Version Not Supported", 507: "Insufficient Storage"}
-
-
-def response_head(response: Response, closes: bool, chunks: bool) -> bytes:
-    """What goes before the body of an answer."""
-    status, body, headers = response
-    lines = ["HTTP/1.1 %d %s" % (status, REASONS.get(status, "Unknown"))] + ["%s: %s" % header for header in headers]
-    if not isinstance(body, (bytes, FilePart)):
-        lines += ["Transfer-Encoding: chunked"] if chunks else []
-    elif status not in (204, 304):
-        lines.append("Content-Length: %d" % (len(body) if isinstance(body, bytes) else body.length))
-    lines += ["Connection: close"] if closes else []
-    return "\r\n".join(lines + ["", ""]).encode("latin-1", "replace")
-
-
-def send_pieces(wire: Wire, body: Callable[[Send], None], chunks: bool) -> int:
-    """Send a body of unknown length; its bytes."""
-    sent = 0
-
-    def send(data: bytes) -> None:
-        nonlocal sent
-        if data:
-            wire.send(b"%x\r\n%s\r\n" % (len(data), data) if chunks else data)
-            sent += len(data)
-
-    body(send)
-    wire.send(b"0\r\n\r\n" if chunks else b"")
-    return sent
-
-
-def send_response(wire: Wire, response: Response, closes: bool, bodiless: bool = False, chunks: bool = True) -> int:
-    """Send an answer; the bytes of its body.  One of unknown length goes in chunks, or ends with the connection."""
-    body, head = response.body, response_head(response, closes, chunks)
-    try:
-        if bodiless:
+    def send(self, wire: Wire, closes: bool, bodiless: bool = False, chunks: bool = True) -> int:
+        """Send it; the bytes of its body.  One of unknown length goes in chunks, or ends with the connection."""
+        body, head = self.body, self.head(closes, chunks)
+        try:
+            if bodiless:
+                wire.send(head)
+                return 0
+            if isinstance(body, bytes):
+                wire.send(head + body)
+                return len(body)
             wire.send(head)
-            return 0
-        if isinstance(body, bytes):
-            wire.send(head + body)
-            return len(body)
-        wire.send(head)
-        if isinstance(body, FilePart):
-            wire.send_file(*body)
-            return body.length
-        return send_pieces(wire, body, chunks)
-    finally:
-        if isinstance(body, FilePart):
-            body.file.close()
+            if isinstance(body, FilePart):
+                wire.send_file(*body)
+                return body.length
+            return self.send_pieces(wire, body, chunks)
+        finally:
+            if isinstance(body, FilePart):
+                body.file.close()
 
+    @staticmethod
+    def send_pieces(wire: Wire, body: Callable[[Send], None], chunks: bool) -> int:
+        """Send a body of unknown length; its bytes."""
+        sent = 0
 
-def part_option(head: bytes, name: str) -> str:
-    """The name or filename of a form's part, ''."""
-    match = re.search(r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name, head.decode("utf-8", "replace"))
-    text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
-    return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")  # as browsers write these three
+        def send(data: bytes) -> None:
+            nonlocal sent
+            if data:
+                wire.send(b"%x\r\n%s\r\n" % (len(data), data) if chunks else data)
+                sent += len(data)
+
+        body(send)
+        wire.send(b"0\r\n\r\n" if chunks else b"")
+        return sent
 
 
 class Form:
@@ -4204,6 +4174,13 @@ class Form:
         self.incoming, self.mark = req.body.blocks(limit), b"\r\n--" + match.group(2).encode("latin-1")
         self.pending = b"\r\n"  # so that the first boundary looks like the others
 
+    @staticmethod
+    def option(head: bytes, name: str) -> str:
+        """The name or filename of a part, ''."""
+        match = re.search(r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name, head.decode("utf-8", "replace"))
+        text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
+        return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")  # as browsers write these three
+
     def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
         """(field's name, file name, blocks of its content) of each part; the blocks are to be read in turn."""
         if any(self.content()):
@@ -4212,7 +4189,7 @@ class Form:
             head = self.part_head()
             if head is None:
                 return
-            yield part_option(head, "name"), part_option(head, "filename"), self.content()
+            yield self.option(head, "name"), self.option(head, "filename"), self.content()
         raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
 
     def receive(self) -> None:
@@ -5137,7 +5114,7 @@ def api_get_jobs(api: Api, req: Request, caller: Caller) -> Response:
     index, limit = query_value(req, INDEX) or 0, query_value(req, LIMIT)
     found = list_jobs(api.config, backend_name(api, req), query_value(req, STATE), limit, poll=False, index=index,
                       name=query_value(req, NAME), admits=lambda job: may(api.policy, caller, "GET", job))
-    answer = json_response([{"jobid": each.jobid, "name": each.name, "updated": each.updated, "jobndx": each.jobndx,
+    answer = Response.of_json([{"jobid": each.jobid, "name": each.name, "updated": each.updated, "jobndx": each.jobndx,
                              "state": each.state, "info": each.info} for each in found])
     if limit is None or len(found) < limit:
         return answer
@@ -5189,7 +5166,7 @@ def start_job(api: Api, job: JobDir) -> None:
 
 def created(job: JobDir) -> Response:
     """The answer to who made a job: its id, and where it is."""
-    return json_response(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
+    return Response.of_json(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
 
 
 def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
@@ -5376,7 +5353,7 @@ def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[
     notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
     kind = "text/plain; charset=utf-8"
     if offset is None and tail is None:
-        return file_response(req, file, kind).plus(*notes)
+        return Response.of_file(req, file, kind).plus(*notes)
     if tail is not None:
         skip_to_tail(file, tail)
         offset = file.tell()
@@ -5497,7 +5474,7 @@ def api_get_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List
     path, folder = req.params["path"].rstrip("/"), ConfinedFolder(job.directory())
     if folder.is_folder(path):
         return folder.stat(path)
-    return file_response(req, folder.open(path), "application/octet-stream", os.path.basename(path))
+    return Response.of_file(req, folder.open(path), "application/octet-stream", os.path.basename(path))
 
 
 def upload_limit(api: Api) -> int:
@@ -5563,19 +5540,19 @@ def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
     if caller.anonymous:
         raise RequestError(401, "no token for an address: nobody vouches for it", WWW_Authenticate="Bearer")
     if caller.claims is not None and api.config.tokens == "biscuit":  # what its holder narrowed must not come back wide
-        return text_response(bearer_of(req) or "").plus(("Cache-Control", "no-store"))
+        return Response.of_text(req.bearer or "").plus(("Cache-Control", "no-store"))
     left_s = min(86400.0, float(caller.claims["exp"]) - time.time()) if caller.claims else 86400.0
     said = caller.claims or {}
     parents = said.get("parents", []) + ([said["jti"]] if said else [])
     if len(parents) > MAX_PARENTS:
         raise ForbiddenError("this token was got with %d others, one after the other; ask with an earlier one" % MAX_PARENTS)
     text = tokens_of(api.config).make(caller.user, left_s, parents, **{name: said.get(name) for name in NARROWINGS})
-    return text_response(text).plus(("Cache-Control", "no-store"))
+    return Response.of_text(text).plus(("Cache-Control", "no-store"))
 
 
 def api_post_token(api: Api, req: Request, caller: Caller) -> Json:
     """What the token says that the request shows."""
-    token = bearer_of(req)
+    token = req.bearer
     if token is None:
         raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
     return {"blocks": tokens_of(api.config).blocks(token)}
@@ -5601,7 +5578,7 @@ def api_get_health(api: Api, req: Request, caller: Caller) -> Response:
     writable = {backend.name: probe(backend.root) for backend in api.backends.values()}
     states = {name: str(system_status(api, backend, caller)["status"]) for name, backend in api.backends.items()}
     fine = all(writable.values())
-    return json_response({"status": "ok" if fine and set(states.values()) == {"active"} else "degraded", "version": __version__,
+    return Response.of_json({"status": "ok" if fine and set(states.values()) == {"active"} else "degraded", "version": __version__,
                           "writable": fine, "backends": states}, 200 if fine else 503)
 
 
@@ -5620,7 +5597,7 @@ def api_get_metrics(api: Api, req: Request, caller: Caller) -> Response:
 
 def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
     """A page for people."""
-    return text_response(TEMPLATES["index.html"], "text/html").plus(
+    return Response.of_text(TEMPLATES["index.html"], "text/html").plus(
         ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
                                     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
         ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"))
@@ -5633,7 +5610,7 @@ def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
 @lru_cache(maxsize=1)
 def openapi_response() -> Response:
     """The interface, made once: it takes ten milliseconds, and strangers may ask for it."""
-    return json_response(openapi())
+    return Response.of_json(openapi())
 
 
 def api_get_openapi(api: Api, req: Request, caller: Caller) -> Response:
@@ -5741,7 +5718,7 @@ def error_response(err: PsikError) -> Response:
     if err.http_status in (204, 304):
         return Response(err.http_status, b"", headers)
     made = {"jobid": value for name, value in headers if name == "X-Psik-Jobid"}
-    return json_response(dict({"detail": detail_of(err)}, **made), err.http_status).plus(*headers)
+    return Response.of_json(dict({"detail": detail_of(err)}, **made), err.http_status).plus(*headers)
 
 
 def bug_response(err: BaseException) -> Response:
@@ -5749,7 +5726,7 @@ def bug_response(err: BaseException) -> Response:
     import traceback
     mark = os.urandom(4).hex()
     complain("error %s: %s" % (mark, "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()))
-    return json_response({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
+    return Response.of_json({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
 
 
 def system_response(err: OSError) -> Response:
@@ -5778,7 +5755,7 @@ def dispatch(api: Api, req: Request, identify_caller: Callable[[Request, Route],
         route, req.params = find_route(req, PATTERNS)
         req.check_again = lambda: admit(api, req, route, identify_caller)
         value = route.handler(api, req, *admit(api, req, route, identify_caller))
-        return with_etag(req, value if isinstance(value, Response) else json_response(value))
+        return (value if isinstance(value, Response) else Response.of_json(value)).with_etag(req)
     except PsikError as err:
         return error_response(err)
     except (ConnectionError, TimeoutError):
@@ -5897,6 +5874,7 @@ def refusals_of(route: Route) -> List[int]:
 
 def answers_of(route: Route) -> Dict[str, Json]:
     """What a route answers, by status."""
+    import http
     media = route.gives if "/" in route.gives else "application/json"
     content = {media: {"schema": schema_of(route.gives)}}
     if route.gives == "application/octet-stream":
@@ -5911,7 +5889,7 @@ def answers_of(route: Route) -> Dict[str, Json]:
     if media == "text/event-stream":
         answers["204"] = {"description": "there will be no more"}
     error = {"application/json": {"schema": schema_of("Error")}}
-    answers.update({str(status): {"description": REASONS[status], "content": error} for status in refusals_of(route)})
+    answers.update({str(status): {"description": http.HTTPStatus(status).phrase, "content": error} for status in refusals_of(route)})
     return dict(answers, default={"description": "refused, and why", "content": error})
 
 
@@ -6064,7 +6042,7 @@ def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
         raise ForbiddenError("this server is for its own user")
     if peer.uid is None and not api.page_token:
         raise RequestError(401, "the system does not tell whose connection this is; use a UNIX socket, or --token", WWW_Authenticate="Bearer")
-    if api.page_token and route.scope != "page" and not hmac.compare_digest((bearer_of(req) or "").encode(), api.page_token.encode()):
+    if api.page_token and route.scope != "page" and not hmac.compare_digest((req.bearer or "").encode(), api.page_token.encode()):
         raise RequestError(401, "open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
 
 
@@ -6092,7 +6070,7 @@ def identify(api: Api, peer: Peer, req: Request, route: Route) -> Caller:
         return Caller(LOCAL_USER, trusted=True)
     if peer.serial and peer.serial in map(plain_serial, api.config.refused_certificates):
         raise ForbiddenError("the certificate was withdrawn")
-    token = bearer_of(req)
+    token = req.bearer
     if token and takes_tokens(api, peer):
         caller = bearer_caller(api, peer, req, route, token)
     else:
@@ -6142,7 +6120,7 @@ def answer_request(api: Api, wire: Wire, req: Request) -> bool:
         status = response.status
         drained, chunks = req.body.drain(), req.version == "1.1"
         closes = not drained or not req.keeps_alive() or api.stopping or (not chunks and callable(response.body))
-        sent = send_response(wire, response, closes, req.method == "HEAD", chunks)
+        sent = response.send(wire, closes, req.method == "HEAD", chunks)
         if not drained:
             wire.linger()
         return not closes
@@ -6154,7 +6132,7 @@ def answer_request(api: Api, wire: Wire, req: Request) -> bool:
 def refuse(api: Api, wire: Wire, err: PsikError) -> None:
     """Answer what is no request that could be carried out, and end the connection."""
     begun, response = time.time(), error_response(err)
-    send_response(wire, response, closes=True)
+    response.send(wire, closes=True)
     wire.linger()
     log_request(api, wire.peer.address, "-", "-", response.status, 0, begun)
 
@@ -6166,7 +6144,7 @@ def serve_wire(api: Api, wire: Wire) -> None:
             head = wire.read_head()
             if not head:
                 return
-            req = parse_head(head, wire)
+            req = Request.parse(head, wire)
         except PsikError as err:
             refuse(api, wire, err)
             return
@@ -6285,7 +6263,7 @@ def turn_away(api: Api, wire: Wire, why: PsikError) -> None:
     with suppress(OSError):
         wire.sock.setblocking(False)
         response = error_response(why)
-        wire.sock.send(response_head(response, closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
+        wire.sock.send(response.head(closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
         wire.sock.shutdown(socket.SHUT_WR)
     with api.lock:
         api.parting.append(wire)

@@ -94,7 +94,7 @@ class Amiss(Case):
         req = psik.Request(method, target, headers, psik.Body(wire, len(body)))
         caller = psik.Caller(psik.LOCAL_USER, trusted=True)
         response = psik.dispatch(api, req, lambda req, route: caller)
-        psik.send_response(wire, response, closes=True, chunks=False)
+        response.send(wire, closes=True, chunks=False)
         return response.status, wire.sent.decode("utf-8", "replace")
 
 
