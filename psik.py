@@ -1811,54 +1811,73 @@ def own_hash() -> str:
     return hashlib.sha256(b"".join(content for _, content in sorted(own_files().items()))).hexdigest()[:16]
 
 
-def copies_of(job: JobDir) -> str:
-    """The folder of the copies that the jobs of a prefix share."""
-    return os.path.join(os.path.dirname(os.path.dirname(job.path)), ".psik")
+class Copies:
+    """The copies of psik.py that the jobs of a prefix share, each in a folder named by its hash.
 
+    A hard link in each job counts who needs a copy.
+    """
 
-def copy_path(folder: str) -> str:
-    """The file of a copy whose hard links tell how many jobs need it."""
-    return os.path.join(folder, "psik.py" if os.path.exists(os.path.join(folder, "psik.py")) else "psik.pyc")
+    def __init__(self, prefix: str) -> None:
+        self.folder = os.path.join(prefix, ".psik")
 
+    @classmethod
+    def of(cls, job: JobDir) -> "Copies":
+        """Those of a job's prefix."""
+        return cls(os.path.dirname(os.path.dirname(job.path)))
 
-def write_copy(folder: str) -> None:
-    """Make the folder of our copy, whole or not at all."""
-    passing = "%s.%s" % (folder, os.urandom(6).hex())
-    os.makedirs(passing, 0o700)
-    for name, content in own_files().items():
-        with open(os.path.join(passing, name), "wb") as file:
-            file.write(content)
-    os.rename(passing, folder)
+    @property
+    def own(self) -> str:
+        """The folder of our copy."""
+        return os.path.join(self.folder, own_hash())
 
+    @staticmethod
+    def counted(copy: str) -> str:
+        """The file of a copy whose hard links tell how many jobs need it."""
+        return os.path.join(copy, "psik.py" if os.path.exists(os.path.join(copy, "psik.py")) else "psik.pyc")
 
-def keep_copy(job: JobDir) -> None:
-    """Link our copy into a job, which keeps it there for as long as the job is."""
-    folder = os.path.join(copies_of(job), own_hash())
-    make_folder(copies_of(job))
-    if job.check_owner:
-        check_ours(copies_of(job), "name a prefix of your own in the config")
-    with closing_fd(os.open(copies_of(job), os.O_RDONLY)) as lock, locked(lock):
-        if not os.path.isdir(folder):
-            write_copy(folder)
+    def write(self) -> None:
+        """Make the folder of our copy, whole or not at all."""
+        passing = "%s.%s" % (self.own, os.urandom(6).hex())
+        os.makedirs(passing, 0o700)
+        for name, content in own_files().items():
+            with open(os.path.join(passing, name), "wb") as file:
+                file.write(content)
+        os.rename(passing, self.own)
+
+    def link(self, job: JobDir) -> None:
+        """Link our copy into a job, in place of the one that it had."""
         passing = job.script(".psik.%s" % os.urandom(6).hex())
-        try:
-            os.link(copy_path(folder), passing)
-            os.replace(passing, job.script(".psik.py"))  # does nothing where both are one file already
-            if os.path.exists(passing):
-                os.unlink(passing)
-        except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
-            write_file(os.path.join(folder, "keep"), "")
+        os.link(self.counted(self.own), passing)
+        os.replace(passing, job.script(".psik.py"))  # does nothing where both are one file already
+        if os.path.exists(passing):
+            os.unlink(passing)
 
+    def keep(self, job: JobDir) -> None:
+        """Keep our copy for as long as the job is."""
+        make_folder(self.folder)
+        if job.check_owner:
+            check_ours(self.folder, "name a prefix of your own in the config")
+        with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
+            if not os.path.isdir(self.own):
+                self.write()
+            try:
+                self.link(job)
+            except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
+                write_file(os.path.join(self.own, "keep"), "")
 
-def drop_copies(folder: str) -> None:
-    """Remove the copies below a folder that no job needs any more."""
-    if not os.path.isdir(folder):
-        return
-    with closing_fd(os.open(folder, os.O_RDONLY)) as lock, locked(lock):
-        for path in paths_in(folder):
-            with suppress(FileNotFoundError):
-                if re.fullmatch("[0-9a-f]{16}", os.path.basename(path)) and os.stat(copy_path(path)).st_nlink == 1 and not os.path.exists(os.path.join(path, "keep")):
-                    delete_tree(path)
+    def drop_unused(self) -> None:
+        """Remove the copies that no job needs any more."""
+        if not os.path.isdir(self.folder):
+            return
+        with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
+            for copy in paths_in(self.folder):
+                with suppress(FileNotFoundError):
+                    if re.fullmatch("[0-9a-f]{16}", os.path.basename(copy)) and self.is_unused(copy):
+                        delete_tree(copy)
+
+    def is_unused(self, copy: str) -> bool:
+        """Whether no job links to a copy, where links count."""
+        return os.stat(self.counted(copy)).st_nlink == 1 and not os.path.exists(os.path.join(copy, "keep"))
 
 
 def was_moved(job: JobDir) -> bool:
@@ -1866,12 +1885,12 @@ def was_moved(job: JobDir) -> bool:
     settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
     copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
     return bool(settings) and not (("'base': %r," % job.path) in settings and copy
-                                   and os.path.isdir(os.path.join(copies_of(job), copy.group(1))))
+                                   and os.path.isdir(os.path.join(Copies.of(job).folder, copy.group(1))))
 
 
 def interpreter_values(job: JobDir) -> Dict[str, Value]:
     """Those of the names that say how a job calls psik.py."""
-    folder = os.path.join(copies_of(job), own_hash())
+    folder = Copies.of(job).own
     return {"python": sys.executable or "python3", "psik_dir": folder, "psik_module": "psik", "backport_dir": folder,
             "psik_file": os.path.join(folder, "psik.py")}
 
@@ -2715,7 +2734,7 @@ def poll_fault(root: str) -> str:
 def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
     """Write a job's scripts/, and the copy of psik.py that they call."""
     scripts = make_scripts(job, spec, backend, shell)
-    keep_copy(job)
+    Copies.of(job).keep(job)
     for name, text in scripts.items():
         write_file(job.script(name), text, 0o700)
     if spec.callback:
@@ -3196,7 +3215,7 @@ def remove(job: JobDir, force: bool = False) -> None:
     except FileNotFoundError:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
     delete_tree(passing)
-    drop_copies(copies_of(job))
+    Copies.of(job).drop_unused()
 
 
 def is_unbegun(path: str) -> bool:
@@ -3224,7 +3243,7 @@ def sweep(config: Config) -> List[str]:
             if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
                 delete_tree(path)
                 swept.append(path)
-        drop_copies(os.path.join(backend.prefix, ".psik"))
+        Copies(backend.prefix).drop_unused()
     return swept
 
 
@@ -4887,53 +4906,61 @@ class KeyEntry:
         os.fsync(self.file.fileno())
 
 
-@contextmanager
-def open_key(path: str) -> Iterator[IO[str]]:
-    """The file of a key, locked; one that another request removed before we had the lock is made anew."""
-    while True:
-        there = False
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
-            with suppress(FileNotFoundError):
-                there = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-            if there:
-                yield file
-                return
+class IdempotencyKeys:
+    """The keys of a backend's jobs, a file each, for KEY_LIFE_S."""
 
+    def __init__(self, root: str) -> None:
+        self.folder = os.path.join(root, ".keys")
 
-@contextmanager
-def idempotent(root: str, key: str, request: str) -> Iterator[KeyEntry]:
-    """What is known of a key among a backend's jobs; requests that bear the same one come here in turn.
+    @staticmethod
+    def digest(text: str) -> str:
+        """A text as a name of a file, and as a mark of what was asked."""
+        import hashlib
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    ConflictError where the key came with another request before; RequestError 429 where too many keys are remembered.
-    """
-    import hashlib
-    mark = hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
-    folder = os.path.join(root, ".keys")
-    make_folder(folder)
-    path = os.path.join(folder, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
-    if not os.path.exists(path) and len(os.listdir(folder)) >= MAX_KEYS:
-        raise RequestError(429, "more than %d Idempotency-Keys came in a day; leave it out" % MAX_KEYS, Retry_After="3600")
-    with open_key(path) as file:
-        try:
-            known = json.loads(file.read() or "{}")
-        except ValueError:  # cut when it was written: then no answer was sent
-            known = {}
-        if known and known.get("request") != mark:
-            raise ConflictError("this Idempotency-Key came with another request before")
-        entry = KeyEntry(file, mark, known.get("jobid", ""))
-        try:
-            yield entry
-        finally:
-            if not entry.jobid:  # no job was made, so there is nothing to remember
-                os.unlink(path)
+    @staticmethod
+    @contextmanager
+    def open(path: str) -> Iterator[IO[str]]:
+        """The file of a key, locked; one that another request removed before we had the lock is made anew."""
+        while True:
+            there = False
+            with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
+                with suppress(FileNotFoundError):
+                    there = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+                if there:
+                    yield file
+                    return
 
+    @contextmanager
+    def entry(self, key: str, request: str) -> Iterator[KeyEntry]:
+        """What is known of a key; requests that bear the same one come here in turn.
 
-def forget_keys(root: str) -> None:
-    """Remove the idempotency keys that are older than KEY_LIFE_S."""
-    for path in paths_in(os.path.join(root, ".keys")):
-        with suppress(FileNotFoundError):  # another server was first
-            if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
-                os.unlink(path)
+        ConflictError where the key came with another request before; RequestError 429 where too many keys are remembered.
+        """
+        make_folder(self.folder)
+        path, mark = os.path.join(self.folder, self.digest(key)), self.digest(request)
+        if not os.path.exists(path) and len(os.listdir(self.folder)) >= MAX_KEYS:
+            raise RequestError(429, "more than %d Idempotency-Keys came in a day; leave it out" % MAX_KEYS, Retry_After="3600")
+        with self.open(path) as file:
+            try:
+                known = json.loads(file.read() or "{}")
+            except ValueError:  # cut when it was written: then no answer was sent
+                known = {}
+            if known and known.get("request") != mark:
+                raise ConflictError("this Idempotency-Key came with another request before")
+            entry = KeyEntry(file, mark, known.get("jobid", ""))
+            try:
+                yield entry
+            finally:
+                if not entry.jobid:  # no job was made, so there is nothing to remember
+                    os.unlink(path)
+
+    def forget_old(self) -> None:
+        """Remove the keys that are older than KEY_LIFE_S."""
+        for path in paths_in(self.folder):
+            with suppress(FileNotFoundError):  # another server was first
+                if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
+                    os.unlink(path)
 
 
 class Api:
@@ -5180,7 +5207,7 @@ def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
     if len(key) > MAX_KEY:
         raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
     root = backend_of_new(api, req, caller, spec).root
-    with idempotent(root, "%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
+    with IdempotencyKeys(root).entry("%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
         known = JobDir(os.path.join(root, entry.jobid)) if entry.jobid else None
         if known is None or not known.rows():
             known = new_job(api, req, caller, spec)
@@ -5929,69 +5956,67 @@ def is_loopback(address: str) -> bool:
     return address in ("localhost", "::1") or bool(re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address))
 
 
-def tcp_ends(*addresses: Sequence[Any]) -> Tuple[int, List[Tuple[bytes, int]]]:
-    """(address family, [(packed IP address, port), ...]) of a connection's ends; an IPv4 address in IPv6's form is IPv4."""
-    import ipaddress
-    import socket
-    ends = []
-    for address in addresses:
-        found = ipaddress.ip_address(address[0].split("%")[0])
-        ends.append(((getattr(found, "ipv4_mapped", None) or found).packed, address[1]))
-    return socket.AF_INET if len(ends[0][0]) == 4 else socket.AF_INET6, ends
+class TcpEnds:
+    """The two ends of a TCP connection on this machine; an IPv4 address in IPv6's form counts as IPv4."""
 
+    def __init__(self, client: Sequence[Any], server: Sequence[Any]) -> None:
+        import ipaddress
+        import socket
+        found = [ipaddress.ip_address(address[0].split("%")[0]) for address in (client, server)]
+        self.packed = [(getattr(address, "ipv4_mapped", None) or address).packed for address in found]
+        self.ports = [client[1], server[1]]
+        self.family = socket.AF_INET if len(self.packed[0]) == 4 else socket.AF_INET6
 
-def ask_kernel_for_owner(family: int, ends: Sequence[Tuple[bytes, int]]) -> Optional[int]:
-    """The uid that owns the first end of a TCP connection, by sock_diag(7); None where no process holds it any more.
+    def ask_kernel(self) -> Optional[int]:
+        """The uid that owns the client's end, by sock_diag(7); None where no process holds it any more.
 
-    OSError where the kernel cannot be asked so.  A question is struct nlmsghdr and inet_diag_req_v2, an answer nlmsghdr and
-    inet_diag_msg, whose last two words are uid and inode.
-    """
-    import socket
-    import struct
-    (source, port), (target, other_port) = ends
-    words = struct.pack("!HH16s16s", port, other_port, source.ljust(16, b"\0"), target.ljust(16, b"\0"))
-    question = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + words + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
-    netlink_sock_diag, sock_diag_by_family, is_request = 4, 20, 1
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag) as sock:
-        sock.settimeout(1)
-        sock.sendto(struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0) + question, (0, 0))
-        answer = sock.recv(4096)
-    kind = struct.unpack_from("=H", answer, 4)[0]
-    if kind != sock_diag_by_family:
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        if code == errno.ENOENT:
-            return None
-        raise OSError(code, os.strerror(code))
-    uid, inode = struct.unpack_from("=II", answer, 16 + 64)
-    return int(uid) if inode else None
+        OSError where the kernel cannot be asked so.  A question is struct nlmsghdr and inet_diag_req_v2, an answer nlmsghdr
+        and inet_diag_msg, whose last two words are uid and inode.
+        """
+        import socket
+        import struct
+        netlink_sock_diag, sock_diag_by_family, is_request, any_state, no_cookie = 4, 20, 1, 0xFFFFFFFF, 0xFFFFFFFF
+        question = (struct.pack("=BBBBI", self.family, socket.IPPROTO_TCP, 0, 0, any_state)
+                    + struct.pack("!HH16s16s", *self.ports, *(packed.ljust(16, b"\0") for packed in self.packed))
+                    + struct.pack("=III", 0, no_cookie, no_cookie))
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag) as sock:
+            sock.settimeout(1)
+            sock.sendto(struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0) + question, (0, 0))
+            answer = sock.recv(4096)
+        if struct.unpack_from("=H", answer, 4)[0] != sock_diag_by_family:
+            code = -struct.unpack_from("=i", answer, 16)[0]
+            if code == errno.ENOENT:
+                return None
+            raise OSError(code, os.strerror(code))
+        uid, inode = struct.unpack_from("=II", answer, 16 + 64)
+        return int(uid) if inode else None
 
-
-def read_owner_of_tcp(family: int, ends: Sequence[Tuple[bytes, int]]) -> Optional[int]:
-    """As ask_kernel_for_owner(), from /proc/net, where a socket that nobody holds any more is root's, and has no inode."""
-    import socket
-
+    @staticmethod
     def written(packed: bytes, port: int) -> str:
+        """An end as /proc/net/tcp writes it."""
         words = [packed[at:at + 4] for at in range(0, len(packed), 4)]
         return "%s:%04X" % ("".join((word[::-1] if sys.byteorder == "little" else word).hex().upper() for word in words), port)
 
-    tables = {"tcp6": [written(*end) for end in ends]}
-    if family == socket.AF_INET:  # which a client that speaks IPv6 may use too
-        tables = {"tcp": tables["tcp6"], "tcp6": [written(b"\0" * 10 + b"\xff\xff" + packed, port) for packed, port in ends]}
-    for table, wanted in tables.items():
-        for line in read_or_empty("/proc/net/" + table).split("\n")[1:]:
-            parts = line.split()
-            if parts[1:3] == wanted and parts[9] != "0":
-                return int(parts[7])
-    return None
+    def read_proc(self) -> Optional[int]:
+        """As ask_kernel(), from /proc/net, where a socket that nobody holds any more is root's, and has no inode."""
+        import socket
+        tables = {"tcp6": self.packed}
+        if self.family == socket.AF_INET:  # which a client that speaks IPv6 may use too
+            tables = {"tcp": self.packed, "tcp6": [b"\0" * 10 + b"\xff\xff" + packed for packed in self.packed]}
+        for table, packed in tables.items():
+            wanted = [self.written(*end) for end in zip(packed, self.ports)]
+            for line in read_or_empty("/proc/net/" + table).split("\n")[1:]:
+                parts = line.split()
+                if parts[1:3] == wanted and parts[9] != "0":
+                    return int(parts[7])
+        return None
 
-
-def owner_of_tcp(client: Sequence[Any], server: Sequence[Any]) -> Optional[int]:
-    """The uid that owns the client's end of a connection on this machine; None where it is not told."""
-    family, ends = tcp_ends(client, server)
-    try:
-        return ask_kernel_for_owner(family, ends)
-    except (OSError, AttributeError):  # AttributeError: a system without netlink
-        return read_owner_of_tcp(family, ends)
+    def owner(self) -> Optional[int]:
+        """The uid that owns the client's end; None where it is not told."""
+        try:
+            return self.ask_kernel()
+        except (OSError, AttributeError):  # AttributeError: a system without netlink
+            return self.read_proc()
 
 
 def named_by_certificate(sock: Any, part: str) -> Tuple[str, str]:
@@ -6011,7 +6036,7 @@ def peer_of(sock: Any) -> Peer:
             return Peer("", os.getuid())  # the socket's mode lets nobody else in
         return Peer("", struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
     address = sock.getpeername()
-    return Peer(address[0], owner_of_tcp(address, sock.getsockname()) if is_loopback(address[0]) else None)
+    return Peer(address[0], TcpEnds(address, sock.getsockname()).owner() if is_loopback(address[0]) else None)
 
 
 def is_stranger(api: Api, peer: Peer) -> bool:
@@ -6480,7 +6505,7 @@ def ask_round(api: Api) -> None:
     """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
     api.tracker.poll()
     for backend in api.backends.values():
-        forget_keys(backend.root)
+        IdempotencyKeys(backend.root).forget_old()
 
 
 def deliver_round(api: Api) -> None:

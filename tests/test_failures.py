@@ -355,22 +355,22 @@ class Requests(Amiss):
 
     def test_idempotency_keys(self) -> None:
         root = os.path.dirname(self.made.path)
-        with psik.idempotent(root, "key", "request") as entry:
+        with psik.IdempotencyKeys(root).entry("key", "request") as entry:
             entry.keep("5.5")
-        self.refused(psik.ConflictError, "came with another request", psik.idempotent(root, "key", "other").__enter__)
+        self.refused(psik.ConflictError, "came with another request", psik.IdempotencyKeys(root).entry("key", "other").__enter__)
         folder = os.path.join(root, ".keys")
         path = os.path.join(folder, os.listdir(folder)[0])
         with open(path, "w") as file:
             file.write('{"request": "')  # cut when it was written
-        with psik.idempotent(root, "key", "other") as entry:
+        with psik.IdempotencyKeys(root).entry("key", "other") as entry:
             self.assertEqual(entry.jobid, "")
         self.assertEqual(os.listdir(folder), [])  # no job was made, so there is nothing to remember
-        with psik.idempotent(root, "key", "request") as entry:
+        with psik.IdempotencyKeys(root).entry("key", "request") as entry:
             entry.keep("5.6")
-        psik.forget_keys(root)
+        psik.IdempotencyKeys(root).forget_old()
         self.assertEqual(os.listdir(folder), [os.path.basename(path)])
         os.utime(path, (1, 1))
-        psik.forget_keys(root)
+        psik.IdempotencyKeys(root).forget_old()
         self.assertEqual(os.listdir(folder), [])
 
     def test_a_policy_that_fails_lets_nobody_in(self) -> None:

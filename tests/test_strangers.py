@@ -221,13 +221,13 @@ class Sockets(TwoUsers):
                 code = "import socket, sys\ns = socket.create_connection((%r, %d))\nsys.stdin.read()" % (other, port)
                 child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE)
                 with listening.accept()[0] as ours:
-                    ends = psik.tcp_ends(ours.getpeername(), ours.getsockname())
+                    ends = psik.TcpEnds(ours.getpeername(), ours.getsockname())
                     uid = os.stat(self.home(self.eve)).st_uid
-                    self.assertEqual((psik.ask_kernel_for_owner(*ends), psik.read_owner_of_tcp(*ends)), (uid, uid))
+                    self.assertEqual((ends.ask_kernel(), ends.read_proc()), (uid, uid))
                     self.assertEqual(psik.peer_of(ours).uid, uid)
                     child.communicate(b"")
-                    self.assertIsNone(psik.ask_kernel_for_owner(*ends))
-                    self.assertIsNone(psik.read_owner_of_tcp(*ends))
+                    self.assertIsNone(ends.ask_kernel())
+                    self.assertIsNone(ends.read_proc())
 
 
 class Slow(Case):
@@ -297,7 +297,7 @@ class Slow(Case):
     def test_keys_are_bounded(self) -> None:
         with mock.patch("psik.MAX_KEYS", 2):
             for number in range(3):
-                key = psik.idempotent(self.folder, "key%d" % number, "request")
+                key = psik.IdempotencyKeys(self.folder).entry("key%d" % number, "request")
                 if number == 2:
                     with self.assertRaises(psik.RequestError) as caught:
                         key.__enter__()
@@ -312,11 +312,11 @@ class Slow(Case):
 
     def test_who_waits_for_a_lock_makes_no_second_job(self) -> None:
         path = os.path.join(self.folder, "key")
-        with psik.open_key(path):
+        with psik.IdempotencyKeys.open(path):
             found: List[bool] = []
 
             def wait() -> None:
-                with psik.open_key(path) as file:
+                with psik.IdempotencyKeys.open(path) as file:
                     found.append(os.path.samestat(os.stat(path), os.fstat(file.fileno())))
 
             waiting = threading.Thread(target=wait)
