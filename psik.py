@@ -4963,20 +4963,137 @@ class IdempotencyKeys:
                     os.unlink(path)
 
 
+class Connections:
+    """The connections of a server.  Each has a thread, so their number is bounded: in all, and by whose they are.
+
+    Until a request of it was carried out for a caller with a name, a connection may be ended for a newer one's sake at any
+    time, whatever it is doing: who sends nothing, a byte a second, or what is refused, keeps nobody out.  Afterwards it may be
+    where it is idle.
+    """
+
+    def __init__(self, limit: int) -> None:
+        import threading
+        self.limit, self.lock = limit, threading.RLock()
+        self.open: Set[Wire] = set()
+        self.parting: List[Wire] = []   # those that were turned away, to be closed soon
+
+    @property
+    def fair_share(self) -> int:
+        """The connections that one peer, or one user, may have."""
+        return max(1, self.limit // 4)
+
+    def mark(self, wire: Wire, trusted_proxy: Sequence[str]) -> None:
+        """Say whose a new connection is: a user's of this machine, else an address's."""
+        peer = wire.peer
+        wire.key = "addr:" + peer.address if peer.uid is None else "uid:%d" % peer.uid
+        whole = peer.uid in (os.getuid(), 0) or not peer.address or peer.address in trusted_proxy
+        wire.share = self.limit if whole else self.fair_share
+
+    def name(self, wire: Wire, caller: Caller) -> None:
+        """Count a connection as its caller's; RequestError 503 where he has as many as he may."""
+        if caller.anonymous or wire.key == caller.user:
+            return
+        with self.lock:
+            wire.named, wire.key, wire.share = True, caller.user, self.limit if caller.trusted else self.fair_share
+            taken = sum(other.key == wire.key for other in self.open)
+        if taken > wire.share:
+            raise RequestError(503, "you have %d connections, and may have %d" % (taken, wire.share), Retry_After="5")
+
+    def end_one(self, wires: Iterable[Wire]) -> bool:
+        """End the one of these that can best be spared; False where all are at work for callers with a name."""
+        with self.lock:
+            spared = [(wire.named, wire.since, id(wire), wire) for wire in wires if wire.idle or not wire.named]
+            if spared:
+                oldest = min(spared)[3]
+                oldest.cut()
+                self.open.discard(oldest)
+            return bool(spared)
+
+    def crowd_of(self, wire: Wire) -> List[Wire]:
+        """The other connections of a peer that has as many as he may; [] where he has fewer, or may have all there are."""
+        others = [other for other in self.open if other.key == wire.key]
+        return others if wire.share < self.limit and len(others) >= wire.share else []
+
+    def take_in(self, wire: Wire) -> bool:
+        """Take in a new one, and end another where there are as many as may be, of its peer or in all; False where none can be
+        spared.  Of a peer with too many, none is that has just come: opening more at once gets no more of them served."""
+        with self.lock:
+            crowd = self.crowd_of(wire)
+            if crowd:
+                there_is = self.end_one([other for other in crowd if wire.since - other.since > CROWD_S])
+            else:
+                there_is = len(self.open) < self.limit or self.end_one(self.open)
+            if there_is:
+                self.open.add(wire)
+            return there_is
+
+    def discard(self, wire: Wire) -> None:
+        """Forget one that has ended."""
+        with self.lock:
+            self.open.discard(wire)
+
+    def begin_stream(self, wire: Wire) -> None:
+        """Let one send a stream of events, until its request is answered; RequestError 503 where there are as many streams as
+        may be, of all callers or of this one."""
+        with self.lock:
+            streams = [other.key for other in self.open if other.streaming]
+            if len(streams) >= max(1, self.limit // 2) or streams.count(wire.key) >= max(1, wire.share // 2):
+                raise RequestError(503, "as many streams of events are open as may be", Retry_After="5")
+            wire.streaming = True
+
+    def turn_away(self, wire: Wire, response: Response) -> None:
+        """Answer a client of whom nothing is read, without waiting for it.
+
+        It is closed a little later: who still sends his request meets a closed connection before he reads an answer.
+        """
+        import socket
+        with suppress(OSError):
+            wire.sock.setblocking(False)
+            wire.sock.send(response.head(closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
+            wire.sock.shutdown(socket.SHUT_WR)
+        with self.lock:
+            self.parting.append(wire)
+        self.close_parting()
+
+    def close_parting(self) -> None:
+        """Close those that were turned away a while ago, and the oldest of the others where they are many."""
+        with self.lock:
+            late = [wire for wire in self.parting if time.monotonic() - wire.since > LINGER_S]
+            gone = self.parting[:max(len(late), len(self.parting) - MAX_PARTING)]
+            del self.parting[:len(gone)]
+        for wire in gone:
+            wire.close()
+
+    def end_slow_handshakes(self) -> None:
+        """End those that have not come to speak TLS in time, though bytes kept coming."""
+        with self.lock:
+            for wire in self.open:
+                if wire.handshaking and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
+                    wire.cut()
+
+    def finish(self, wait_s: float) -> None:
+        """Wait for the requests in hand, for a while, and end the connections that have none."""
+        deadline = time.monotonic() + wait_s
+        while self.open and time.monotonic() < deadline + 2:
+            with self.lock:
+                over = [wire for wire in self.open if wire.idle or time.monotonic() > deadline]
+            for wire in over:
+                wire.cut()
+            time.sleep(0.05)
+
+
 class Api:
     """What the handlers share: the config in force, who may do what, and what is known of the tree."""
 
-    def __init__(self, config: Config, mode: str = "local") -> None:
+    def __init__(self, config: Config, mode: str = "local", limit: int = 256) -> None:
         import threading
         self.mode = mode                    # local, insecure or tls
         self.tracker = Tracker(config)      # the same for good: streams read from it
         self.load(config)
         self.stopping = False
-        self.limit, self.access_log = 256, True
-        self.lock = threading.Lock()
-        self.wires: Set[Wire] = set()       # the connections that are open
-        self.parting: List[Wire] = []       # those that were turned away, to be closed soon
-        self.begun = time.time()
+        self.access_log = True
+        self.connections = Connections(limit)
+        self.begun, self.lock = time.time(), threading.Lock()
         self.counts: Dict[Tuple[str, int], List[float]] = {}    # (method, status): [requests, seconds]
         self.page_token = ""                # asked for in local mode: by --token, and where the kernel cannot say who is there
 
@@ -5405,13 +5522,8 @@ def may_go_on(req: Request) -> bool:
 
 
 def stream_response(api: Api, req: Request, send_all: Callable[[Send], None]) -> Response:
-    """A stream of events; RequestError 503 where there are as many as may be, of all callers or of this one."""
-    wire = req.body.wire
-    with api.lock:
-        streams = [other.key for other in api.wires if other.streaming]
-        if len(streams) >= max(1, api.limit // 2) or streams.count(wire.key) >= max(1, wire.share // 2):
-            raise RequestError(503, "as many streams of events are open as may be", Retry_After="5")
-        wire.streaming = True  # until the request is answered
+    """A stream of events; RequestError 503 where there are too many."""
+    api.connections.begin_stream(req.body.wire)
     return Response(200, send_all, (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")))
 
 
@@ -6114,22 +6226,6 @@ def log_request(api: Api, address: str, user: str, what: str, status: int, sent:
             time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)), address or "local", one_line(user), what[:500], status, sent, took * 1000))
 
 
-def fair_share(api: Api) -> int:
-    """The connections that one peer, or one user, may have."""
-    return max(1, api.limit // 4)
-
-
-def count_as(api: Api, wire: Wire, caller: Caller) -> None:
-    """Count a connection as its caller's; RequestError 503 where he has as many as he may."""
-    if caller.anonymous or wire.key == caller.user:
-        return
-    with api.lock:
-        wire.named, wire.key, wire.share = True, caller.user, api.limit if caller.trusted else fair_share(api)
-        taken = sum(other.key == wire.key for other in api.wires)
-    if taken > wire.share:
-        raise RequestError(503, "you have %d connections, and may have %d" % (taken, wire.share), Retry_After="5")
-
-
 def answer_request(api: Api, wire: Wire, req: Request) -> bool:
     """Answer one request; whether the connection can take another."""
     begun, who, sent, status = time.time(), ["-"], 0, 499  # 499: the client went away, as others log it
@@ -6137,7 +6233,7 @@ def answer_request(api: Api, wire: Wire, req: Request) -> bool:
     def identify_caller(req: Request, route: Route) -> Caller:
         found = identify(api, wire.peer, req, route)
         who[0] = found.user
-        count_as(api, wire, found)
+        api.connections.name(wire, found)
         return found
 
     try:
@@ -6177,47 +6273,7 @@ def serve_wire(api: Api, wire: Wire) -> None:
             return
 
 
-# Connections.  Each has a thread, so their number is bounded: in all, and by whose they are.  Until a request of it was carried
-# out for a caller with a name, a connection may be ended for a newer one's sake at any time, whatever it is doing: who sends
-# nothing, a byte a second, or what is refused, keeps nobody out.  Afterwards it may be where it is idle.
-
-def mark_whose(api: Api, wire: Wire) -> None:
-    """Say whose a new connection is: a user's of this machine, else an address's."""
-    peer = wire.peer
-    wire.key = "addr:" + peer.address if peer.uid is None else "uid:%d" % peer.uid
-    whole = peer.uid in (os.getuid(), 0) or not peer.address or peer.address in api.config.trusted_proxy
-    wire.share = api.limit if whole else fair_share(api)
-
-
-def end_one(api: Api, wires: Iterable[Wire]) -> bool:
-    """End the one of these connections that can best be spared; False where all are at work for callers with a name."""
-    spared = [(wire.named, wire.since, id(wire), wire) for wire in wires if wire.idle or not wire.named]
-    if spared:
-        oldest = min(spared)[3]
-        oldest.cut()
-        api.wires.discard(oldest)
-    return bool(spared)
-
-
-def crowd_of(api: Api, wire: Wire) -> List[Wire]:
-    """The other connections of a peer that has as many as he may; [] where he has fewer, or may have all there are."""
-    others = [other for other in api.wires if other.key == wire.key]
-    return others if wire.share < api.limit and len(others) >= wire.share else []
-
-
-def make_room(api: Api, wire: Wire) -> bool:
-    """Take in a new connection, and end another where there are as many as may be, of its peer or in all; False where none
-    can be spared.  Of a peer with too many, none is that has just come: opening more at once gets no more of them served."""
-    with api.lock:
-        crowd = crowd_of(api, wire)
-        if crowd:
-            there_is = end_one(api, [other for other in crowd if wire.since - other.since > CROWD_S])
-        else:
-            there_is = len(api.wires) < api.limit or end_one(api, api.wires)
-        if there_is:
-            api.wires.add(wire)
-        return there_is
-
+# Connections.
 
 def establish_tls(wire: Wire, tls: Any, config: Config) -> None:
     """Come to speak TLS on a connection, in time; who is at the other end, its certificate may tell."""
@@ -6228,14 +6284,6 @@ def establish_tls(wire: Wire, tls: Any, config: Config) -> None:
     wire.handshaking = False
     subject, serial = named_by_certificate(wire.sock, config.tls_user_field)
     wire.peer = wire.peer._replace(subject=subject, serial=serial)
-
-
-def end_slow_handshakes(api: Api) -> None:
-    """End the connections that have not come to speak TLS in time, though bytes kept coming."""
-    with api.lock:
-        for wire in api.wires:
-            if wire.handshaking and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
-                wire.cut()
 
 
 def tune_tcp(sock: Any) -> None:
@@ -6260,8 +6308,7 @@ def serve_connection(api: Api, wire: Wire, tls: Any) -> None:
     except Exception as err:
         bug_response(err)
     finally:
-        with api.lock:
-            api.wires.discard(wire)
+        api.connections.discard(wire)
         wire.close()
 
 
@@ -6269,39 +6316,13 @@ BUSY = RequestError(503, "as many connections are open as may be", Retry_After="
 STRANGER = ForbiddenError("this server is for its own user")
 
 
-def close_parting(api: Api, keep: int) -> None:
-    """Close the connections that were turned away a while ago, and all but so many of the others."""
-    with api.lock:
-        late = [wire for wire in api.parting if time.monotonic() - wire.since > LINGER_S]
-        gone = api.parting[:max(len(late), len(api.parting) - keep)]
-        del api.parting[:len(gone)]
-    for wire in gone:
-        wire.close()
-
-
-def turn_away(api: Api, wire: Wire, why: PsikError) -> None:
-    """Tell a client, of whom nothing is read, why it is not served; without waiting for it.
-
-    It is closed a little later: who still sends his request meets a closed connection before he reads an answer.
-    """
-    import socket
-    with suppress(OSError):
-        wire.sock.setblocking(False)
-        response = error_response(why)
-        wire.sock.send(response.head(closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
-        wire.sock.shutdown(socket.SHUT_WR)
-    with api.lock:
-        api.parting.append(wire)
-    close_parting(api, MAX_PARTING)
-
-
 def take_in_connection(api: Api, wire: Wire, tls: Any) -> bool:
     """Whether a connection that was accepted is to be served; else it is ended, and its client told where no TLS is between."""
     wire.peer = peer_of(wire.sock)
-    mark_whose(api, wire)
-    refusal = STRANGER if is_stranger(api, wire.peer) else None if make_room(api, wire) else BUSY
+    api.connections.mark(wire, api.config.trusted_proxy)
+    refusal = STRANGER if is_stranger(api, wire.peer) else None if api.connections.take_in(wire) else BUSY
     if refusal and tls is None:
-        turn_away(api, wire, refusal)
+        api.connections.turn_away(wire, error_response(refusal))
     elif refusal:
         wire.close()
     return refusal is None
@@ -6338,8 +6359,7 @@ def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tl
             try:
                 return super().get_request()  # type: ignore[no-any-return]
             except OSError:
-                with api.lock:
-                    end_one(api, api.wires)
+                api.connections.end_one(api.connections.open)
                 time.sleep(0.05)
                 raise
 
@@ -6352,8 +6372,7 @@ def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tl
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Say that no thread could be had; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
-            with api.lock:
-                api.wires.discard(request)
+            api.connections.discard(request)
 
     return Server(("", 0), Connection, bind_and_activate=bind is not None)
 
@@ -6497,8 +6516,8 @@ def address_lines(api: Api, sock: Any) -> List[str]:
 def look_round(api: Api) -> None:
     """Follow the tree, and end the connections that come to nothing."""
     api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
-    end_slow_handshakes(api)
-    close_parting(api, MAX_PARTING)
+    api.connections.end_slow_handshakes()
+    api.connections.close_parting()
 
 
 def ask_round(api: Api) -> None:
@@ -6538,17 +6557,6 @@ def keep_busy(api: Api) -> None:
     import threading
     for work, rest_s in ROUNDS:
         threading.Thread(target=keep_on, args=(api, work, rest_s), daemon=True).start()
-
-
-def finish_requests(api: Api) -> None:
-    """Wait for the requests in hand, for a while, and end the connections that have none."""
-    deadline = time.monotonic() + max([STOP_GRACE_S] + [each.config.submit_timeout_s + 5 for each in api.backends.values()])
-    while api.wires and time.monotonic() < deadline + 2:
-        with api.lock:
-            idle = [wire for wire in api.wires if wire.idle or time.monotonic() > deadline]
-        for wire in idle:
-            wire.cut()
-        time.sleep(0.05)
 
 
 def read_again(api: Api, reload: Callable[[], Config]) -> None:
@@ -6597,7 +6605,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
     keep_busy(api)
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    finish_requests(api)
+    api.connections.finish(max([STOP_GRACE_S] + [each.config.submit_timeout_s + 5 for each in api.backends.values()]))
 
 
 def serve_pipe(api: Api) -> None:
@@ -6612,7 +6620,7 @@ def serve_pipe(api: Api) -> None:
         sock.setblocking(True)
         wire = Wire(sock) if os.path.sameopenfile(0, 1) else Wire()
         wire.peer = peer_of(sock)
-    mark_whose(api, wire)
+    api.connections.mark(wire, api.config.trusted_proxy)
     serve_wire(api, wire)
 
 
@@ -7110,8 +7118,9 @@ def spare_descriptors() -> int:
 def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
     """The state of the server that the command line asks for, and its TLS; the folders of its backends are made."""
     tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
-    api = Api(config, "tls" if tls else "local" if is_local(config) else "insecure")
-    api.limit, api.access_log = max(1, min(opts.workers, spare_descriptors() // 3)), not opts.quiet
+    mode, limit = "tls" if tls else "local" if is_local(config) else "insecure", max(1, min(opts.workers, spare_descriptors() // 3))
+    api = Api(config, mode, limit)
+    api.access_log = not opts.quiet
     api.page_token = os.urandom(24).hex() if opts.token else ""
     for backend in api.backends.values():
         make_folder(backend.root)
