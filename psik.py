@@ -172,7 +172,7 @@ CROWD_S = 1                                         # that a connection has, whe
 LINGER_S = 2                                        # for a client to notice that its body is not wanted
 STOP_GRACE_S = 30                                   # for the requests in hand when a server is stopped
 LOOK_S = 0.25                                       # between two looks at what somebody follows
-BACKLOG = 128                                       # connections that wait to be accepted
+BACKLOG = 1024                                      # connections that wait to be accepted
 MAX_NEWS = 2000                                     # transitions that a server remembers
 KEY_LIFE_S = 86400                                  # an Idempotency-Key is remembered so long
 PASSING = ".psik-upload-"                           # what a file is called until it is there whole
@@ -5749,7 +5749,7 @@ def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
 @lru_cache(maxsize=1)
 def openapi_response() -> Response:
     """The interface, made once: it takes ten milliseconds, and strangers may ask for it."""
-    return Response.of_json(openapi())
+    return Response.of_json(OpenApi().document())
 
 
 def api_get_openapi(api: Api, req: Request, caller: Caller) -> Response:
@@ -5905,7 +5905,7 @@ def dispatch(api: Api, req: Request, identify_caller: Callable[[Request, Route],
         return bug_response(err)
 
 
-# OpenAPI, made from ROUTES and the models, so that it cannot say anything else than they do.
+# The document.
 
 ERROR_SCHEMA = {"type": "object", "required": ["detail"], "properties": {
     "detail": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "required": ["loc", "msg", "type"], "properties": {
@@ -5938,125 +5938,118 @@ SCHEMAS: Dict[str, Json] = {
 BASIC_SCHEMAS = ("string", "null", "object")
 
 
-def schema_of(text: str) -> Json:
-    """The schema of a route's `gives` or `takes`: [X] is a list of X, {X} an object of them."""
-    if text[:1] == "[":
-        return {"type": "array", "items": schema_of(text[1:-1])}
-    if text[:1] == "{":
-        return {"type": "object", "additionalProperties": schema_of(text[1:-1])}
-    if "/" in text:
-        return {"type": "string", "format": "binary"}
-    return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
+class OpenApi:
+    """The interface as an OpenAPI 3.1 document, made from ROUTES and the models, so that it cannot say anything else than they do."""
 
+    def schema(self, text: str) -> Json:
+        """The schema of a route's `gives` or `takes`: [X] is a list of X, {X} an object of them."""
+        if text[:1] == "[":
+            return {"type": "array", "items": self.schema(text[1:-1])}
+        if text[:1] == "{":
+            return {"type": "object", "additionalProperties": self.schema(text[1:-1])}
+        if "/" in text:
+            return {"type": "string", "format": "binary"}
+        return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
 
-def type_schema(kind: Any) -> Json:
-    """The schema of a field that is annotated with kind."""
-    parts = getattr(kind, "__args__", None) or ()
-    if getattr(kind, "__origin__", None) is Union:
-        return {"anyOf": [type_schema(part) for part in parts]}
-    if isinstance(kind, type) and issubclass(kind, Model):
-        return {"$ref": "#/components/schemas/" + kind.__name__}
-    plain = {int: NUMBER, bool: {"type": "boolean"}, str: TEXT, type(None): {"type": "null"}}
-    return plain.get(kind, {"type": "object", "additionalProperties": TEXT})
+    def of_type(self, kind: Any) -> Json:
+        """The schema of a field that is annotated with kind."""
+        parts = getattr(kind, "__args__", None) or ()
+        if getattr(kind, "__origin__", None) is Union:
+            return {"anyOf": [self.of_type(part) for part in parts]}
+        if isinstance(kind, type) and issubclass(kind, Model):
+            return {"$ref": "#/components/schemas/" + kind.__name__}
+        plain = {int: NUMBER, bool: {"type": "boolean"}, str: TEXT, type(None): {"type": "null"}}
+        return plain.get(kind, {"type": "object", "additionalProperties": TEXT})
 
+    def of_field(self, item: Any) -> Json:
+        """The schema of a model's field."""
+        schema = self.of_type(item.type)
+        if "least" in item.metadata:
+            limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
+            schema = dict(schema, **limits) if "type" in schema else {
+                "anyOf": [dict(part, **limits) if part == NUMBER else part for part in schema["anyOf"]]}
+        if item.metadata.get("secret") and "anyOf" not in schema:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        schema = dict(schema, description=item.metadata["doc"])
+        return dict(schema, default=item.default) if isinstance(item.default, int) else schema
 
-def field_schema(item: Any) -> Json:
-    """The schema of a model's field."""
-    schema = type_schema(item.type)
-    if "least" in item.metadata:
-        limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
-        schema = dict(schema, **limits) if "type" in schema else {
-            "anyOf": [dict(part, **limits) if part == NUMBER else part for part in schema["anyOf"]]}
-    if item.metadata.get("secret") and "anyOf" not in schema:
-        schema = {"anyOf": [schema, {"type": "null"}]}
-    schema = dict(schema, description=item.metadata["doc"])
-    return dict(schema, default=item.default) if isinstance(item.default, int) else schema
+    def of_model(self, cls: Type[Model]) -> Json:
+        """The schema of a model, from its fields."""
+        known = fields(cls)  # type: ignore[arg-type]
+        required = [item.name for item in known if item.metadata["required"]]
+        return dict({"type": "object", "description": (cls.__doc__ or "").strip(), "additionalProperties": False,
+                     "properties": {item.name: self.of_field(item) for item in known}}, **({"required": required} if required else {}))
 
+    def name_of(self, route: Route) -> str:
+        """A route's name: its handler's, with a mark of its own where a handler has several."""
+        name = route.handler.__name__[len("api_"):]
+        first = next(other for other in ROUTES if other.handler is route.handler)
+        if route is first:
+            return name
+        return name + ("_by_" + route.method.lower() if route.method != first.method else "_" + re.sub(r"\W+", "_", route.path).strip("_"))
 
-def model_schema(cls: Type[Model]) -> Json:
-    """The schema of a model, from its fields."""
-    known = fields(cls)  # type: ignore[arg-type]
-    required = [item.name for item in known if item.metadata["required"]]
-    return dict({"type": "object", "description": (cls.__doc__ or "").strip(), "additionalProperties": False,
-                 "properties": {item.name: field_schema(item) for item in known}}, **({"required": required} if required else {}))
+    def parameters(self, route: Route) -> List[Json]:
+        """The parameters in a route's path and query."""
+        kinds = {"integer": NUMBER, "boolean": {"type": "boolean"}, "state": {"$ref": "#/components/schemas/JobState"}, "string": TEXT}
+        found: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in re.findall(r"\{(\w+)\}", route.path)]
+        return found + [{"name": each.name, "in": "query", "required": False, "description": each.doc, "schema": dict(
+            kinds[each.kind], **({"minimum": each.least} if each.kind == "integer" else {}))} for each in route.query]
 
+    def refusals(self, route: Route) -> List[int]:
+        """The statuses with which a route may refuse."""
+        found = {400, 403, 404}
+        found.update([401] if route.scope not in ("open", "page") else [])
+        found.update([503] if route.gives == "text/event-stream" else [])
+        found.update([429] if route.handler is api_post_job else [])
+        found.update([413, 415, 422] if route.takes else [])
+        found.update([422] if route.query else [])
+        found.update([409] if route.method != "GET" else [])
+        found.update([502] if route.handler in (api_post_job, api_start_job, api_cancel_job, api_delete_job) else [])
+        return sorted(found)
 
-def operation_name(route: Route) -> str:
-    """A route's name: its handler's, with a mark of its own where a handler has several."""
-    name = route.handler.__name__[len("api_"):]
-    first = next(other for other in ROUTES if other.handler is route.handler)
-    if route is first:
-        return name
-    return name + ("_by_" + route.method.lower() if route.method != first.method else "_" + re.sub(r"\W+", "_", route.path).strip("_"))
+    def answers(self, route: Route) -> Dict[str, Json]:
+        """What a route answers, by status."""
+        import http
+        media = route.gives if "/" in route.gives else "application/json"
+        content = {media: {"schema": self.schema(route.gives)}}
+        if route.gives == "application/octet-stream":
+            content["application/json"] = {"schema": self.schema("{FileInfo}")}
+        answers: Dict[str, Json] = {"200": {"description": "done", "content": content}}
+        if media in ("application/octet-stream", "text/plain") and "{" in route.path:
+            answers["206"] = {"description": "a range of it", "content": {media: content[media]}}
+        if route.method == "GET":
+            answers["304"] = {"description": "not changed"}
+        if route.handler is api_get_health:
+            answers["503"] = {"description": "jobs cannot be written", "content": content}
+        if media == "text/event-stream":
+            answers["204"] = {"description": "there will be no more"}
+        error = {"application/json": {"schema": self.schema("Error")}}
+        answers.update({str(status): {"description": http.HTTPStatus(status).phrase, "content": error} for status in self.refusals(route)})
+        return dict(answers, default={"description": "refused, and why", "content": error})
 
+    def operation(self, route: Route) -> Json:
+        """A route as OpenAPI's Operation."""
+        part = (route.path.split("/") + ["", ""])[2]
+        operation = {"operationId": self.name_of(route), "summary": (route.handler.__doc__ or "").strip().split("\n")[0],
+                     "tags": [part if part in ("jobs", "backends", "token", "events") else "server"],
+                     "parameters": self.parameters(route), "responses": self.answers(route)}
+        if route.takes:
+            media = route.takes if "/" in route.takes else "application/json"
+            schema = self.schema(route.takes) if media != "multipart/form-data" else object_of(
+                files={"type": "array", "items": {"type": "string", "format": "binary"}})
+            operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
+        return operation
 
-def parameters_of(route: Route) -> List[Json]:
-    """The parameters in a route's path and query."""
-    kinds = {"integer": NUMBER, "boolean": {"type": "boolean"}, "state": {"$ref": "#/components/schemas/JobState"}, "string": TEXT}
-    found: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in re.findall(r"\{(\w+)\}", route.path)]
-    return found + [{"name": each.name, "in": "query", "required": False, "description": each.doc, "schema": dict(
-        kinds[each.kind], **({"minimum": each.least} if each.kind == "integer" else {}))} for each in route.query]
-
-
-def refusals_of(route: Route) -> List[int]:
-    """The statuses with which a route may refuse."""
-    found = {400, 403, 404}
-    found.update([401] if route.scope not in ("open", "page") else [])
-    found.update([503] if route.gives == "text/event-stream" else [])
-    found.update([429] if route.handler is api_post_job else [])
-    found.update([413, 415, 422] if route.takes else [])
-    found.update([422] if route.query else [])
-    found.update([409] if route.method != "GET" else [])
-    found.update([502] if route.handler in (api_post_job, api_start_job, api_cancel_job, api_delete_job) else [])
-    return sorted(found)
-
-
-def answers_of(route: Route) -> Dict[str, Json]:
-    """What a route answers, by status."""
-    import http
-    media = route.gives if "/" in route.gives else "application/json"
-    content = {media: {"schema": schema_of(route.gives)}}
-    if route.gives == "application/octet-stream":
-        content["application/json"] = {"schema": schema_of("{FileInfo}")}
-    answers: Dict[str, Json] = {"200": {"description": "done", "content": content}}
-    if media in ("application/octet-stream", "text/plain") and "{" in route.path:
-        answers["206"] = {"description": "a range of it", "content": {media: content[media]}}
-    if route.method == "GET":
-        answers["304"] = {"description": "not changed"}
-    if route.handler is api_get_health:
-        answers["503"] = {"description": "jobs cannot be written", "content": content}
-    if media == "text/event-stream":
-        answers["204"] = {"description": "there will be no more"}
-    error = {"application/json": {"schema": schema_of("Error")}}
-    answers.update({str(status): {"description": http.HTTPStatus(status).phrase, "content": error} for status in refusals_of(route)})
-    return dict(answers, default={"description": "refused, and why", "content": error})
-
-
-def operation_of(route: Route) -> Json:
-    """A route as OpenAPI's Operation."""
-    part = (route.path.split("/") + ["", ""])[2]
-    operation = {"operationId": operation_name(route), "summary": (route.handler.__doc__ or "").strip().split("\n")[0],
-                 "tags": [part if part in ("jobs", "backends", "token", "events") else "server"],
-                 "parameters": parameters_of(route), "responses": answers_of(route)}
-    if route.takes:
-        media = route.takes if "/" in route.takes else "application/json"
-        schema = schema_of(route.takes) if media != "multipart/form-data" else object_of(
-            files={"type": "array", "items": {"type": "string", "format": "binary"}})
-        operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
-    return operation
-
-
-@lru_cache(maxsize=1)
-def openapi() -> Json:
-    """The whole interface as an OpenAPI 3.1 document."""
-    paths: Dict[str, Dict[str, Json]] = {}
-    for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = operation_of(route)
-    schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
-    schemas.update({cls.__name__: model_schema(cls) for cls in (ResourceSpec, BackendConfig, JobSpec, Callback)})
-    return {"openapi": "3.1.0", "info": {"title": "psik", "version": __version__, "summary": "batch jobs and their files"},
-            "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"bearer": []}],
-            "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}}
+    def document(self) -> Json:
+        """The whole interface as an OpenAPI 3.1 document."""
+        paths: Dict[str, Dict[str, Json]] = {}
+        for route in ROUTES:
+            paths.setdefault(route.path, {})[route.method.lower()] = self.operation(route)
+        schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
+        schemas.update({cls.__name__: self.of_model(cls) for cls in (ResourceSpec, BackendConfig, JobSpec, Callback)})
+        return {"openapi": "3.1.0", "info": {"title": "psik", "version": __version__, "summary": "batch jobs and their files"},
+                "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"bearer": []}],
+                "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}}
 
 
 # -------------------------------------------------------------------------------------------- 19. Server
@@ -7177,7 +7170,7 @@ def listen(api: Api, opts: Options, tls: Any) -> Tuple[Any, str]:
 def cmd_serve(opts: Options) -> None:
     """Serve the REST API and a page for the browser."""
     if opts.openapi:
-        say(json.dumps(openapi(), indent=2))
+        say(json.dumps(OpenApi().document(), indent=2))
         return
     begin_compiled()
     check_serving(opts)
