@@ -6321,8 +6321,156 @@ def take_in_connection(api: Api, wire: Wire, tls: Any) -> bool:
     return refusal is None
 
 
-def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tls: Any = None) -> Any:
-    """A ThreadingHTTPServer that listens where bind has put its socket; without bind, it has yet to be given one.
+# Listening.
+
+def adopted_socket(fd: int) -> Any:
+    """The socket behind a descriptor that somebody else opened."""
+    import socket
+    asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+    family = asked.getsockopt(socket.SOL_SOCKET, getattr(socket, "SO_DOMAIN", 39))  # Python 3.6 has no name for it
+    return socket.socket(family, socket.SOCK_STREAM, 0, asked.detach())
+
+
+class UnixPlace:
+    """A path at which a server listens; only its own user can connect, unless the mask says otherwise.
+
+    ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
+    """
+
+    def __init__(self, path: str, mask: int = 0o177) -> None:
+        import socket
+        self.family, self.mask = socket.AF_UNIX, mask
+        self.path = os.path.abspath(os.path.expanduser(path))
+        self.inode = 0
+
+    @staticmethod
+    def default() -> str:
+        """The path when nobody names one: in the runtime directory of the user."""
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        if runtime and os.path.isdir(runtime):
+            return os.path.join(runtime, "psik.sock")
+        folder = "/tmp/psik-%d" % os.getuid()
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory of your own: --uds ~/psik.sock"
+                                 % (folder, name_of_user(found.st_uid)))
+        return os.path.join(folder, "psik.sock")
+
+    def clear(self) -> None:
+        """Remove the socket that a dead server left."""
+        import socket
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.settimeout(2)
+            sock.connect(self.path)
+        except socket.timeout:  # alive, and busy
+            raise ConflictError("a server listens on %s already, and does not answer; stop it, or name another socket" % self.path) from None
+        except OSError:
+            if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                raise ConflictError("%s is there already, and no socket" % self.path) from None
+            os.unlink(self.path)
+        else:
+            raise ConflictError("a server listens on %s already; stop it, or name another socket with --uds" % self.path)
+        finally:
+            sock.close()
+
+    def bind(self, sock: Any) -> None:
+        """Give a socket the path."""
+        folder = os.stat(os.path.dirname(self.path))
+        if is_foreign(folder) or others_may_write(folder):
+            raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(self.path))
+        if len(os.fsencode(self.path)) > 107:
+            raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % self.path)
+        if os.path.lexists(self.path):
+            self.clear()
+        before = os.umask(self.mask)
+        try:
+            sock.bind(self.path)
+        finally:
+            os.umask(before)
+        self.inode = os.stat(self.path).st_ino
+
+    def leave(self) -> None:
+        """Remove the path, unless it is another server's by now."""
+        if os.path.exists(self.path) and os.stat(self.path).st_ino == self.inode:
+            os.unlink(self.path)
+
+
+class TcpPlace:
+    """An address at which a server listens; InvalidError where it is none of ours, or taken."""
+
+    def __init__(self, host: str, port: int) -> None:
+        import socket
+        self.host, self.port = host, port
+        try:
+            self.family, _, _, _, self.address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
+        except (OSError, UnicodeError, OverflowError) as err:
+            raise self.refused(err) from None
+
+    def refused(self, err: Exception) -> InvalidError:
+        """What to say where the system does not let us."""
+        return InvalidError("cannot listen on %s, port %d: %s" % (self.host, self.port, getattr(err, "strerror", None) or err))
+
+    def bind(self, sock: Any) -> None:
+        """Give a socket the address."""
+        import socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(self.address)
+        except OSError as err:
+            raise self.refused(err) from None
+
+    def leave(self) -> None:
+        """Nothing is left of it."""
+
+
+class InheritedPlace:
+    """A socket that listens already, behind a descriptor that systemd or inetd opened."""
+
+    def __init__(self, fd: int) -> None:
+        self.sock = adopted_socket(fd)
+        self.family = self.sock.family
+
+    def leave(self) -> None:
+        """It is not ours to remove."""
+
+
+Place = Union[UnixPlace, TcpPlace, InheritedPlace]
+
+
+def inherited_place() -> Optional[InheritedPlace]:
+    """The listening socket that systemd hands over (LISTEN_FDS), or None."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "0").isdigit():
+        return None
+    if int(os.environ["LISTEN_FDS"]) != 1:
+        raise InvalidError("systemd hands over %s sockets; one is wanted" % os.environ["LISTEN_FDS"])
+    return InheritedPlace(3)
+
+
+def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
+    """TLS 1.2 and up, with this certificate; client certificates are asked for where an authority is named."""
+    import ssl
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if hasattr(ssl, "TLSVersion"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:  # Python 3.6
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    try:
+        context.load_cert_chain(cert, key)
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except OSError as err:
+        raise InvalidError("the certificate, its key or the client CA cannot be used: %s" % (err.strerror or err)) from None
+    return context
+
+
+def make_server(api: Api, place: Place, tls: Any = None) -> Any:
+    """A ThreadingHTTPServer that listens at a place.
 
     It accepts, starts the threads, and shuts down as the library has it.  What is overridden, says why.
     """
@@ -6340,12 +6488,12 @@ def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tl
 
     class Server(base):  # type: ignore[valid-type,misc]
         """The accepting loop."""
-        address_family, daemon_threads, request_queue_size = family, True, BACKLOG
+        address_family, daemon_threads, request_queue_size = place.family, True, BACKLOG
 
         def server_bind(self) -> None:
-            """Bind as the command line says: the library knows no UNIX sockets, and asks the DNS for our name."""
-            assert bind is not None
-            bind(self.socket)
+            """Bind as the place says: the library knows no UNIX sockets, and asks the DNS for our name."""
+            assert not isinstance(place, InheritedPlace)
+            place.bind(self.socket)
 
         def get_request(self) -> Tuple[Any, Any]:
             """As the library's; where no descriptor is left, an idle connection goes: the loop would spin."""
@@ -6367,125 +6515,12 @@ def make_server(api: Api, family: int, bind: Optional[Callable[[Any], None]], tl
             complain("a connection was not served: %s" % sys.exc_info()[1])
             api.connections.discard(request)
 
-    return Server(("", 0), Connection, bind_and_activate=bind is not None)
-
-
-# Listening.
-
-def default_socket() -> str:
-    """Where the server listens when nobody says: in the runtime directory of the user."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        return os.path.join(runtime, "psik.sock")
-    folder = "/tmp/psik-%d" % os.getuid()
-    with suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory of your own: --uds ~/psik.sock"
-                             % (folder, name_of_user(found.st_uid)))
-    return os.path.join(folder, "psik.sock")
-
-
-def clear_socket(path: str) -> None:
-    """Remove the socket that a dead server left; ConflictError where one is alive, or no socket is there."""
-    import socket
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(2)
-        sock.connect(path)
-    except socket.timeout:  # alive, and busy
-        raise ConflictError("a server listens on %s already, and does not answer; stop it, or name another socket" % path) from None
-    except OSError:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConflictError("%s is there already, and no socket" % path) from None
-        os.unlink(path)
-    else:
-        raise ConflictError("a server listens on %s already; stop it, or name another socket with --uds" % path)
-    finally:
-        sock.close()
-
-
-def bind_unix(sock: Any, path: str, mask: int = 0o177) -> None:
-    """Give a UNIX socket its path, and mode 0600 unless the mask says otherwise; one that a dead server left is replaced.
-
-    ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
-    """
-    folder = os.stat(os.path.dirname(path))
-    if is_foreign(folder) or others_may_write(folder):
-        raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(path))
-    if len(os.fsencode(path)) > 107:
-        raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % path)
-    if os.path.lexists(path):
-        clear_socket(path)
-    before = os.umask(mask)
-    try:
-        sock.bind(path)
-    finally:
-        os.umask(before)
-
-
-def cannot_listen(host: str, port: int, err: Exception) -> InvalidError:
-    """What to say where an address is none of ours, or taken."""
-    return InvalidError("cannot listen on %s, port %d: %s" % (host, port, getattr(err, "strerror", None) or err))
-
-
-def find_address(host: str, port: int) -> Tuple[int, Any]:
-    """(family, address) to listen at; InvalidError where there is none of this name."""
-    import socket
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError, OverflowError) as err:
-        raise cannot_listen(host, port, err) from None
-    return family, address
-
-
-def bind_tcp(sock: Any, address: Any) -> None:
-    """Give a TCP socket its address; InvalidError where it is none of ours, or taken."""
-    import socket
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    try:
-        sock.bind(address)
-    except OSError as err:
-        raise cannot_listen(address[0], address[1], err) from None
-
-
-def adopted_socket(fd: int) -> Any:
-    """The socket behind a descriptor that somebody else opened."""
-    import socket
-    asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-    family = asked.getsockopt(socket.SOL_SOCKET, getattr(socket, "SO_DOMAIN", 39))  # Python 3.6 has no name for it
-    return socket.socket(family, socket.SOCK_STREAM, 0, asked.detach())
-
-
-def inherited_socket() -> Any:
-    """The listening socket that systemd hands over (LISTEN_FDS), or None."""
-    import socket
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "0").isdigit():
-        return None
-    if int(os.environ["LISTEN_FDS"]) != 1:
-        raise InvalidError("systemd hands over %s sockets; one is wanted" % os.environ["LISTEN_FDS"])
-    return adopted_socket(3)
-
-
-def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
-    """TLS 1.2 and up, with this certificate; client certificates are asked for where an authority is named."""
-    import ssl
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    if hasattr(ssl, "TLSVersion"):
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    else:  # Python 3.6
-        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-    try:
-        context.load_cert_chain(cert, key)
-        if client_ca:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except OSError as err:
-        raise InvalidError("the certificate, its key or the client CA cannot be used: %s" % (err.strerror or err)) from None
-    return context
+    if not isinstance(place, InheritedPlace):
+        return Server(("", 0), Connection)
+    server = Server(("", 0), Connection, bind_and_activate=False)
+    server.socket.close()
+    server.socket = place.sock
+    return server
 
 
 def address_lines(api: Api, sock: Any) -> List[str]:
@@ -7132,27 +7167,17 @@ def fit_for_tcp(api: Api, bound: Sequence[Any]) -> None:
         complain("this is plain TCP without TLS, so nobody is known and the jobs are out of reach; give --tls-cert")
 
 
-def listen_inherited(api: Api, sock: Any, tls: Any) -> Any:
-    """The server of a socket that listens already."""
-    server = make_server(api, sock.family, None, tls)
-    server.socket.close()
-    server.socket = sock
-    return server
-
-
-def listen(api: Api, opts: Options, tls: Any) -> Tuple[Any, str]:
-    """The server of the socket that the command line asks for, and the path to remove afterwards, or ''."""
-    import socket
-    inherited = inherited_socket()
+def place_to_listen(api: Api, opts: Options) -> Place:
+    """Where the command line asks the server to listen."""
+    inherited = inherited_place()
     if inherited:
-        return listen_inherited(api, inherited, tls), ""
+        return inherited
     if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
-        path = os.path.abspath(os.path.expanduser(opts.uds or default_socket()))
-        mask = 0o177 if api.mode == "local" else 0o117  # 0660 for a proxy: who reaches it still has to show a token
-        return make_server(api, socket.AF_UNIX, lambda sock: bind_unix(sock, path, mask), tls), path
-    family, address = find_address(opts.host or "127.0.0.1", opts.port or 0)
-    fit_for_tcp(api, address)
-    return make_server(api, family, lambda sock: bind_tcp(sock, address), tls), ""
+        # 0660 for a proxy: who reaches it still has to show a token.
+        return UnixPlace(opts.uds or UnixPlace.default(), 0o177 if api.mode == "local" else 0o117)
+    place = TcpPlace(opts.host or "127.0.0.1", opts.port or 0)
+    fit_for_tcp(api, place.address)
+    return place
 
 
 @command("serve --uds ~/psik.sock",
@@ -7178,13 +7203,12 @@ def cmd_serve(opts: Options) -> None:
     if opts.inetd:
         serve_pipe(api)
         return
-    server, path = listen(api, opts, tls)
-    made = os.stat(path).st_ino if path else 0
+    place = place_to_listen(api, opts)
+    server = make_server(api, place, tls)
     try:
         run_server(api, server, lambda: load_config(opts.config, serving=True))
     finally:
-        if path and os.path.exists(path) and os.stat(path).st_ino == made:  # and not another server's
-            os.unlink(path)
+        place.leave()
 
 
 def read_span(text: str) -> int:
@@ -7335,48 +7359,62 @@ def summaries_of_commands() -> Dict[str, str]:
     return {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
 
 
-def flags_of_commands() -> Dict[str, str]:
-    """{command: its options that have a long name, with blanks between}."""
-    words = {name: [word for argument in arguments for word in argument.names] for name, _, arguments, _ in COMMANDS}
-    return {name: " ".join(word for word in known if word.startswith("--")) for name, known in words.items()}
+class Installation:
+    """The command psik in a folder, and its completions, where bash and zsh look for them."""
 
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(os.path.expanduser(folder))
+        share = os.path.join(os.path.dirname(self.folder), "share") if os.path.basename(self.folder) == "bin" else self.folder
+        self.program = os.path.join(self.folder, "psik")
+        self.zsh_folder = os.path.join(share, "zsh/site-functions")
+        self.sources = {  # {path: the template that it is made from}
+            self.program: "launcher.py",
+            os.path.join(share, "bash-completion/completions/psik"): "completion.bash",
+            os.path.join(self.zsh_folder, "_psik"): "completion.zsh"}
 
-def completion_values() -> Dict[str, Value]:
-    """What the completions of the shells have to know of the commands."""
-    flags = flags_of_commands()
-    with_jobs = [name for name, _, arguments, _ in COMMANDS if any("jobid" in argument.names for argument in arguments)]
-    described = ("%s:%s" % pair for pair in summaries_of_commands().items())
-    return {"commands": Block("\t\twords='%s'" % " ".join(flags)),
-            "options": Block("\n".join("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())),
-            "jobs": Block("\t\t%s)" % " | ".join(with_jobs)),
-            "described": Block("\n".join("\t\t" + quote_word(text, "sh") for text in described))}
+    @staticmethod
+    def flags() -> Dict[str, str]:
+        """{command: its options that have a long name, with blanks between}."""
+        words = {name: [word for argument in arguments for word in argument.names] for name, _, arguments, _ in COMMANDS}
+        return {name: " ".join(word for word in known if word.startswith("--")) for name, known in words.items()}
 
+    @staticmethod
+    def interpreter_line(python: str) -> str:
+        """What stands behind #! for a Python; through a shell where its path is too long for that, or holds a blank."""
+        if len(python) < 120 and " " not in python:
+            return python + " -IS"
+        return '/bin/sh\n"exec" "%s" "-IS" "$0" "$@"' % python  # two programs in one line: a command to sh, a text to Python
 
-def interpreter_line(python: str) -> str:
-    """What stands behind #! for a Python; through a shell where its path is too long for that, or holds a blank."""
-    if len(python) < 120 and " " not in python:
-        return python + " -IS"
-    return '/bin/sh\n"exec" "%s" "-IS" "$0" "$@"' % python  # two programs in one line: a command to sh, a text to Python
+    def values(self) -> Dict[str, Value]:
+        """What the files have to know: the interpreter, psik.py's place, the commands.  InvalidError where psik.py has no name
+        that can be imported."""
+        home, name = os.path.split(os.path.realpath(FILE))
+        if CODE is not None or not (name.endswith(".py") and name[:-3].isidentifier()):
+            raise InvalidError("install wants psik.py as a file with a name like psik.py")
+        flags = self.flags()
+        with_jobs = [name for name, _, arguments, _ in COMMANDS if any("jobid" in argument.names for argument in arguments)]
+        described = ("%s:%s" % pair for pair in summaries_of_commands().items())
+        return {"python": self.interpreter_line(sys.executable),
+                "place": Block("folder, module = %r, %r" % (home, name[:-3])),
+                "commands": Block("\t\twords='%s'" % " ".join(flags)),
+                "options": Block("\n".join("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())),
+                "jobs": Block("\t\t%s)" % " | ".join(with_jobs)),
+                "described": Block("\n".join("\t\t" + quote_word(text, "sh") for text in described))}
 
+    def refuse_others(self) -> None:
+        """ConflictError where a file is in the way that `install` has not made."""
+        for path in self.sources:
+            if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
+                raise ConflictError("%s is there already, and not made by install; name another folder" % path)
 
-def installed_files(folder: str) -> Dict[str, str]:
-    """{path: text} of the command psik in a folder, and of its completions, where bash and zsh look for them."""
-    home, name = os.path.split(os.path.realpath(FILE))
-    if CODE is not None or not (name.endswith(".py") and name[:-3].isidentifier()):
-        raise InvalidError("install wants psik.py as a file with a name like psik.py")
-    share = os.path.join(os.path.dirname(folder), "share") if os.path.basename(folder) == "bin" else folder
-    values = dict(completion_values(), python=interpreter_line(sys.executable), place=Block("folder, module = %r, %r" % (home, name[:-3])))
-    return {os.path.join(base, path): render(TEMPLATES[source], values, Shell("sh", "/bin/sh"), source) for base, path, source in (
-        (folder, "psik", "launcher.py"),
-        (share, "bash-completion/completions/psik", "completion.bash"),
-        (share, "zsh/site-functions/_psik", "completion.zsh"))}
-
-
-def refuse_others(paths: Iterable[str]) -> None:
-    """ConflictError where a file is in the way that `install` has not made."""
-    for path in paths:
-        if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
-            raise ConflictError("%s is there already, and not made by install; name another folder" % path)
+    def make(self) -> None:
+        """Write the files."""
+        values = self.values()
+        self.refuse_others()
+        for path, source in self.sources.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            text = render(TEMPLATES[source], values, Shell("sh", "/bin/sh"), source)
+            write_file(path, text, 0o755 if path == self.program else 0o644)
 
 
 @command("install",
@@ -7386,16 +7424,13 @@ def cmd_install(opts: Options) -> None:
 
     It calls this psik.py where it lies now, compiled once; `rm` of what is printed takes it back.
     """
-    folder = os.path.abspath(os.path.expanduser(opts.dir))
-    files = installed_files(folder)
-    refuse_others(files)
-    for path, text in files.items():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_file(path, text, 0o755 if path == os.path.join(folder, "psik") else 0o644)
+    installation = Installation(opts.dir)
+    installation.make()
+    for path in installation.sources:
         say(path)
-    if folder not in os.environ.get("PATH", "").split(os.pathsep):
-        complain('the shell does not look there yet: export PATH="%s:$PATH"' % folder)
-    complain("zsh completes with this in ~/.zshrc, above compinit: fpath+=(%s)" % os.path.dirname(list(files)[-1]))
+    if installation.folder not in os.environ.get("PATH", "").split(os.pathsep):
+        complain('the shell does not look there yet: export PATH="%s:$PATH"' % installation.folder)
+    complain("zsh completes with this in ~/.zshrc, above compinit: fpath+=(%s)" % installation.zsh_folder)
 
 
 # The command line as a whole.

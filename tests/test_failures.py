@@ -436,11 +436,11 @@ class Requests(Amiss):
     def test_sockets_that_are_handed_over(self) -> None:
         given = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"}
         with mock.patch.dict(os.environ, given):
-            self.refused(psik.InvalidError, "hands over 2 sockets", psik.inherited_socket)
+            self.refused(psik.InvalidError, "hands over 2 sockets", psik.inherited_place)
         with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": self.folder}):
-            self.assertEqual(psik.default_socket(), os.path.join(self.folder, "psik.sock"))
+            self.assertEqual(psik.UnixPlace.default(), os.path.join(self.folder, "psik.sock"))
         with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": ""}):
-            self.assertEqual(psik.default_socket(), "/tmp/psik-%d/psik.sock" % os.getuid())
+            self.assertEqual(psik.UnixPlace.default(), "/tmp/psik-%d/psik.sock" % os.getuid())
         with mock.patch("pwd.getpwuid", side_effect=KeyError):
             self.assertEqual(psik.name_of_user(os.getuid()), str(os.getuid()))
 

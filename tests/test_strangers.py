@@ -581,7 +581,7 @@ class Installed(Case):
         os.makedirs(place)
         os.symlink(sys.executable, os.path.join(place, "python3"))
         with mock.patch("sys.executable", os.path.join(place, "python3")):
-            line = psik.interpreter_line(sys.executable)
+            line = psik.Installation.interpreter_line(sys.executable)
         text = psik.TEMPLATES["launcher.py"].replace("@python@", line)
         text = text.replace("@place@", "folder, module = %r, 'psik'" % self.folder)
         self.assertIn("no jobs", self.psik("ls", program=[self.write("far", text, 0o755)]).err)
