@@ -375,7 +375,7 @@ def paths_in(folder: str) -> List[str]:
 def read_or_empty(path: str) -> str:
     """A text file's content, or '' where there is none; what is not UTF-8 shows as `?`-marks."""
     try:
-        fd = os.open(path, os.O_RDONLY)  # a third of what open() costs, and a listing does this for every job
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that a FIFO holds nobody up; os.open costs a third of what open() costs, and a listing does this for every job
     except OSError:
         return ""
     try:
@@ -490,9 +490,7 @@ def is_ours_alone(gid: int) -> bool:
 
 
 def others_may_write(found: os.stat_result) -> bool:
-    """Whether somebody besides the owner may write here; in a sticky directory others only add, and what they add is theirs."""
-    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
-        return False
+    """Whether somebody besides the owner may write here; a sticky directory is one where others can add."""
     return bool(found.st_mode & 0o002) or bool(found.st_mode & 0o020 and not is_ours_alone(found.st_gid))
 
 
@@ -519,22 +517,42 @@ def name_of_user(uid: int) -> str:
     return str(uid)
 
 
-def check_ours(path: str, instead: str) -> None:
-    """ForbiddenError where what lies at path is somebody else's, or may be written by others and is not ours to put right.
+def foreign_error(path: str, uid: int, instead: str) -> ForbiddenError:
+    """What to say of somebody else's; instead: what the user can do."""
+    return ForbiddenError("%s belongs to %s, so it is not read: %s (or \"check_owner\": false in the config, where a file system "
+                          "does not know owners)" % (path, name_of_user(uid), instead))
 
-    What is ours is put right, and said.  instead: what the user can do about somebody else's.
-    """
-    try:
-        found = os.stat(path)
-    except OSError:  # who wants to read it will say why that cannot be
-        return
-    if is_foreign(found):
-        raise ForbiddenError("%s belongs to %s, so it is not read: %s (or \"check_owner\": false in the config, where a file "
-                             "system does not know owners)" % (path, name_of_user(found.st_uid), instead))
+
+def close_or_refuse(path: str, found: os.stat_result) -> None:
+    """Take from others the permission to write to what is ours, and say so; ForbiddenError where it is root's."""
+    if others_may_write(found) and found.st_uid != os.geteuid():
+        raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s" % (path, path))
     if close_to_others(os.path.realpath(path)):
         complain_once("others could write to %s; their permission was taken away" % path)
-    elif found.st_uid != os.geteuid() and others_may_write(found):
-        raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s" % (path, path))
+
+
+def check_ours(path: str, instead: str) -> None:
+    """ForbiddenError where what lies at path is neither ours nor root's, or may be written by others and is not ours to put
+    right.  Nothing where nothing is there: who wants to read it will say why that cannot be."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+        if is_foreign(found):
+            raise foreign_error(path, found.st_uid, instead)
+        close_or_refuse(path, found)
+
+
+def check_own(path: str, instead: str, closed: bool = True) -> None:
+    """ForbiddenError where a part of the tree is anybody's but ours, or a link that somebody else has put there.
+
+    closed: others may not write to it; where they may, that is put right, and said.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        link, found = os.lstat(path), os.stat(path)
+        for uid, others in ((link.st_uid, is_foreign(link)), (found.st_uid, found.st_uid != os.geteuid())):
+            if others:
+                raise foreign_error(path, uid, instead)
+        if closed:
+            close_or_refuse(path, found)
 
 
 class Finished(NamedTuple):
@@ -1142,6 +1160,9 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     who, place = config_place(path, serving)
     if who == "the usual place" and not os.path.exists(place):
         return Config(prefix=data_home())
+    if os.path.isfile(place) and is_foreign(os.stat(place)):  # whatever it says of check_owner
+        raise ForbiddenError("%s belongs to %s, so it is not read: copy it, and name the copy: --config FILE"
+                             % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
     if config.check_owner:
         check_ours(place, "copy it, and name the copy: --config FILE")
@@ -1165,7 +1186,7 @@ def backends_of(config: Config) -> Dict[str, Backend]:
     found = {}
     for name, entry in config.backends.items():
         inherited = {item.name: getattr(config, item.name) for item in fields(Config)
-                     if item.name not in entry.given and getattr(entry, item.name) == item.default}
+                     if item.name not in entry.given and getattr(entry, item.name) == default_of(item)}
         entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
         found[name] = Backend(name, os.path.abspath(entry.prefix or prefix), entry.backend or BackendConfig(), entry)
     return found
@@ -1325,10 +1346,12 @@ class JobDir:
         NotFoundError where there is no job; unless patient, BlockingIOError where somebody else holds it.
         """
         try:
-            fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND)
+            fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFoundError("no job at %s" % self.path) from None
         with closing_fd(fd), locked(fd, patient):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise PsikError("%s is no plain file" % self.status_path)
             yield History(self, fd)
 
 
@@ -1380,12 +1403,16 @@ def job_ids(folder: str) -> List[str]:
         return []
 
 
-def close_job_to_others(job: JobDir) -> None:
-    """Take from others the permission to write to a job that an older psik made under a lax umask."""
+def close_job_to_others(job: JobDir) -> bool:
+    """Take from others the permission to write to a job that an older psik made under a lax umask; whether all in it is ours."""
     folders = [job.path, job.at("scripts"), job.at("log")]
-    for path in folders + [path for folder in folders for path in paths_in(folder)]:
-        with suppress(FileNotFoundError):
+    paths = folders + [path for folder in folders for path in paths_in(folder)]
+    with suppress(FileNotFoundError):
+        if any(os.lstat(path).st_uid != os.geteuid() for path in paths if os.path.lexists(path)):
+            return False
+        for path in reversed(paths):  # the folder itself last: where this is cut, it is looked at again
             close_to_others(path)
+    return True
 
 
 class Step(NamedTuple):
@@ -1487,25 +1514,36 @@ class Root(NamedTuple):
     config: Config
 
     def check(self) -> None:
-        """ForbiddenError where others could plant jobs here, unless the config lets them."""
+        """ForbiddenError where others could plant jobs here, unless the config lets them, or have planted what is not a job."""
+        instead = 'name a folder of your own in the config, as "prefix": "~/jobs"'
         if self.config.check_owner and not self.config.group_writable:
-            check_ours(self.folder, 'name a folder of your own in the config, as "prefix": "~/jobs"')
+            check_own(self.folder, instead)
+        for name in (".outbox", ".outbox/dead", ".keys", ".poll.json") if self.config.check_owner else ():
+            check_own(os.path.join(self.folder, name), "remove it")
 
     def job(self, jobid: str) -> Optional[JobDir]:
         """What may be the job of this id; None where nothing is there, or where it is somebody else's, which is said."""
         job = JobDir(os.path.join(self.folder, jobid), self.backend, self.config.check_owner)
         if not self.config.check_owner:
-            return job
+            return job if JOBID.fullmatch(jobid) else None
         try:
-            found = os.stat(job.path)
+            found = os.lstat(job.path)
+            found = self.behind_link(job) if stat.S_ISLNK(found.st_mode) else found
         except OSError:
             return None
-        if is_foreign(found):
+        if found.st_uid != os.geteuid():
             complain_once("%s holds jobs of %s, which are passed over" % (self.folder, name_of_user(found.st_uid)))
             return None
-        if others_may_write(found):
-            close_job_to_others(job)
-        return job
+        if others_may_write(found) and not close_job_to_others(job):
+            complain_once("%s could be written by others, and holds what is not yours, so it is passed over" % job.path)
+            return None
+        return job if JOBID.fullmatch(jobid) else None
+
+    @staticmethod
+    def behind_link(job: JobDir) -> os.stat_result:
+        """What a link of ours leads to, or else the link."""
+        link = os.lstat(job.path)
+        return os.stat(job.path) if link.st_uid == os.geteuid() else link
 
     def jobs(self) -> Iterator[Tuple[float, JobDir]]:
         """(time of creation, directory) of what may be a job here, newest first."""
@@ -1856,7 +1894,7 @@ class Copies:
         """Keep our copy for as long as the job is."""
         make_folder(self.folder)
         if job.check_owner:
-            check_ours(self.folder, "name a prefix of your own in the config")
+            self.check(self.own)
         with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
             if not os.path.isdir(self.own):
                 self.write()
@@ -1864,6 +1902,11 @@ class Copies:
                 self.link(job)
             except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
                 write_file(os.path.join(self.own, "keep"), "")
+
+    def check(self, copy: str) -> None:
+        """ForbiddenError where somebody else could have written a copy."""
+        for path in [self.folder, copy] + paths_in(copy):
+            check_own(path, "remove it, or name a prefix of your own in the config")
 
     def drop_unused(self) -> None:
         """Remove the copies that no job needs any more."""
@@ -1880,12 +1923,16 @@ class Copies:
         return os.stat(self.counted(copy)).st_nlink == 1 and not os.path.exists(os.path.join(copy, "keep"))
 
 
+def copy_of(job: JobDir) -> str:
+    """The folder of the copy that a job's scripts call; '' where that cannot be told, as in a job of version 1.0.0."""
+    copy = re.search(r"/\.psik/([0-9a-f]+)", read_or_empty(job.script("supervise")))
+    return os.path.join(Copies.of(job).folder, copy.group(1)) if copy else ""
+
+
 def was_moved(job: JobDir) -> bool:
     """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
     settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
-    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
-    return bool(settings) and not (("'base': %r," % job.path) in settings and copy
-                                   and os.path.isdir(os.path.join(Copies.of(job).folder, copy.group(1))))
+    return bool(settings) and not (("'base': %r," % job.path) in settings and os.path.isdir(copy_of(job) or "/nowhere"))
 
 
 def interpreter_values(job: JobDir) -> Dict[str, Value]:
@@ -2005,9 +2052,14 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> F
 
 
 def own_script(job: JobDir, name: str) -> str:
-    """The path of one of a job's scripts, to be run; ForbiddenError where somebody else could have put it there."""
-    for path in (job.path, job.at("scripts"), job.script(name)) if job.check_owner else ():
-        check_ours(path, "remove the job, or what was put into it")
+    """The path of one of a job's scripts, to be run; ForbiddenError where somebody else could have put it there, or any of
+    those that it calls."""
+    if job.check_owner:
+        for path in [job.path, job.at("scripts"), job.at("spec.json")] + paths_in(job.at("scripts")):
+            check_own(path, "remove the job, or what was put into it")
+        copy = copy_of(job)
+        if copy:
+            Copies.of(job).check(copy)
     return job.script(name)
 
 
@@ -2031,7 +2083,7 @@ def export_templates(folder: str) -> List[str]:
         if os.path.lexists(path):
             raise ConflictError("%s is there already; name another folder" % path)
     for name, path in paths.items():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folder(os.path.dirname(path))
         write_file(path, TEMPLATES[name], 0o644)
     return list(paths.values())
 
@@ -2271,10 +2323,11 @@ def belongs_to(event: Event, rows: Sequence[Row]) -> bool:
 def read_event(path: str) -> Optional[Event]:
     """The event of a file; None where somebody has just delivered it, or where it is none, which is said."""
     text = read_or_empty(path)
-    try:
-        return Event(**json.loads(text)) if text else None
-    except (ValueError, TypeError):
-        complain("%s: not an event; remove it" % path)
+    with suppress(ValueError, TypeError):
+        event = Event(**json.loads(text)) if text else None
+        if event is None or re.fullmatch("[0-9a-f]{32}", event.delivery):
+            return event
+    complain("%s: not an event; remove it" % path)
     return None
 
 
@@ -2398,7 +2451,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
-    fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with closing_fd(fd):
         while time.monotonic() < deadline:
             try:
@@ -3480,11 +3533,16 @@ def refusing(path: str, refusals: Refusals) -> Iterator[None]:
 class ConfinedFolder:
     """A folder, and what lies in it by names from outside.
 
-    A path is relative to it.  ForbiddenError where one leads out of it.
+    A path is relative to it.  ForbiddenError where one leads out of it, or into one of the folders that are hidden from it.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, hidden: Iterable[str] = ()) -> None:
         self.root = os.path.realpath(root)
+        self.hidden = [os.stat(path) for path in hidden if os.path.isdir(path)]
+
+    def hides(self, found: os.stat_result) -> bool:
+        """Whether this is one of the hidden folders, by whatever path it was reached."""
+        return any(os.path.samestat(found, other) for other in self.hidden)
 
     def real(self, path: str) -> str:
         """The real path of what is called path here."""
@@ -3513,6 +3571,9 @@ class ConfinedFolder:
             finally:
                 os.close(fd)
             fd = inner
+            if self.hides(os.fstat(fd)):
+                os.close(fd)
+                raise ForbiddenError("%s holds the jobs of everybody, and no files of this one" % real)
         return fd
 
     def open(self, path: str) -> IO[bytes]:
@@ -3598,9 +3659,9 @@ class Padded:
 class Archive:
     """A .tar.gz that is sent while it is made: links as links, and what grows or shrinks meanwhile at its first size."""
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[bytes], None], hides: Callable[[os.stat_result], bool]) -> None:
         import tarfile
-        self.send = send
+        self.send, self.hides = send, hides
         self.tar: Any = tarfile.open(fileobj=self, mode="w|gz", bufsize=65536)  # type: ignore
 
     def write(self, data: bytes) -> int:
@@ -3621,7 +3682,7 @@ class Archive:
             elif stat.S_ISLNK(found.st_mode):
                 info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
                 self.tar.addfile(info)
-            elif stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+            elif (stat.S_ISDIR(found.st_mode) and not self.hides(found)) or stat.S_ISFIFO(found.st_mode):
                 info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
                 self.tar.addfile(info)
             return info.isdir()
@@ -3641,11 +3702,10 @@ class Archive:
             folders[:] = [item for item in items if self.add(os.path.normpath(os.path.join(name, folder, item)), fd, item)]
 
 
-def write_archive(root: str, path: str, name: str, send: Callable[[bytes], None]) -> None:
-    """Send a folder inside root as .tar.gz, below name."""
-    folder = ConfinedFolder(root)
+def write_archive(folder: ConfinedFolder, path: str, name: str, send: Callable[[bytes], None]) -> None:
+    """Send a folder inside another as .tar.gz, below name."""
     with closing_fd(folder.descend(folder.real(path))) as top:
-        archive = Archive(send)
+        archive = Archive(send, folder.hides)
         with archive.tar:
             archive.add_folder(name, top)
 
@@ -4255,6 +4315,7 @@ class Form:
 LOCAL_USER = "local:psik_api"   # as upstream calls whoever comes in local mode
 OPERATIONS = ("GET", "POST")    # reading a job, and everything else
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+CERTIFICATE = "cert"    # the claim that names the certificate which a token was got with, by its serial number
 NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
 
 
@@ -4270,6 +4331,11 @@ class Caller(NamedTuple):
     def anonymous(self) -> bool:
         """Whether nobody vouches for the user's name."""
         return self.user.startswith("addr:")
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether his token leaves him less than he may."""
+        return any(name in (self.claims or {}) for name in NARROWINGS) or (self.claims or {}).get("narrowed", False)
 
 
 class Access(NamedTuple):
@@ -4326,17 +4392,23 @@ class OwnerPolicy:
 def add_site_packages() -> None:
     """Let packages that are installed be imported, where the interpreter began without them (-S)."""
     if sys.flags.no_site:
-        import site
+        sys.path.insert(0, STANDARD)  # so that it is Python's own
+        try:
+            import site
+        finally:
+            sys.path.remove(STANDARD)
         site.main()
 
 
 def load_module(name: str, path: str) -> Any:
-    """The module that a file holds; whatever its code raises."""
-    import importlib.util
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # for a name that ends in .py there is always one
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The module that a file holds, by its text alone: nobody has looked whose the compiled files beside it are.
+
+    Raises whatever its code does.
+    """
+    import types
+    module = types.ModuleType(name)
+    module.__file__ = path
+    exec(compile(read_text(path), path, "exec"), vars(module))
     return module
 
 
@@ -4387,19 +4459,26 @@ def may(policy: Any, caller: Caller, operation: str, job: Optional[JobDir]) -> b
 
 def owns(caller: Caller, job: JobDir) -> bool:
     """Whether a caller is the job's owner, or trusted as one; who shows a narrowed token is not."""
-    narrowed = any(name in (caller.claims or {}) for name in NARROWINGS)
-    return caller.trusted or (read_access(job).owner == caller.user and not narrowed)
+    return not caller.narrowed and (caller.trusted or read_access(job).owner == caller.user)
 
 
-def check_may_create(config: Config, policy: Any, caller: Caller) -> None:
-    """ForbiddenError where a caller may make no jobs: for the token, for the config's `users`, or for the policy."""
+def is_maker(config: Config, caller: Caller) -> bool:
+    """Whether a config lets a user make jobs: us, the admins, and its `users`."""
+    return caller.trusted or caller.user == LOCAL_USER or bool({caller.user, ANYBODY} & set(config.users))
+
+
+def check_is_maker(configs: Iterable[Config], caller: Caller) -> None:
+    """ForbiddenError where none of these configs lets a user make jobs, or run them."""
+    if not any(is_maker(config, caller) for config in configs):
+        raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
+
+
+def check_may_create(configs: Iterable[Config], policy: Any, caller: Caller) -> None:
+    """ForbiddenError where a caller may make no jobs: for the token, for the configs' `users`, or for the policy."""
     if caller.jobs is not None:
         raise ForbiddenError("the token does not let you make jobs")
-    if caller.trusted or caller.user == LOCAL_USER:
-        return
-    if not {caller.user, ANYBODY} & set(config.users):
-        raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
-    if not may(policy, caller, "POST", None):
+    check_is_maker(configs, caller)
+    if caller.user != LOCAL_USER and not may(policy, caller, "POST", None):
         raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
 
@@ -4439,7 +4518,7 @@ class Keyring:
         """Make the folder where it is missing; ForbiddenError where it is somebody else's."""
         make_folder(self.folder)
         if self.check_owner:
-            check_ours(self.folder, "remove it, or name a prefix of your own in the config")
+            check_own(self.folder, "remove it, or name a prefix of your own in the config")
 
     def make_key(self) -> None:
         """Make a key, unless another process is first."""
@@ -4514,15 +4593,18 @@ class Tokens:
         """The key that a holder needs to narrow his token, in hexadecimal digits."""
         raise NotImplementedError
 
-    def make(self, user: str, expires_s: float, parents: Sequence[str] = (), **narrow: Optional[Sequence[str]]) -> str:
+    def make(self, user: str, expires_s: float, parents: Sequence[str] = (), certificate: str = "",
+             **narrow: Optional[Sequence[str]]) -> str:
         """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
 
-        parents are the ids of the tokens that it was got with, and falls with.  InvalidError where it would be too long.
+        parents are the ids of the tokens, and certificate is the serial number of the one, that it was got with and falls
+        with.  InvalidError where it would be too long.
         """
         now = int(time.time())
         claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
                                    "jti": os.urandom(12).hex()}
         claims.update({name: list(values) for name, values in narrow.items() if values is not None})
+        claims.update({CERTIFICATE: certificate} if certificate else {})
         token = self.encode(dict(claims, parents=list(parents)) if parents else claims)
         if len(token) > MAX_TOKEN:
             raise InvalidError("the token would have %d characters, and may have %d: narrow it to fewer jobs" % (len(token), MAX_TOKEN))
@@ -4534,14 +4616,14 @@ class Tokens:
             raise refused_token("it is longer than %d characters" % MAX_TOKEN)
         try:
             return self.decode(token, facts)
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             raise refused_token(str(err)) from None
 
     def blocks(self, token: str) -> List[str]:
         """What a token says, as show(); RequestError 401 where it is none."""
         try:
             return self.show(token)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise refused_token(str(err)) from None
 
 
@@ -4623,8 +4705,8 @@ class Protobuf:
 
     def skip(self, kind: int) -> bytes:
         """The value of the field where reading stands, where it holds bytes or a message; KeyError for a kind that there is not."""
-        size = self.number() if kind in (0, 2) else {1: 8, 5: 4}[kind]
-        start, self.place = self.place, self.place + (size if kind else 0)
+        size = self.number() if kind == 2 else {1: 8, 5: 4}[kind]
+        start, self.place = self.place, self.place + size
         return self.data[start:self.place]
 
     def below(self, *path: int) -> List["Protobuf"]:
@@ -4634,17 +4716,27 @@ class Protobuf:
             found = [inner for message in found for inner in message.fields(wanted)]
         return found
 
-    def fields(self, wanted: int) -> List["Protobuf"]:
-        """The messages in a field; ValueError where this is no message."""
-        found, self.place = [], 0
+    def values(self) -> Iterator[Tuple[int, Union[int, "Protobuf"]]]:
+        """(field, its value) of each field that holds a number, bytes or a message; ValueError where this is no message."""
+        self.place = 0
         try:
             while self.place < len(self.data):
                 key = self.number()
-                value = self.skip(key & 7)
-                found += [Protobuf(value)] if key == wanted << 3 | 2 else []
+                if key & 7 == 0:
+                    yield key >> 3, self.number()
+                else:
+                    value = self.skip(key & 7)
+                    yield key >> 3, Protobuf(value)
         except (IndexError, KeyError):
             raise ValueError("not a protobuf message") from None
-        return found
+
+    def fields(self, wanted: int) -> List["Protobuf"]:
+        """The messages in a field."""
+        return [value for field_number, value in self.values() if field_number == wanted and isinstance(value, Protobuf)]
+
+    def first_number(self, wanted: int) -> int:
+        """The number in a field, 0 where there is none."""
+        return next((value for field_number, value in self.values() if field_number == wanted and isinstance(value, int)), 0)
 
 
 class BiscuitTokens(Tokens):
@@ -4684,16 +4776,18 @@ class BiscuitTokens(Tokens):
             else:
                 source += "".join(" only_%s({%s});" % (fact, key) for key in words)
             values.update(words)
+        if CERTIFICATE in claims:
+            source, values = source + " certificate({certificate});", dict(values, certificate=claims[CERTIFICATE])
         return str(self.auth.BiscuitBuilder(source, values).build(self.private_key()).to_base64())
 
-    @staticmethod
-    def check_blocks(token: str) -> None:
+    @classmethod
+    def check_blocks(cls, token: str) -> None:
         """ValueError for a biscuit whose holder added what may take long to decide: the library holds the interpreter meanwhile,
         and its own limits are looked at between two rules.
 
-        Blocks after the first may hold checks, each on few facts, and neither facts nor rules of their own.  The field numbers
-        are those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5, checks 6,
-        Check.queries 1, Rule.body 2.
+        Blocks after the first may hold checks, each on few facts, of few plain comparisons, and neither facts nor rules of their
+        own.  The field numbers are those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5,
+        checks 6, Check.queries 1, Rule.body 2, expressions 3, Expression.ops 1.
         """
         biscuit = Protobuf(decode_base64(token.rstrip("=")))
         blocks, queries = biscuit.below(3, 1), biscuit.below(3, 1, 6, 1)
@@ -4701,6 +4795,21 @@ class BiscuitTokens(Tokens):
             raise ValueError("its holder added facts or rules, where only checks may be")
         if len(blocks) > 8 or len(queries) > 32 or any(len(query.fields(2)) > 3 for query in queries):
             raise ValueError("its holder added too many checks, or one on more than three facts")
+        if cls.count_operations([op for query in queries for op in query.below(3, 1)]) > 64:
+            raise ValueError("its holder added too many operations")
+
+    @classmethod
+    def count_operations(cls, operations: Sequence[Protobuf]) -> int:
+        """The number of operations in expressions; ValueError for one that may take long: a regular expression, a call of a
+        function, or a closure with parameters, which is run for each item of a list.
+
+        Op.binary 3, closure 4; OpBinary.kind 1; OpClosure.params 1, ops 2.
+        """
+        closures = [closure for operation in operations for closure in operation.fields(4)]
+        kinds = {binary.first_number(1) for operation in operations for binary in operation.fields(3)}
+        if kinds & {8, 28} or any(field_number == 1 for closure in closures for field_number, _ in closure.values()):
+            raise ValueError("its holder added an operation that may take long")
+        return len(operations) + sum(cls.count_operations(closure.fields(2)) for closure in closures)
 
     def authorizer(self, token: Any, facts: Dict[str, str]) -> Any:
         """What decides whether a biscuit, whose signature holds, allows a request of which these are the facts."""
@@ -4717,7 +4826,7 @@ class BiscuitTokens(Tokens):
         authorizer = self.authorizer(token, facts)
         authorizer.authorize()
         return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule("told($x) <- %s($x)" % fact))]
-                for fact in ("user", "only_job", "only_backend")}
+                for fact in ("user", "only_job", "only_backend", "certificate")}
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
         """The claims of a biscuit that allows a request of which these are the facts; its own checks have decided about time."""
@@ -4733,8 +4842,15 @@ class BiscuitTokens(Tokens):
             raise ValueError("it was revoked")
         if len(told["user"]) != 1 or not is_user(told["user"][0]):
             raise ValueError("it names no user")
-        narrow = {name: told["only_" + fact] for name, fact in (("jobs", "job"), ("backends", "backend")) if told["only_" + fact]}
-        return dict(narrow, sub=told["user"][0], exp=time.time() + 86400)
+        return self.claims(found, told)
+
+    @staticmethod
+    def claims(token: Any, told: Dict[str, List[str]]) -> Dict[str, Json]:
+        """The claims of a biscuit that says this."""
+        claims: Dict[str, Json] = {name: told["only_" + fact] for name, fact in (("jobs", "job"), ("backends", "backend")) if told["only_" + fact]}
+        claims.update({CERTIFICATE: serial for serial in told["certificate"]})
+        narrowed = token.block_count() > 1 or "check if operation(" in token.block_source(0)
+        return dict(claims, sub=told["user"][0], exp=time.time() + 86400, narrowed=narrowed)
 
     def show(self, token: str) -> List[str]:
         """Each block as Datalog, with its revocation id."""
@@ -4878,12 +4994,12 @@ class Tracker:
                 return [], -1
             return self.recent[place - self.first:], self.first + len(self.recent)
 
-    def since(self, stamp: float) -> List[Tuple[JobDir, Row]]:
-        """Every transition from a time on, in order; what has changed since is read from the disk."""
+    def since(self, stamp: float, admits: Callable[[JobDir], bool]) -> List[Tuple[JobDir, Row]]:
+        """Every transition from a time on, of the jobs that are admitted, in order; what has changed since is read from the disk."""
         found = []
         for job in job_dirs(self.config):
             try:
-                if os.stat(job.status_path).st_mtime >= stamp - 1:
+                if os.stat(job.status_path).st_mtime >= stamp - 1 and admits(job):
                     found += [(job, row) for row in job.rows() if row.time >= stamp]
             except OSError:
                 continue
@@ -4989,15 +5105,21 @@ class Connections:
         whole = peer.uid in (os.getuid(), 0) or not peer.address or peer.address in trusted_proxy
         wire.share = self.limit if whole else self.fair_share
 
-    def name(self, wire: Wire, caller: Caller) -> None:
-        """Count a connection as its caller's; RequestError 503 where he has as many as he may."""
-        if caller.anonymous or wire.key == caller.user:
+    def name(self, wire: Wire, caller: Caller, maker: bool) -> None:
+        """Count a connection as its caller's; RequestError 503 where he has as many as he may.
+
+        maker: he may make jobs.  Who may not, or shows a narrowed token, has a smaller share beside his own, and his
+        connections can be spared.
+        """
+        full = maker and not caller.narrowed
+        key, share = caller.user + " (narrowed)" * (not full), self.limit if caller.trusted and full else self.fair_share
+        if caller.anonymous or wire.key == key:
             return
         with self.lock:
-            wire.named, wire.key, wire.share = True, caller.user, self.limit if caller.trusted else self.fair_share
-            taken = sum(other.key == wire.key for other in self.open)
-        if taken > wire.share:
-            raise RequestError(503, "you have %d connections, and may have %d" % (taken, wire.share), Retry_After="5")
+            taken = sum(other.key == key for other in self.open) + 1
+            if taken > share:
+                raise RequestError(503, "you have %d connections, and may have %d" % (taken - 1, share), Retry_After="5")
+            wire.named, wire.key, wire.share = full, key, share
 
     def end_one(self, wires: Iterable[Wire]) -> bool:
         """End the one of these that can best be spared; False where all are at work for callers with a name."""
@@ -5036,8 +5158,10 @@ class Connections:
         """Let one send a stream of events, until its request is answered; RequestError 503 where there are as many streams as
         may be, of all callers or of this one."""
         with self.lock:
-            streams = [other.key for other in self.open if other.streaming]
-            if len(streams) >= max(1, self.limit // 2) or streams.count(wire.key) >= max(1, wire.share // 2):
+            streams = [(other.key, other.named) for other in self.open if other.streaming]
+            unsure = sum(not named for _, named in streams) if not wire.named else 0
+            mine = sum(key == wire.key for key, _ in streams)
+            if max(len(streams), 2 * unsure) >= max(1, self.limit // 2) or mine >= max(1, wire.share // 2):
                 raise RequestError(503, "as many streams of events are open as may be", Retry_After="5")
             wire.streaming = True
 
@@ -5286,6 +5410,7 @@ def backend_of_new(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Bac
     backend = backend_for(api, req, spec)
     if caller.backends is not None and backend.name not in caller.backends:
         raise ForbiddenError("the token does not let you make jobs on " + backend.name)
+    check_is_maker([backend.config], caller)
     if spec.directory and not caller.trusted and is_among_jobs(api, spec.directory):
         raise ForbiddenError("a job's directory may not be among the jobs")
     return backend
@@ -5346,7 +5471,8 @@ def api_get_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[
 
 
 def api_start_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Submit a job, or submit it again as its next step."""
+    """Submit a job, or submit it again as its next step; only who may make jobs may."""
+    check_is_maker([api.backends[job.backend].config], caller)
     start_job(api, job)
     return None
 
@@ -5564,14 +5690,15 @@ def await_first_look(api: Api) -> None:
         time.sleep(0.05)
 
 
-def transitions_after(api: Api, last: str) -> Iterator[Optional[Tuple[JobDir, Row]]]:
+def transitions_after(api: Api, last: str, admits: Callable[[JobDir], bool]) -> Iterator[Optional[Tuple[JobDir, Row]]]:
     """The transitions of all jobs: those since the one with the id last, then each as it happens; None where nothing did for
     a while.  It ends where the server does, or where who reads is too slow."""
     await_first_look(api)
     place = api.tracker.news_place()
-    past = api.tracker.since(float(last.split("/")[0])) if last else []
+    past = api.tracker.since(float(last.split("/")[0]), admits) if last else []
     told = {mark_of(job, row) for job, row in past}  # by the past; the present may tell it too
     yield from ((job, row) for job, row in past if mark_of(job, row) != last)
+    del past
     while not api.stopping:
         news, place = api.tracker.news(place, BEAT_S)
         if place < 0:  # it may come again, with the id of what it had last
@@ -5587,7 +5714,7 @@ def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
 
     def send_all(send: Send) -> None:
         beat = time.monotonic()
-        for news in transitions_after(api, last.group(0) if last else ""):
+        for news in transitions_after(api, last.group(0) if last else "", lambda job: may(api.policy, caller, "GET", job)):
             if time.monotonic() - beat > BEAT_S or news is None:
                 if not may_go_on(req):
                     return
@@ -5603,14 +5730,25 @@ def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
 
 # Files: nothing outside the work directory, by no name and by no link.
 
+def folder_of(api: Api, job: JobDir) -> ConfinedFolder:
+    """The folder where a job runs.  ForbiddenError where that lies among the jobs, but for a job's work/: there the key of
+    tokens would be in reach, and what is others'; a tree of jobs that lies in it is hidden."""
+    folder, prefixes = os.path.realpath(job.directory()), {os.path.realpath(known.prefix) for known in api.backends.values()}
+    for prefix in prefixes:
+        inside = os.path.relpath(folder, prefix)
+        if inside.split("/")[0] != ".." and not re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside):
+            raise ForbiddenError("job %s runs among the jobs, whose files are not shown" % job.jobid)
+    return ConfinedFolder(folder, prefixes)
+
+
 def api_get_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """What lies in the work directory: {name: {size, atime, mtime}}."""
-    return ConfinedFolder(job.directory()).stat()
+    return folder_of(api, job).stat()
 
 
 def api_get_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Union[Json, Response]:
     """A file of the work directory, as bytes; of a directory, what lies in it."""
-    path, folder = req.params["path"].rstrip("/"), ConfinedFolder(job.directory())
+    path, folder = req.params["path"].rstrip("/"), folder_of(api, job)
     if folder.is_folder(path):
         return folder.stat(path)
     return Response.of_file(req, folder.open(path), "application/octet-stream", os.path.basename(path))
@@ -5623,13 +5761,13 @@ def upload_limit(api: Api) -> int:
 
 def api_put_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Write a file of the work directory; the directories on the way are made."""
-    ConfinedFolder(job.directory()).save(req.params["path"], req.body.blocks(upload_limit(api)))
+    folder_of(api, job).save(req.params["path"], req.body.blocks(upload_limit(api)))
     return None
 
 
 def api_delete_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """Remove a file of the work directory."""
-    ConfinedFolder(job.directory()).unlink(req.params["path"])
+    folder_of(api, job).unlink(req.params["path"])
     return None
 
 
@@ -5638,7 +5776,7 @@ def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: Li
     saved = 0
     for field_name, name, blocks in Form(req, upload_limit(api)).parts():
         if field_name == "files" and name:
-            ConfinedFolder(job.directory()).save(name, blocks)
+            folder_of(api, job).save(name, blocks)
             saved += 1
         for _ in blocks:
             pass
@@ -5649,10 +5787,10 @@ def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: Li
 
 def api_get_archive(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
     """The work directory, or one in it, as .tar.gz."""
-    root, path = job.directory(), query_value(req, WITHIN) or ""
-    if not ConfinedFolder(root).is_folder(path):
+    folder, path = folder_of(api, job), query_value(req, WITHIN) or ""
+    if not folder.is_folder(path):
         raise NotFoundError("no such directory")
-    return Response(200, lambda send: write_archive(root, path, job.jobid, send), (
+    return Response(200, lambda send: write_archive(folder, path, job.jobid, send), (
         ("Content-Type", "application/gzip"), ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % job.jobid)))
 
 
@@ -5685,7 +5823,8 @@ def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
     parents = said.get("parents", []) + ([said["jti"]] if said else [])
     if len(parents) > MAX_PARENTS:
         raise ForbiddenError("this token was got with %d others, one after the other; ask with an earlier one" % MAX_PARENTS)
-    text = tokens_of(api.config).make(caller.user, left_s, parents, **{name: said.get(name) for name in NARROWINGS})
+    certificate = said.get(CERTIFICATE, req.body.wire.peer.serial)
+    text = tokens_of(api.config).make(caller.user, left_s, parents, certificate, **{name: said.get(name) for name in NARROWINGS})
     return Response.of_text(text).plus(("Cache-Control", "no-store"))
 
 
@@ -5882,7 +6021,7 @@ def admit(api: Api, req: Request, route: Route, identify_caller: Callable[[Reque
     the route is for a job, that and its rows.  A PsikError where it is refused."""
     caller = identify_caller(req, route)
     if route.scope == "create":
-        check_may_create(api.config, api.policy, caller)
+        check_may_create([backend.config for backend in api.backends.values()], api.policy, caller)
     return (caller,) + (find_rows(api, req, caller) if route.scope == "job" else ())
 
 
@@ -6141,7 +6280,9 @@ def peer_of(sock: Any) -> Peer:
             return Peer("", os.getuid())  # the socket's mode lets nobody else in
         return Peer("", struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
     address = sock.getpeername()
-    return Peer(address[0], TcpEnds(address, sock.getsockname()).owner() if is_loopback(address[0]) else None)
+    owner = TcpEnds(address, sock.getsockname()).owner() if is_loopback(address[0]) else None
+    sock.getpeername()  # OSError where it has ended meanwhile, and another's may have been asked for
+    return Peer(address[0], owner)
 
 
 def is_stranger(api: Api, peer: Peer) -> bool:
@@ -6149,17 +6290,23 @@ def is_stranger(api: Api, peer: Peer) -> bool:
     return api.mode == "local" and peer.uid not in (None, os.getuid(), 0)
 
 
-def check_origin(api: Api, req: Request) -> None:
-    """ForbiddenError for what a browser sends for another site's page.
+def check_host(peer: Peer, req: Request) -> None:
+    """ForbiddenError where Host is no name of this machine: a foreign name may be made to resolve to 127.0.0.1.
 
-    In local mode Host must be a name of this machine too, for a foreign name may be made to resolve to 127.0.0.1.
+    On TCP a browser must ask by address: `localhost` is ::1 as well, where another user may listen at the same port.
     """
     host = req.headers.get("host", "")
     name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
-    if api.mode == "local" and host and not (is_loopback(name) or name.endswith(".localhost")):
+    if host and not (is_loopback(name) or name.endswith(".localhost")):
         raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
+    if peer.address and name.endswith("localhost") and {"origin", "sec-fetch-site"} & set(req.headers):
+        raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, and not as localhost")
+
+
+def check_origin(req: Request) -> None:
+    """ForbiddenError for what a browser sends for another site's page."""
     origin = req.headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+    if origin is not None and origin.partition("://")[2].lower() != req.headers.get("host", "").lower():
         raise ForbiddenError("a page of another origin may not ask this server")
     if req.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise ForbiddenError("a page of another site may not ask this server")
@@ -6168,6 +6315,7 @@ def check_origin(api: Api, req: Request) -> None:
 def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
     """Let nobody in but ourselves and root, as the kernel says; and, where a token was printed, but for the page itself, who shows it."""
     import hmac
+    check_host(peer, req)
     if is_stranger(api, peer):
         raise ForbiddenError("this server is for its own user")
     if peer.uid is None and not api.page_token:
@@ -6176,12 +6324,19 @@ def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
         raise RequestError(401, "open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
 
 
+def refused_serials(api: Api) -> List[str]:
+    """The serial numbers of the certificates that are no longer taken."""
+    return [plain_serial(serial) for serial in api.config.refused_certificates]
+
+
 def bearer_caller(api: Api, peer: Peer, req: Request, route: Route, token: str) -> Caller:
     """Whom a token names, and what it leaves him; RequestError 401 where it does not hold, ForbiddenError where it is not for this."""
     operation = "GET" if route.scope == "token" else req.verb  # who shows a token to be told what it says, only looks
     claims = tokens_of(api.config).read(token, {
         "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": operation})
     narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
+    if claims.get(CERTIFICATE) in refused_serials(api):
+        raise refused_token("its certificate was withdrawn")
     if operation not in claims.get("ops", [operation]):
         raise ForbiddenError("the token does not let you %s" % req.method)
     return Caller(claims["sub"], claims["sub"] in api.config.admins, claims=claims, **narrow)
@@ -6194,11 +6349,11 @@ def takes_tokens(api: Api, peer: Peer) -> bool:
 
 def identify(api: Api, peer: Peer, req: Request, route: Route) -> Caller:
     """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
-    check_origin(api, req)
+    check_origin(req)
     if api.mode == "local":
         check_local(api, peer, req, route)
         return Caller(LOCAL_USER, trusted=True)
-    if peer.serial and peer.serial in map(plain_serial, api.config.refused_certificates):
+    if peer.serial and peer.serial in refused_serials(api):
         raise ForbiddenError("the certificate was withdrawn")
     token = req.bearer
     if token and takes_tokens(api, peer):
@@ -6226,7 +6381,7 @@ def answer_request(api: Api, wire: Wire, req: Request) -> bool:
     def identify_caller(req: Request, route: Route) -> Caller:
         found = identify(api, wire.peer, req, route)
         who[0] = found.user
-        api.connections.name(wire, found)
+        api.connections.name(wire, found, any(is_maker(each.config, found) for each in api.backends.values()))
         return found
 
     try:
@@ -6379,7 +6534,7 @@ class UnixPlace:
     def bind(self, sock: Any) -> None:
         """Give a socket the path."""
         folder = os.stat(os.path.dirname(self.path))
-        if is_foreign(folder) or others_may_write(folder):
+        if is_foreign(folder) or (others_may_write(folder) and not folder.st_mode & stat.S_ISVTX):
             raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(self.path))
         if len(os.fsencode(self.path)) > 107:
             raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % self.path)
@@ -6530,12 +6685,12 @@ def address_lines(api: Api, sock: Any) -> List[str]:
     token = "#token=" + api.page_token if api.page_token else ""
     if sock.family == socket.AF_UNIX:
         path = sock.getsockname()
-        return ["listening on %s" % path, "from elsewhere: ssh -N -L 8000:%s %s@%s, then http://localhost:8000/%s" % (path, user, host, token)]
+        return ["listening on %s" % path, "from elsewhere: ssh -N -L 127.0.0.1:8000:%s %s@%s, then http://127.0.0.1:8000/%s" % (path, user, host, token)]
     name, port = sock.getsockname()[:2]
     name = "[%s]" % name if ":" in name else name
     scheme = "https" if api.mode == "tls" else "http"
     return ["listening on %s://%s:%d/%s" % (scheme, name, port, token)] + (
-        ["from elsewhere: ssh -N -L %d:%s:%d %s@%s, then http://localhost:%d/%s" % (port, name, port, user, host, port, token)]
+        ["from elsewhere: ssh -N -L 127.0.0.1:%d:%s:%d %s@%s, then http://127.0.0.1:%d/%s" % (port, name, port, user, host, port, token)]
         if api.mode == "local" else [])
 
 
@@ -7098,6 +7253,8 @@ def compile_once(path: str) -> bool:
     import py_compile
     cache = importlib.util.cache_from_source(path)
     try:
+        if any(is_foreign(os.stat(place)) for place in (os.path.dirname(path), os.path.dirname(cache), cache) if os.path.exists(place)):
+            return False
         if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
             return True
         return not sys.dont_write_bytecode and bool(py_compile.compile(path))
@@ -7411,8 +7568,11 @@ class Installation:
         """Write the files."""
         values = self.values()
         self.refuse_others()
+        here = os.path.realpath(FILE)
+        for path in [here, os.path.dirname(here), os.path.join(os.path.dirname(here), "__pycache__")]:
+            check_ours(path, "copy psik.py to a folder of your own, and install that")
         for path, source in self.sources.items():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             text = render(TEMPLATES[source], values, Shell("sh", "/bin/sh"), source)
             write_file(path, text, 0o755 if path == self.program else 0o644)
 

@@ -261,7 +261,7 @@ class Trees(Amiss):
         other = psik.create(config, psik.JobSpec(script="true"))
         tracker.look(deep=False)
         self.assertEqual(list(tracker.known), [other.path])
-        self.assertEqual([job.jobid for job, _ in tracker.since(0)], [other.jobid])
+        self.assertEqual([job.jobid for job, _ in tracker.since(0, lambda job: True)], [other.jobid])
         psik.remove(other, force=True)
         tracker.take_in(other)
         tracker.look(deep=True)
@@ -302,7 +302,7 @@ class Trees(Amiss):
         with open(os.path.join(work, "sub", "file"), "w") as file:
             file.write("moo")
         blocks: List[bytes] = []
-        psik.write_archive(work, "", "top", blocks.append)
+        psik.write_archive(psik.ConfinedFolder(work), "", "top", blocks.append)
         with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as archive:
             self.assertEqual({item.name: item.linkname for item in archive}, {"top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
         self.refused(psik.ForbiddenError, "not a plain file", psik.ConfinedFolder(work).open, "fifo")

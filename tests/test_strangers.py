@@ -1,10 +1,12 @@
 """What other users of the machine, and strangers on the network, try: each of these attacks succeeded once."""
 import contextlib
 import http.client
+import importlib.util
 import io
 import json
 import os
 import pty
+import py_compile
 import re
 import select
 import shutil
@@ -144,6 +146,76 @@ class Files(TwoUsers):
         path = self.write("site/toy/submit", "#!/bin/sh\n", 0o666)
         ran = self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6)
         self.assertIn("chmod go-w " + path, ran.err)
+
+    def victim(self) -> str:
+        """A finished job of ada's, in a prefix that others can write; its directory."""
+        self.make_tree(0o777)
+        os.mkdir(self.tree + "/local")
+        shutil.chown(self.tree + "/local", self.ada)
+        self.settings(group_writable=True, poll_interval_s=0)
+        return os.path.join(self.tree, "local", self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}').out.strip())
+
+    def test_what_is_planted_in_a_job(self) -> None:
+        job = self.victim()
+        jobid = os.path.basename(job)
+        for name in ("scripts/run", "scripts/job", "spec.json", "status.csv"):
+            with self.subTest(name=name):
+                self.sh(self.ada, "chmod -R a+rwX " + job)
+                self.sh(self.eve, "cd %s && cp %s x && mv -f x %s" % (job, name, name))
+                self.of(self.ada, "start", jobid, status=3)
+                self.assertIn("holds what is not yours", self.of(self.ada, "ls").err)
+                self.sh(self.ada, "cd %s && cp %s y && mv -f y %s" % (job, name, name))
+        self.of(self.ada, "ls")
+        self.assertEqual(os.stat(job).st_mode & 0o022, 0)
+
+    def test_a_fifo_holds_nobody_up(self) -> None:
+        job = self.victim()
+        self.sh(self.ada, "cd %s && mv status.csv s && mkfifo status.csv" % job)
+        self.of(self.ada, "ls", timeout=20)
+        self.of(self.ada, "rm", "--force", os.path.basename(job), status=3, timeout=20)
+
+    def test_a_planted_copy_of_psik(self) -> None:
+        job = self.victim()
+        jobid = os.path.basename(job)
+        copy = os.listdir(self.tree + "/.psik")[0]
+        self.sh(self.eve, "cd %s && mv .psik old && mkdir -p .psik/%s && echo 'open(\"%s\", \"w\")' >.psik/%s/supervisor.py && touch .psik/%s/psik.py"
+                % (self.tree, copy, self.proof, copy, copy))
+        with open(os.path.join(job, "status.csv"), "a") as file:
+            file.write("1700000001.000,2,queued,77\n")
+        self.assertIn("belongs to " + self.eve, self.of(self.ada, "ls").err)
+        self.of(self.ada, "cancel", jobid, status=None)
+        self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6)
+        self.assertFalse(os.path.exists(self.proof))
+
+    def test_links_that_another_user_has_put_there(self) -> None:
+        self.settings()
+        jobid = self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}').out.strip()
+        elsewhere = self.home(self.ada, "elsewhere")
+        self.sh(self.ada, "mv tree elsewhere")
+        os.symlink(elsewhere, self.tree)
+        self.assertIn(jobid, self.of(self.ada, "ls").out)  # our own, or root's
+        os.chown(self.tree, os.stat(self.home(self.eve)).st_uid, -1, follow_symlinks=False)
+        self.assertIn("belongs to " + self.eve, self.of(self.ada, "ls", status=6).err)
+
+    def test_a_planted_outbox(self) -> None:
+        self.settings()
+        self.make_tree(0o777)
+        self.sh(self.eve, "mkdir %s/.outbox; echo '{}' >%s/.outbox/1.5.000001.json" % (self.tree, self.tree))
+        self.assertIn("/.outbox belongs to " + self.eve, self.of(self.ada, "deliver", status=6).err)
+
+    def test_a_config_does_not_switch_off_its_own_check(self) -> None:
+        self.settings(check_owner=False)
+        config = self.home(self.ada, ".config/psik.json")
+        shutil.chown(config, self.eve)
+        self.assertIn("belongs to " + self.eve, self.of(self.ada, "ls", status=6).err)
+
+    def test_compiled_files_beside_a_policy(self) -> None:
+        place = os.path.join(self.folder, "etc", "__pycache__")
+        os.makedirs(place)
+        rule = self.write("etc/rule.py", "class P:\n    def allows(self, *args):\n        return True\n")
+        evil = self.write("evil.py", "class P:\n    def allows(self, *args):\n        raise SystemExit\n")
+        py_compile.compile(evil, importlib.util.cache_from_source(rule), dfile=rule)
+        self.assertTrue(psik.load_policy(psik.Config(authz="rule:P", authz_path=os.path.join(self.folder, "etc"))).allows())
 
     def test_the_place_of_the_socket(self) -> None:
         place = "/tmp/psik-%d" % os.stat(self.home(self.ada)).st_uid
@@ -352,16 +424,91 @@ class Strangers(test_access.Secured):
         eve = self.token("--user", "eve", "--ops", "GET")
         context = ssl.create_default_context(cafile=self.at("ca.pem"))
         said, socks = [], []
-        for _ in range(40):
+        for _ in range(28):
             sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
             sock.sendall(("GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n" % eve[6:]).encode())
             said.append(sock.recv(2000))
             socks.append(sock)
-        self.assertEqual([text[9:12] for text in said], [b"200"] * 4 + [b"503"] * 36)  # an eighth of 32
+        self.assertEqual([text[9:12] for text in said], [b"200"] * 4 + [b"503"] * 24)  # an eighth of 32
         self.assertIn(b'{"detail": "', said[-1])
         self.assertEqual(self.ask("ada", "GET", "/v1/health").status, 200)
         for sock in socks:
             sock.close()
+
+    def hold(self, who: str, count: int, data: bytes) -> List[bytes]:
+        """The beginnings of the answers to requests on so many connections, which stay open until the test ends."""
+        context, said = ssl.create_default_context(cafile=self.at("ca.pem")), []
+        for _ in range(count):
+            with contextlib.suppress(OSError):
+                sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+                self.addCleanup(sock.close)
+                sock.sendall(data % who[6:].encode())
+                said.append(sock.recv(2000))
+        return said
+
+    def test_users_who_may_make_no_jobs_keep_nobody_out(self) -> None:
+        get = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n"
+        drip = b"POST /v1/jobs/callback HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{"
+        for name in ("dora", "zed", "yan", "xia"):
+            self.hold(self.token("--user", name), 24, get + drip)
+        self.assertEqual(self.ask("ada", "GET", "/v1/health").status, 200)
+        narrow = self.token("--user", "ada", "--ops", "GET")
+        self.hold(narrow, 24, get)
+        self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
+        statuses = [answer[9:12] for answer in self.hold(self.token("--user", "bob"), 12, get)]
+        self.assertEqual((statuses[:8], b"503" in statuses[8:]), ([b"200"] * 8, True))  # and the refused are not served later
+
+    def test_a_certificate_that_is_withdrawn_takes_its_tokens_with_it(self) -> None:
+        given = "token:" + self.ask("ada", "GET", "/v1/token").text
+        again = "token:" + self.ask(given, "GET", "/v1/token").text
+        self.assertEqual(self.ask(again, "GET", "/v1/jobs").status, 200)
+        self.configure(authz="owner", users="*", refused_certificates=[self.serial("ada")])
+        self.server.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "read again" in self.server.said())
+        self.assertEqual([self.ask(token, "GET", "/v1/jobs").status for token in (given, again)], [401, 401])
+
+    def test_who_is_no_longer_a_user_runs_nothing(self) -> None:
+        eve = self.token("--user", "eve")
+        jobid = str(self.ask(eve, "POST", "/v1/jobs/new", {"script": "true"}).json)
+        self.configure(authz="owner", users=["ada"])
+        self.server.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "read again" in self.server.said())
+        self.assertEqual(self.ask(eve, "GET", "/v1/jobs/" + jobid).status, 200)
+        self.assertEqual(self.ask(eve, "POST", "/v1/jobs/%s/start" % jobid).status, 403)
+
+    def test_users_of_one_backend(self) -> None:
+        self.server.stop()
+        self.begin(backends={"local": {"backend": {"type": "local"}}, "gpu": {"backend": {"type": "local"}, "users": ["bob"]}})
+        bob = self.token("--user", "bob")
+        asked = [(who, place, self.ask(who, "POST", "/v1/jobs/new?backend=" + place, {"script": "true"}).status)
+                 for who in ("ada", bob) for place in ("local", "gpu")]
+        self.assertEqual([status for _, _, status in asked], [200, 403, 200, 200])
+
+    def test_a_job_that_runs_around_the_jobs_shows_none_of_them(self) -> None:
+        work, key = self.folder, "jobs/.tokens/key"
+        self.token()
+        jobid = self.run_spec("--wait", script="true", directory=work)
+        inside = self.run_spec("--wait", script="true", directory=self.prefix)
+        for who in ("root", self.token()):
+            for path in (key, "jobs", "jobs/local"):
+                self.assertEqual(self.ask(who, "GET", "/v1/jobs/%s/files/%s" % (jobid, path)).status, 403, path)
+            self.assertEqual(self.ask(who, "PUT", "/v1/jobs/%s/files/%s" % (jobid, key), b"x").status, 403)
+            self.assertEqual(self.ask(who, "GET", "/v1/jobs/%s/files" % inside).status, 403)
+            with tarfile.open(fileobj=io.BytesIO(self.ask(who, "GET", "/v1/jobs/%s/archive" % jobid).body)) as archive:
+                self.assertFalse([name for name in archive.getnames() if "/jobs" in name])
+
+    def test_an_admins_narrow_token(self) -> None:
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true", "environment": {"KEY": "hush"}}).json)
+        narrow = self.token("--user", "root", "--ops", "GET", "--ops", "PUT")
+        self.assertEqual(self.ask(narrow, "PUT", "/v1/jobs/%s/access" % jobid, {"dora": ["POST"]}).status, 403)
+        self.assertNotIn("hush", self.ask(narrow, "GET", "/v1/jobs/%s/spec" % jobid).text)
+
+    def test_nested_claims(self) -> None:
+        self.token()
+        tokens = psik.tokens_of(self.config())
+        head = psik.encode_base64(b"[" * 100000)[:2000]
+        for text in (head + "." + head, psik.encode_base64(b'{"alg": "HS256"}') + "." + head):
+            self.assertEqual(self.ask("token:%s.%s" % (text, tokens.mark(text)), "GET", "/v1/jobs").status, 401)
 
     def test_who_may_make_jobs(self) -> None:
         self.server.stop()
@@ -456,6 +603,15 @@ class Requests(Case):
                              ("127.0.0.1:1", 200), ("[::1]:8", 200), ("localhost.evil.example", 403)):
             self.assertEqual(server.ask("GET", "/v1/jobs", Host=host).status, status, host)
 
+    def test_a_browser_asks_by_address(self) -> None:
+        server = Server(self, "--port", "0")
+        self.assertIn("http://127.0.0.1:", server.said())
+        self.assertNotIn("localhost:", server.said())
+        browser = {"Sec_Fetch_Site": "none"}
+        for host, headers, status in (("localhost:%d", {}, 200), ("localhost:%d", browser, 403), ("127.0.0.1:%d", browser, 200)):
+            self.assertEqual(server.ask("GET", "/v1/jobs", Host=host % server.port, **headers).status, status)
+        self.assertEqual(Server(self, "--uds", "s.sock").ask("GET", "/v1/jobs", Host="localhost:8000", **browser).status, 200)
+
     def test_encoded_slashes_and_bodies(self) -> None:
         server = Server(self, "--uds", "s.sock")
         for path in ("/v1%2fjobs", "/v1/jobs%2f1.5", "/v1/jobs/1.5%2fstate", "/v1/backends/a%2fb"):
@@ -532,7 +688,7 @@ class Requests(Case):
 
         data = io.BytesIO()
         with mock.patch("psik.Archive.add", swapping):
-            psik.write_archive(work, "", "job", lambda block: data.write(block) and None)
+            psik.write_archive(psik.ConfinedFolder(work), "", "job", lambda block: data.write(block) and None)
         with tarfile.open(fileobj=io.BytesIO(data.getvalue())) as archive:
             self.assertEqual([(item.name, item.issym()) for item in archive], [("job/d", True)])
 
@@ -552,11 +708,13 @@ class Installed(Case):
         super().setUp()
         self.program = os.path.join(self.folder, ".local", "bin", "psik")
         shutil.copy(PSIK, self.folder)
+        if sys.version_info < (3, 7):
+            shutil.copy(str(sys.modules["dataclasses"].__file__), self.folder)
         self.psik("install", program=[sys.executable, os.path.join(self.folder, "psik.py")])
 
     def test_nothing_of_the_folder_one_stands_in_is_run(self) -> None:
-        for name in ("json.py", "psik.py", "argparse.py"):
-            self.write(name if name != "psik.py" else "dataclasses.py", "print('evil')")
+        for name in ("json.py", "argparse.py", "string.py"):
+            self.write(name, "print('evil')")
         ran = self.psik("ls", program=[self.program], env={"PYTHONPATH": self.folder})
         self.assertEqual((ran.out, ran.err), ("", "psik: no jobs\n"))
         self.assertTrue(os.listdir(os.path.join(self.folder, "__pycache__")))  # compiled once

@@ -73,7 +73,7 @@ class Scripts(Case):
 
     def test_templates_are_shell_as_they_lie(self) -> None:
         for path in glob.glob(ROOT + "/templates/**/*", recursive=True):
-            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html", "/supervise")):
+            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html", ".bash", ".zsh", "/supervise")):
                 done = subprocess.run(["sh", "-n", path], stderr=subprocess.PIPE)
                 self.assertEqual((done.returncode, done.stderr), (0, b""), path)
 
