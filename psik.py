@@ -5631,52 +5631,22 @@ def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[
     return Response(200, FilePart(file, start, size - start), (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
 
 
-def event_text(mark: str, value: Json) -> bytes:
-    """One event of a text/event-stream."""
-    return ("id: %s\nevent: transition\ndata: %s\n\n" % (mark, json.dumps(value))).encode()
+# A source of events yields (id, what it tells), or None where nothing happened for a while; it ends where there will be no more.
+Events = Iterator[Optional[Tuple[str, Json]]]
 
 
-HEARTBEAT = b": still here\n\n"
-
-
-def may_go_on(req: Request) -> bool:
-    """Whether a request would still be carried out: its token was not revoked, nor the share taken back."""
-    with suppress(PsikError):
-        req.check_again()
-        return True
-    return False
-
-
-def stream_response(api: Api, req: Request, send_all: Callable[[Send], None]) -> Response:
-    """A stream of events; RequestError 503 where there are too many."""
-    api.connections.begin_stream(req.body.wire)
-    return Response(200, send_all, (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")))
-
-
-def api_get_job_events(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
-    name, last = job_name(job), req.headers.get("last-event-id", "")
-    after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
-    if has_ended(rows) and after >= len(rows):
-        return Response(204)
-
-    def send_all(send: Send) -> None:
-        place, beat = after, time.monotonic()
-        while not api.stopping:
-            found = job.rows()
-            for row in found[place:]:
-                place += 1
-                send(event_text(str(place), step_info(job, name, row)))
-            if has_ended(found):
-                return
-            if time.monotonic() - beat > BEAT_S:
-                if not may_go_on(req):
-                    return
-                send(HEARTBEAT)
-                beat = time.monotonic()
-            time.sleep(LOOK_S)
-
-    return stream_response(api, req, send_all)
+def events_of_job(api: Api, job: JobDir, after: int) -> Events:
+    """The transitions of one job, less the first `after`, until its latest step has ended; their ids count them."""
+    name, place = job_name(job), after
+    while not api.stopping:
+        rows = job.rows()
+        for row in rows[place:]:
+            place += 1
+            yield str(place), step_info(job, name, row)
+        if has_ended(rows):
+            return
+        yield None
+        time.sleep(LOOK_S)
 
 
 def mark_of(job: JobDir, row: Row) -> str:
@@ -5708,24 +5678,60 @@ def transitions_after(api: Api, last: str, admits: Callable[[JobDir], bool]) -> 
             yield None
 
 
+def events_of_all(api: Api, caller: Caller, last: str) -> Events:
+    """The transitions of all jobs that a caller may see, from the one with the id last on."""
+    def admits(job: JobDir) -> bool:
+        return may(api.policy, caller, "GET", job)
+
+    for news in transitions_after(api, last, admits):
+        if news is None:
+            yield None
+        elif admits(news[0]):
+            job, row = news
+            yield mark_of(job, row), step_info(job, job_name(job), row)
+
+
+def may_go_on(req: Request) -> bool:
+    """Whether a request would still be carried out: its token was not revoked, nor the share taken back."""
+    with suppress(PsikError):
+        req.check_again()
+        return True
+    return False
+
+
+def send_events(req: Request, events: Events, send: Send) -> None:
+    """Send events as they come, and every BEAT_S a comment, which shows whether the client is still there; until the source
+    ends, or the right to it."""
+    beat = time.monotonic()
+    for event in events:
+        if event is not None:
+            send(("id: %s\nevent: transition\ndata: %s\n\n" % (event[0], json.dumps(event[1]))).encode())
+        if time.monotonic() - beat > BEAT_S:
+            if not may_go_on(req):
+                return
+            send(b": still here\n\n")
+            beat = time.monotonic()
+
+
+def stream_response(api: Api, req: Request, events: Events) -> Response:
+    """A stream of events; RequestError 503 where there are too many."""
+    api.connections.begin_stream(req.body.wire)
+    return Response(200, lambda send: send_events(req, events, send), (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")))
+
+
+def api_get_job_events(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
+    """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
+    last = req.headers.get("last-event-id", "")
+    after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
+    if has_ended(rows) and after >= len(rows):
+        return Response(204)
+    return stream_response(api, req, events_of_job(api, job, after))
+
+
 def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
     """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
     last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", req.headers.get("last-event-id", ""))
-
-    def send_all(send: Send) -> None:
-        beat = time.monotonic()
-        for news in transitions_after(api, last.group(0) if last else "", lambda job: may(api.policy, caller, "GET", job)):
-            if time.monotonic() - beat > BEAT_S or news is None:
-                if not may_go_on(req):
-                    return
-                beat = time.monotonic()
-            if news is None:
-                send(HEARTBEAT)
-            elif may(api.policy, caller, "GET", news[0]):
-                job, row = news
-                send(event_text(mark_of(job, row), step_info(job, job_name(job), row)))
-
-    return stream_response(api, req, send_all)
+    return stream_response(api, req, events_of_all(api, caller, last.group(0) if last else ""))
 
 
 # Files: nothing outside the work directory, by no name and by no link.
