@@ -1602,12 +1602,6 @@ class ShellTemplate(string.Template):
                               r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # these never match
 
 
-class Shell(NamedTuple):
-    """The shell of a job's scripts: its kind, rc or sh, and what stands behind #!."""
-    kind: str
-    command: str
-
-
 class Option(NamedTuple):
     """An option of the scheduler; it stands as `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
     name: str
@@ -1651,13 +1645,6 @@ TEMPLATE_NAMES = {
 }
 
 
-def quote_word(value: str, kind: str) -> str:
-    """A value as one word of rc or of sh."""
-    if SAFE_WORD.fullmatch(value):
-        return value
-    return "'%s'" % value.replace("'", "''" if kind == "rc" else "'\\''")
-
-
 def quote_sbatch(value: str) -> str:
     """A value as one word of an #SBATCH line: a backslash takes the next character as it is, in quotes too.
 
@@ -1678,18 +1665,32 @@ def quote_bsub(value: str) -> str:
 DIRECTIVES = {"#SBATCH": quote_sbatch, "#BSUB": quote_bsub}
 
 
-def quote(value: Union[int, str, Option], line: str, shell: Shell) -> str:
-    """A value as it must stand in this line of a template."""
-    if line.startswith("#!"):
-        return str(value)
-    if isinstance(value, Option):
-        word = quote(value.value, line, shell) if value.value else ""
-        joint = "" if not value.value else "=" if value.name.startswith("--") else " "
-        return value.name + joint + word
-    directive = DIRECTIVES.get(line.split(None, 1)[0])
-    if directive and not SAFE_WORD.fullmatch(str(value)):
-        return directive(str(value))
-    return str(value) if directive else quote_word(str(value), shell.kind)
+class Shell(NamedTuple):
+    """The shell of a job's scripts: its kind, rc or sh, and what stands behind #!."""
+    kind: str
+    command: str
+
+    def quote_word(self, value: str) -> str:
+        """A value as one word."""
+        if SAFE_WORD.fullmatch(value):
+            return value
+        return "'%s'" % value.replace("'", "''" if self.kind == "rc" else "'\\''")
+
+    def quote(self, value: Union[int, str, Option], line: str) -> str:
+        """A value as it must stand in this line of a template."""
+        if line.startswith("#!"):
+            return str(value)
+        if isinstance(value, Option):
+            word = self.quote(value.value, line) if value.value else ""
+            joint = "" if not value.value else "=" if value.name.startswith("--") else " "
+            return value.name + joint + word
+        directive = DIRECTIVES.get(line.split(None, 1)[0])
+        if directive and not SAFE_WORD.fullmatch(str(value)):
+            return directive(str(value))
+        return str(value) if directive else self.quote_word(str(value))
+
+
+SH = Shell("sh", "/bin/sh")
 
 
 @lru_cache(maxsize=64)
@@ -1705,54 +1706,63 @@ def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
     return pieces
 
 
-def repeated(values: Dict[str, Value]) -> List[Dict[str, Value]]:
-    """The values of each line that a line becomes: one for each item of a list among them."""
-    many = next((name for name, value in values.items() if isinstance(value, list)), None)
-    return [dict(values, **{many: item}) for item in values[many]] if many else [values]  # type: ignore
+class Template(NamedTuple):
+    """A template: its text, and where it comes from, a path or `templates/NAME`."""
+    source: str
+    text: str
 
+    @classmethod
+    def built_in(cls, name: str) -> "Template":
+        """One that stands at the end of this file."""
+        return cls("templates/" + name, TEMPLATES[name])
 
-def render_line(line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
-    """The lines that one line of a template becomes."""
-    block = next((value for value in values.values() if isinstance(value, Block)), None)
-    if block is not None or not values:
-        return [line if block is None else block]
-    if None in values.values():
-        return []
-    template = ShellTemplate(line)
-    return [template.substitute({name: quote(value, line, shell) for name, value in one.items()})  # type: ignore
-            for one in repeated(values)]
+    @classmethod
+    def find(cls, kind: str, name: str, shell: str, config: Config) -> Optional["Template"]:
+        """A backend's template: the file of this shell, else the one for both.
 
+        The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is for what all share.  None where
+        there is none; ForbiddenError where somebody else could write it.
+        """
+        kinds, folder = [kind, kind.split("-")[0]] if "-" in kind else [kind], config.templates
+        for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
+            if folder and os.path.isfile(os.path.join(folder, path)):
+                check_site_file(os.path.join(folder, path), config)
+                return cls(os.path.join(folder, path), read_text(os.path.join(folder, path)))
+            if path in TEMPLATES:
+                return cls.built_in(path)
+        return None
 
-def render(text: str, values: Dict[str, Value], shell: Shell, source: str) -> str:
-    """A template with its values in place, line by line.
+    @staticmethod
+    def repeated(values: Dict[str, Value]) -> List[Dict[str, Value]]:
+        """The values of each line that a line becomes: one for each item of a list among them."""
+        many = next((name for name, value in values.items() if isinstance(value, list)), None)
+        return [dict(values, **{many: item}) for item in values[many]] if many else [values]  # type: ignore
 
-    A line whose value is None vanishes; one whose value is a list is repeated, once per item; one that names a Block
-    becomes it.  InvalidError names source and line of a name that is not known.
-    """
-    lines: List[str] = []
-    for number, piece, names in template_pieces(text):
-        unknown = [name for name in names if name not in values]
-        if unknown:
-            raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], nearest(unknown[0], values)),
-                               "%s:%d" % (source, number))
-        lines += render_line(piece, {name: values[name] for name in names}, shell)
-    return "\n".join(lines) + "\n"
+    def render_line(self, line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
+        """The lines that one line becomes."""
+        block = next((value for value in values.values() if isinstance(value, Block)), None)
+        if block is not None or not values:
+            return [line if block is None else block]
+        if None in values.values():
+            return []
+        template = ShellTemplate(line)
+        return [template.substitute({name: shell.quote(value, line) for name, value in one.items()})  # type: ignore
+                for one in self.repeated(values)]
 
+    def render(self, values: Dict[str, Value], shell: Shell) -> str:
+        """The text with the values in place, line by line.
 
-def find_template(kind: str, name: str, shell: str, config: Config) -> Optional[Tuple[str, str]]:
-    """(source, text) of a backend's template: the file of this shell, else the one for both.
-
-    The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is for what all share.  None
-    where there is none.
-    """
-    kinds, folder = [kind, kind.split("-")[0]] if "-" in kind else [kind], config.templates
-    for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
-        if folder and os.path.isfile(os.path.join(folder, path)):
-            check_site_file(os.path.join(folder, path), config)
-            return os.path.join(folder, path), read_text(os.path.join(folder, path))
-        if path in TEMPLATES:
-            return "templates/" + path, TEMPLATES[path]
-    return None
+        A line whose value is None vanishes; one whose value is a list is repeated, once per item; one that names a Block
+        becomes it.  InvalidError names source and line of a name that is not known.
+        """
+        lines: List[str] = []
+        for number, piece, names in template_pieces(self.text):
+            unknown = [name for name in names if name not in values]
+            if unknown:
+                raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], nearest(unknown[0], values)),
+                                   "%s:%d" % (self.source, number))
+            lines += self.render_line(piece, {name: values[name] for name in names}, shell)
+        return "\n".join(lines) + "\n"
 
 
 # ------------------------------------------------------------------------------------------- 8. Backends
@@ -1783,7 +1793,7 @@ def choose_shell(config: Config) -> Shell:
     """
     if not config.rc_path:
         found = find_program("rc")
-        return Shell("rc", found) if found and is_rc([found]) else Shell("sh", "/bin/sh")
+        return Shell("rc", found) if found and is_rc([found]) else SH
     if is_rc(config.rc_path.split()):
         return Shell("rc", config.rc_path)
     if ask_program(config.rc_path.split() + ["-c", "test a = a && echo sh"]) == "sh":
@@ -1999,14 +2009,14 @@ def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> 
     """The texts of a job's scripts/ by name."""
     config = backend.config
     values = template_values(job, spec, backend, shell)
-    source, body = find_template("", "job_body", shell.kind, config) or ("", "")
-    values["job_body"] = Block(render(body, values, shell, source).rstrip("\n"))
+    body = Template.find("", "job_body", shell.kind, config) or Template("", "")
+    values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
     scripts = {"run": payload(spec.script, shell)}
     for name in JOB_SCRIPTS + OUR_SCRIPTS:
-        found = find_template("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, config)
+        found = Template.find("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, config)
         if found:
-            plain = found[1].startswith("#!/bin/sh")  # whatever shell the others are for
-            scripts[name] = render(found[1], values, Shell("sh", "/bin/sh") if plain else shell, found[0])
+            plain = found.text.startswith("#!/bin/sh")  # whatever shell the others are for
+            scripts[name] = found.render(values, SH if plain else shell)
         elif name != "poll":
             raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s" % (
                 backend.kind, name, config.templates or "psik.py, and the config names no folder of templates"))], "config")
@@ -2016,19 +2026,18 @@ def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     """What one of a backend's templates lacks."""
     try:
-        found = find_template(backend.kind, name, shell.kind, backend.config)
+        found = Template.find(backend.kind, name, shell.kind, backend.config)
     except PsikError as err:
         return [str(err)]
     if not found:
         return ["no template %r%s" % (name, "; jobs that die stay active" if name == "poll" else "")]
-    source, text = found
     missing = []
     try:
-        render(text, {known: "" for known in TEMPLATE_NAMES}, shell, source)
+        found.render({known: "" for known in TEMPLATE_NAMES}, shell)
     except InvalidError as err:
         missing.append(str(err))
-    wanted = [word for line in re.findall(r"^# needs:(.*)$", text, re.MULTILINE) for word in line.split()]
-    return missing + ["no program %r, which %s calls" % (word, source) for word in wanted if not find_program(word)]
+    wanted = [word for line in re.findall(r"^# needs:(.*)$", found.text, re.MULTILINE) for word in line.split()]
+    return missing + ["no program %r, which %s calls" % (word, found.source) for word in wanted if not find_program(word)]
 
 
 def check_backend(backend: Backend) -> List[str]:
@@ -7562,7 +7571,7 @@ class Installation:
                 "commands": Block("\t\twords='%s'" % " ".join(flags)),
                 "options": Block("\n".join("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())),
                 "jobs": Block("\t\t%s)" % " | ".join(with_jobs)),
-                "described": Block("\n".join("\t\t" + quote_word(text, "sh") for text in described))}
+                "described": Block("\n".join("\t\t" + SH.quote_word(text) for text in described))}
 
     def refuse_others(self) -> None:
         """ConflictError where a file is in the way that `install` has not made."""
@@ -7579,7 +7588,7 @@ class Installation:
             check_ours(path, "copy psik.py to a folder of your own, and install that")
         for path, source in self.sources.items():
             make_folder(os.path.dirname(path))
-            text = render(TEMPLATES[source], values, Shell("sh", "/bin/sh"), source)
+            text = Template.built_in(source).render(values, SH)
             write_file(path, text, 0o755 if path == self.program else 0o644)
 
 

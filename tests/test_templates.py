@@ -37,11 +37,11 @@ class Rules(unittest.TestCase):
     def test_rules(self) -> None:
         for text, values, shell, script in RULES:
             with self.subTest(text=text, values=values):
-                self.assertEqual(psik.render(text, values, shell, "x"), script)
+                self.assertEqual(psik.Template("x", text).render(values, shell), script)
 
     def test_an_unknown_name_is_said_with_its_line(self) -> None:
         with self.assertRaises(psik.InvalidError) as caught:
-            psik.render("a\nb @directry@", {"directory": ""}, SH, "site/job")
+            psik.Template("site/job", "a\nb @directry@").render({"directory": ""}, SH)
         self.assertEqual(str(caught.exception),
                          "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)")
 
@@ -60,7 +60,7 @@ class Rules(unittest.TestCase):
             if not path:
                 continue
             for text in texts():
-                script = "printf '%%s' %s" % psik.quote_word(text, name)
+                script = "printf '%%s' %s" % psik.Shell(name, path).quote_word(text)
                 said = subprocess.run([path, "-c", script], stdout=subprocess.PIPE).stdout
                 self.assertEqual(said.decode("utf-8"), text, (name, script))
 
