@@ -18,6 +18,7 @@ from harness import FAST, PSIK, Case, kill, processes_with
 from serving import Answer, Server
 
 OK = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+BY_ADDRESS = b"GET /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 FORM = (b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a b%22.txt\"\r\n\r\none\r\n"
         b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"sub/\xc3\xa9.bin\"\r\nContent-Type: x/y\r\n\r\n\r\n--x\r\n--\r\n"
         b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"empty\"\r\n\r\n\r\n--xx--\r\n")
@@ -67,10 +68,10 @@ RAW: List[Tuple[bytes, int]] = [  # what is sent; the status of the first answer
     (b"POST /v1/jobs/callback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 30002\r\n\r\n{\"" + b"\\\"" * 15000, 422),
     (OK + b"Origin: http://evil.example\r\n\r\n", 403),
     (OK + b"Origin: null\r\n\r\n", 403),
-    (OK + b"Origin: http://localhost\r\n\r\n", 200),
+    (BY_ADDRESS + b"Origin: http://127.0.0.1\r\n\r\n", 200),
     (OK + b"Sec-Fetch-Site: cross-site\r\n\r\n", 403),
     (OK + b"Sec-Fetch-Site: same-site\r\n\r\n", 403),
-    (OK + b"Sec-Fetch-Site: same-origin\r\n\r\n", 200),
+    (BY_ADDRESS + b"Sec-Fetch-Site: same-origin\r\n\r\n", 200),
 ]
 
 
