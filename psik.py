@@ -57,6 +57,9 @@ Not a stable interface: what __all__ leaves out.
 """
 # Modules that cost start-up time (argparse, subprocess, shutil, difflib) are imported where they are used:
 # the call inside a job should not pay for them.
+import sys
+if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    BESIDE = sys.path.pop(0)  # the folder of this file, or where one stands: whoever can write there would be imported
 import errno
 import fcntl
 import json
@@ -64,7 +67,6 @@ import os
 import re
 import stat
 import string
-import sys
 import time
 from contextlib import contextmanager
 from contextlib import suppress
@@ -92,6 +94,8 @@ from typing import Union
 
 STANDARD = os.path.dirname(os.__file__)
 sys.path.insert(0, STANDARD)  # a backport of dataclasses that lies beside psik.py is for Python 3.6 alone
+if sys.version_info < (3, 7) and __name__ == "__main__" and not sys.flags.isolated:
+    sys.path.append(BESIDE)
 try:
     from dataclasses import dataclass
     from dataclasses import field
@@ -523,36 +527,41 @@ def foreign_error(path: str, uid: int, instead: str) -> ForbiddenError:
                           "does not know owners)" % (path, name_of_user(uid), instead))
 
 
-def close_or_refuse(path: str, found: os.stat_result) -> None:
-    """Take from others the permission to write to what is ours, and say so; ForbiddenError where it is root's."""
-    if others_may_write(found) and found.st_uid != os.geteuid():
+def close_or_refuse(path: str, found: os.stat_result, to_run: bool = False) -> None:
+    """Take from others the permission to write to what is ours, and say so.
+
+    ForbiddenError where it is root's, or a folder for everybody; and, this once, where it is to_run: it may have been written.
+    """
+    if others_may_write(found) and (found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX):
         raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s" % (path, path))
     if close_to_others(os.path.realpath(path)):
-        complain_once("others could write to %s; their permission was taken away" % path)
+        text = "others could write to %s; their permission was taken away" % path
+        if to_run:
+            raise ForbiddenError(text + ": look at what it holds, and try again")
+        complain_once(text)
 
 
-def check_ours(path: str, instead: str) -> None:
+def check_ours(path: str, instead: str, to_run: bool = False) -> None:
     """ForbiddenError where what lies at path is neither ours nor root's, or may be written by others and is not ours to put
     right.  Nothing where nothing is there: who wants to read it will say why that cannot be."""
     with suppress(FileNotFoundError, NotADirectoryError):
         found = os.stat(path)
         if is_foreign(found):
             raise foreign_error(path, found.st_uid, instead)
-        close_or_refuse(path, found)
+        close_or_refuse(path, found, to_run)
 
 
-def check_own(path: str, instead: str, closed: bool = True) -> None:
+def check_own(path: str, instead: str, to_run: bool = False) -> None:
     """ForbiddenError where a part of the tree is anybody's but ours, or a link that somebody else has put there.
 
-    closed: others may not write to it; where they may, that is put right, and said.
+    Others may not write to it; where they may, that is put right, and said, or, where it is to_run, refused this once.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         link, found = os.lstat(path), os.stat(path)
         for uid, others in ((link.st_uid, is_foreign(link)), (found.st_uid, found.st_uid != os.geteuid())):
             if others:
                 raise foreign_error(path, uid, instead)
-        if closed:
-            close_or_refuse(path, found)
+        close_or_refuse(path, found, to_run)
 
 
 class Finished(NamedTuple):
@@ -1160,7 +1169,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     who, place = config_place(path, serving)
     if who == "the usual place" and not os.path.exists(place):
         return Config(prefix=data_home())
-    if os.path.isfile(place) and is_foreign(os.stat(place)):  # whatever it says of check_owner
+    if os.path.exists(place) and is_foreign(os.stat(place)):  # whatever it says of check_owner
         raise ForbiddenError("%s belongs to %s, so it is not read: copy it, and name the copy: --config FILE"
                              % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
@@ -1195,7 +1204,7 @@ def backends_of(config: Config) -> Dict[str, Backend]:
 def check_site_file(path: str, config: Config) -> None:
     """ForbiddenError where somebody else could write a file that is to be run, in a folder which the config names."""
     for place in (os.path.dirname(path), path) if config.check_owner else ():
-        check_ours(place, "copy it to a folder of your own, and name that in the config")
+        check_ours(place, "copy it to a folder of your own, and name that in the config", to_run=True)
 
 
 def is_local(config: Config) -> bool:
@@ -1403,6 +1412,9 @@ def job_ids(folder: str) -> List[str]:
         return []
 
 
+OPENED: Set[str] = set()  # the jobs to which others could write, until this process was asked to run one of them
+
+
 def close_job_to_others(job: JobDir) -> bool:
     """Take from others the permission to write to a job that an older psik made under a lax umask; whether all in it is ours."""
     folders = [job.path, job.at("scripts"), job.at("log")]
@@ -1410,6 +1422,8 @@ def close_job_to_others(job: JobDir) -> bool:
     with suppress(FileNotFoundError):
         if any(os.lstat(path).st_uid != os.geteuid() for path in paths if os.path.lexists(path)):
             return False
+        complain_once("others could write to jobs in %s, as %s; their permission was taken away" % (os.path.dirname(job.path), job.jobid))
+        OPENED.add(job.path)
         for path in reversed(paths):  # the folder itself last: where this is cut, it is looked at again
             close_to_others(path)
     return True
@@ -1886,11 +1900,19 @@ class Copies:
     def write(self) -> None:
         """Make the folder of our copy, whole or not at all."""
         passing = "%s.%s" % (self.own, os.urandom(6).hex())
-        os.makedirs(passing, 0o700)
+        os.makedirs(os.path.join(passing, "__pycache__"), 0o700)  # by Python it would be made as the umask has it
         for name, content in own_files().items():
-            with open(os.path.join(passing, name), "wb") as file:
+            with open(os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
         os.rename(passing, self.own)
+
+    def is_whole(self) -> bool:
+        """Whether our copy holds what it is to hold."""
+        for name, content in own_files().items():
+            with open(os.path.join(self.own, name), "rb") as file:
+                if file.read() != content:
+                    return False
+        return True
 
     def link(self, job: JobDir) -> None:
         """Link our copy into a job, in place of the one that it had."""
@@ -1908,6 +1930,8 @@ class Copies:
         with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
             if not os.path.isdir(self.own):
                 self.write()
+            if not self.is_whole():
+                raise ForbiddenError("%s was changed: remove it" % self.own)
             try:
                 self.link(job)
             except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
@@ -1915,8 +1939,8 @@ class Copies:
 
     def check(self, copy: str) -> None:
         """ForbiddenError where somebody else could have written a copy."""
-        for path in [self.folder, copy] + paths_in(copy):
-            check_own(path, "remove it, or name a prefix of your own in the config")
+        for path in [self.folder, copy] + paths_in(copy) + paths_in(os.path.join(copy, "__pycache__")):
+            check_own(path, "remove it, or name a prefix of your own in the config", to_run=path.startswith(copy + os.sep))
 
     def drop_unused(self) -> None:
         """Remove the copies that no job needs any more."""
@@ -1955,7 +1979,7 @@ def interpreter_values(job: JobDir) -> Dict[str, Value]:
 def supervisor_settings(job: JobDir, spec: JobSpec, values: Dict[str, Value], config: Config) -> Block:
     """What scripts/supervise says of the job."""
     return Block("SETTINGS = %r" % {
-        "home": values["psik_dir"], "base": job.path, "directory": spec.directory, "environment": spec.environment,
+        "home": values["psik_dir"], "check_owner": config.check_owner, "base": job.path, "directory": spec.directory, "environment": spec.environment,
         "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s, "duration_min": spec.resources.duration,
         "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
@@ -2064,8 +2088,15 @@ def own_script(job: JobDir, name: str) -> str:
     """The path of one of a job's scripts, to be run; ForbiddenError where somebody else could have put it there, or any of
     those that it calls."""
     if job.check_owner:
-        for path in [job.path, job.at("scripts"), job.at("spec.json")] + paths_in(job.at("scripts")):
+        if job.path in OPENED:
+            OPENED.discard(job.path)
+            raise ForbiddenError("others could write to job %s: look at what it holds, and try again" % job.jobid)
+        for path in [job.path, job.at("scripts"), job.at("log"), job.at("spec.json")] + paths_in(job.at("log")):
             check_own(path, "remove the job, or what was put into it")
+        for path in paths_in(job.at("scripts")):
+            check_own(path, "remove the job, or what was put into it", to_run=True)
+            if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
+                raise ForbiddenError("%s is a file by another name too, which others may write: remove it" % path)
         copy = copy_of(job)
         if copy:
             Copies.of(job).check(copy)
@@ -4743,9 +4774,14 @@ class Protobuf:
         """The messages in a field."""
         return [value for field_number, value in self.values() if field_number == wanted and isinstance(value, Protobuf)]
 
-    def first_number(self, wanted: int) -> int:
-        """The number in a field, 0 where there is none."""
-        return next((value for field_number, value in self.values() if field_number == wanted and isinstance(value, int)), 0)
+    def numbers(self, wanted: int) -> List[int]:
+        """The numbers in a field."""
+        return [value for field_number, value in self.values() if field_number == wanted and isinstance(value, int)]
+
+
+# The kinds of operations that a biscuit's holder may add, as schema.proto numbers them: negation, parentheses, length, type;
+# comparisons, membership, beginning and end of a text, and, or, not equal, the lazy ones.
+UNARY, BINARY = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7, 13, 14, 20, 21, 22, 23, 24)
 
 
 class BiscuitTokens(Tokens):
@@ -4807,17 +4843,25 @@ class BiscuitTokens(Tokens):
         if cls.count_operations([op for query in queries for op in query.below(3, 1)]) > 64:
             raise ValueError("its holder added too many operations")
 
+    @staticmethod
+    def check_kinds(operations: Sequence[Protobuf], part: int, allowed: Sequence[int]) -> None:
+        """ValueError where this part of an operation has not exactly one kind, or one that is not allowed."""
+        for kinds in (inner.numbers(1) for operation in operations for inner in operation.fields(part)):
+            if len(kinds) != 1 or kinds[0] not in allowed:
+                raise ValueError("its holder added an operation that may take long")
+
     @classmethod
     def count_operations(cls, operations: Sequence[Protobuf]) -> int:
-        """The number of operations in expressions; ValueError for one that may take long: a regular expression, a call of a
-        function, or a closure with parameters, which is run for each item of a list.
+        """The number of operations in expressions; ValueError for one that may take long, as a regular expression, a call of a
+        function, or a closure with parameters, which is run for each item of a list; and for one that can be read in two ways.
 
-        Op.binary 3, closure 4; OpBinary.kind 1; OpClosure.params 1, ops 2.
+        Op.unary 2, binary 3, closure 4; OpUnary.kind and OpBinary.kind 1; OpClosure.params 1, ops 2.
         """
         closures = [closure for operation in operations for closure in operation.fields(4)]
-        kinds = {binary.first_number(1) for operation in operations for binary in operation.fields(3)}
-        if kinds & {8, 28} or any(field_number == 1 for closure in closures for field_number, _ in closure.values()):
-            raise ValueError("its holder added an operation that may take long")
+        cls.check_kinds(operations, 2, UNARY)
+        cls.check_kinds(operations, 3, BINARY)
+        if any(field_number == 1 for closure in closures for field_number, _ in closure.values()):
+            raise ValueError("its holder added a closure with parameters")
         return len(operations) + sum(cls.count_operations(closure.fields(2)) for closure in closures)
 
     def authorizer(self, token: Any, facts: Dict[str, str]) -> Any:
@@ -7268,7 +7312,8 @@ def compile_once(path: str) -> bool:
     import py_compile
     cache = importlib.util.cache_from_source(path)
     try:
-        if any(is_foreign(os.stat(place)) for place in (os.path.dirname(path), os.path.dirname(cache), cache) if os.path.exists(place)):
+        near = [os.stat(place) for place in (os.path.dirname(path), os.path.dirname(cache), cache) if os.path.exists(place)]
+        if any(is_foreign(found) or others_may_write(found) for found in near):
             return False
         if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
             return True
@@ -7283,11 +7328,11 @@ def begin_compiled() -> None:
     A server would keep the 16 MB that compiling takes.
     """
     path = os.path.realpath(FILE)
-    folder, name = os.path.split(path)
-    if __name__ != "__main__" or not (name.endswith(".py") and name[:-3].isidentifier()) or not compile_once(path):
+    if __name__ != "__main__" or not path.endswith(".py") or not compile_once(path):
         return
     known = (("I", sys.flags.isolated), ("S", sys.flags.no_site), ("E", sys.flags.ignore_environment))
-    code = "import sys; sys.path[:sys.path[:1] == ['']] = [%r]; import %s as found; sys.exit(found.main())" % (folder, name[:-3])
+    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; import importlib.util as util; spec = util.spec_from_file_location('psik', %r); "
+            "sys.modules['psik'] = psik = util.module_from_spec(spec); spec.loader.exec_module(psik); sys.exit(psik.main())" % path)
     os.execv(sys.executable, [sys.executable] + ["-" + letter for letter, on in known if on] + ["-c", code] + sys.argv[1:])
 
 
@@ -7877,10 +7922,13 @@ sys.stderr.flush()
 os._exit(status) # the interpreter would take itself apart first' @psik_dir@ "$@"
 ''',
     'supervise': r'''"""Start the supervisor of this job's steps, with what it has to know of the job."""
+import posix
 import sys
 
-SETTINGS = {"home": "."}  # @settings@
+SETTINGS = {"home": ".", "check_owner": False}  # @settings@
 
+if SETTINGS["check_owner"] and posix.stat(SETTINGS["home"] + "/supervisor.py").st_uid not in (posix.geteuid(), 0):
+    sys.exit("psik: %s belongs to somebody else, so it is not run" % SETTINGS["home"])
 sys.path.insert(0, SETTINGS["home"])
 import supervisor  # noqa: E402
 
@@ -8432,7 +8480,7 @@ def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: s
 
     OSError where it cannot be started.
     """
-    append = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND
+    append = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_NOFOLLOW
     files = (("/dev/null", posix.O_RDONLY), (out, append), (err, append))
     try:  # a fork would copy the interpreter's memory, which takes longer than all else here
         actions = [(posix.POSIX_SPAWN_OPEN, fd, path, flags, 0o666) for fd, (path, flags) in enumerate(files)]

@@ -544,7 +544,7 @@ def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: s
 
     OSError where it cannot be started.
     """
-    append = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND
+    append = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_NOFOLLOW
     files = (("/dev/null", posix.O_RDONLY), (out, append), (err, append))
     try:  # a fork would copy the interpreter's memory, which takes longer than all else here
         actions = [(posix.POSIX_SPAWN_OPEN, fd, path, flags, 0o666) for fd, (path, flags) in enumerate(files)]

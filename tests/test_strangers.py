@@ -168,6 +168,44 @@ class Files(TwoUsers):
         self.of(self.ada, "ls")
         self.assertEqual(os.stat(job).st_mode & 0o022, 0)
 
+    def test_what_others_could_write_is_not_run_unseen(self) -> None:
+        job = self.victim()
+        self.sh(self.ada, "chmod -R a+rwX " + job)
+        self.sh(self.eve, "echo 'touch %s' >%s/scripts/run" % (self.proof, job))  # in place: its owner is still ada
+        ran = self.of(self.ada, "start", os.path.basename(job), status=6)
+        self.assertIn("look at what it holds", ran.err)
+        self.assertIn("others could write to jobs in", ran.err)
+        self.assertFalse(os.path.exists(self.proof))
+        self.of(self.ada, "start", os.path.basename(job))  # she has looked
+
+    def test_links_in_the_place_of_logs(self) -> None:
+        job = self.victim()
+        self.sh(self.ada, "echo hers >hers; chmod 777 %s/log; chmod 711 %s" % (job, job))
+        self.sh(self.eve, "ln -s %s %s/log/stdout.2" % (self.home(self.ada, "hers"), job))
+        self.assertIn("belongs to " + self.eve, self.of(self.ada, "start", os.path.basename(job), status=6).err)
+        self.assertEqual(self.sh(self.ada, "cat hers"), "hers\n")
+
+    def test_a_script_by_another_name_and_a_changed_copy(self) -> None:
+        job = self.victim()
+        self.sh(self.ada, "ln %s/scripts/run notes" % job)
+        self.assertIn("by another name", self.of(self.ada, "start", os.path.basename(job), status=6).err)
+        self.sh(self.ada, "for file in %s/.psik/*/supervisor.py; do echo 'import os' >>$file; done" % self.tree)
+        self.assertIn("was changed", self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6).err)
+
+    def test_a_folder_for_everybody_stays_one(self) -> None:
+        place = os.path.join(self.folder, "public")
+        os.mkdir(place)
+        os.chmod(place, 0o1777)
+        with self.assertRaisesRegex(psik.ForbiddenError, "chmod go-w"):
+            psik.check_ours(place, "")
+        self.assertEqual(stat.S_IMODE(os.stat(place).st_mode), 0o1777)
+
+    def test_a_config_that_is_no_file(self) -> None:
+        path = os.path.join(self.folder, "fifo")
+        os.mkfifo(path)
+        shutil.chown(path, self.eve)
+        self.assertIn("belongs to " + self.eve, self.of(self.ada, "--config", path, "ls", status=6, timeout=20).err)
+
     def test_a_fifo_holds_nobody_up(self) -> None:
         job = self.victim()
         self.sh(self.ada, "cd %s && mv status.csv s && mkfifo status.csv" % job)
@@ -573,6 +611,18 @@ class Strangers(test_access.Secured):
         self.assertEqual(statuses, [200] * 8 + [403] * 2)
         self.assertIn("narrow it", self.psik("token", *["--jobs=%d.5" % number for number in range(10 ** 9, 10 ** 9 + 400)], status=2).err)
 
+    def test_an_operation_of_a_biscuit_that_can_be_read_in_two_ways(self) -> None:
+        def field(number: int, value: bytes) -> bytes:
+            return bytes([number << 3 | 2, len(value)]) + value
+
+        for kinds, fine in ((b"\x08\x04", True), (b"\x08\x04\x08\x08", False), (b"\x08\x08", False), (b"\x08\x84\x80\x80\x80\x10", False), (b"", False)):
+            operations = psik.Protobuf(field(1, field(3, kinds))).fields(1)
+            if fine:
+                self.assertEqual(psik.BiscuitTokens.count_operations(operations), 1)
+            else:
+                with self.assertRaises(ValueError):
+                    psik.BiscuitTokens.count_operations(operations)
+
     def test_times_of_a_token_are_finite_numbers(self) -> None:
         claims = {"sub": "bob", "iss": "psik", "aud": "psik", "iat": 1, "jti": "x"}
         with open(self.prefix + "/.tokens/key") if self.token() else open(os.devnull) as file:
@@ -718,6 +768,16 @@ class Installed(Case):
         ran = self.psik("ls", program=[self.program], env={"PYTHONPATH": self.folder})
         self.assertEqual((ran.out, ran.err), ("", "psik: no jobs\n"))
         self.assertTrue(os.listdir(os.path.join(self.folder, "__pycache__")))  # compiled once
+
+    def test_nothing_that_lies_beside_psik_is_run(self) -> None:
+        for name in ("json.py", "argparse.py", "psik/__init__.py"):
+            os.makedirs(os.path.join(self.folder, "psik"), exist_ok=True)
+            self.write(name, "print('evil')")
+        beside = [sys.executable, os.path.join(self.folder, "psik.py")]
+        self.assertEqual(self.psik("ls", program=beside).out, "")
+        server = Server(self, "--uds", "s.sock", program=beside)
+        self.assertEqual(server.ask("GET", "/v1/jobs").json, [])
+        self.assertNotIn("evil", server.said())
 
     def test_what_it_says_is_to_be_typed_so(self) -> None:
         self.assertIn("`psik ls` shows them", self.psik("status", "x", status=2, program=[self.program]).err)

@@ -134,7 +134,7 @@ class Scripts(Case):
 
     def test_what_the_supervisor_is_told_is_python(self) -> None:
         found: Dict[str, Any] = {}
-        exec(self.rendered(SH)["supervise"].split("\nsys.path")[0], found)
+        exec(self.rendered(SH)["supervise"].split("\nif SETTINGS")[0], found)
         self.assertEqual({name: found["SETTINGS"][name] for name in ("base", "directory", "environment", "duration_min")},
                          {"base": "/p/local/1.5", "directory": "/d", "environment": {"A": "it's\nx"}, "duration_min": 10})
 
