@@ -7331,8 +7331,10 @@ def begin_compiled() -> None:
     if __name__ != "__main__" or not path.endswith(".py") or not compile_once(path):
         return
     known = (("I", sys.flags.isolated), ("S", sys.flags.no_site), ("E", sys.flags.ignore_environment))
-    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; import importlib.util as util; spec = util.spec_from_file_location('psik', %r); "
-            "sys.modules['psik'] = psik = util.module_from_spec(spec); spec.loader.exec_module(psik); sys.exit(psik.main())" % path)
+    beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # where the backport of dataclasses lies
+    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; import importlib.util as util; "
+            "spec = util.spec_from_file_location('psik', %r); sys.modules['psik'] = psik = util.module_from_spec(spec); "
+            "spec.loader.exec_module(psik); sys.exit(psik.main())" % (beside, path))
     os.execv(sys.executable, [sys.executable] + ["-" + letter for letter, on in known if on] + ["-c", code] + sys.argv[1:])
 
 

@@ -86,7 +86,7 @@ class Files(TwoUsers):
         self.make_tree(0o777)
         os.mkdir(self.tree + "/local")
         os.chmod(self.tree + "/local", 0o777)
-        self.settings(group_writable=True, poll_interval_s=0)
+        self.settings(group_writable=True, poll_interval_s=0, poll_grace_s=1)
         self.plant()
         self.assertIn("jobs of %s, which are passed over" % self.eve, self.of(self.ada, "ls").err)
         self.of(self.ada, "status", "1700000000.000", status=3)
@@ -152,7 +152,7 @@ class Files(TwoUsers):
         self.make_tree(0o777)
         os.mkdir(self.tree + "/local")
         shutil.chown(self.tree + "/local", self.ada)
-        self.settings(group_writable=True, poll_interval_s=0)
+        self.settings(group_writable=True, poll_interval_s=0, poll_grace_s=1)
         return os.path.join(self.tree, "local", self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}').out.strip())
 
     def test_what_is_planted_in_a_job(self) -> None:
@@ -205,6 +205,18 @@ class Files(TwoUsers):
         os.mkfifo(path)
         shutil.chown(path, self.eve)
         self.assertIn("belongs to " + self.eve, self.of(self.ada, "--config", path, "ls", status=6, timeout=20).err)
+
+    def test_another_users_process_is_no_step_of_ours(self) -> None:
+        job = self.victim()
+        nap = subprocess.Popen(self.as_user(self.eve) + ["sleep", "60"])
+        self.addCleanup(nap.wait)
+        self.addCleanup(nap.kill)
+        with open(os.path.join(job, "status.csv"), "a") as file:
+            file.write("1700000001.000,2,queued,%d\n1700000001.001,2,active,%d\n" % (nap.pid, nap.pid))
+        jobid = os.path.basename(job)
+        self.until(lambda: self.of(self.ada, "poll") and "failed" in self.of(self.ada, "ls").out)
+        self.of(self.ada, "cancel", jobid, status=None)
+        self.assertIsNone(nap.poll())
 
     def test_a_fifo_holds_nobody_up(self) -> None:
         job = self.victim()
