@@ -508,9 +508,12 @@ def close_to_others(path: str) -> bool:
     found = os.lstat(path)
     if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode) or not others_may_write(found):
         return False
-    with suppress(OSError):  # a file system that is read-only
+    try:
         os.chmod(path, stat.S_IMODE(found.st_mode) & ~0o022)
-    return True
+    except OSError as err:
+        if err.errno != errno.EROFS:  # where nobody can write now
+            raise
+    return not found.st_mode & 0o022 & os.lstat(path).st_mode
 
 
 def name_of_user(uid: int) -> str:
@@ -539,6 +542,8 @@ def close_or_refuse(path: str, found: os.stat_result, to_run: bool = False) -> N
         if to_run:
             raise ForbiddenError(text + ": look at what it holds, and try again")
         complain_once(text)
+    elif found.st_uid == os.geteuid() and others_may_write(found):
+        complain_once('others can write to %s, and its file system keeps it so; "check_owner": false in the config says that this is meant' % path)
 
 
 def check_ours(path: str, instead: str, to_run: bool = False) -> None:

@@ -1,5 +1,6 @@
 """What other users of the machine, and strangers on the network, try: each of these attacks succeeded once."""
 import contextlib
+import errno
 import http.client
 import importlib.util
 import io
@@ -25,7 +26,7 @@ from unittest import mock
 
 import psik
 import test_access
-from harness import FAST, PSIK, Case, needs
+from harness import FAST, PSIK, Case, captured, needs
 from serving import Server
 from users import CAN_MAKE_USERS, SYSTEM_PYTHON, TwoUsers
 
@@ -191,6 +192,14 @@ class Files(TwoUsers):
         self.assertIn("by another name", self.of(self.ada, "start", os.path.basename(job), status=6).err)
         self.sh(self.ada, "for file in %s/.psik/*/supervisor.py; do echo 'import os' >>$file; done" % self.tree)
         self.assertIn("was changed", self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6).err)
+
+    def test_a_file_system_that_keeps_its_modes(self) -> None:
+        path = self.write("file", "", 0o666)
+        for failure in (None, OSError(errno.EROFS, "read-only")):
+            psik.WARNED.clear()
+            with mock.patch("os.chmod", side_effect=failure), captured() as (_, err):
+                psik.check_ours(path, "", to_run=True)
+            self.assertIn("its file system keeps it so", err.getvalue())
 
     def test_a_folder_for_everybody_stays_one(self) -> None:
         place = os.path.join(self.folder, "public")
