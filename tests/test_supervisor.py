@@ -715,7 +715,7 @@ class Systems(Faulty):
         def test() -> None:
             os.makedirs(self.prefix, exist_ok=True)
             said = self.said("\n".join([
-                "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec(self.nap)),
+                "mount -t tmpfs -o size=4m,mode=700 none %s" % self.prefix, self.psik_line("run", self.spec(self.nap)),
                 self.until_active(), "sleep 0.5",
                 "unshare --mount sh -c 'mount --bind %s %s; mount -o remount,ro,bind %s; cd; %s'; echo status $?" % (
                     self.prefix, self.prefix, self.prefix, self.psik_line("cancel", "last")),
@@ -728,7 +728,7 @@ class Systems(Faulty):
         def test() -> None:
             os.makedirs(self.prefix, exist_ok=True)
             said = self.said("\n".join([
-                "mount -t tmpfs -o size=4m none %s" % self.prefix, self.psik_line("run", self.spec("sleep 1.5")),
+                "mount -t tmpfs -o size=4m,mode=700 none %s" % self.prefix, self.psik_line("run", self.spec("sleep 1.5")),
                 self.until_active(),
                 "cat /dev/zero >%s/full 2>/dev/null; cd %s/local/*/; dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null" % ((self.prefix,) * 2),
                 "sleep 3", self.psik_line("ls"), "rm %s/full" % self.prefix, "sleep 3", self.psik_line("ls")]), "--mount")
