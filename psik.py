@@ -1179,7 +1179,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
                              % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
     if config.check_owner:
-        check_ours(place, "copy it, and name the copy: --config FILE")
+        close_or_refuse(place, os.stat(place))
     here = os.path.dirname(os.path.abspath(place))
     for entry in [config] + list(config.backends.values()):
         for name in ("prefix", "templates", "ca_file", "authz_path"):
@@ -1542,12 +1542,15 @@ class Root(NamedTuple):
 
     def job(self, jobid: str) -> Optional[JobDir]:
         """What may be the job of this id; None where nothing is there, or where it is somebody else's, which is said."""
+        if not JOBID.fullmatch(jobid):
+            return None
         job = JobDir(os.path.join(self.folder, jobid), self.backend, self.config.check_owner)
         if not self.config.check_owner:
-            return job if JOBID.fullmatch(jobid) else None
+            return job
         try:
             found = os.lstat(job.path)
-            found = self.behind_link(job) if stat.S_ISLNK(found.st_mode) else found
+            if stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid():  # what a link of ours leads to
+                found = os.stat(job.path)
         except OSError:
             return None
         if found.st_uid != os.geteuid():
@@ -1556,13 +1559,7 @@ class Root(NamedTuple):
         if others_may_write(found) and not close_job_to_others(job):
             complain_once("%s could be written by others, and holds what is not yours, so it is passed over" % job.path)
             return None
-        return job if JOBID.fullmatch(jobid) else None
-
-    @staticmethod
-    def behind_link(job: JobDir) -> os.stat_result:
-        """What a link of ours leads to, or else the link."""
-        link = os.lstat(job.path)
-        return os.stat(job.path) if link.st_uid == os.geteuid() else link
+        return job
 
     def jobs(self) -> Iterator[Tuple[float, JobDir]]:
         """(time of creation, directory) of what may be a job here, newest first."""
@@ -1585,6 +1582,11 @@ def roots_of(config: Config) -> List[Root]:
     for root in roots:
         root.check()
     return roots
+
+
+def jobs_of_id(roots: Iterable[Root], jobid: str) -> Iterator[JobDir]:
+    """What may be the job of this id, in each of these folders."""
+    return filter(None, (root.job(jobid) for root in roots))
 
 
 def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
@@ -1935,7 +1937,7 @@ class Copies:
         with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
             if not os.path.isdir(self.own):
                 self.write()
-            if not self.is_whole():
+            elif not self.is_whole():
                 raise ForbiddenError("%s was changed: remove it" % self.own)
             try:
                 self.link(job)
@@ -1962,16 +1964,17 @@ class Copies:
         return os.stat(self.counted(copy)).st_nlink == 1 and not os.path.exists(os.path.join(copy, "keep"))
 
 
-def copy_of(job: JobDir) -> str:
-    """The folder of the copy that a job's scripts call; '' where that cannot be told, as in a job of version 1.0.0."""
-    copy = re.search(r"/\.psik/([0-9a-f]+)", read_or_empty(job.script("supervise")))
+def copy_in(settings: str, job: JobDir) -> str:
+    """The folder of the copy that a job's scripts call, by its scripts/supervise; '' where that does not tell, as in a job of
+    version 1.0.0."""
+    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
     return os.path.join(Copies.of(job).folder, copy.group(1)) if copy else ""
 
 
 def was_moved(job: JobDir) -> bool:
     """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
     settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
-    return bool(settings) and not (("'base': %r," % job.path) in settings and os.path.isdir(copy_of(job) or "/nowhere"))
+    return bool(settings) and not (("'base': %r," % job.path) in settings and os.path.isdir(copy_in(settings, job)))
 
 
 def interpreter_values(job: JobDir) -> Dict[str, Value]:
@@ -2102,7 +2105,7 @@ def own_script(job: JobDir, name: str) -> str:
             check_own(path, "remove the job, or what was put into it", to_run=True)
             if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
                 raise ForbiddenError("%s is a file by another name too, which others may write: remove it" % path)
-        copy = copy_of(job)
+        copy = copy_in(read_or_empty(job.script("supervise")), job)
         if copy:
             Copies.of(job).check(copy)
     return job.script(name)
@@ -2376,6 +2379,13 @@ def read_event(path: str) -> Optional[Event]:
     return None
 
 
+def event_paths(root: str, dead: bool = False) -> List[str]:
+    """The files of the events that wait in a backend's outbox, or were given up; none where it is out of reach."""
+    with suppress(OSError):
+        return sorted(path for path in paths_in(os.path.join(root, ".outbox", "dead" * dead)) if path.endswith(".json"))
+    return []
+
+
 class Outbox:
     """The events of one job, in the folder that the jobs of its backend share; those given up lie in its dead/."""
 
@@ -2387,17 +2397,16 @@ class Outbox:
         """The file of the event of the row at this place of the history."""
         return os.path.join(self.folder, "dead" * dead, "%s.%06d.json" % (self.job.jobid, place))
 
-    def events(self, rows: int = -1, dead: bool = False) -> List[Event]:
+    def events(self, rows: Optional[int] = None, dead: bool = False) -> List[Event]:
         """The events that wait, or those given up, in the order of delivery.
 
         rows: the length of the history, where it is known: then nothing of the other jobs' events is looked at.
         """
-        if rows >= 0:
-            paths = [self.path(place, dead) for place in range(rows + 1)]  # the last may be without its row
+        if rows is None:
+            beginning = self.job.jobid + "."
+            paths = [path for path in event_paths(os.path.dirname(self.folder), dead) if os.path.basename(path).startswith(beginning)]
         else:
-            beginning = os.path.join(self.folder, "dead" * dead, self.job.jobid + ".")
-            with suppress(OSError):
-                paths = sorted(path for path in paths_in(os.path.dirname(beginning)) if path.startswith(beginning) and path.endswith(".json"))
+            paths = [self.path(place, dead) for place in range(rows + 1)]  # the last may be without its row
         return [event for event in map(read_event, paths) if event]
 
     def keep(self, event: Event, dead: bool = False) -> None:
@@ -2435,11 +2444,12 @@ class Outbox:
 
         thorough: look for events behind the history's end too.
         """
-        waiting = self.events(-1 if thorough else len(rows))
-        for event in waiting:
-            if not belongs_to(event, rows):
+        waiting = []
+        for event in self.events(None if thorough else len(rows)):
+            if belongs_to(event, rows):
+                waiting.append(event)
+            else:
                 self.drop(event)
-        waiting = [event for event in waiting if belongs_to(event, rows)]
         waiting += [self.announce(place, rows[place].jobndx, rows[place].state, rows[place].info) for place in self.missed(rows, waiting)]
         return sorted(waiting, key=lambda event: event.place)
 
@@ -2509,10 +2519,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
 
 def waiting_in(root: Root, dead: bool = False) -> List[str]:
     """The ids of the jobs of a backend that have events in the outbox."""
-    paths: List[str] = []
-    with suppress(OSError):
-        paths = paths_in(os.path.join(root.folder, ".outbox", "dead" * dead))
-    names = {os.path.basename(path)[:-len(".000001.json")] for path in paths if path.endswith(".json")}
+    names = {os.path.basename(path)[:-len(".json")].rpartition(".")[0] for path in event_paths(root.folder, dead)}
     return sorted(name for name in names if JOBID.fullmatch(name))
 
 
@@ -3076,7 +3083,7 @@ def jobs_like(config: Config, text: str) -> List[JobDir]:
     import itertools
     if text == "last":
         return [job for job, _ in itertools.islice(with_rows(job_dirs(config)), 1)]
-    exact = with_rows(filter(None, (root.job(text) for root in roots_of(config))))
+    exact = with_rows(jobs_of_id(roots_of(config), text))
     others = with_rows(job for job in job_dirs(config) if job.jobid.startswith(text))
     return [job for job, _ in list(itertools.islice(exact, 1)) or list(itertools.islice(others, 4))]
 
@@ -3435,8 +3442,8 @@ class Job:
     spec: JobSpec
 
     def __init__(self, base: Union[str, "os.PathLike[str]", JobDir], config: Optional[Config] = None) -> None:
-        self.jobdir = base if isinstance(base, JobDir) else JobDir(os.fspath(base))
         self.config = config or Config()
+        self.jobdir = base if isinstance(base, JobDir) else JobDir(os.fspath(base), check_owner=self.config.check_owner)
         self.base = AsyncPath(self.jobdir.path)
         self.jobid = self.stamp = self.jobdir.jobid
         self.history: List[Row] = []
@@ -3934,10 +3941,10 @@ class Wire:
 
     def linger(self) -> None:
         """Let the client read its answer, though it is still sending: to close at once would reset the connection."""
+        import socket
         if self.sock is None:
             return
         deadline = time.monotonic() + LINGER_S
-        import socket
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < deadline and self.receive(deadline - time.monotonic()):
@@ -4507,14 +4514,14 @@ def owns(caller: Caller, job: JobDir) -> bool:
     return not caller.narrowed and (caller.trusted or read_access(job).owner == caller.user)
 
 
-def is_maker(config: Config, caller: Caller) -> bool:
-    """Whether a config lets a user make jobs: us, the admins, and its `users`."""
-    return caller.trusted or caller.user == LOCAL_USER or bool({caller.user, ANYBODY} & set(config.users))
+def is_maker(configs: Iterable[Config], caller: Caller) -> bool:
+    """Whether one of these configs lets a user make jobs: us, the admins, and its `users`."""
+    return caller.trusted or caller.user == LOCAL_USER or any({caller.user, ANYBODY} & set(config.users) for config in configs)
 
 
 def check_is_maker(configs: Iterable[Config], caller: Caller) -> None:
     """ForbiddenError where none of these configs lets a user make jobs, or run them."""
-    if not any(is_maker(config, caller) for config in configs):
+    if not is_maker(configs, caller):
         raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
 
 
@@ -5166,8 +5173,7 @@ class Connections:
     def name(self, wire: Wire, caller: Caller, maker: bool) -> None:
         """Count a connection as its caller's; RequestError 503 where he has as many as he may.
 
-        maker: he may make jobs.  Who may not, or shows a narrowed token, has a smaller share beside his own, and his
-        connections can be spared.
+        maker: he may make jobs.  Of who may not, or shows a narrowed token, connections are counted apart, and can be spared.
         """
         full = maker and not caller.narrowed
         key, share = caller.user + " (narrowed)" * (not full), self.limit if caller.trusted and full else self.fair_share
@@ -5286,6 +5292,11 @@ class Api:
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
         self.tracker.config = config
 
+    @property
+    def configs(self) -> List[Config]:
+        """What counts for each backend."""
+        return [backend.config for backend in self.backends.values()]
+
     def count(self, method: str, status: int, seconds: float) -> None:
         """Add a request to the counts."""
         with self.lock:
@@ -5387,7 +5398,7 @@ def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]
     if not JOBID.fullmatch(jobid):
         raise InvalidError("%r is not a job id" % jobid)
     operation = "GET" if req.verb == "GET" else "POST"
-    for job, rows in with_rows(filter(None, (root.job(jobid) for root in api.roots if backend in (None, root.backend)))):
+    for job, rows in with_rows(jobs_of_id((root for root in api.roots if backend in (None, root.backend)), jobid)):
         if may(api.policy, caller, operation, job):
             return job, rows
         complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
@@ -5506,9 +5517,9 @@ def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
         return created(job)
     if len(key) > MAX_KEY:
         raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
-    root = backend_of_new(api, req, caller, spec).root
-    with IdempotencyKeys(root).entry("%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
-        known = JobDir(os.path.join(root, entry.jobid)) if entry.jobid else None
+    backend = backend_of_new(api, req, caller, spec)
+    with IdempotencyKeys(backend.root).entry("%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
+        known = Root(backend.name, backend.root, backend.config).job(entry.jobid)
         if known is None or not known.rows():
             known = new_job(api, req, caller, spec)
             entry.keep(known.jobid)
@@ -6085,7 +6096,7 @@ def admit(api: Api, req: Request, route: Route, identify_caller: Callable[[Reque
     the route is for a job, that and its rows.  A PsikError where it is refused."""
     caller = identify_caller(req, route)
     if route.scope == "create":
-        check_may_create([backend.config for backend in api.backends.values()], api.policy, caller)
+        check_may_create(api.configs, api.policy, caller)
     return (caller,) + (find_rows(api, req, caller) if route.scope == "job" else ())
 
 
@@ -6445,7 +6456,7 @@ def answer_request(api: Api, wire: Wire, req: Request) -> bool:
     def identify_caller(req: Request, route: Route) -> Caller:
         found = identify(api, wire.peer, req, route)
         who[0] = found.user
-        api.connections.name(wire, found, any(is_maker(each.config, found) for each in api.backends.values()))
+        api.connections.name(wire, found, is_maker(api.configs, found))
         return found
 
     try:
@@ -6727,12 +6738,15 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
             """Start the connection's thread, as the library does; but threads are bounded, and strangers get none."""
             wire = Wire(request)
             if take_in_connection(api, wire, tls):
-                super().process_request(wire, client_address)
+                try:
+                    super().process_request(wire, client_address)
+                except RuntimeError:  # no thread could be had
+                    api.connections.discard(wire)
+                    raise
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say that no thread could be had; the library prints a traceback."""
+            """Say that a connection was not served; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
-            api.connections.discard(request)
 
     if not isinstance(place, InheritedPlace):
         return Server(("", 0), Connection)
@@ -6792,6 +6806,8 @@ def keep_on(api: Api, work: Callable[[Api], None], rest_s: Callable[[Api], float
     while not api.stopping:
         try:
             work(api)
+        except PsikError as err:  # as where the prefix has become somebody else's
+            complain_once(str(err))
         except Exception as err:  # it must go on
             bug_response(err)
         until = time.monotonic() + rest_s(api)
@@ -6852,7 +6868,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
     keep_busy(api)
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    api.connections.finish(max([STOP_GRACE_S] + [each.config.submit_timeout_s + 5 for each in api.backends.values()]))
+    api.connections.finish(max([STOP_GRACE_S] + [config.submit_timeout_s + 5 for config in api.configs]))
 
 
 def serve_pipe(api: Api) -> None:

@@ -148,6 +148,14 @@ class Trees(Amiss):
         psik.deliver_all(self.config())
         self.assertEqual(psik.Outbox(job).describe(), [])
 
+    def test_an_outbox_that_is_out_of_reach_and_a_long_history(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        psik.Outbox(job).announce(1234567, 1, psik.JobState.active, 0)
+        root = psik.Root("local", os.path.dirname(job.path), self.config())
+        self.assertEqual((psik.waiting_in(root), len(psik.Outbox(job).events())), ([job.jobid], 1))
+        with mock.patch("psik.paths_in", side_effect=PermissionError):
+            self.assertEqual((psik.waiting_in(root), psik.Outbox(job).events()), ([], []))
+
     def test_an_event_of_another_row_is_not_told(self) -> None:
         job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         psik.Outbox(job).announce(1, 0, psik.JobState.canceled, 0)  # its writer died, and a job script wrote another row
@@ -352,6 +360,29 @@ class Requests(Amiss):
             body = json.dumps(dict(told, **wrong)).encode()
             status, text = self.ask(self.api, "POST", "/v1/jobs/callback", "application/json", body)
             self.assertEqual((status, said in text), (422, True), text)
+
+    def test_a_connection_whose_thread_cannot_start_is_forgotten(self) -> None:
+        place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))
+        server = psik.make_server(self.api, place)
+        self.addCleanup(server.server_close)
+        server.timeout = 20
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(place.path)
+            with mock.patch("threading.Thread.start", side_effect=RuntimeError("no more threads")), captured() as (_, err):
+                server.handle_request()
+            self.assertIn("a connection was not served: no more threads", err.getvalue())
+            self.assertEqual((self.api.connections.open, client.recv(10)), (set(), b""))
+
+    def test_a_round_that_is_refused_is_said_once(self) -> None:
+        def work(api: Any) -> None:
+            done.append(1)
+            self.api.stopping = len(done) == 3
+            raise psik.ForbiddenError("the prefix belongs to somebody else")
+
+        done: List[int] = []
+        with captured() as (_, err):
+            psik.keep_on(self.api, work, lambda api: 0)
+        self.assertEqual(err.getvalue(), "psik: the prefix belongs to somebody else\n")
 
     def test_idempotency_keys(self) -> None:
         root = os.path.dirname(self.made.path)
