@@ -189,6 +189,13 @@ SHELL_WORDS = "\x01"                                # what rc puts between the w
 BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "SLURM_CONF", "LSF_ENVDIR",
                      "LSF_SERVERDIR", "LSF_BINDIR", "LSF_LIBDIR", "EGO_TOP", "EGO_CONFDIR")
 
+# What a process remembers, besides what @lru_cache keeps: nothing else at module level changes.
+WARNED: Set[str] = set()                            # the warnings that were printed
+PROBED: Dict[str, str] = {}                         # {a command: the first line that it printed}
+TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # {path: (its inode, mtime in ns, size), its text}
+LISTED: Dict[str, Tuple[int, List[str]]] = {}       # {folder: its mtime in ns, its job ids, newest first}
+OPENED: Set[str] = set()                            # jobs that others could write, and that were not run since
+
 Json = Any
 ExitStatus = int
 Info = Union[int, str]
@@ -265,9 +272,6 @@ def called() -> str:
     """What the user called this program, for a line to type: psik where `install` put it so, else psik.py."""
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     return name if re.fullmatch("psik[0-9A-Za-z._-]*", name) else "psik.py"
-
-
-WARNED: Set[str] = set()  # what this process has warned of
 
 
 def complain_once(text: str) -> None:
@@ -417,9 +421,6 @@ def open_up(path: str) -> None:
         os.chmod("/proc/self/fd/%d" % fd, 0o700)
 
 
-TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # path: its inode, mtime in ns and size; its text
-
-
 def read_unless_known(path: str) -> str:
     """As read_or_empty(), for a file that is asked for again and again: it is read only when it has changed."""
     try:
@@ -524,49 +525,66 @@ def name_of_user(uid: int) -> str:
     return str(uid)
 
 
-def foreign_error(path: str, uid: int, instead: str) -> ForbiddenError:
-    """What to say of somebody else's; instead: what the user can do."""
-    return ForbiddenError("%s belongs to %s, so it is not read: %s (or \"check_owner\": false in the config, where a file system "
-                          "does not know owners)" % (path, name_of_user(uid), instead))
+class Guarded:
+    """A path that others could have put there or changed: it is checked before it is read or run.
 
-
-def close_or_refuse(path: str, found: os.stat_result, to_run: bool = False) -> None:
-    """Take from others the permission to write to what is ours, and say so.
-
-    ForbiddenError where it is root's, or a folder for everybody; and, this once, where it is to_run: it may have been written.
+    instead says what the user can do where it is somebody else's.  to_run: it is a program.
     """
-    if others_may_write(found) and (found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX):
-        raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s" % (path, path))
-    if close_to_others(os.path.realpath(path)):
-        text = "others could write to %s; their permission was taken away" % path
-        if to_run:
-            raise ForbiddenError(text + ": look at what it holds, and try again")
-        complain_once(text)
-    elif found.st_uid == os.geteuid() and others_may_write(found):
-        complain_once('others can write to %s, and its file system keeps it so; "check_owner": false in the config says that this is meant' % path)
+
+    def __init__(self, path: str, instead: str = "", to_run: bool = False) -> None:
+        self.path, self.instead, self.to_run = path, instead, to_run
+
+    def refuse_owner(self, uid: int) -> None:
+        """ForbiddenError, because it is this user's."""
+        raise ForbiddenError(
+            '%s belongs to %s, so it is not read: %s (or "check_owner": false in the config, where a '
+            "file system does not know owners)" % (self.path, name_of_user(uid), self.instead))
+
+    def close(self, found: os.stat_result) -> None:
+        """Take from others the permission to write to what is ours, and say so.
+
+        ForbiddenError where it is root's, or a folder for everybody.  A program is refused this
+        once too: others may have changed it before.
+        """
+        ours, open_to_others = found.st_uid == os.geteuid(), others_may_write(found)
+        if open_to_others and (not ours or found.st_mode & stat.S_ISVTX):
+            raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s"
+                                 % (self.path, self.path))
+        if close_to_others(os.path.realpath(self.path)):
+            text = "others could write to %s; their permission was taken away" % self.path
+            if self.to_run:
+                raise ForbiddenError(text + ": look at what it holds, and try again")
+            complain_once(text)
+        elif ours and open_to_others:
+            complain_once('others can write to %s, and its file system keeps it so; "check_owner": '
+                          "false in the config says that this is meant" % self.path)
+
+    def check_ours(self) -> None:
+        """ForbiddenError where it is neither ours nor root's, or others could write to it.
+
+        Nothing happens where nothing is there: whoever reads it will report that.
+        """
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = os.stat(self.path)
+            if is_foreign(found):
+                self.refuse_owner(found.st_uid)
+            self.close(found)
+
+    def check_own(self) -> None:
+        """As check_ours(), for a part of the tree: root's is refused too, and a link of others."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            link, found = os.lstat(self.path), os.stat(self.path)
+            if is_foreign(link):
+                self.refuse_owner(link.st_uid)
+            if found.st_uid != os.geteuid():
+                self.refuse_owner(found.st_uid)
+            self.close(found)
 
 
-def check_ours(path: str, instead: str, to_run: bool = False) -> None:
-    """ForbiddenError where what lies at path is neither ours nor root's, or may be written by others and is not ours to put
-    right.  Nothing where nothing is there: who wants to read it will say why that cannot be."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        found = os.stat(path)
-        if is_foreign(found):
-            raise foreign_error(path, found.st_uid, instead)
-        close_or_refuse(path, found, to_run)
-
-
-def check_own(path: str, instead: str, to_run: bool = False) -> None:
-    """ForbiddenError where a part of the tree is anybody's but ours, or a link that somebody else has put there.
-
-    Others may not write to it; where they may, that is put right, and said, or, where it is to_run, refused this once.
-    """
-    with suppress(FileNotFoundError, NotADirectoryError):
-        link, found = os.lstat(path), os.stat(path)
-        for uid, others in ((link.st_uid, is_foreign(link)), (found.st_uid, found.st_uid != os.geteuid())):
-            if others:
-                raise foreign_error(path, uid, instead)
-        close_or_refuse(path, found, to_run)
+def last_line(text: str) -> str:
+    """The last line of a text that is not blank, or ''."""
+    lines = text.split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class Finished(NamedTuple):
@@ -574,6 +592,11 @@ class Finished(NamedTuple):
     status: int
     out: str
     err: str
+
+    @property
+    def fault(self) -> str:
+        """What a script that failed said last, or its exit status."""
+        return last_line(self.err) or "exit %d" % self.status
 
 
 def end_session(child: Any) -> None:
@@ -610,6 +633,17 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float], env: Optional[D
     return Finished(status, out.decode("utf-8", "replace"), (said or b"").decode("utf-8", "replace"))
 
 
+def ask_program(argv: Sequence[str]) -> str:
+    """The first line that a program prints, or '' where it fails; asked once per process."""
+    key = "\0".join(argv)
+    if key not in PROBED:
+        try:
+            PROBED[key] = run_program(argv, PROBE_TIMEOUT_S).out.split("\n")[0]
+        except OSError:
+            PROBED[key] = ""
+    return PROBED[key]
+
+
 PORTS = {"http": 80, "https": 443}
 
 
@@ -634,12 +668,6 @@ def age_s(stamp: float) -> float:
     clock was set back, unless two hosts' clocks may differ by as much."""
     age = time.time() - stamp
     return max(age, 0) if age > -CLOCK_SKEW_S else float("inf")
-
-
-def last_line(text: str) -> str:
-    """The last line of a text that is not blank, or ''."""
-    lines = text.split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def one_line(text: str) -> str:
@@ -722,70 +750,16 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     return field(default="" if default is ... else default, metadata=meta)
 
 
-def read_number(value: Any, meta: Any) -> int:
-    """A whole number from 60, 60.0 or "60"."""
-    text = str(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
-    if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
-        raise ValueError("%s is not a whole number" % shown(value))
-    number = int(float(text))
-    least = meta.get("least", 0)
-    if number < least:
-        raise ValueError("%d is too small; the least is %d" % (number, least))
-    if number > MAX_COUNT:
-        raise ValueError("%d is too large" % number)
-    return number
-
-
-YES_OR_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def read_flag(value: Any, meta: Any) -> bool:
-    """A truth value from true, "true", "yes", 1 and their opposites."""
-    found = YES_OR_NO.get(str(value).strip().lower())
-    if found is None:
-        raise ValueError("%s is neither true nor false" % shown(value))
-    return found
-
-
-def read_line(value: Any, meta: Any) -> str:
-    """A text; a number counts as its digits.  One line, unless the field takes several."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise ValueError("%s is not a text" % shown(value))
-    if SURROGATE.search(value):
-        raise ValueError("it holds half of a surrogate pair, which is no character")
-    if "\0" in value:
-        raise ValueError("it holds a NUL character")
-    if not meta.get("lines") and CONTROL.search(value):
-        raise ValueError("it holds a control character (%r), and must be one line"
-                         % CONTROL.findall(value)[0])
-    return os.path.expanduser(value) if meta.get("path") else value
-
-
-def read_words(value: Any, meta: Any) -> List[str]:
-    """A list of words, from a list or from one line of them."""
-    words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
-        raise ValueError("%s is not a list of words" % shown(value))
-    return [read_line(word, {}) for word in words]
-
-
-READERS: Dict[Any, Callable[[Any, Any], Any]] = {
-    int: read_number, bool: read_flag, str: read_line, List[str]: read_words,
-}
-
-
 class Model:
     """A dataclass whose fields are checked and converted from JSON's types, from a file or from Python."""
 
     given: ClassVar[FrozenSet[str]] = frozenset()  # the keys that a file gave, defaults too
 
     def __post_init__(self) -> None:
-        faults: List[Fault] = []
-        values = read_fields(type(self), vars(self), "", faults)
-        if faults:
-            raise InvalidError(faults, type(self).__name__)
+        reader = FieldReader()
+        values = reader.fields(type(self), vars(self), "")
+        if reader.faults:
+            raise InvalidError(reader.faults, type(self).__name__)
         vars(self).update(values)
 
     @classmethod
@@ -798,95 +772,160 @@ class Model:
         return iter(())
 
 
-def read_dict(value: Any, meta: Any, path: str, faults: List[Fault]) -> Dict[str, Any]:
-    """An object of texts (null is ''), or of models where the field says so."""
-    if not isinstance(value, dict):
-        faults.append(Fault(path, "%s is not an object {...}" % shown(value)))
-        return {}
-    found: Dict[str, Any] = {}
-    for name, item in value.items():
-        if len(faults) >= MAX_FAULTS:
-            break
-        place = "%s.%s" % (path, name)
-        pattern, what = meta["keys"]
-        if not isinstance(name, str) or not re.fullmatch(pattern, name) or SURROGATE.search(name):
-            faults.append(Fault(place, what))
-        elif "of" in meta:
-            found[name] = read_model(meta["of"](), item, place, faults)
-        else:
-            found[name] = read_value(str, "" if item is None else item, meta, place, faults)
-    return found
-
-
-def read_as(kind: Any, value: Any) -> Any:
-    """What a value is read as where a field is annotated with kind, which may be a Union of what it can be."""
-    if getattr(kind, "__origin__", None) is not Union:
-        return kind
-    options = [part for part in kind.__args__ if part is not type(None)]
-    return str if isinstance(value, str) and str in options else options[-1]
-
-
-def read_value(kind: Any, value: Any, meta: Any, path: str, faults: List[Fault]) -> Any:
-    """One value of a field annotated with kind."""
-    kind = read_as(kind, value)
-    if isinstance(kind, type) and issubclass(kind, Model):
-        return read_model(kind, value, path, faults)
-    if kind not in READERS:
-        return read_dict(value, meta, path, faults)
-    try:
-        return READERS[kind](value, meta)
-    except ValueError as err:
-        faults.append(Fault(path, str(err)))
-        return None
-
-
-def read_given(known: Dict[str, Any], data: Dict[str, Any], prefix: str, faults: List[Fault]) -> Dict[str, Any]:
-    """The fields that data has and that hold; known is {name: field}."""
-    strange = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
-    faults += [Fault(prefix + name, "unknown key" + nearest(name, known)) for name in strange]
-    values = {}
-    for name, item in known.items():
-        if data.get(name) is not None:
-            value = read_value(item.type, data[name], item.metadata, prefix + name, faults)
-            values.update({} if value is None else {name: value})
-        elif item.metadata["required"]:
-            faults.append(Fault(prefix + name, "is missing"))
-    return values
-
-
 def default_of(item: Any) -> Any:
     """The value of a dataclass's field that nobody gave."""
     return item.default_factory() if callable(item.default_factory) else item.default
 
 
-def read_fields(cls: Type[Model], data: Dict[str, Any], path: str, faults: List[Fault]) -> Dict[str, Any]:
-    """Every field of cls: converted where data has it, else its default.  Faults are added, all of them."""
-    prefix = path + "." if path else ""
-    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
-    before = len(faults)
-    values = read_given(known, data, prefix, faults)
-    wrong = {fault.path for fault in faults[before:]}
-    values.update({name: default_of(item) for name, item in known.items() if name not in values})
-    model = cls.__new__(cls)  # of what is wrong the default stands in, so that the rest is looked at too
-    vars(model).update(values)
-    faults += [fault for fault in (Fault(prefix + place, said) for place, said in model.faults()) if fault.path not in wrong]
-    return values
+class FieldReader:
+    """Reads the fields of models from JSON's types; collects every fault with its path.
 
+    number, flag, line and words read one value each: meta holds the limits of option(), and
+    ValueError says what is wrong.
+    """
 
-def read_model(cls: Type[M], data: Json, path: str, faults: List[Fault]) -> Optional[M]:
-    """The model that a JSON object describes; adds to faults, and returns None, where it does not hold."""
-    if isinstance(data, cls):
-        return data
-    if not isinstance(data, dict):
-        faults.append(Fault(path, "%s is not an object {...}" % shown(data)))
-        return None
-    before = len(faults)
-    values = read_fields(cls, cls.upgrade(dict(data)), path, faults)
-    if len(faults) > before:
-        return None
-    model = cls.__new__(cls)  # what __post_init__ would check, is checked
-    vars(model).update(values, given=frozenset(data))
-    return model
+    FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    KINDS = {int: "number", bool: "flag", str: "line", List[str]: "words"}  # annotation: method
+
+    def __init__(self) -> None:
+        self.faults: List[Fault] = []
+
+    def fault(self, path: str, message: str) -> None:
+        """Add a fault."""
+        self.faults.append(Fault(path, message))
+
+    @staticmethod
+    def number(value: Any, meta: Any) -> int:
+        """A whole number from 60, 60.0 or "60"."""
+        is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        text = str(value) if is_number else ""
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
+            raise ValueError("%s is not a whole number" % shown(value))
+        number = int(float(text))
+        least = meta.get("least", 0)
+        if number < least:
+            raise ValueError("%d is too small; the least is %d" % (number, least))
+        if number > MAX_COUNT:
+            raise ValueError("%d is too large" % number)
+        return number
+
+    @classmethod
+    def flag(cls, value: Any, meta: Any) -> bool:
+        """A truth value from true, "true", "yes", 1 and their opposites."""
+        known = cls.FLAGS.get(str(value).strip().lower())
+        if known is None:
+            raise ValueError("%s is neither true nor false" % shown(value))
+        return known
+
+    @staticmethod
+    def line(value: Any, meta: Any) -> str:
+        """A text; a number counts as its digits.  One line, unless the field takes several."""
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise ValueError("%s is not a text" % shown(value))
+        if SURROGATE.search(value):
+            raise ValueError("it holds half of a surrogate pair, which is no character")
+        if "\0" in value:
+            raise ValueError("it holds a NUL character")
+        if not meta.get("lines") and CONTROL.search(value):
+            raise ValueError("it holds a control character (%r), and must be one line"
+                             % CONTROL.findall(value)[0])
+        return os.path.expanduser(value) if meta.get("path") else value
+
+    @classmethod
+    def words(cls, value: Any, meta: Any) -> List[str]:
+        """A list of words, from a list or from one line of them."""
+        words = value.split() if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
+            raise ValueError("%s is not a list of words" % shown(value))
+        return [cls.line(word, {}) for word in words]
+
+    def value(self, kind: Any, value: Any, meta: Any, path: str) -> Any:
+        """One value of a field annotated with kind; None where it is wrong.
+
+        Of an optional field the kind is what it may be besides None; of a Union it is str for a
+        text, else the last one.
+        """
+        if getattr(kind, "__origin__", None) is Union:
+            options = [part for part in kind.__args__ if part is not type(None)]
+            kind = str if isinstance(value, str) and str in options else options[-1]
+        if isinstance(kind, type) and issubclass(kind, Model):
+            return self.model(kind, value, path)
+        if kind not in self.KINDS:
+            return self.object(value, meta, path)
+        try:
+            return getattr(self, self.KINDS[kind])(value, meta)
+        except ValueError as err:
+            self.fault(path, str(err))
+            return None
+
+    def object(self, value: Any, meta: Any, path: str) -> Dict[str, Any]:
+        """An object of texts (null is ''), or of models where the field says so."""
+        if not isinstance(value, dict):
+            self.fault(path, "%s is not an object {...}" % shown(value))
+            return {}
+        read: Dict[str, Any] = {}
+        for name, item in value.items():
+            if len(self.faults) >= MAX_FAULTS:
+                break
+            place = "%s.%s" % (path, name)
+            pattern, what = meta["keys"]
+            if not isinstance(name, str) or not re.fullmatch(pattern, name) or SURROGATE.search(name):
+                self.fault(place, what)
+            elif "of" in meta:
+                read[name] = self.model(meta["of"](), item, place)
+            else:
+                read[name] = self.value(str, "" if item is None else item, meta, place)
+        return read
+
+    def given(self, known: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
+        """The fields that data has, as far as they are right; known is {name: field}."""
+        strange = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
+        for name in strange:
+            self.fault(prefix + name, "unknown key" + nearest(name, known))
+        values = {}
+        for name, item in known.items():
+            if data.get(name) is not None:
+                value = self.value(item.type, data[name], item.metadata, prefix + name)
+                values.update({} if value is None else {name: value})
+            elif item.metadata["required"]:
+                self.fault(prefix + name, "is missing")
+        return values
+
+    def fields(self, cls: Type[Model], data: Dict[str, Any], path: str) -> Dict[str, Any]:
+        """Every field of cls: converted where data has it, else its default.
+
+        For a field that is wrong its default stands in, so that the rest is checked too.
+        """
+        prefix = path + "." if path else ""
+        known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+        before = len(self.faults)
+        values = self.given(known, data, prefix)
+        wrong = {fault.path for fault in self.faults[before:]}
+        for name, item in known.items():
+            values.setdefault(name, default_of(item))
+        model = cls.__new__(cls)
+        vars(model).update(values)
+        for place, message in model.faults():
+            if prefix + place not in wrong:
+                self.fault(prefix + place, message)
+        return values
+
+    def model(self, cls: Type[M], data: Json, path: str) -> Optional[M]:
+        """The model that a JSON object describes; None where something in it is wrong."""
+        if isinstance(data, cls):
+            return data
+        if not isinstance(data, dict):
+            self.fault(path, "%s is not an object {...}" % shown(data))
+            return None
+        before = len(self.faults)
+        values = self.fields(cls, cls.upgrade(dict(data)), path)
+        if len(self.faults) > before:
+            return None
+        model = cls.__new__(cls)  # __post_init__ would check all of it once more
+        vars(model).update(values, given=frozenset(data))
+        return model
 
 
 VARIABLE_NAMES = ("[^-=\0-\x1f][^=\0-\x1f]*", "not the name of a variable")
@@ -991,6 +1030,96 @@ class Callback(Model):
             yield Fault("state", no_state(self.state))
 
 
+def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
+    """A model as JSON's types; without secrets, what is secret shows as null."""
+    def plain(value: Any) -> Json:
+        if isinstance(value, Model):
+            return to_json(value, secrets)
+        return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    return {item.name: None if item.metadata.get("secret") and not secrets else plain(getattr(model, item.name))
+            for item in fields(model)}  # type: ignore[arg-type]
+
+
+def from_json(cls: Type[M], data: Json, source: str = "") -> M:
+    """The model that a JSON value describes; InvalidError with every fault and its path."""
+    reader = FieldReader()
+    model = reader.model(cls, data, "")
+    if model is None:
+        raise InvalidError(reader.faults, source)
+    return model
+
+
+def set_path(data: Json, change: str) -> None:
+    """Apply `resources.duration=30` to a JSON object; objects on the way are made."""
+    path, equals, value = change.partition("=")
+    names = re.fullmatch(r"(?:(environment|attributes|backend\.attributes|cb_headers)\.(.+)|(.+))", path)
+    if not equals or not names:
+        raise InvalidError("%r should look like resources.duration=30" % change, "--set")
+    parts = names.group(1).split(".") + [names.group(2)] if names.group(1) else path.split(".")
+    if not all(parts):
+        raise InvalidError("%r names no field" % path, "--set")
+    for name in parts[:-1]:
+        if not isinstance(data, dict):
+            break
+        data = data.setdefault(name, {})
+    if not isinstance(data, dict):
+        raise InvalidError("%r leads into what is no object" % path, "--set")
+    data[parts[-1]] = value
+
+
+def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
+    """The JobSpec of a JSON text, or of a script that starts with #!, whose name is then the source's.
+
+    changes are `path.to.field=value` texts, applied before anything is checked.
+    """
+    if text.startswith("#!"):
+        data: Json = {"script": text, "name": None if source == "-" else os.path.basename(source)}
+    else:
+        data = parse_json(text, "stdin" if source == "-" else source)
+    for change in changes:
+        set_path(data, change)
+    return from_json(JobSpec, data, "stdin" if source == "-" else source)
+
+
+# -------------------------------------------------------------------------------------- 5. Configuration
+
+def data_home() -> str:
+    """Where jobs are kept when no config says so."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(home, "psik")
+
+
+class Backend(NamedTuple):
+    """A backend as configured: its name, its tree, the defaults of its jobs, and the config that holds it."""
+    name: str
+    prefix: str
+    settings: BackendConfig
+    config: "Config"
+
+    @property
+    def root(self) -> str:
+        """The folder of its jobs."""
+        return os.path.join(self.prefix, self.name)
+
+    @property
+    def kind(self) -> str:
+        """The folder of its templates."""
+        return self.settings.type
+
+    def with_defaults(self, spec: JobSpec) -> JobSpec:
+        """The spec with the backend's settings filled in where it has none of its own."""
+        own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
+        attributes = own.attributes or self.settings.attributes
+        merged = BackendConfig(
+            type=self.kind,
+            queue_name=own.queue_name or self.settings.queue_name,
+            project_name=own.project_name or self.settings.project_name,
+            reservation_id=own.reservation_id or self.settings.reservation_id,
+            attributes=dict(attributes, **spec.attributes))
+        return replace(spec, backend=merged, attributes={})
+
+
 def plain_serial(text: str) -> str:
     """A certificate's serial number as Python has it, '' where the text is none: openssl writes `serial=` before it, or colons into it."""
     digits = re.sub("^serial=|^0x|:", "", text.strip()).upper().lstrip("0")
@@ -1004,20 +1133,6 @@ class UserConfig(Model):
 
 
 ANYBODY = "*"   # in `users`: whoever a certificate or a token names
-
-
-def around_settings(entry: Any) -> Any:
-    """An entry of `backends` in which the settings of the backend stand below `backend`."""
-    if not isinstance(entry, dict) or "backend" in entry:
-        return entry
-    names = {item.name for item in fields(BackendConfig)} & set(entry)
-    return dict({name: entry[name] for name in entry if name not in names}, backend={name: entry[name] for name in names})
-
-
-def users_by_name(given: Any) -> Any:
-    """{user: what is known of him} of a list of users, or of "*"; what is neither, as it is."""
-    users = [given] if given == ANYBODY else given
-    return {user: {} for user in users} if isinstance(users, list) and all(isinstance(user, str) for user in users) else given
 
 
 @dataclass
@@ -1057,10 +1172,28 @@ class Config(Model):
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
         """psik 3.x puts a BackendConfig where psik_api puts a Config; both are taken as the latter."""
         if isinstance(data.get("backends"), dict):
-            data["backends"] = {name: around_settings(entry) for name, entry in data["backends"].items()}
+            data["backends"] = {name: cls.around_settings(entry)
+                                for name, entry in data["backends"].items()}
         if "users" in data:
-            data["users"] = users_by_name(data["users"])
+            data["users"] = cls.users_by_name(data["users"])
         return data
+
+    @staticmethod
+    def around_settings(entry: Any) -> Any:
+        """An entry of `backends`, with the settings of the backend below `backend`."""
+        if not isinstance(entry, dict) or "backend" in entry:
+            return entry
+        names = {item.name for item in fields(BackendConfig)} & set(entry)
+        rest = {name: entry[name] for name in entry if name not in names}
+        return dict(rest, backend={name: entry[name] for name in names})
+
+    @staticmethod
+    def users_by_name(given: Any) -> Any:
+        """{user: settings} from a list of users or from "*"; anything else unchanged."""
+        users = [given] if given == ANYBODY else given
+        if isinstance(users, list) and all(isinstance(user, str) for user in users):
+            return {user: {} for user in users}
+        return given
 
     def faults(self) -> Iterator[Fault]:
         if self.backend is not None and self.backends:
@@ -1071,98 +1204,85 @@ class Config(Model):
             if not plain_serial(serial):
                 yield Fault("refused_certificates", "%s is no serial number, which is hexadecimal" % shown(serial))
 
-
-
-def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
-    """A model as JSON's types; without secrets, what is secret shows as null."""
-    def plain(value: Any) -> Json:
-        if isinstance(value, Model):
-            return to_json(value, secrets)
-        return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-    return {item.name: None if item.metadata.get("secret") and not secrets else plain(getattr(model, item.name))
-            for item in fields(model)}  # type: ignore[arg-type]
-
-
-def from_json(cls: Type[M], data: Json, source: str = "") -> M:
-    """The model that a JSON value describes; InvalidError with every fault and its path."""
-    faults: List[Fault] = []
-    model = read_model(cls, data, "", faults)
-    if model is None or faults:
-        raise InvalidError(faults, source)
-    return model
-
-
-def set_path(data: Json, change: str) -> None:
-    """Apply `resources.duration=30` to a JSON object; objects on the way are made."""
-    path, equals, value = change.partition("=")
-    names = re.fullmatch(r"(?:(environment|attributes|backend\.attributes|cb_headers)\.(.+)|(.+))", path)
-    if not equals or not names:
-        raise InvalidError("%r should look like resources.duration=30" % change, "--set")
-    parts = names.group(1).split(".") + [names.group(2)] if names.group(1) else path.split(".")
-    if not all(parts):
-        raise InvalidError("%r names no field" % path, "--set")
-    for name in parts[:-1]:
-        if not isinstance(data, dict):
-            break
-        data = data.setdefault(name, {})
-    if not isinstance(data, dict):
-        raise InvalidError("%r leads into what is no object" % path, "--set")
-    data[parts[-1]] = value
-
-
-def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
-    """The JobSpec of a JSON text, or of a script that starts with #!, whose name is then the source's.
-
-    changes are `path.to.field=value` texts, applied before anything is checked.
-    """
-    if text.startswith("#!"):
-        data: Json = {"script": text, "name": None if source == "-" else os.path.basename(source)}
-    else:
-        data = parse_json(text, "stdin" if source == "-" else source)
-    for change in changes:
-        set_path(data, change)
-    return from_json(JobSpec, data, "stdin" if source == "-" else source)
-
-
-# -------------------------------------------------------------------------------------- 5. Configuration
-
-class Backend(NamedTuple):
-    """A backend as configured: its name, its tree, the defaults of its jobs, and the config that holds it."""
-    name: str
-    prefix: str
-    settings: BackendConfig
-    config: Config
+    @property
+    def is_personal(self) -> bool:
+        """Whether a server of this config is for its own user alone, which is the default."""
+        return self.authz in (None, "local")
 
     @property
-    def root(self) -> str:
-        """The folder of its jobs."""
-        return os.path.join(self.prefix, self.name)
+    def by_name(self) -> Dict[str, Backend]:
+        """The backends by name, the default one first; resolved once, so a Config in use is not changed.
 
-    @property
-    def kind(self) -> str:
-        """The folder of its templates."""
-        return self.settings.type
+        What an entry of `backends` does not say itself, the config around it says.
+        """
+        resolved = vars(self).get("resolved")
+        if resolved is None:
+            resolved = vars(self)["resolved"] = self.resolve()
+        return dict(resolved)
+
+    def resolve(self) -> Dict[str, Backend]:
+        """The backends, for by_name."""
+        prefix = os.path.abspath(self.prefix or data_home())
+        if not self.backends:
+            settings = self.backend or BackendConfig()
+            return {settings.type: Backend(settings.type, prefix, settings, self)}
+        resolved = {}
+        for name, entry in self.backends.items():
+            inherited = {item.name: getattr(self, item.name) for item in fields(Config)
+                         if item.name not in entry.given
+                         and getattr(entry, item.name) == default_of(item)}
+            entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
+            own_prefix = os.path.abspath(entry.prefix or prefix)
+            resolved[name] = Backend(name, own_prefix, entry.backend or BackendConfig(), entry)
+        return resolved
+
+    def of_backend(self, name: str) -> "Config":
+        """The config of a backend's jobs; this one where no backend has that name."""
+        known = self.by_name
+        return known[name].config if name in known else self
+
+    def choose_backend(self, spec: JobSpec, name: Optional[str] = None) -> Backend:
+        """The backend that a job goes to: the one named, else the one that its spec names, else the first.
+
+        A spec's backend.type picks the backend of that name or type.  Settings that say nothing, as upstream writes them
+        when nobody chose, pick the first.  InvalidError names those configured.
+        """
+        known = self.by_name
+        asked = "default" if spec.backend == BackendConfig() else spec.backend
+        wanted = name or (asked if isinstance(asked, str) else asked.type)
+        if wanted in known:
+            return known[wanted]
+        if not name:
+            first = next(iter(known.values())) if wanted in ("local", "default") else None
+            chosen = next((backend for backend in known.values() if backend.kind == wanted), first)
+            if chosen:
+                return chosen
+        raise InvalidError([Fault("backend", "%r is not configured%s; there is %s"
+                                  % (wanted, nearest(wanted, known), ", ".join(known)))])
+
+    def check_site_file(self, path: str) -> None:
+        """ForbiddenError where somebody else could write a program in a folder that the config names."""
+        for place in (os.path.dirname(path), path) if self.check_owner else ():
+            Guarded(place, "copy it to a folder of your own, and name that in the config", to_run=True).check_ours()
+
+    @staticmethod
+    def place(path: Optional[str], serving: bool = False) -> Tuple[str, str]:
+        """Where the config is looked for: (who says so, path).  A server looks where psik_api did before."""
+        if path:
+            return "--config", path
+        if serving and os.environ.get("PSIK_API_CONFIG"):
+            return "$PSIK_API_CONFIG", os.environ["PSIK_API_CONFIG"]
+        upstreams = os.path.join(os.environ.get("VIRTUAL_ENV", "/"), "etc", "psik_api.json")
+        if serving and os.path.exists(upstreams):
+            return "psik_api's place", upstreams
+        if os.environ.get("PSIK_CONFIG"):
+            return "$PSIK_CONFIG", os.environ["PSIK_CONFIG"]
+        return "the usual place", os.path.expanduser("~/.config/psik.json")
 
 
-def data_home() -> str:
-    """Where jobs are kept when no config says so."""
-    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return os.path.join(home, "psik")
-
-
-def config_place(path: Optional[str], serving: bool = False) -> Tuple[str, str]:
-    """Where the config is looked for: (who says so, path).  A server looks where psik_api did before."""
-    if path:
-        return "--config", path
-    if serving and os.environ.get("PSIK_API_CONFIG"):
-        return "$PSIK_API_CONFIG", os.environ["PSIK_API_CONFIG"]
-    upstreams = os.path.join(os.environ.get("VIRTUAL_ENV", "/"), "etc", "psik_api.json")
-    if serving and os.path.exists(upstreams):
-        return "psik_api's place", upstreams
-    if os.environ.get("PSIK_CONFIG"):
-        return "$PSIK_CONFIG", os.environ["PSIK_CONFIG"]
-    return "the usual place", os.path.expanduser("~/.config/psik.json")
+def backends_of(config: Config) -> Dict[str, Backend]:
+    """The backends of a config by name, the default one first."""
+    return config.by_name
 
 
 def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
@@ -1171,7 +1291,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     serving: psik_api's places come before $PSIK_CONFIG.  Relative paths in it start at the file's own folder.
     InvalidError where it does not hold, or where a file that was named is not there.
     """
-    who, place = config_place(path, serving)
+    who, place = Config.place(path, serving)
     if who == "the usual place" and not os.path.exists(place):
         return Config(prefix=data_home())
     if os.path.exists(place) and is_foreign(os.stat(place)):  # whatever it says of check_owner
@@ -1179,81 +1299,13 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
                              % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
     if config.check_owner:
-        close_or_refuse(place, os.stat(place))
+        Guarded(place).close(os.stat(place))
     here = os.path.dirname(os.path.abspath(place))
     for entry in [config] + list(config.backends.values()):
         for name in ("prefix", "templates", "ca_file", "authz_path"):
             if getattr(entry, name):
                 setattr(entry, name, os.path.normpath(os.path.join(here, getattr(entry, name))))
     return config
-
-
-def backends_of(config: Config) -> Dict[str, Backend]:
-    """The backends of a config by name, the default one first.
-
-    What an entry of `backends` does not say itself, the config around it says.
-    """
-    prefix = os.path.abspath(config.prefix or data_home())
-    if not config.backends:
-        settings = config.backend or BackendConfig()
-        return {settings.type: Backend(settings.type, prefix, settings, config)}
-    found = {}
-    for name, entry in config.backends.items():
-        inherited = {item.name: getattr(config, item.name) for item in fields(Config)
-                     if item.name not in entry.given and getattr(entry, item.name) == default_of(item)}
-        entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
-        found[name] = Backend(name, os.path.abspath(entry.prefix or prefix), entry.backend or BackendConfig(), entry)
-    return found
-
-
-def check_site_file(path: str, config: Config) -> None:
-    """ForbiddenError where somebody else could write a file that is to be run, in a folder which the config names."""
-    for place in (os.path.dirname(path), path) if config.check_owner else ():
-        check_ours(place, "copy it to a folder of your own, and name that in the config", to_run=True)
-
-
-def is_local(config: Config) -> bool:
-    """Whether the server is for its own user alone, which is so by default."""
-    return config.authz in (None, "local")
-
-
-def config_for(config: Config, backend: str) -> Config:
-    """The part of a config that counts for a backend's jobs."""
-    known = backends_of(config)
-    return known[backend].config if backend in known else config
-
-
-def choose_backend(config: Config, spec: JobSpec, name: Optional[str] = None) -> Backend:
-    """The backend that a job goes to: the one named, else the one that its spec names, else the first.
-
-    A spec's backend.type picks the backend of that name or type.  Settings that say nothing, as upstream writes them
-    when nobody chose, pick the first.  InvalidError names those configured.
-    """
-    known = backends_of(config)
-    asked = "default" if spec.backend == BackendConfig() else spec.backend
-    wanted = name or (asked if isinstance(asked, str) else asked.type)
-    if wanted in known:
-        return known[wanted]
-    if not name:
-        first = next(iter(known.values())) if wanted in ("local", "default") else None
-        found = next((backend for backend in known.values() if backend.kind == wanted), first)
-        if found:
-            return found
-    raise InvalidError([Fault("backend", "%r is not configured%s; there is %s"
-                              % (wanted, nearest(wanted, known), ", ".join(known)))])
-
-
-def with_defaults(spec: JobSpec, backend: Backend) -> JobSpec:
-    """The spec with the backend's settings filled in where it has none of its own."""
-    own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
-    attributes = own.attributes or backend.settings.attributes
-    merged = BackendConfig(
-        type=backend.kind,
-        queue_name=own.queue_name or backend.settings.queue_name,
-        project_name=own.project_name or backend.settings.project_name,
-        reservation_id=own.reservation_id or backend.settings.reservation_id,
-        attributes=dict(attributes, **spec.attributes))
-    return replace(spec, backend=merged, attributes={})
 
 
 # ------------------------------------------------------------------------------------------- 6. Job tree
@@ -1326,6 +1378,10 @@ class JobDir:
         """The one host that knows a step's native id; '' where any does."""
         return read_or_empty(self.log("host", jobndx)).strip()
 
+    def is_elsewhere(self, jobndx: int) -> bool:
+        """Whether another host alone knows a step's native id."""
+        return self.host(jobndx) not in ("", os.uname().nodename)
+
     @property
     def tag(self) -> str:
         """What its scheduler is told; with `.jobndx` behind it, a step can be found by it."""
@@ -1368,10 +1424,26 @@ class JobDir:
                 raise PsikError("%s is no plain file" % self.status_path)
             yield History(self, fd)
 
+    def close_to_others(self) -> bool:
+        """Take from others the permission to write to a job that an older psik made under a lax umask; whether all in it is ours."""
+        folders = [self.path, self.at("scripts"), self.at("log")]
+        paths = folders + [path for folder in folders for path in paths_in(folder)]
+        with suppress(FileNotFoundError):
+            if any(os.lstat(path).st_uid != os.geteuid() for path in paths if os.path.lexists(path)):
+                return False
+            complain_once("others could write to jobs in %s, as %s; their permission was taken away" % (os.path.dirname(self.path), self.jobid))
+            OPENED.add(self.path)
+            for path in reversed(paths):  # the folder itself last: where this is cut, it is looked at again
+                close_to_others(path)
+        return True
 
-def is_elsewhere(host: str) -> bool:
-    """Whether the host that alone knows a step's native id is another than this one."""
-    return host not in ("", os.uname().nodename)
+    @property
+    def name(self) -> str:
+        """The name in a job's spec, or ''."""
+        try:
+            return str(json.loads(read_or_empty(self.at("spec.json"))).get("name") or NO_NAME)
+        except (ValueError, AttributeError):
+            return NO_NAME
 
 
 class History:
@@ -1395,43 +1467,6 @@ class History:
         self.torn = False
         self.rows.append(row)
         return row
-
-
-LISTED: Dict[str, Tuple[int, List[str]]] = {}  # folder: its mtime, ns, and the job ids in it, newest first
-
-
-def job_ids(folder: str) -> List[str]:
-    """The ids in a folder of jobs, newest first; read again only when the folder has changed."""
-    try:
-        changed = os.stat(folder).st_mtime_ns
-        known = LISTED.get(folder)
-        if known is None or known[0] != changed:
-            names = sorted((name for name in os.listdir(folder) if JOBID.fullmatch(name)), reverse=True)
-            if len({len(name) for name in names}) > 1:  # else their order as texts is that of the numbers
-                names.sort(key=float, reverse=True)
-            if time.time() - changed / 1e9 < 2:  # another change may bear the same time
-                changed = 0
-            known = LISTED[folder] = (changed, names)
-        return known[1]
-    except FileNotFoundError:
-        return []
-
-
-OPENED: Set[str] = set()  # the jobs to which others could write, until this process was asked to run one of them
-
-
-def close_job_to_others(job: JobDir) -> bool:
-    """Take from others the permission to write to a job that an older psik made under a lax umask; whether all in it is ours."""
-    folders = [job.path, job.at("scripts"), job.at("log")]
-    paths = folders + [path for folder in folders for path in paths_in(folder)]
-    with suppress(FileNotFoundError):
-        if any(os.lstat(path).st_uid != os.geteuid() for path in paths if os.path.lexists(path)):
-            return False
-        complain_once("others could write to jobs in %s, as %s; their permission was taken away" % (os.path.dirname(job.path), job.jobid))
-        OPENED.add(job.path)
-        for path in reversed(paths):  # the folder itself last: where this is cut, it is looked at again
-            close_to_others(path)
-    return True
 
 
 class Step(NamedTuple):
@@ -1536,9 +1571,9 @@ class Root(NamedTuple):
         """ForbiddenError where others could plant jobs here, unless the config lets them, or have planted what is not a job."""
         instead = 'name a folder of your own in the config, as "prefix": "~/jobs"'
         if self.config.check_owner and not self.config.group_writable:
-            check_own(self.folder, instead)
+            Guarded(self.folder, instead).check_own()
         for name in (".outbox", ".outbox/dead", ".keys", ".poll.json") if self.config.check_owner else ():
-            check_own(os.path.join(self.folder, name), "remove it")
+            Guarded(os.path.join(self.folder, name), "remove it").check_own()
 
     def job(self, jobid: str) -> Optional[JobDir]:
         """What may be the job of this id; None where nothing is there, or where it is somebody else's, which is said."""
@@ -1556,63 +1591,79 @@ class Root(NamedTuple):
         if found.st_uid != os.geteuid():
             complain_once("%s holds jobs of %s, which are passed over" % (self.folder, name_of_user(found.st_uid)))
             return None
-        if others_may_write(found) and not close_job_to_others(job):
+        if others_may_write(found) and not job.close_to_others():
             complain_once("%s could be written by others, and holds what is not yours, so it is passed over" % job.path)
             return None
         return job
 
     def jobs(self) -> Iterator[Tuple[float, JobDir]]:
         """(time of creation, directory) of what may be a job here, newest first."""
-        for jobid in job_ids(self.folder):
+        for jobid in self.ids():
             job = self.job(jobid)
             if job:
                 yield float(jobid), job
 
+    def ids(self) -> List[str]:
+        """The ids in the folder, newest first; read again only when the folder has changed."""
+        try:
+            changed = os.stat(self.folder).st_mtime_ns
+            known = LISTED.get(self.folder)
+            if known is None or known[0] != changed:
+                names = [name for name in os.listdir(self.folder) if JOBID.fullmatch(name)]
+                names.sort(reverse=True)
+                if len({len(name) for name in names}) > 1:  # else text sorts as numbers do
+                    names.sort(key=float, reverse=True)
+                if time.time() - changed / 1e9 < 2:  # another change may bear the same time
+                    changed = 0
+                known = LISTED[self.folder] = (changed, names)
+            return known[1]
+        except FileNotFoundError:
+            return []
 
-def roots_of(config: Config) -> List[Root]:
-    """The folders that hold jobs; ForbiddenError where one is somebody else's.
+
+class JobTree:
+    """The folders of a config that hold jobs; ForbiddenError where one is somebody else's.
 
     Upstream keeps jobs in the prefix itself; those are shown too, under the first backend of that prefix.
     """
-    roots: List[Root] = []
-    for backend in backends_of(config).values():
-        if backend.prefix not in [root.folder for root in roots]:
-            roots.append(Root(backend.name, backend.prefix, backend.config))
-        roots.append(Root(backend.name, backend.root, backend.config))
-    for root in roots:
-        root.check()
-    return roots
 
+    def __init__(self, config: Config) -> None:
+        self.roots: List[Root] = []
+        for backend in config.by_name.values():
+            if backend.prefix not in [root.folder for root in self.roots]:
+                self.roots.append(Root(backend.name, backend.prefix, backend.config))
+            self.roots.append(Root(backend.name, backend.root, backend.config))
+        for root in self.roots:
+            root.check()
 
-def jobs_of_id(roots: Iterable[Root], jobid: str) -> Iterator[JobDir]:
-    """What may be the job of this id, in each of these folders."""
-    return filter(None, (root.job(jobid) for root in roots))
+    def of_id(self, jobid: str, backend: Optional[str] = None) -> Iterator[JobDir]:
+        """What may be the job of this id, in each of the folders."""
+        roots = (root for root in self.roots if backend in (None, root.backend))
+        return filter(None, (root.job(jobid) for root in roots))
 
+    def jobs(self, backend: Optional[str] = None) -> Iterator[JobDir]:
+        """Every directory that may be a job's, newest first."""
+        import heapq
+        dated = [root.jobs() for root in self.roots if backend in (None, root.backend)]
+        for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
+            yield job
 
-def job_dirs(config: Config, backend: Optional[str] = None) -> Iterator[JobDir]:
-    """Every directory that may be a job's, newest first."""
-    import heapq
-    roots = [root.jobs() for root in roots_of(config) if backend in (None, root.backend)]
-    for _, job in heapq.merge(*roots, key=lambda dated: dated[0], reverse=True):
-        yield job
-
-
-def reserve_jobdir(backend: Backend, roots: Iterable[Root]) -> JobDir:
-    """Make the directory of a new job: the current millisecond, or the next that is free in every root."""
-    make_folder(backend.root)
-    others = [root.folder for root in roots if root.folder != backend.root]
-    stamp_ms = int(time.time() * 1000)
-    while True:
-        jobid = "%d.%03d" % divmod(stamp_ms, 1000)
-        path = os.path.join(backend.root, jobid)
-        stamp_ms += 1
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
-            return JobDir(path, backend.name, backend.config.check_owner)
-        os.rmdir(path)
+    def reserve(self, backend: Backend) -> JobDir:
+        """Make the directory of a new job: the current millisecond, or the next that is free in every folder."""
+        make_folder(backend.root)
+        others = [root.folder for root in self.roots if root.folder != backend.root]
+        stamp_ms = int(time.time() * 1000)
+        while True:
+            jobid = "%d.%03d" % divmod(stamp_ms, 1000)
+            path = os.path.join(backend.root, jobid)
+            stamp_ms += 1
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                continue
+            if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
+                return JobDir(path, backend.name, backend.config.check_owner)
+            os.rmdir(path)
 
 
 # ------------------------------------------------------------------------------------------ 7. Templates
@@ -1710,6 +1761,28 @@ class Shell(NamedTuple):
             return directive(str(value))
         return str(value) if directive else self.quote_word(str(value))
 
+    @staticmethod
+    def is_rc(words: Sequence[str]) -> bool:
+        """Whether this command is Rakitzis' rc: init tools, and Plan 9's shell, bear the same name."""
+        return ask_program(list(words) + ["-c", "if(~ a b) {echo x} else {echo rc}"]) == "rc"
+
+    @classmethod
+    def of(cls, config: Config) -> "Shell":
+        """The shell of the scripts: rc_path, else rc where one is found and answers like rc, else /bin/sh.
+
+        InvalidError where rc_path is neither rc nor a POSIX shell.
+        """
+        if not config.rc_path:
+            path = find_program("rc")
+            return cls("rc", path) if path and cls.is_rc([path]) else cls("sh", "/bin/sh")
+        words = config.rc_path.split()
+        if cls.is_rc(words):
+            return cls("rc", config.rc_path)
+        if ask_program(words + ["-c", "test a = a && echo sh"]) == "sh":
+            return cls("sh", config.rc_path)
+        raise InvalidError([Fault("rc_path", "%r does not answer like rc or sh; correct it or leave it out" % config.rc_path)],
+                           "config")
+
 
 SH = Shell("sh", "/bin/sh")
 
@@ -1747,7 +1820,7 @@ class Template(NamedTuple):
         kinds, folder = [kind, kind.split("-")[0]] if "-" in kind else [kind], config.templates
         for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
             if folder and os.path.isfile(os.path.join(folder, path)):
-                check_site_file(os.path.join(folder, path), config)
+                config.check_site_file(os.path.join(folder, path))
                 return cls(os.path.join(folder, path), read_text(os.path.join(folder, path)))
             if path in TEMPLATES:
                 return cls.built_in(path)
@@ -1788,97 +1861,7 @@ class Template(NamedTuple):
 
 # ------------------------------------------------------------------------------------------- 8. Backends
 
-PROBED: Dict[str, str] = {}  # what asking a program told us, once per process
-
-
-def ask_program(argv: Sequence[str]) -> str:
-    """The first line that a program prints, or '' where it fails; asked once per process."""
-    key = "\0".join(argv)
-    if key not in PROBED:
-        try:
-            PROBED[key] = run_program(argv, PROBE_TIMEOUT_S).out.split("\n")[0]
-        except OSError:
-            PROBED[key] = ""
-    return PROBED[key]
-
-
-def is_rc(words: Sequence[str]) -> bool:
-    """Whether this command is Rakitzis' rc: init tools, and Plan 9's shell, bear the same name."""
-    return ask_program(list(words) + ["-c", "if(~ a b) {echo x} else {echo rc}"]) == "rc"
-
-
-def choose_shell(config: Config) -> Shell:
-    """The shell of the scripts: rc_path, else rc where one is found and answers like rc, else /bin/sh.
-
-    InvalidError where rc_path is neither rc nor a POSIX shell.
-    """
-    if not config.rc_path:
-        found = find_program("rc")
-        return Shell("rc", found) if found and is_rc([found]) else SH
-    if is_rc(config.rc_path.split()):
-        return Shell("rc", config.rc_path)
-    if ask_program(config.rc_path.split() + ["-c", "test a = a && echo sh"]) == "sh":
-        return Shell("sh", config.rc_path)
-    raise InvalidError([Fault("rc_path", "%r does not answer like rc or sh; correct it or leave it out" % config.rc_path)],
-                       "config")
-
-
-def script_can_record() -> bool:
-    """Whether a script can append a transition by itself: it needs flock(1), and milliseconds from date(1)."""
-    return bool(find_program("flock")) and ask_program(["date", "+%3N"]).isdigit()
-
-
-def resource_values(needs: ResourceSpec) -> Dict[str, Value]:
-    """Those of the names that say what a job needs."""
-    mpirun = find_program("mpirun")
-    return {
-        "duration_min": needs.duration,
-        "duration_s": needs.duration * 60,
-        "nearly_min": "%.2f" % (needs.duration * 0.98),
-        "node_count": needs.node_count,
-        "process_count": needs.process_count,
-        "processes_per_node": needs.processes_per_node,
-        "processes": needs.processes(),
-        "slots": None if needs.node_count else needs.process_count,
-        "ptile": needs.processes_on_a_node(),
-        "cpu_cores_per_process": needs.cpu_cores_per_process,
-        "cores": needs.cpu_cores_per_process if needs.cpu_cores_per_process > 1 else None,
-        "gpu_cores_per_process": needs.gpu_cores_per_process or None,
-        "exclusive": Option("", "") if needs.exclusive_node_use else None,
-        "mpiexec": SHELL_WORDS.join([mpirun, "-n", str(needs.processes())] if mpirun else ["env"]),
-    }
-
-
 # The copy of psik.py that a job calls: it stays where it is when psik.py is moved, replaced or was read from stdin.
-
-def own_code() -> bytes:
-    """The compiled code of this program, as a .pyc file."""
-    import importlib.util
-    import marshal
-    return importlib.util.MAGIC_NUMBER + bytes(8 if sys.version_info < (3, 7) else 12) + marshal.dumps(CODE)
-
-
-@lru_cache(maxsize=1)
-def own_files() -> Dict[str, bytes]:
-    """{name: content} of what jobs need of this program: psik.py or, where it has no file, psik.pyc; what runs their steps."""
-    files = {"supervisor.py": TEMPLATES["supervisor.py"].encode()}
-    if CODE is None:
-        with open(os.path.realpath(FILE), "rb") as file:
-            files["psik.py"] = file.read()
-    else:
-        files["psik.pyc"] = own_code()
-    if sys.version_info < (3, 7):
-        with open(sys.modules["dataclasses"].__file__ or "", "rb") as file:
-            files["dataclasses.py"] = file.read()
-    return files
-
-
-@lru_cache(maxsize=1)
-def own_hash() -> str:
-    """The name of our copy: it changes with what is in it."""
-    import hashlib
-    return hashlib.sha256(b"".join(content for _, content in sorted(own_files().items()))).hexdigest()[:16]
-
 
 class Copies:
     """The copies of psik.py that the jobs of a prefix share, each in a folder named by its hash.
@@ -1889,6 +1872,37 @@ class Copies:
     def __init__(self, prefix: str) -> None:
         self.folder = os.path.join(prefix, ".psik")
 
+    @staticmethod
+    def code() -> bytes:
+        """The compiled code of this program, as a .pyc file."""
+        import importlib.util
+        import marshal
+        head = importlib.util.MAGIC_NUMBER + bytes(8 if sys.version_info < (3, 7) else 12)
+        return head + marshal.dumps(CODE)
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def files() -> Dict[str, bytes]:
+        """{name: content} of a copy: psik.py, or psik.pyc where it was read from stdin; the supervisor."""
+        files = {"supervisor.py": TEMPLATES["supervisor.py"].encode()}
+        if CODE is None:
+            with open(os.path.realpath(FILE), "rb") as file:
+                files["psik.py"] = file.read()
+        else:
+            files["psik.pyc"] = Copies.code()
+        if sys.version_info < (3, 7):
+            with open(sys.modules["dataclasses"].__file__ or "", "rb") as file:
+                files["dataclasses.py"] = file.read()
+        return files
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def hash() -> str:
+        """The name of our copy: a hash of its files."""
+        import hashlib
+        content = b"".join(content for _, content in sorted(Copies.files().items()))
+        return hashlib.sha256(content).hexdigest()[:16]
+
     @classmethod
     def of(cls, job: JobDir) -> "Copies":
         """Those of a job's prefix."""
@@ -1897,7 +1911,7 @@ class Copies:
     @property
     def own(self) -> str:
         """The folder of our copy."""
-        return os.path.join(self.folder, own_hash())
+        return os.path.join(self.folder, self.hash())
 
     @staticmethod
     def counted(copy: str) -> str:
@@ -1908,14 +1922,14 @@ class Copies:
         """Make the folder of our copy, whole or not at all."""
         passing = "%s.%s" % (self.own, os.urandom(6).hex())
         os.makedirs(os.path.join(passing, "__pycache__"), 0o700)  # by Python it would be made as the umask has it
-        for name, content in own_files().items():
+        for name, content in self.files().items():
             with open(os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
         os.rename(passing, self.own)
 
     def is_whole(self) -> bool:
         """Whether our copy holds what it is to hold."""
-        for name, content in own_files().items():
+        for name, content in self.files().items():
             with open(os.path.join(self.own, name), "rb") as file:
                 if file.read() != content:
                     return False
@@ -1947,7 +1961,7 @@ class Copies:
     def check(self, copy: str) -> None:
         """ForbiddenError where somebody else could have written a copy."""
         for path in [self.folder, copy] + paths_in(copy) + paths_in(os.path.join(copy, "__pycache__")):
-            check_own(path, "remove it, or name a prefix of your own in the config", to_run=path.startswith(copy + os.sep))
+            Guarded(path, "remove it, or name a prefix of your own in the config", to_run=path.startswith(copy + os.sep)).check_own()
 
     def drop_unused(self) -> None:
         """Remove the copies that no job needs any more."""
@@ -1964,95 +1978,126 @@ class Copies:
         return os.stat(self.counted(copy)).st_nlink == 1 and not os.path.exists(os.path.join(copy, "keep"))
 
 
-def copy_in(settings: str, job: JobDir) -> str:
-    """The folder of the copy that a job's scripts call, by its scripts/supervise; '' where that does not tell, as in a job of
-    version 1.0.0."""
-    copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
-    return os.path.join(Copies.of(job).folder, copy.group(1)) if copy else ""
+class ScriptWriter:
+    """Makes the texts of a job's scripts/ from the templates of its backend."""
 
+    def __init__(self, job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
+        assert isinstance(spec.backend, BackendConfig)
+        self.job, self.spec, self.shell = job, spec, shell
+        self.settings, self.config, self.kind = spec.backend, backend.config, backend.kind
 
-def was_moved(job: JobDir) -> bool:
-    """Whether a job lies in another place than the one that its scripts were made for, or lacks the psik.py that they call."""
-    settings = read_or_empty(job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
-    return bool(settings) and not (("'base': %r," % job.path) in settings and os.path.isdir(copy_in(settings, job)))
+    @staticmethod
+    def can_record() -> bool:
+        """Whether a script can append a transition by itself: it needs flock(1), and milliseconds from date(1)."""
+        return bool(find_program("flock")) and ask_program(["date", "+%3N"]).isdigit()
 
+    def resource_values(self) -> Dict[str, Value]:
+        """The values of the names that say what the job needs."""
+        needs, mpirun = self.spec.resources, find_program("mpirun")
+        mpiexec = [mpirun, "-n", str(needs.processes())] if mpirun else ["env"]
+        cores = needs.cpu_cores_per_process
+        return {
+            "duration_min": needs.duration,
+            "duration_s": needs.duration * 60,
+            "nearly_min": "%.2f" % (needs.duration * 0.98),
+            "node_count": needs.node_count,
+            "process_count": needs.process_count,
+            "processes_per_node": needs.processes_per_node,
+            "processes": needs.processes(),
+            "slots": None if needs.node_count else needs.process_count,
+            "ptile": needs.processes_on_a_node(),
+            "cpu_cores_per_process": cores,
+            "cores": cores if cores > 1 else None,
+            "gpu_cores_per_process": needs.gpu_cores_per_process or None,
+            "exclusive": Option("", "") if needs.exclusive_node_use else None,
+            "mpiexec": SHELL_WORDS.join(mpiexec),
+        }
 
-def interpreter_values(job: JobDir) -> Dict[str, Value]:
-    """Those of the names that say how a job calls psik.py."""
-    folder = Copies.of(job).own
-    return {"python": sys.executable or "python3", "psik_dir": folder, "psik_module": "psik", "backport_dir": folder,
-            "psik_file": os.path.join(folder, "psik.py")}
+    def spec_values(self) -> Dict[str, Value]:
+        """The values of the names that say what else the spec asks for."""
+        spec, settings = self.spec, self.settings
+        plain_name = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None
+        return {
+            "directory": spec.directory,
+            "name": spec.name,
+            "plain_name": plain_name,
+            "environment": ["%s=%s" % pair for pair in spec.environment.items()],
+            "inherit_environment": "yes" if spec.inherit_environment else None,
+            "queue_name": settings.queue_name,
+            "project_name": settings.project_name,
+            "reservation_id": settings.reservation_id,
+            "attributes": [Option.of(*pair) for pair in settings.attributes.items()],
+        }
 
+    def place_values(self) -> Dict[str, Value]:
+        """The values of the names that say where the job's files and programs are."""
+        job, config, copy = self.job, self.config, Copies.of(self.job).own
+        psik, alone = config.psik_path or job.script("psik"), self.can_record()
+        rc = self.shell.command.split() if self.shell.kind == "rc" else ["/usr/bin/env", "rc"]
+        return {
+            "shell": self.shell.command,
+            "psik": psik,
+            "rc": SHELL_WORDS.join(rc),
+            "reporter": None if alone and not self.spec.callback else psik,
+            "by_itself": "yes" if alone else None,
+            "base": job.path,
+            "log": job.at("log"),
+            "status": job.status_path,
+            "job": job.script("job"),
+            "run": job.script("run"),
+            "supervise": job.script("supervise"),
+            "tag": job.tag,
+            "grace_s": config.kill_grace_s,
+            "grace_fifths": config.kill_grace_s * 5,
+            "launcher": SHELL_WORDS.join(config.launcher) if config.launcher else None,
+            "timeout": find_program("timeout") or "timeout",
+            "python": sys.executable or "python3",
+            "psik_dir": copy,
+            "psik_module": "psik",
+            "backport_dir": copy,
+            "psik_file": os.path.join(copy, "psik.py"),
+        }
 
-def supervisor_settings(job: JobDir, spec: JobSpec, values: Dict[str, Value], config: Config) -> Block:
-    """What scripts/supervise says of the job."""
-    return Block("SETTINGS = %r" % {
-        "home": values["psik_dir"], "check_owner": config.check_owner, "base": job.path, "directory": spec.directory, "environment": spec.environment,
-        "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s, "duration_min": spec.resources.duration,
-        "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
+    def supervisor_settings(self, values: Dict[str, Value]) -> Block:
+        """What scripts/supervise says of the job."""
+        spec, config = self.spec, self.config
+        return Block("SETTINGS = %r" % {
+            "home": values["psik_dir"], "check_owner": config.check_owner, "base": self.job.path,
+            "directory": spec.directory, "environment": spec.environment,
+            "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s,
+            "duration_min": spec.resources.duration,
+            "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
+    def values(self) -> Dict[str, Value]:
+        """What each name of TEMPLATE_NAMES stands for in the scripts of this job; job_body excepted."""
+        values = {**self.place_values(), **self.spec_values(), **self.resource_values()}
+        return dict(values, settings=self.supervisor_settings(values))
 
-def template_values(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, Value]:
-    """What each name of TEMPLATE_NAMES stands for, in the scripts of this job; job_body excepted."""
-    assert isinstance(spec.backend, BackendConfig)
-    config, alone = backend.config, script_can_record()
-    psik = config.psik_path or job.script("psik")
-    values: Dict[str, Value] = {
-        "shell": shell.command,
-        "psik": psik,
-        "rc": SHELL_WORDS.join(shell.command.split() if shell.kind == "rc" else ["/usr/bin/env", "rc"]),
-        "reporter": None if alone and not spec.callback else psik,
-        "by_itself": "yes" if alone else None,
-        "base": job.path,
-        "log": job.at("log"),
-        "status": job.status_path,
-        "job": job.script("job"),
-        "run": job.script("run"),
-        "supervise": job.script("supervise"),
-        "directory": spec.directory,
-        "name": spec.name,
-        "plain_name": re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None,
-        "tag": job.tag,
-        "environment": ["%s=%s" % pair for pair in spec.environment.items()],
-        "inherit_environment": "yes" if spec.inherit_environment else None,
-        "grace_s": config.kill_grace_s,
-        "grace_fifths": config.kill_grace_s * 5,
-        "queue_name": spec.backend.queue_name,
-        "project_name": spec.backend.project_name,
-        "reservation_id": spec.backend.reservation_id,
-        "attributes": [Option.of(*pair) for pair in spec.backend.attributes.items()],
-        "launcher": SHELL_WORDS.join(config.launcher) if config.launcher else None,
-        "timeout": find_program("timeout") or "timeout",
-    }
-    values.update(resource_values(spec.resources))
-    values.update(interpreter_values(job))
-    return dict(values, settings=supervisor_settings(job, spec, values, config))
+    def payload(self) -> str:
+        """scripts/run: the user's script, under its own #! or in the chosen shell, where $mpirun splits into its words."""
+        script, shell = self.spec.script, self.shell
+        head = "" if script.startswith("#!") else "#!%s\n" % shell.command
+        if head and shell.kind == "sh":
+            head += "IFS=$(printf ' \\t\\n\\001')\n"
+        return head + script + ("" if script.endswith("\n") else "\n")
 
-
-def payload(script: str, shell: Shell) -> str:
-    """scripts/run: the user's script, under its own #! or in the chosen shell, where $mpirun splits into its words."""
-    head = "" if script.startswith("#!") else "#!%s\n" % shell.command
-    if head and shell.kind == "sh":
-        head += "IFS=$(printf ' \\t\\n\\001')\n"
-    return head + script + ("" if script.endswith("\n") else "\n")
-
-
-def make_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> Dict[str, str]:
-    """The texts of a job's scripts/ by name."""
-    config = backend.config
-    values = template_values(job, spec, backend, shell)
-    body = Template.find("", "job_body", shell.kind, config) or Template("", "")
-    values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
-    scripts = {"run": payload(spec.script, shell)}
-    for name in JOB_SCRIPTS + OUR_SCRIPTS:
-        found = Template.find("" if name in OUR_SCRIPTS else backend.kind, name, shell.kind, config)
-        if found:
-            plain = found.text.startswith("#!/bin/sh")  # whatever shell the others are for
-            scripts[name] = found.render(values, SH if plain else shell)
-        elif name != "poll":
-            raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s" % (
-                backend.kind, name, config.templates or "psik.py, and the config names no folder of templates"))], "config")
-    return scripts
+    def texts(self) -> Dict[str, str]:
+        """{name: text} of the scripts; InvalidError where a template is missing or has unknown names."""
+        config, shell, values = self.config, self.shell, self.values()
+        body = Template.find("", "job_body", shell.kind, config) or Template("", "")
+        values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
+        scripts = {"run": self.payload()}
+        for name in JOB_SCRIPTS + OUR_SCRIPTS:
+            kind = "" if name in OUR_SCRIPTS else self.kind
+            template = Template.find(kind, name, shell.kind, config)
+            if template:
+                is_sh = template.text.startswith("#!/bin/sh")  # whatever shell the others are for
+                scripts[name] = template.render(values, SH if is_sh else shell)
+            elif name != "poll":
+                where = config.templates or "psik.py, and the config names no folder of templates"
+                raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s"
+                                          % (self.kind, name, where))], "config")
+        return scripts
 
 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
@@ -2075,7 +2120,7 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
 def check_backend(backend: Backend) -> List[str]:
     """What a backend lacks: templates, names in them that psik.py does not know, programs; [] where nothing."""
     try:
-        shell = choose_shell(backend.config)
+        shell = Shell.of(backend.config)
     except InvalidError as err:
         return [str(err)]
     missing = [fault for name in JOB_SCRIPTS for fault in check_template(backend, name, shell)]
@@ -2092,36 +2137,56 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> F
         return Finished(1, "", str(err))
 
 
-def own_script(job: JobDir, name: str) -> str:
-    """The path of one of a job's scripts, to be run; ForbiddenError where somebody else could have put it there, or any of
-    those that it calls."""
-    if job.check_owner:
+class JobScripts:
+    """The scripts of a job as they lie there, to be run."""
+
+    def __init__(self, job: JobDir) -> None:
+        self.job = job
+
+    @property
+    def copy(self) -> str:
+        """The folder of the copy of psik.py that they call, by scripts/supervise; '' in a job of version 1.0.0, which has none."""
+        copy = re.search(r"/\.psik/([0-9a-f]+)", read_or_empty(self.job.script("supervise")))
+        return os.path.join(Copies.of(self.job).folder, copy.group(1)) if copy else ""
+
+    @property
+    def are_stale(self) -> bool:
+        """Whether they were made for another place than the job's, or the psik.py that they call is gone."""
+        settings = read_or_empty(self.job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
+        return bool(settings) and not (("'base': %r," % self.job.path) in settings and os.path.isdir(self.copy))
+
+    def has(self, name: str) -> bool:
+        """Whether the job has a script of this name."""
+        return os.path.exists(self.job.script(name))
+
+    def check(self) -> None:
+        """ForbiddenError where somebody else could have put one of them there, or what they call."""
+        job, instead = self.job, "remove the job, or what was put into it"
         if job.path in OPENED:
             OPENED.discard(job.path)
             raise ForbiddenError("others could write to job %s: look at what it holds, and try again" % job.jobid)
-        for path in [job.path, job.at("scripts"), job.at("log"), job.at("spec.json")] + paths_in(job.at("log")):
-            check_own(path, "remove the job, or what was put into it")
+        folders = [job.path, job.at("scripts"), job.at("log"), job.at("spec.json")]
+        for path in folders + paths_in(job.at("log")):
+            Guarded(path, instead).check_own()
         for path in paths_in(job.at("scripts")):
-            check_own(path, "remove the job, or what was put into it", to_run=True)
+            Guarded(path, instead, to_run=True).check_own()
             if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
                 raise ForbiddenError("%s is a file by another name too, which others may write: remove it" % path)
-        copy = copy_in(read_or_empty(job.script("supervise")), job)
-        if copy:
-            Copies.of(job).check(copy)
-    return job.script(name)
+        if self.copy:
+            Copies.of(job).check(self.copy)
 
+    def path(self, name: str) -> str:
+        """The path of a script that is to be run; ForbiddenError as check()."""
+        if self.job.check_owner:
+            self.check()
+        return self.job.script(name)
 
-def run_script(job: JobDir, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
-    """Run one of a job's scripts, as try_program()."""
-    try:
-        return try_program([own_script(job, name)] + list(words), timeout_s, text)
-    except ForbiddenError as err:
-        return Finished(1, "", str(err))
-
-
-def why_failed(done: Finished) -> str:
-    """What a script that failed said last, or its exit status."""
-    return last_line(done.err) or "exit %d" % done.status
+    def run(self, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
+        """Run a script to its end; where that fails, stderr says why."""
+        try:
+            return try_program([self.path(name)] + list(words), timeout_s, text)
+        except ForbiddenError as err:
+            return Finished(1, "", str(err))
 
 
 def export_templates(folder: str) -> List[str]:
@@ -2535,11 +2600,11 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     every job.  dead: also those that were given up.
     """
     found = {}
-    for root in roots_of(config):
+    for root in JobTree(config).roots:
         for jobid in waiting_in(root, dead=True) if dead else ():
             Outbox(JobDir(os.path.join(root.folder, jobid))).revive()
         waiting = waiting_in(root)
-        for jobid in job_ids(root.folder) if now else waiting:
+        for jobid in root.ids() if now else waiting:
             job = root.job(jobid)
             try:
                 if job and owes_events(job, jobid in waiting):
@@ -2600,13 +2665,14 @@ def parse_poll(text: str) -> List[PollLine]:
 
 def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
     """What a scheduler says of a step whose native id nobody knows, found by its tag; BackendError where it cannot be asked."""
-    host, tag = job.host(jobndx), "%s.%d" % (job.tag, jobndx)
-    if is_elsewhere(host):
-        raise BackendError("job %s: an earlier submission was cut on %s; ask there" % (job.jobid, host))
-    done = run_script(job, "poll", [tag], POLL_TIMEOUT_S, "- %s\n" % tag)
+    if job.is_elsewhere(jobndx):
+        raise BackendError("job %s: an earlier submission was cut on %s; ask there"
+                           % (job.jobid, job.host(jobndx)))
+    tag = "%s.%d" % (job.tag, jobndx)
+    done = JobScripts(job).run("poll", [tag], POLL_TIMEOUT_S, "- %s\n" % tag)
     if done.status:
         raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
-                           % (job.jobid, why_failed(done)))
+                           % (job.jobid, done.fault))
     return next((line for line in parse_poll(done.out) if line.tag == tag), None)
 
 
@@ -2622,7 +2688,7 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
         jobndx = running.jobndx
         if running.info:
             return record(job, history, jobndx, JobState.queued, running.info)
-    if not os.path.exists(job.log("submit", jobndx)) or not os.path.exists(job.script("poll")):
+    if not os.path.exists(job.log("submit", jobndx)) or not JobScripts(job).has("poll"):
         return None
     line = find_tagged(job, jobndx)
     return record(job, history, jobndx, JobState.queued, read_info(line.native)) if line else None
@@ -2709,7 +2775,7 @@ class Poll:
     def asker(self) -> Optional[JobDir]:
         """The job whose poll script asks for all: the newest that has one, for a newer psik.py knows more."""
         jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(), key=lambda job: float(job.jobid), reverse=True)
-        return next((job for job in jobs if os.path.exists(job.script("poll")) and not was_moved(job)), None)
+        return next((job for job in jobs if JobScripts(job).has("poll") and not JobScripts(job).are_stale), None)
 
     def ask(self, job: JobDir, before: Answer) -> Answer:
         """Run this job's poll script, for the steps of ours and for those that others wanted of late; where the scheduler
@@ -2718,9 +2784,9 @@ class Poll:
         others = {native: known.tag for native, known in before.steps.items()
                   if age_s(known.wanted) < WANTED_S and known.state in ("queued", "active")}
         asked = dict(others, **ours)
-        done = run_script(job, "poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
+        done = JobScripts(job).run("poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
         if done.status:
-            fault = "%s could not ask the scheduler: %s" % (job.script("poll"), why_failed(done))
+            fault = "%s could not ask the scheduler: %s" % (job.script("poll"), done.fault)
             complain(fault)
             return Answer(time.time(), before.steps, fault)
         return before.next(parse_poll(done.out), asked, ours)
@@ -2754,13 +2820,13 @@ class Poll:
 
 def polls_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Poll]:
     """The questions to schedulers that may have news of these jobs; the steps that another host knows are left out."""
-    configs = {name: config_for(config, name) for name in {job.backend for job, _ in jobs}}
+    configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
     polls: Dict[Tuple[str, str], Poll] = {}
     for job, rows in jobs:
         steps = Steps(rows)
         for step in steps.live(job) + steps.stopped(job):
             root, host = os.path.dirname(job.path), job.host(step.jobndx)
-            if not is_elsewhere(host):
+            if not job.is_elsewhere(step.jobndx):
                 polls.setdefault((root, host), Poll(root, host, configs[job.backend])).add(step, rows)
     return list(polls.values())
 
@@ -2838,7 +2904,7 @@ def poll_fault(root: str) -> str:
 
 def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
     """Write a job's scripts/, and the copy of psik.py that they call."""
-    scripts = make_scripts(job, spec, backend, shell)
+    scripts = ScriptWriter(job, spec, backend, shell).texts()
     Copies.of(job).keep(job)
     for name, text in scripts.items():
         write_file(job.script(name), text, 0o700)
@@ -2874,13 +2940,13 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
     backend names one of the config's; access is what the server says of its owner.  InvalidError where spec and config
     do not fit; no directory is left then.
     """
-    chosen = choose_backend(config, spec, backend)
-    spec = with_defaults(spec, chosen)
+    chosen = config.choose_backend(spec, backend)
+    spec = chosen.with_defaults(spec)
     if spec.directory and not os.path.isdir(spec.directory):
         raise InvalidError([Fault("directory", "%s is not there; make it first, or leave it out to run in the job's own "
                                   "work/" % spec.directory)])
-    shell = choose_shell(chosen.config)
-    job = reserve_jobdir(chosen, roots_of(config))
+    shell = Shell.of(chosen.config)
+    job = JobTree(config).reserve(chosen)
     try:
         if access is not None:
             write_file(job.at("access.json"), json.dumps(access) + "\n")
@@ -2893,14 +2959,14 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
 
 def remake_scripts(config: Config, job: JobDir) -> None:
     """Make a job's scripts anew for where it is now, as they would be made for a new job of its spec."""
-    spec, backend = job.spec(), backends_of(config).get(job.backend)
+    spec, backend = job.spec(), config.by_name.get(job.backend)
     if backend is None:
         raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no backend %r to make its scripts "
                                   "anew" % (job.jobid, job.path, job.backend))])
     if not os.path.islink(job.at("work")):
         spec = replace(spec, directory=job.at("work"))
         write_spec(job, spec)
-    write_scripts(job, spec, backend, choose_shell(backend.config))
+    write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
 def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Finished:
@@ -2910,7 +2976,7 @@ def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Fin
     env["PSIK_MARK"] = "%s.%d" % (job.tag, jobndx)  # so that it is not taken for a part of the job that submits it
     log = job.log("submit", jobndx)
     try:
-        done = run_program([own_script(job, "submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
+        done = run_program([JobScripts(job).path("submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
     except TimeoutError as err:
         done = Finished(os.EX_TEMPFAIL, "", "")
         with open(log, "a", encoding="utf-8") as file:
@@ -2926,12 +2992,12 @@ def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Fin
 
 def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
     """Those steps of a job that its scheduler has, or of which something lives; BackendError where nobody can tell."""
-    if not steps or not os.path.exists(job.script("poll")):
+    if not steps or not JobScripts(job).has("poll"):
         return []
-    done = run_script(job, "poll", [step.native for step in steps], CANCEL_TIMEOUT_S,
+    done = JobScripts(job).run("poll", [step.native for step in steps], CANCEL_TIMEOUT_S,
                       steps_text((step.native, step.tag) for step in steps))
     if done.status:
-        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, why_failed(done)))
+        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, done.fault))
     known = {line.native for line in parse_poll(done.out) if line.state in ("queued", "active")}
     return [step for step in steps if step.native in known]
 
@@ -2951,10 +3017,10 @@ def refuse_unready(job: JobDir, history: History, force: bool) -> None:
     if not force:
         refuse_running(job, history.rows)
     log = job.log("submit", Steps(history.rows).next)
-    if os.path.exists(log) and not os.path.exists(job.script("poll")):
+    if os.path.exists(log) and not JobScripts(job).has("poll"):
         raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
                            "remove %s to submit it anew" % (job.jobid, log))
-    if was_moved(job):
+    if JobScripts(job).are_stale:
         raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes its scripts anew"
                             % (job.jobid, job.path, called()))
 
@@ -2991,11 +3057,11 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     rows = job.rows()
     if Steps(rows).live(job) and not force:
         reconcile(config, [(job, rows)], force=True)
-    if was_moved(job):
+    if JobScripts(job).are_stale:
         if not force:
             refuse_running(job, rows)
         remake_scripts(config, job)
-    return submit(job, config_for(config, job.backend).submit_timeout_s, force)
+    return submit(job, config.of_backend(job.backend).submit_timeout_s, force)
 
 
 # Looking.
@@ -3028,20 +3094,12 @@ def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
     return why_step_failed(job, row) if row.state is JobState.failed else ""
 
 
-def job_name(job: JobDir) -> str:
-    """The name in a job's spec, or ''."""
-    try:
-        return str(json.loads(read_or_empty(job.at("spec.json"))).get("name") or NO_NAME)
-    except (ValueError, AttributeError):
-        return NO_NAME
-
-
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     """One job in a line: the state of its latest step.  NotFoundError where it has no rows: it was removed meanwhile."""
     row = Steps(rows).latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    return Summary(job.jobid, job_name(job), job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, statuses))
+    return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, statuses))
 
 
 def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
@@ -3069,7 +3127,7 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     import itertools
     found: List[Summary] = []
     wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
-    pairs = with_rows(job for job in filter(admits, job_dirs(config, backend)) if name is None or job_name(job) == name)
+    pairs = with_rows(job for job in filter(admits, JobTree(config).jobs(backend)) if name is None or job.name == name)
     while len(found) < wanted:
         batch = list(itertools.islice(pairs, wanted - len(found)))
         if not batch:
@@ -3081,10 +3139,11 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
 def jobs_like(config: Config, text: str) -> List[JobDir]:
     """The jobs that an id, its beginning or `last` may mean, newest first, four at most; of an id that is whole, the one."""
     import itertools
+    tree = JobTree(config)
     if text == "last":
-        return [job for job, _ in itertools.islice(with_rows(job_dirs(config)), 1)]
-    exact = with_rows(jobs_of_id(roots_of(config), text))
-    others = with_rows(job for job in job_dirs(config) if job.jobid.startswith(text))
+        return [job for job, _ in itertools.islice(with_rows(tree.jobs()), 1)]
+    exact = with_rows(tree.of_id(text))
+    others = with_rows(job for job in tree.jobs() if job.jobid.startswith(text))
     return [job for job, _ in list(itertools.islice(exact, 1)) or list(itertools.islice(others, 4))]
 
 
@@ -3098,7 +3157,7 @@ def find_job(config: Config, text: str) -> JobDir:
     found = jobs_like(config, text)
     if not found:
         raise NotFoundError("no job %s under %s" % (
-            text, ", ".join(sorted({backend.prefix for backend in backends_of(config).values()}))))
+            text, ", ".join(sorted({backend.prefix for backend in config.by_name.values()}))))
     if len(found) > 1:
         raise InvalidError("%s is not one job alone: %s" % (text, " ".join(job.jobid for job in found)))
     return found[0]
@@ -3213,13 +3272,13 @@ def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_
     """Run what ends these steps; BackendError where it does not."""
     done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
     if done.status:
-        raise BackendError("job %s could not be ended: %s; cancel it again" % (job.jobid, why_failed(done)))
+        raise BackendError("job %s could not be ended: %s; cancel it again" % (job.jobid, done.fault))
 
 
 def stop_elsewhere(job: JobDir, steps: Sequence[Step]) -> None:
     """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
     if steps:
-        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", own_script(job, "supervise"), "cancel"], None)
+        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", JobScripts(job).path("supervise"), "cancel"], None)
 
 
 def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
@@ -3229,7 +3288,7 @@ def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
     """
     if steps:
         own = any(job.host(step.jobndx) for step in steps)
-        run_cancel(job, steps, [own_script(job, "cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
+        run_cancel(job, steps, [JobScripts(job).path("cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
 
 
 def await_end(job: JobDir, steps: Sequence[Step]) -> None:
@@ -3264,7 +3323,7 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
     it is the supervisor there that says so.  A local job has ended when this returns; what a scheduler runs, it
     ends in its own time, unless wait.  BackendError where something lives on; to cancel again tries again.
     """
-    elsewhere = [step for step in Steps(job.rows()).live(job, canceled_too=True) if is_elsewhere(job.host(step.jobndx))]
+    elsewhere = [step for step in Steps(job.rows()).live(job, canceled_too=True) if job.is_elsewhere(step.jobndx)]
     stop_elsewhere(job, elsewhere)
     try:
         begun, steps = record_cancel(job)
@@ -3341,8 +3400,8 @@ def sweep(config: Config) -> List[str]:
     """Remove what crashes left: directories older than STALE_S that never became a job, and half-removed ones; their
     paths.  What holds anything but the beginnings of a job is left alone."""
     swept = []
-    roots_of(config)  # ForbiddenError where one is somebody else's
-    for backend in backends_of(config).values():
+    JobTree(config)  # ForbiddenError where one is somebody else's
+    for backend in config.by_name.values():
         for path in paths_in(backend.root):
             name = os.path.basename(path)
             if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
@@ -3524,7 +3583,7 @@ class JobManager:
 
     def __init__(self, config: Optional[Config] = None) -> None:
         self.config = config or load_config()
-        self.prefix = AsyncPath(next(iter(backends_of(self.config).values())).prefix)
+        self.prefix = AsyncPath(next(iter(self.config.by_name.values())).prefix)
 
     async def create(self, spec: JobSpec, backend: Optional[str] = None) -> Job:
         """Make a job, which is `new`; backend names one of the config's.  InvalidError where spec and config do not fit."""
@@ -3532,7 +3591,7 @@ class JobManager:
 
     async def ls(self, backend: Optional[str] = None) -> AsyncIterator[Job]:
         """Every job, oldest first, as it is on the disk; summaries() asks the schedulers too."""
-        for jobdir in reversed(await in_thread(lambda: list(job_dirs(self.config, backend)))):
+        for jobdir in reversed(await in_thread(lambda: list(JobTree(self.config).jobs(backend)))):
             job = Job(jobdir, self.config)
             try:
                 await job.read_info()
@@ -4467,7 +4526,7 @@ def load_module(name: str, path: str) -> Any:
 def site_policy(config: Config, module: str, name: str) -> Any:
     """An object of the class of this name, from a module in the folder authz_path; whatever its code raises."""
     path = os.path.join(config.authz_path or "", module + ".py")
-    check_site_file(path, config)
+    config.check_site_file(path)
     add_site_packages()
     policy = getattr(load_module("psik_policy_" + module, path), name)()
     if not callable(policy.allows):
@@ -4480,7 +4539,7 @@ def load_policy(config: Config) -> Any:
 
     The module is taken from the folder authz_path and from nowhere else.  InvalidError where it cannot be had.
     """
-    if is_local(config) or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
+    if config.is_personal or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
         return OwnerPolicy()
     module, colon, name = (config.authz or "").partition(":")
     if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
@@ -4570,7 +4629,7 @@ class Keyring:
         """Make the folder where it is missing; ForbiddenError where it is somebody else's."""
         make_folder(self.folder)
         if self.check_owner:
-            check_own(self.folder, "remove it, or name a prefix of your own in the config")
+            Guarded(self.folder, "remove it, or name a prefix of your own in the config").check_own()
 
     def make_key(self) -> None:
         """Make a key, unless another process is first."""
@@ -4967,7 +5026,7 @@ class Tracker:
     def look(self, deep: bool) -> None:
         """Take in what has changed: new jobs and live ones; deep: every job, and those that are gone."""
         seen, familiar = set(), 0
-        for number, job in enumerate(job_dirs(self.config), 1):
+        for number, job in enumerate(JobTree(self.config).jobs(), 1):
             seen.add(job.path)
             familiar += 1
             if deep or job.path not in self.known:
@@ -5062,7 +5121,7 @@ class Tracker:
     def since(self, stamp: float, admits: Callable[[JobDir], bool]) -> List[Tuple[JobDir, Row]]:
         """Every transition from a time on, of the jobs that are admitted, in order; what has changed since is read from the disk."""
         found = []
-        for job in job_dirs(self.config):
+        for job in JobTree(self.config).jobs():
             try:
                 if os.stat(job.status_path).st_mtime >= stamp - 1 and admits(job):
                     found += [(job, row) for row in job.rows() if row.time >= stamp]
@@ -5287,8 +5346,8 @@ class Api:
 
     def load(self, config: Config) -> None:
         """Take a config, at the start and when it is read again."""
-        policy, backends, roots = load_policy(config), backends_of(config), roots_of(config)
-        self.config, self.policy, self.backends, self.roots = config, policy, backends, roots
+        policy, backends, tree = load_policy(config), config.by_name, JobTree(config)
+        self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
         self.tracker.config = config
 
@@ -5352,9 +5411,9 @@ def query_value(req: Request, param: Param) -> Any:
         return None
     try:
         if param.kind == "integer":
-            return read_number(text, {"least": param.least})
+            return FieldReader.number(text, {"least": param.least})
         if param.kind == "boolean":
-            return read_flag(text, {})
+            return FieldReader.flag(text, {})
         if param.kind == "state" and text not in STATES:
             raise ValueError(no_state(text))
     except ValueError as err:
@@ -5398,7 +5457,7 @@ def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]
     if not JOBID.fullmatch(jobid):
         raise InvalidError("%r is not a job id" % jobid)
     operation = "GET" if req.verb == "GET" else "POST"
-    for job, rows in with_rows(jobs_of_id((root for root in api.roots if backend in (None, root.backend)), jobid)):
+    for job, rows in with_rows(api.tree.of_id(jobid, backend)):
         if may(api.policy, caller, operation, job):
             return job, rows
         complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
@@ -5464,7 +5523,7 @@ def backend_for(api: Api, req: Request, spec: JobSpec) -> Backend:
     """The backend that a new job goes to."""
     name = backend_name(api, req)
     with given_in("body"):
-        return choose_backend(api.config, spec, name)
+        return api.config.choose_backend(spec, name)
 
 
 def is_among_jobs(api: Api, folder: str) -> bool:
@@ -5535,7 +5594,7 @@ def api_post_new(api: Api, req: Request, caller: Caller) -> Response:
 
 def api_get_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
     """A job's history, in order."""
-    name = job_name(job)
+    name = job.name
     return [step_info(job, name, row) for row in rows]
 
 
@@ -5706,7 +5765,7 @@ Events = Iterator[Optional[Tuple[str, Json]]]
 
 def events_of_job(api: Api, job: JobDir, after: int) -> Events:
     """The transitions of one job, less the first `after`, until its latest step has ended; their ids count them."""
-    name, place = job_name(job), after
+    name, place = job.name, after
     while not api.stopping:
         rows = job.rows()
         for row in rows[place:]:
@@ -5757,7 +5816,7 @@ def events_of_all(api: Api, caller: Caller, last: str) -> Events:
             yield None
         elif admits(news[0]):
             job, row = news
-            yield mark_of(job, row), step_info(job, job_name(job), row)
+            yield mark_of(job, row), step_info(job, job.name, row)
 
 
 def may_go_on(req: Request) -> bool:
@@ -6828,7 +6887,7 @@ def read_again(api: Api, reload: Callable[[], Config]) -> None:
         config, before = reload(), api.config
         api.load(config)
         complain("the config was read again")
-        if is_local(config) != is_local(before):
+        if config.is_personal != before.is_personal:
             complain("but authz has effect only when the server is started again")
     except (PsikError, OSError) as err:
         complain("the config does not hold, so the old one stays: %s" % err)
@@ -6973,7 +7032,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column
 def config_of(opts: Options, serving: bool = False) -> Config:
     """The config in force; says where jobs are kept, the first time that nobody else does."""
     config = load_config(opts.config, serving)
-    if not os.path.exists(config_place(opts.config)[1]) and not os.path.exists(data_home()):
+    if not os.path.exists(Config.place(opts.config)[1]) and not os.path.exists(data_home()):
         make_folder(data_home())
         complain("no config, so jobs run locally and are kept in %s" % data_home())
     return config
@@ -7137,8 +7196,8 @@ def cmd_ls(opts: Options) -> None:
     config = config_of(opts)
     if opts.n is not None and opts.n < 1:
         raise InvalidError("-n wants a number of jobs, 1 or more")
-    if opts.backend and opts.backend not in backends_of(config):
-        choose_backend(config, JobSpec(script=":"), opts.backend)
+    if opts.backend and opts.backend not in config.by_name:
+        config.choose_backend(JobSpec(script=":"), opts.backend)
     print_jobs(list_jobs(config, opts.backend, opts.state, opts.n), opts.json)
     while opts.watch:
         sys.stdout.flush()
@@ -7304,7 +7363,7 @@ def cmd_poll(opts: Options) -> None:
     Brings the histories up to date, and prints each job that has changed.
     """
     config = config_of(opts)
-    pairs = [(job, job.rows()) for job in job_dirs(config)]
+    pairs = [(job, job.rows()) for job in JobTree(config).jobs()]
     before = {job.path: list(rows) for job, rows in pairs}
     reconcile(config, pairs, force=True)
     for job, rows in pairs:
@@ -7386,7 +7445,7 @@ def spare_descriptors() -> int:
 def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
     """The state of the server that the command line asks for, and its TLS; the folders of its backends are made."""
     tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
-    mode, limit = "tls" if tls else "local" if is_local(config) else "insecure", max(1, min(opts.workers, spare_descriptors() // 3))
+    mode, limit = "tls" if tls else "local" if config.is_personal else "insecure", max(1, min(opts.workers, spare_descriptors() // 3))
     api = Api(config, mode, limit)
     api.access_log = not opts.quiet
     api.page_token = os.urandom(24).hex() if opts.token else ""
@@ -7466,7 +7525,7 @@ def token_for(config: Config, opts: Options) -> str:
         raise InvalidError("%r is no user" % user)
     ops = [each.upper() for each in opts.ops]
     for words, fits, what in ((ops, HTTP_METHODS.__contains__, "HTTP method"), (opts.jobs, JOBID.fullmatch, "job id"),
-                              (opts.backends, backends_of(config).__contains__, "backend of the config")):
+                              (opts.backends, config.by_name.__contains__, "backend of the config")):
         for word in words:
             if not fits(word):
                 raise InvalidError("%r is no %s" % (word, what))
@@ -7542,7 +7601,7 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
             say(path)
         return None
     rows = [dict(name=backend.name, type=backend.kind, root=backend.root, missing=check_backend(backend))
-            for backend in backends_of(config_of(opts)).values()]
+            for backend in config_of(opts).by_name.values()]
     faults = ["%s: %s" % (row["name"], fault) for row in rows for fault in row["missing"]] if opts.check else []
     if opts.json:
         say(json.dumps(rows, indent=2))
@@ -7561,7 +7620,7 @@ def print_settings(config: Config) -> None:
 def shell_or_fault(config: Config) -> str:
     """The shell of the scripts, or what is wrong with the one configured."""
     try:
-        return choose_shell(config).command
+        return Shell.of(config).command
     except InvalidError as err:
         return str(err)
 
@@ -7576,10 +7635,10 @@ def describe_backend(backend: Backend) -> Dict[str, Any]:
 @command("config", AS_JSON)
 def cmd_config(opts: Options) -> None:
     """Show the configuration in force, and where it comes from."""
-    who, place = config_place(opts.config)
+    who, place = Config.place(opts.config)
     config = config_of(opts)
     found = os.path.exists(place)
-    backends = [describe_backend(backend) for backend in backends_of(config).values()]
+    backends = [describe_backend(backend) for backend in config.by_name.values()]
     if opts.json:
         say(json.dumps({"file": place if found else None, "config": to_json(config, secrets=False), "backends": backends}, indent=2))
         return
@@ -7653,7 +7712,7 @@ class Installation:
         self.refuse_others()
         here = os.path.realpath(FILE)
         for path in [here, os.path.dirname(here), os.path.join(os.path.dirname(here), "__pycache__")]:
-            check_ours(path, "copy psik.py to a folder of your own, and install that")
+            Guarded(path, "copy psik.py to a folder of your own, and install that").check_ours()
         for path, source in self.sources.items():
             make_folder(os.path.dirname(path))
             text = Template.built_in(source).render(values, SH)

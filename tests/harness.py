@@ -47,7 +47,7 @@ class Ran(NamedTuple):
 def rc_path() -> Optional[str]:
     """A real rc, or None."""
     found = shutil.which("rc")
-    return found if found and psik.is_rc([found]) else None
+    return found if found and psik.Shell.is_rc([found]) else None
 
 
 def shells() -> Dict[str, str]:

@@ -107,7 +107,7 @@ class Verbs(Case):
         self.psik("logs", "--ndx", "9", jobid, status=3)
 
     def test_logs(self) -> None:
-        jobid = self.run_spec("--wait", script="for(i in 1 2 3 4 5) echo line $i; echo oops >[1=2]" if psik.choose_shell(
+        jobid = self.run_spec("--wait", script="for(i in 1 2 3 4 5) echo line $i; echo oops >[1=2]" if psik.Shell.of(
             self.config()).kind == "rc" else "for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2")
         self.assertEqual(self.psik("logs", "-n", "2", jobid).out, "line 4\nline 5\n")
         self.assertEqual(self.psik("logs", "-n", "99", jobid).out.count("\n"), 5)

@@ -125,8 +125,8 @@ class Documents(Case):
             with self.subTest(text=text):
                 spec = psik.load_spec(text, "spec.json")
                 self.assertTrue(spec.script)
-        chosen = psik.choose_backend(Config(prefix="/x"), psik.load_spec(UPSTREAM_SPECS[2], "spec.json"))
-        merged = psik.with_defaults(psik.load_spec(UPSTREAM_SPECS[2], "spec.json"), chosen)
+        chosen = Config(prefix="/x").choose_backend(psik.load_spec(UPSTREAM_SPECS[2], "spec.json"))
+        merged = chosen.with_defaults(psik.load_spec(UPSTREAM_SPECS[2], "spec.json"))
         self.assertEqual(merged.backend.attributes, {"--constraint": "gpu"})
 
     def test_upstream_configs_are_taken(self) -> None:
@@ -159,14 +159,14 @@ class Documents(Case):
         for given, named, answer in rows:
             spec = psik.from_json(JobSpec, dict(SPEC, backend=given))
             try:
-                self.assertEqual(psik.choose_backend(config, spec, named).name, answer)
+                self.assertEqual(config.choose_backend(spec, named).name, answer)
             except psik.InvalidError as err:
                 self.assertIn(answer, str(err))
 
     def test_what_an_entry_says_itself_counts(self) -> None:
         config = psik.from_json(Config, {"prefix": "/x", "poll_interval_s": 60, "backends": {
             "a": {"type": "local", "poll_interval_s": 10}, "b": {"type": "local"}}})
-        self.assertEqual([psik.config_for(config, name).poll_interval_s for name in ("a", "b")], [10, 60])
+        self.assertEqual([config.of_backend(name).poll_interval_s for name in ("a", "b")], [10, 60])
 
     def test_config_command_shows_what_is_in_force(self) -> None:
         ran = self.psik("config")

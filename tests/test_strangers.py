@@ -101,7 +101,7 @@ class Files(TwoUsers):
                 % (self.tree, self.proof))
         os.rename(os.path.join(self.tree, "own", "poll"), job.script("poll"))
         with mock.patch("os.geteuid", lambda: os.stat(path).st_uid):
-            self.assertIn("belongs to " + self.eve, psik.run_script(job, "poll", [], 5).err)
+            self.assertIn("belongs to " + self.eve, psik.JobScripts(job).run("poll", [], 5).err)
 
     def test_a_job_of_an_older_psik_that_the_group_can_write(self) -> None:
         self.settings()
@@ -198,7 +198,7 @@ class Files(TwoUsers):
         for failure in (None, OSError(errno.EROFS, "read-only")):
             psik.WARNED.clear()
             with mock.patch("os.chmod", side_effect=failure), captured() as (_, err):
-                psik.check_ours(path, "", to_run=True)
+                psik.Guarded(path, "", to_run=True).check_ours()
             self.assertIn("its file system keeps it so", err.getvalue())
 
     def test_a_folder_for_everybody_stays_one(self) -> None:
@@ -206,7 +206,7 @@ class Files(TwoUsers):
         os.mkdir(place)
         os.chmod(place, 0o1777)
         with self.assertRaisesRegex(psik.ForbiddenError, "chmod go-w"):
-            psik.check_ours(place, "")
+            psik.Guarded(place).check_ours()
         self.assertEqual(stat.S_IMODE(os.stat(place).st_mode), 0o1777)
 
     def test_a_config_that_is_no_file(self) -> None:

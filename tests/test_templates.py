@@ -50,9 +50,9 @@ class Rules(unittest.TestCase):
             self.assertEqual(Option.of(key, "x").name, name)
 
     def test_the_documented_names_are_those_that_are_given(self) -> None:
-        spec = psik.with_defaults(JobSpec(script="x"), next(iter(psik.backends_of(psik.Config(prefix="/x")).values())))
         backend = next(iter(psik.backends_of(psik.Config(prefix="/x")).values()))
-        values = psik.template_values(psik.JobDir("/x/local/1.5"), spec, backend, SH)
+        spec = backend.with_defaults(JobSpec(script="x"))
+        values = psik.ScriptWriter(psik.JobDir("/x/local/1.5"), spec, backend, SH).values()
         self.assertEqual(set(values) | {"job_body"}, set(psik.TEMPLATE_NAMES))
 
     def test_a_quoted_word_is_that_word_in_both_shells(self) -> None:
@@ -68,8 +68,9 @@ class Rules(unittest.TestCase):
 class Scripts(Case):
     def rendered(self, shell: Shell, kind: str = "local") -> Dict[str, str]:
         backend = next(iter(psik.backends_of(psik.Config(prefix="/p", backend=psik.BackendConfig(type=kind))).values()))
-        spec = psik.with_defaults(JobSpec(script="x", name="a b", directory="/d", environment={"A": "it's\nx"}), backend)
-        return psik.make_scripts(psik.JobDir("/p/%s/1.5" % kind), spec, backend, shell)
+        spec = backend.with_defaults(JobSpec(script="x", name="a b", directory="/d",
+                                             environment={"A": "it's\nx"}))
+        return psik.ScriptWriter(psik.JobDir("/p/%s/1.5" % kind), spec, backend, shell).texts()
 
     def test_templates_are_shell_as_they_lie(self) -> None:
         for path in glob.glob(ROOT + "/templates/**/*", recursive=True):
@@ -107,11 +108,11 @@ class Scripts(Case):
         path = os.environ["PATH"]
         self.addCleanup(os.environ.__setitem__, "PATH", path)
         os.environ["PATH"] = os.path.join(self.folder, "bin") + ":" + path
-        self.assertEqual(psik.choose_shell(psik.Config()), SH)
+        self.assertEqual(psik.Shell.of(psik.Config()), SH)
         os.environ["PATH"] = path
         if rc_path():
-            self.assertEqual(psik.choose_shell(psik.Config()), Shell("rc", rc_path() or ""))
-        self.assertEqual(psik.choose_shell(psik.Config(rc_path="/bin/bash")), Shell("sh", "/bin/bash"))
+            self.assertEqual(psik.Shell.of(psik.Config()), Shell("rc", rc_path() or ""))
+        self.assertEqual(psik.Shell.of(psik.Config(rc_path="/bin/bash")), Shell("sh", "/bin/bash"))
 
     def test_export_and_use_a_folder_of_ones_own(self) -> None:
         folder = os.path.join(self.folder, "mine")

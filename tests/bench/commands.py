@@ -97,7 +97,7 @@ def synced(run: Run) -> float:
 
 def costs_of_a_job(run: Run) -> Iterator[Row]:
     """The floors, and a transition beside them."""
-    url, shell = receiver_url(), run.psik.choose_shell(run.config).command.split()
+    url, shell = receiver_url(), run.psik.Shell.of(run.config).command.split()
     job, plain = transitions_of(run, AT_ONCE)
     actions = {
         "bare": run.bare(), "fsync": lambda: synced(run), "shell": run.command(shell + ["-c", ""]), "plain": plain,
