@@ -2234,30 +2234,6 @@ class web:  # noqa: N801
     verify_signature = staticmethod(verify_signature)
 
 
-class Event(NamedTuple):
-    """A transition that a callback is to be told.  Times are seconds since the epoch."""
-    delivery: str       # X-Psik-Delivery, the same at every try
-    jobid: str
-    place: int          # its row's place in the history, which is the order of delivery
-    jobndx: int
-    state: str
-    info: Info
-    made: float
-    attempts: int = 0
-    due: float = 0.0    # not tried before
-    said: str = ""      # what came of the last try
-
-    @property
-    def body(self) -> bytes:
-        """The bytes that are sent and signed."""
-        return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
-
-    def describe(self, outcome: str) -> Dict[str, Json]:
-        """What `status` shows of one that nobody has taken."""
-        return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place, attempts=self.attempts,
-                    said=self.said, delivered=None, outcome=outcome)
-
-
 class CallbackSettings(NamedTuple):
     """What of the config the callbacks of a job need where there is no config, in the job; scripts/callback.json."""
     timeout_s: float
@@ -2265,13 +2241,13 @@ class CallbackSettings(NamedTuple):
     ca_file: Optional[str]
     proxy: bool
 
-
-def callback_settings(job: JobDir) -> Optional[CallbackSettings]:
-    """How to call back for a job; None where nobody wants to be told."""
-    text = read_unless_known(job.script("callback.json"))
-    with suppress(ValueError, TypeError):
-        return CallbackSettings(**json.loads(text)) if text else None
-    raise InvalidError("it is broken; write what another job's has", job.script("callback.json"))
+    @classmethod
+    def of(cls, job: JobDir) -> Optional["CallbackSettings"]:
+        """Those of a job; None where it has no callback."""
+        text = read_unless_known(job.script("callback.json"))
+        with suppress(ValueError, TypeError):
+            return cls(**json.loads(text)) if text else None
+        raise InvalidError("it is broken; write what another job's has", job.script("callback.json"))
 
 
 class Post:
@@ -2405,50 +2381,63 @@ class Post:
             sock.close()
 
 
-# Delivery.
+class Event(NamedTuple):
+    """A transition that a callback is to be told.  Times are seconds since the epoch."""
+    delivery: str       # X-Psik-Delivery, the same at every try
+    jobid: str
+    place: int          # its row's place in the history, which is the order of delivery
+    jobndx: int
+    state: str
+    info: Info
+    made: float
+    attempts: int = 0
+    due: float = 0.0    # not tried before
+    said: str = ""      # what came of the last try
 
-def try_delivery(event: Event, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
-    """Try once to deliver an event: (HTTP status, or 0 where there was none; what came of it)."""
-    headers = dict(spec.cb_headers)
-    headers.update({"Content-Type": "application/json", "Accept": "application/json",
-                    "User-Agent": "psik/" + __version__, "X-Psik-Delivery": event.delivery})
-    if spec.cb_secret:
-        headers["X-Hub-Signature-256"] = sign_message(event.body, spec.cb_secret)
-    try:
-        return Post(spec.callback or "", settings, deadline).send(event.body, headers)
-    except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
-        return 0, str(err) or type(err).__name__
+    @property
+    def body(self) -> bytes:
+        """The bytes that are sent and signed."""
+        return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
+
+    @classmethod
+    def read(cls, path: str) -> Optional["Event"]:
+        """The event of a file; None where it was just delivered, or where the file is no event, which is printed."""
+        text = read_or_empty(path)
+        with suppress(ValueError, TypeError):
+            event = cls(**json.loads(text)) if text else None
+            if event is None or re.fullmatch("[0-9a-f]{32}", event.delivery):
+                return event
+        complain("%s: not an event; remove it" % path)
+        return None
+
+    def belongs_to(self, rows: Sequence[Row]) -> bool:
+        """Whether its row was written; its writer may have died before, and another row may stand there."""
+        if self.place >= len(rows):
+            return False
+        row = rows[self.place]
+        return (self.jobndx, self.state, read_info(str(self.info))) == (row.jobndx, row.state.value, row.info)
+
+    def post(self, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
+        """Try once to deliver it: (HTTP status, or 0 where there was none; the answer or the error)."""
+        headers = dict(spec.cb_headers)
+        headers.update({"Content-Type": "application/json", "Accept": "application/json",
+                        "User-Agent": "psik/" + __version__, "X-Psik-Delivery": self.delivery})
+        if spec.cb_secret:
+            headers["X-Hub-Signature-256"] = sign_message(self.body, spec.cb_secret)
+        try:
+            return Post(spec.callback or "", settings, deadline).send(self.body, headers)
+        except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
+            return 0, str(err) or type(err).__name__
+
+    def describe(self, outcome: str) -> Dict[str, Json]:
+        """What `status` shows of one that nobody has taken."""
+        return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place, attempts=self.attempts,
+                    said=self.said, delivered=None, outcome=outcome)
 
 
 def backoff_s(attempts: int) -> float:
     """Seconds until the next try: from one to an hour, doubling, give or take a third so that jobs do not march in step."""
     return float(min(3600, 2 ** min(attempts, 12))) * (0.67 + 0.66 * os.urandom(1)[0] / 255)
-
-
-def belongs_to(event: Event, rows: Sequence[Row]) -> bool:
-    """Whether the row of an event was written; its writer may have died before, and another row may stand there."""
-    if event.place >= len(rows):
-        return False
-    row = rows[event.place]
-    return (event.jobndx, event.state, read_info(str(event.info))) == (row.jobndx, row.state.value, row.info)
-
-
-def read_event(path: str) -> Optional[Event]:
-    """The event of a file; None where somebody has just delivered it, or where it is none, which is said."""
-    text = read_or_empty(path)
-    with suppress(ValueError, TypeError):
-        event = Event(**json.loads(text)) if text else None
-        if event is None or re.fullmatch("[0-9a-f]{32}", event.delivery):
-            return event
-    complain("%s: not an event; remove it" % path)
-    return None
-
-
-def event_paths(root: str, dead: bool = False) -> List[str]:
-    """The files of the events that wait in a backend's outbox, or were given up; none where it is out of reach."""
-    with suppress(OSError):
-        return sorted(path for path in paths_in(os.path.join(root, ".outbox", "dead" * dead)) if path.endswith(".json"))
-    return []
 
 
 class Outbox:
@@ -2457,6 +2446,20 @@ class Outbox:
     def __init__(self, job: JobDir) -> None:
         self.job = job
         self.folder = os.path.join(os.path.dirname(job.path), ".outbox")
+
+    @staticmethod
+    def files(folder: str, dead: bool = False) -> List[str]:
+        """The files of all events that wait below a folder of jobs, or were given up; none where it is out of reach."""
+        with suppress(OSError):
+            paths = paths_in(os.path.join(folder, ".outbox", "dead" * dead))
+            return sorted(path for path in paths if path.endswith(".json"))
+        return []
+
+    @classmethod
+    def jobs_in(cls, folder: str, dead: bool = False) -> List[str]:
+        """The ids of the jobs in a folder that have such events."""
+        names = (os.path.basename(path)[:-len(".json")] for path in cls.files(folder, dead))
+        return sorted({name.rpartition(".")[0] for name in names if JOBID.fullmatch(name.rpartition(".")[0])})
 
     def path(self, place: int, dead: bool = False) -> str:
         """The file of the event of the row at this place of the history."""
@@ -2469,10 +2472,10 @@ class Outbox:
         """
         if rows is None:
             beginning = self.job.jobid + "."
-            paths = [path for path in event_paths(os.path.dirname(self.folder), dead) if os.path.basename(path).startswith(beginning)]
+            paths = [path for path in self.files(os.path.dirname(self.folder), dead) if os.path.basename(path).startswith(beginning)]
         else:
             paths = [self.path(place, dead) for place in range(rows + 1)]  # the last may be without its row
-        return [event for event in map(read_event, paths) if event]
+        return [event for event in map(Event.read, paths) if event]
 
     def keep(self, event: Event, dead: bool = False) -> None:
         """Write an event's file, onto the disk; of one that is given up, in place of the one that waits."""
@@ -2511,7 +2514,7 @@ class Outbox:
         """
         waiting = []
         for event in self.events(None if thorough else len(rows)):
-            if belongs_to(event, rows):
+            if event.belongs_to(rows):
                 waiting.append(event)
             else:
                 self.drop(event)
@@ -2520,7 +2523,7 @@ class Outbox:
 
     def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int, deadline: float) -> bool:
         """Try to deliver an event, and keep what came of it; whether it no longer waits."""
-        status, answer = try_delivery(event, spec, settings, deadline)
+        status, answer = event.post(spec, settings, deadline)
         event = event._replace(attempts=event.attempts + 1, said=answer, due=time.time() + backoff_s(event.attempts))
         taken, late = 200 <= status < 300, time.time() - event.made > settings.give_up_s
         if taken:
@@ -2548,6 +2551,10 @@ class Outbox:
         return (self.delivered() + [event.describe("dead") for event in self.events(dead=True)]
                 + [event.describe("pending") for event in self.events()])
 
+    def is_owed(self, waits: bool) -> bool:
+        """Whether the callback is to be told of something: an event waits, or a row that a job script wrote has none."""
+        return CallbackSettings.of(self.job) is not None and (waits or bool(self.missed(self.job.rows(), [])))
+
     def clear(self) -> None:
         """Remove every event."""
         for dead in (False, True):
@@ -2567,7 +2574,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     now: also those whose next try is not due yet.  thorough: look at the whole outbox.  Takes as long as the config allows
     for one transition, and no longer; only one process sends for a job at a time, and another waits for it.
     """
-    settings = callback_settings(job)
+    settings = CallbackSettings.of(job)
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
@@ -2582,17 +2589,6 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
         return False
 
 
-def waiting_in(root: Root, dead: bool = False) -> List[str]:
-    """The ids of the jobs of a backend that have events in the outbox."""
-    names = {os.path.basename(path)[:-len(".json")].rpartition(".")[0] for path in event_paths(root.folder, dead)}
-    return sorted(name for name in names if JOBID.fullmatch(name))
-
-
-def owes_events(job: JobDir, waits: bool) -> bool:
-    """Whether a job's callback is to be told of something: an event waits, or a job script wrote a row that nobody announced."""
-    return callback_settings(job) is not None and (waits or bool(Outbox(job).missed(job.rows(), [])))
-
-
 def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[str, bool]:
     """Send the events of every job: {jobid: whether none is left}.
 
@@ -2601,13 +2597,13 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     """
     found = {}
     for root in JobTree(config).roots:
-        for jobid in waiting_in(root, dead=True) if dead else ():
+        for jobid in Outbox.jobs_in(root.folder, dead=True) if dead else ():
             Outbox(JobDir(os.path.join(root.folder, jobid))).revive()
-        waiting = waiting_in(root)
+        waiting = Outbox.jobs_in(root.folder)
         for jobid in root.ids() if now else waiting:
             job = root.job(jobid)
             try:
-                if job and owes_events(job, jobid in waiting):
+                if job and Outbox(job).is_owed(jobid in waiting):
                     found[jobid] = deliver(job, now or dead, thorough=True)
             except (PsikError, OSError) as err:  # one broken job must not keep the others' events
                 complain(str(err))
@@ -2622,7 +2618,7 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
 
 def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
     """Add a transition to a history that is locked, its event before it: the one way in which psik.py does so."""
-    wanted = callback_settings(job) is not None
+    wanted = CallbackSettings.of(job) is not None
     if wanted:
         Outbox(job).announce(len(history.rows), jobndx, state, info)
     return history.append(jobndx, state, info, durable=wanted)
@@ -2644,8 +2640,6 @@ def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
         return record(job, history, jobndx, state, info)
 
 
-# What a poll script prints.
-
 class PollLine(NamedTuple):
     """One line of a poll script: how the scheduler has one of its jobs."""
     native: str
@@ -2654,11 +2648,11 @@ class PollLine(NamedTuple):
     tag: str            # '-' where the scheduler gave none
     reason: str
 
-
-def parse_poll(text: str) -> List[PollLine]:
-    """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
-    lines = (line.split(None, 4) for line in text.split("\n"))
-    return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
+    @staticmethod
+    def parse(text: str) -> List["PollLine"]:
+        """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
+        lines = (line.split(None, 4) for line in text.split("\n"))
+        return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
 
 
 # Submissions whose answer never came.
@@ -2673,7 +2667,7 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
     if done.status:
         raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
                            % (job.jobid, done.fault))
-    return next((line for line in parse_poll(done.out) if line.tag == tag), None)
+    return next((line for line in PollLine.parse(done.out) if line.tag == tag), None)
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
@@ -2709,7 +2703,7 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
                 pass
 
 
-# Steps of which the scheduler is asked.
+# What is asked of schedulers, and what is made of their answers.
 
 def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
     """What poll and cancel find on stdin: a line `NATIVEID TAG` for each of these pairs."""
@@ -2724,6 +2718,40 @@ class Status(NamedTuple):
     since: float        # when it was first so
     wanted: float       # when somebody last wanted to know
     tag: str = ""       # of the step
+
+    def write_reason(self, step: Step) -> None:
+        """Keep why a step failed, by its scheduler's status, in log/reason.N."""
+        reason, path = (self.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
+        if read_or_empty(path) != reason:
+            replace_file(path, reason)
+
+    def record_end(self, step: Step, history: History) -> None:
+        """Record the end of a step by its scheduler's status, and why, where it has not recorded one itself.
+
+        Of a step that has, a scheduler may know better why it failed; this host, where nobody else runs it, does not.
+        What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
+        """
+        known = Steps(history.rows).states.get(step.jobndx)
+        if known is None:
+            return
+        failed, ended = self.state != JobState.completed, known.state.is_final()
+        knows_better = self.state and known.state is JobState.failed and not step.job.host(step.jobndx)
+        if failed and (not ended or knows_better):
+            self.write_reason(step)
+        if not ended:
+            state, info = JobState.failed if failed else JobState.completed, read_info(self.exit_status)
+            record(step.job, history, step.jobndx, state, info if isinstance(info, int) else int(failed))
+
+    def record(self, step: Step, grace_s: float) -> List[Row]:
+        """Record the end of a step, where its scheduler's status is final or has been silence for the grace; the history then, or []."""
+        if self.state in ("new", "queued", "active") or (not self.state and time.time() - self.since < grace_s):
+            return []
+        try:
+            with transitions(step.job) as history:
+                self.record_end(step, history)
+                return history.rows
+        except NotFoundError:  # removed meanwhile
+            return []
 
 
 SILENCE = PollLine("", "", "-", "-", "the scheduler no longer knows it")
@@ -2755,6 +2783,12 @@ class Answer(NamedTuple):
             steps[native] = new._replace(since=min(old.since, now) if old.state == new.state else now,
                                          wanted=now if native in ours else old.wanted)
         return Answer(now, steps)
+
+    @staticmethod
+    def fault_of(root: str) -> str:
+        """Why the scheduler of a backend gave no answer of late, or ''."""
+        answers = (Answer.read(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
+        return next((answer.fault for answer in answers if answer.fault and age_s(answer.time) < WANTED_S), "")
 
 
 class Poll:
@@ -2789,7 +2823,7 @@ class Poll:
             fault = "%s could not ask the scheduler: %s" % (job.script("poll"), done.fault)
             complain(fault)
             return Answer(time.time(), before.steps, fault)
-        return before.next(parse_poll(done.out), asked, ours)
+        return before.next(PollLine.parse(done.out), asked, ours)
 
     def ask_in_turn(self, job: JobDir, interval_s: float) -> Answer:
         """Ask, one process at a time, and keep the answer; the answer of the process before, where that is fresh by then.
@@ -2817,57 +2851,18 @@ class Poll:
         except OSError:  # on a disk that is full or read-only each process asks for itself
             return self.ask(job, answer).steps
 
-
-def polls_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List[Poll]:
-    """The questions to schedulers that may have news of these jobs; the steps that another host knows are left out."""
-    configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
-    polls: Dict[Tuple[str, str], Poll] = {}
-    for job, rows in jobs:
-        steps = Steps(rows)
-        for step in steps.live(job) + steps.stopped(job):
-            root, host = os.path.dirname(job.path), job.host(step.jobndx)
-            if not job.is_elsewhere(step.jobndx):
-                polls.setdefault((root, host), Poll(root, host, configs[job.backend])).add(step, rows)
-    return list(polls.values())
-
-
-# What becomes of an answer.
-
-def write_reason(step: Step, status: Status) -> None:
-    """Keep why a step failed, by its scheduler's status, in log/reason.N."""
-    reason, path = (status.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
-    if read_or_empty(path) != reason:
-        replace_file(path, reason)
-
-
-def record_end(step: Step, status: Status, history: History) -> None:
-    """Record the end of a step by its scheduler's status, and why, where it has not recorded one itself.
-
-    Of a step that has, a scheduler may know better why it failed; this host, where nobody else runs it, does not.
-    What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
-    """
-    known = Steps(history.rows).states.get(step.jobndx)
-    if known is None:
-        return
-    failed, ended = status.state != JobState.completed, known.state.is_final()
-    knows_better = status.state and known.state is JobState.failed and not step.job.host(step.jobndx)
-    if failed and (not ended or knows_better):
-        write_reason(step, status)
-    if not ended:
-        state, info = JobState.failed if failed else JobState.completed, read_info(status.exit_status)
-        record(step.job, history, step.jobndx, state, info if isinstance(info, int) else int(failed))
-
-
-def record_status(step: Step, status: Status, grace_s: float) -> List[Row]:
-    """Record the end of a step, where its scheduler's status is final or has been silence for the grace; the history then, or []."""
-    if status.state in ("new", "queued", "active") or (not status.state and time.time() - status.since < grace_s):
-        return []
-    try:
-        with transitions(step.job) as history:
-            record_end(step, status, history)
-            return history.rows
-    except NotFoundError:  # removed meanwhile
-        return []
+    @staticmethod
+    def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
+        """The questions to schedulers that may have news of these jobs; the steps that another host knows are left out."""
+        configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
+        polls: Dict[Tuple[str, str], Poll] = {}
+        for job, rows in jobs:
+            steps = Steps(rows)
+            for step in steps.live(job) + steps.stopped(job):
+                root, host = os.path.dirname(job.path), job.host(step.jobndx)
+                if not job.is_elsewhere(step.jobndx):
+                    polls.setdefault((root, host), Poll(root, host, configs[job.backend])).add(step, rows)
+        return list(polls.values())
 
 
 # The statuses of steps by the folder of their jobs and the native id, which two schedulers may both have given.
@@ -2883,19 +2878,13 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool 
     """
     adopt_lost([pair for pair in jobs if pair[1] and (force or pair[1][-1].state is JobState.new)])
     found: Statuses = {}
-    for poll in polls_of(config, jobs):
+    for poll in Poll.all_of(config, jobs):
         statuses = poll.statuses(force)
         found.update({(poll.root, native): status for native, status in statuses.items()})
         for step, rows in poll.members:
             if step.native in statuses:
-                rows[:] = record_status(step, statuses[step.native], poll.config.poll_grace_s) or rows
+                rows[:] = statuses[step.native].record(step, poll.config.poll_grace_s) or rows
     return found
-
-
-def poll_fault(root: str) -> str:
-    """Why the scheduler of a backend gave no answer of late, or ''."""
-    answers = (Answer.read(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
-    return next((answer.fault for answer in answers if answer.fault and age_s(answer.time) < WANTED_S), "")
 
 
 # ---------------------------------------------------------------------------------------- 11. Operations
@@ -2969,27 +2958,6 @@ def remake_scripts(config: Config, job: JobDir) -> None:
     write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
-def run_submit(job: JobDir, jobndx: int, inherit: bool, timeout_s: float) -> Finished:
-    """Run scripts/submit.  BackendError where it leaves open whether the scheduler has the job: it then exits with
-    EX_TEMPFAIL, or does not exit at all."""
-    env = {name: value for name, value in os.environ.items() if inherit or name in BASIC_ENVIRONMENT}
-    env["PSIK_MARK"] = "%s.%d" % (job.tag, jobndx)  # so that it is not taken for a part of the job that submits it
-    log = job.log("submit", jobndx)
-    try:
-        done = run_program([JobScripts(job).path("submit"), str(jobndx), os.uname().nodename], timeout_s, env, log, job.path)
-    except TimeoutError as err:
-        done = Finished(os.EX_TEMPFAIL, "", "")
-        with open(log, "a", encoding="utf-8") as file:
-            file.write("%s\n" % err)
-    except OSError as err:
-        write_file(log, "%s\n" % err)
-        done = Finished(err.errno or 1, "", "")
-    if done.status == os.EX_TEMPFAIL:
-        raise BackendError("job %s: %s; whether its scheduler took it is not known yet: `start` or `poll` will find out, "
-                           "and not submit it twice" % (job.jobid, last_line(read_or_empty(log)) or "no answer"))
-    return done
-
-
 def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
     """Those steps of a job that its scheduler has, or of which something lives; BackendError where nobody can tell."""
     if not steps or not JobScripts(job).has("poll"):
@@ -2998,31 +2966,87 @@ def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
                       steps_text((step.native, step.tag) for step in steps))
     if done.status:
         raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, done.fault))
-    known = {line.native for line in parse_poll(done.out) if line.state in ("queued", "active")}
+    known = {line.native for line in PollLine.parse(done.out) if line.state in ("queued", "active")}
     return [step for step in steps if step.native in known]
 
 
-def refuse_running(job: JobDir, rows: Sequence[Row]) -> None:
-    """ConflictError where a step of the job has not ended, or lives on after it was canceled."""
-    known = Steps(rows)
-    steps = known.live(job)
-    canceled = [step for step in known.live(job, canceled_too=True) if step not in steps]
-    for step in steps or living(job, canceled):
-        raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step run beside it with --force"
-                            % (job.jobid, step.jobndx, "not yet gone" if canceled else known.states[step.jobndx].state))
+class Submission:
+    """The submission of a job's next step."""
 
+    def __init__(self, job: JobDir, timeout_s: float) -> None:
+        self.job, self.timeout_s = job, timeout_s
 
-def refuse_unready(job: JobDir, history: History, force: bool) -> None:
-    """ConflictError or BackendError where a job's next step cannot be submitted as it stands."""
-    if not force:
-        refuse_running(job, history.rows)
-    log = job.log("submit", Steps(history.rows).next)
-    if os.path.exists(log) and not JobScripts(job).has("poll"):
-        raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
-                           "remove %s to submit it anew" % (job.jobid, log))
-    if JobScripts(job).are_stale:
-        raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes its scripts anew"
-                            % (job.jobid, job.path, called()))
+    def refuse_running(self, rows: Sequence[Row]) -> None:
+        """ConflictError where a step of the job has not ended, or lives on after it was canceled."""
+        steps = Steps(rows)
+        live = steps.live(self.job)
+        canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
+        for step in live or living(self.job, canceled):
+            state = "not yet gone" if canceled else steps.states[step.jobndx].state
+            raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step run beside it with --force"
+                                % (self.job.jobid, step.jobndx, state))
+
+    def refuse_unready(self, history: History, force: bool) -> None:
+        """ConflictError or BackendError where the next step cannot be submitted as it stands."""
+        job, scripts = self.job, JobScripts(self.job)
+        if not force:
+            self.refuse_running(history.rows)
+        log = job.log("submit", Steps(history.rows).next)
+        if os.path.exists(log) and not scripts.has("poll"):
+            raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
+                               "remove %s to submit it anew" % (job.jobid, log))
+        if scripts.are_stale:
+            raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes its scripts anew"
+                                % (job.jobid, job.path, called()))
+
+    def environment(self, jobndx: int) -> Dict[str, str]:
+        """The environment of scripts/submit."""
+        inherit = self.job.spec().inherit_environment
+        env = {name: value for name, value in os.environ.items() if inherit or name in BASIC_ENVIRONMENT}
+        # The mark of this job, so that it is not taken for a part of the job that submits it.
+        return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx))
+
+    def run(self, jobndx: int) -> Finished:
+        """Run scripts/submit.
+
+        BackendError where it leaves open whether the scheduler has the job: it then exits with EX_TEMPFAIL, or does
+        not exit at all.
+        """
+        job, log, env = self.job, self.job.log("submit", jobndx), self.environment(jobndx)
+        try:
+            argv = [JobScripts(job).path("submit"), str(jobndx), os.uname().nodename]
+            done = run_program(argv, self.timeout_s, env, log, job.path)
+        except TimeoutError as err:
+            done = Finished(os.EX_TEMPFAIL, "", "")
+            with open(log, "a", encoding="utf-8") as file:
+                file.write("%s\n" % err)
+        except OSError as err:
+            write_file(log, "%s\n" % err)
+            done = Finished(err.errno or 1, "", "")
+        if done.status == os.EX_TEMPFAIL:
+            raise BackendError("job %s: %s; whether its scheduler took it is not known yet: `start` or `poll` will find out, "
+                               "and not submit it twice" % (job.jobid, last_line(read_or_empty(log)) or "no answer"))
+        return done
+
+    def submit(self, force: bool) -> Row:
+        """Submit the step, the history locked; the `queued` row."""
+        job = self.job
+        with transitions(job) as history:
+            if not history.rows:
+                raise NotFoundError("no job at %s" % job.path)
+            adopted = adopt(job, history)
+            if adopted:
+                return adopted
+            self.refuse_unready(history, force)
+            jobndx = Steps(history.rows).next
+            done = self.run(jobndx)
+            native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
+            if done.status == 0 and NATIVE_ID.fullmatch(native):
+                return record(job, history, jobndx, JobState.queued, read_info(native))
+            record(job, history, jobndx, JobState.failed, done.status or 1)
+        log = job.log("submit", jobndx)
+        why = last_line(read_or_empty(log)) or "submit printed no id, but %r" % native
+        raise BackendError("job %s: %s did not take it: %s (all of it: %s)" % (job.jobid, job.backend, why, log))
 
 
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
@@ -3033,22 +3057,7 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     it has not ended, unless force.  BackendError where the scheduler refuses (the step is `failed` then, and
     log/submit.N holds what was said), or does not answer.
     """
-    with transitions(job) as history:
-        if not history.rows:
-            raise NotFoundError("no job at %s" % job.path)
-        adopted = adopt(job, history)
-        if adopted:
-            return adopted
-        refuse_unready(job, history, force)
-        jobndx = Steps(history.rows).next
-        done = run_submit(job, jobndx, job.spec().inherit_environment, timeout_s)
-        native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
-        if done.status == 0 and NATIVE_ID.fullmatch(native):
-            return record(job, history, jobndx, JobState.queued, read_info(native))
-        record(job, history, jobndx, JobState.failed, done.status or 1)
-    log = job.log("submit", jobndx)
-    raise BackendError("job %s: %s did not take it: %s (all of it: %s)" % (
-        job.jobid, job.backend, last_line(read_or_empty(log)) or "submit printed no id, but %r" % native, log))
+    return Submission(job, timeout_s).submit(force)
 
 
 def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
@@ -3057,11 +3066,12 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     rows = job.rows()
     if Steps(rows).live(job) and not force:
         reconcile(config, [(job, rows)], force=True)
+    submission = Submission(job, config.of_backend(job.backend).submit_timeout_s)
     if JobScripts(job).are_stale:
         if not force:
-            refuse_running(job, rows)
+            submission.refuse_running(rows)
         remake_scripts(config, job)
-    return submit(job, config.of_backend(job.backend).submit_timeout_s, force)
+    return submission.submit(force)
 
 
 # Looking.
@@ -3268,52 +3278,72 @@ def exit_status(summary: Summary) -> ExitStatus:
 
 # Ending.
 
-def run_cancel(job: JobDir, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
-    """Run what ends these steps; BackendError where it does not."""
-    done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
-    if done.status:
-        raise BackendError("job %s could not be ended: %s; cancel it again" % (job.jobid, done.fault))
+class Cancellation:
+    """The end of every step of a job that has not ended."""
 
+    def __init__(self, job: JobDir) -> None:
+        self.job = job
+        self.steps = Steps(job.rows()).live(job, canceled_too=True)
+        self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
 
-def stop_elsewhere(job: JobDir, steps: Sequence[Step]) -> None:
-    """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
-    if steps:
-        run_cancel(job, steps, [sys.executable, "-I", "-S", "-X", "utf8", JobScripts(job).path("supervise"), "cancel"], None)
+    def run(self, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
+        """Run what ends these steps; BackendError where it fails."""
+        done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
+        if done.status:
+            raise BackendError("job %s could not be ended: %s; cancel it again" % (self.job.jobid, done.fault))
 
+    def stop_elsewhere(self) -> None:
+        """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
+        if self.elsewhere:
+            supervise = JobScripts(self.job).path("supervise")
+            self.run(self.elsewhere, [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"], None)
 
-def stop_steps(job: JobDir, steps: Sequence[Step]) -> None:
-    """Let a job's scheduler end these steps; BackendError where it cannot be told.
+    def stop(self) -> None:
+        """Let the scheduler end the steps; BackendError where it cannot be told.
 
-    A step that only this host knows has its supervisor's own time to end.
-    """
-    if steps:
-        own = any(job.host(step.jobndx) for step in steps)
-        run_cancel(job, steps, [JobScripts(job).path("cancel")] + [step.native for step in steps], None if own else CANCEL_TIMEOUT_S)
+        A step that only this host knows has its supervisor's own time to end.
+        """
+        if self.steps:
+            own = any(self.job.host(step.jobndx) for step in self.steps)
+            argv = [JobScripts(self.job).path("cancel")] + [step.native for step in self.steps]
+            self.run(self.steps, argv, None if own else CANCEL_TIMEOUT_S)
 
+    def await_end(self) -> None:
+        """Wait until the scheduler has ended the steps; BackendError where it has not after END_WAIT_S."""
+        deadline = time.monotonic() + END_WAIT_S
+        for pause_s in pauses():
+            alive = living(self.job, self.steps)
+            if not alive:
+                return
+            if time.monotonic() > deadline:
+                names = ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)
+                raise BackendError("job %s was told to end and still has not: %s" % (self.job.jobid, names))
+            time.sleep(pause_s)
 
-def await_end(job: JobDir, steps: Sequence[Step]) -> None:
-    """Wait until a scheduler has ended these steps; BackendError where it has not after END_WAIT_S."""
-    deadline = time.monotonic() + END_WAIT_S
-    for pause_s in pauses():
-        alive = living(job, steps)
-        if not alive:
-            return
-        if time.monotonic() > deadline:
-            raise BackendError("job %s was told to end and still has not: %s" % (
-                job.jobid, ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)))
-        time.sleep(pause_s)
+    def record(self) -> bool:
+        """Record that the job is canceled, and see which steps are to be ended; whether any had not ended."""
+        job = self.job
+        with job.history() as history:
+            if history.rows:
+                adopt(job, history)  # a submission that was cut may yet start
+            steps = Steps(history.rows)
+            over = all(row.state.is_final() for row in steps.states.values())
+            if not over:
+                record(job, history, 0, JobState.canceled, 0)
+            self.steps = Steps(history.rows).live(job, canceled_too=True)
+            return not over
 
-
-def record_cancel(job: JobDir) -> Tuple[bool, List[Step]]:
-    """Record that a job is canceled: (whether any step had not ended, the steps that are to be ended)."""
-    with job.history() as history:
-        if history.rows:
-            adopt(job, history)  # a submission that was cut may yet start
-        steps = Steps(history.rows)
-        over = all(row.state.is_final() for row in steps.states.values())
-        if not over:
-            record(job, history, 0, JobState.canceled, 0)
-        return not over, Steps(history.rows).live(job, canceled_too=True)
+    def cancel(self) -> bool:
+        """Record it and end the steps; whether there was anything to end."""
+        self.stop_elsewhere()
+        try:
+            begun = self.record()
+        except OSError as err:  # a history that cannot be written keeps nothing running
+            self.stop()
+            raise PsikError("job %s was told to end, and %s cannot be written: %s" % (
+                self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
+        self.stop()
+        return begun or bool(self.steps or self.elsewhere)
 
 
 def cancel(job: JobDir, wait: bool = False) -> bool:
@@ -3323,19 +3353,12 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
     it is the supervisor there that says so.  A local job has ended when this returns; what a scheduler runs, it
     ends in its own time, unless wait.  BackendError where something lives on; to cancel again tries again.
     """
-    elsewhere = [step for step in Steps(job.rows()).live(job, canceled_too=True) if job.is_elsewhere(step.jobndx)]
-    stop_elsewhere(job, elsewhere)
-    try:
-        begun, steps = record_cancel(job)
-    except OSError as err:  # a history that cannot be written keeps nothing running
-        stop_steps(job, Steps(job.rows()).live(job, canceled_too=True))
-        raise PsikError("job %s was told to end, and %s cannot be written: %s"
-                        % (job.jobid, job.status_path, (err.strerror or str(err)).lower())) from None
-    stop_steps(job, steps)
+    cancellation = Cancellation(job)
+    ended = cancellation.cancel()
     if wait:
-        await_end(job, steps)
+        cancellation.await_end()
     deliver(job)  # last, for a slow receiver must not keep the job running
-    return begun or bool(steps or elsewhere)
+    return ended
 
 
 def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
@@ -5479,7 +5502,7 @@ def system_status(api: Api, backend: Backend, caller: Caller) -> Dict[str, Json]
     if time.monotonic() - when > 10 or not when:
         missing = check_backend(backend)
         api.checked[backend.name] = time.monotonic(), missing
-    fault = poll_fault(backend.root)
+    fault = Answer.fault_of(backend.root)
     notes = missing + ([fault] if fault else [])
     return {"name": backend.name, "full_name": backend.name,
             "description": backend.kind + " jobs" + (" in " + backend.root if caller.trusted else ""),

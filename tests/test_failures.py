@@ -151,10 +151,9 @@ class Trees(Amiss):
     def test_an_outbox_that_is_out_of_reach_and_a_long_history(self) -> None:
         job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         psik.Outbox(job).announce(1234567, 1, psik.JobState.active, 0)
-        root = psik.Root("local", os.path.dirname(job.path), self.config())
-        self.assertEqual((psik.waiting_in(root), len(psik.Outbox(job).events())), ([job.jobid], 1))
+        self.assertEqual((psik.Outbox.jobs_in(os.path.dirname(job.path)), len(psik.Outbox(job).events())), ([job.jobid], 1))
         with mock.patch("psik.paths_in", side_effect=PermissionError):
-            self.assertEqual((psik.waiting_in(root), psik.Outbox(job).events()), ([], []))
+            self.assertEqual((psik.Outbox.jobs_in(os.path.dirname(job.path)), psik.Outbox(job).events()), ([], []))
 
     def test_an_event_of_another_row_is_not_told(self) -> None:
         job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
@@ -203,13 +202,13 @@ class Trees(Amiss):
         with captured() as (_, err):
             psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
-        self.assertIn("no such controller", psik.poll_fault(os.path.dirname(self.made.path)))
+        self.assertIn("no such controller", psik.Answer.fault_of(os.path.dirname(self.made.path)))
         self.refused(psik.BackendError, "could not be ended: exit 3; cancel it again", psik.cancel, self.made)
         os.unlink(self.made.at("scripts", "cancel"))
         self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
             file.write("[")
-        self.assertEqual(psik.poll_fault(os.path.dirname(self.made.path)), "")
+        self.assertEqual(psik.Answer.fault_of(os.path.dirname(self.made.path)), "")
 
     def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
         self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
@@ -239,7 +238,7 @@ class Trees(Amiss):
         steps = psik.Steps(self.made.rows()).stopped(self.made)
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
-            self.assertEqual(len(psik.record_status(steps[0], psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0), 0)), 3)
+            self.assertEqual(len(psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0).record(steps[0], 0)), 3)
         self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
 
     def test_two_backends_may_give_the_same_native_id(self) -> None:
@@ -263,7 +262,7 @@ class Trees(Amiss):
         self.refused(psik.NotFoundError, "is gone", psik.wait, config, [self.made])
         self.refused(psik.NotFoundError, "no job", psik.find_job, config, self.made.jobid)
         said = psik.Status("failed", "1", "why", 0, 0)
-        self.assertFalse(psik.record_status(psik.Step(self.made, 1, "77"), said, 0))
+        self.assertFalse(said.record(psik.Step(self.made, 1, "77"), 0))
         tracker = psik.Tracker(config)
         tracker.look(deep=True)
         other = psik.create(config, psik.JobSpec(script="true"))

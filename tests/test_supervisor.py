@@ -77,7 +77,7 @@ class Program(unittest.TestCase):
         events = psik.Outbox(job).events()
         rows = job.rows()
         self.assertEqual([(event.state, event.info, event.place) for event in events], [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
-        self.assertEqual([psik.belongs_to(event, rows) for event in events], [True] * 3)
+        self.assertEqual([event.belongs_to(rows) for event in events], [True] * 3)
         self.assertEqual(psik.Outbox(job).missed(rows, events), [])
 
     def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
