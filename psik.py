@@ -3858,6 +3858,11 @@ class RequestError(PsikError):
         self.headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
 
 
+class InvalidInput(InvalidError):
+    """A body or a query that does not hold; source says which of the two."""
+    http_status = 422
+
+
 def socket_shutdown(sock: Any) -> None:
     """End both directions of a socket.  An SSLSocket's own method would take TLS off it under its thread's feet."""
     import socket
@@ -4289,6 +4294,40 @@ class Response(NamedTuple):
         return cls(status, json.dumps(value).encode() + b"\n", (("Content-Type", "application/json"),))
 
     @classmethod
+    def of_error(cls, err: PsikError) -> "Response":
+        """What a failure is answered: {"detail": ...}, and the job's id where one was made.
+
+        The detail is a line; for a body or a query that is wrong, it lists each place, as psik_api does.
+        """
+        headers = tuple(getattr(err, "headers", ()))
+        if err.http_status in (204, 304):
+            return cls(err.http_status, b"", headers)
+        value: Dict[str, Json] = {"detail": one_line(str(err))}
+        if isinstance(err, InvalidInput):
+            value["detail"] = [{"loc": [err.source] + (fault.path.split(".") if fault.path else []),
+                                "msg": fault.message, "type": "value_error"} for fault in err.faults]
+        value.update({"jobid": text for name, text in headers if name == "X-Psik-Jobid"})
+        return cls.of_json(value, err.http_status).plus(*headers)
+
+    @classmethod
+    def of_bug(cls, err: BaseException) -> "Response":
+        """What a defect of ours is answered: an id, under which the log has the traceback."""
+        import traceback
+        mark = os.urandom(4).hex()
+        text = "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()
+        complain("error %s: %s" % (mark, text))
+        return cls.of_json({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
+
+    @classmethod
+    def of_system_error(cls, err: OSError) -> "Response":
+        """What a failure of the system is answered."""
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            return cls.of_error(RequestError(507, "the disk is full"))
+        if err.errno in (errno.EACCES, errno.EPERM):
+            return cls.of_error(ForbiddenError("the system does not let us: %s" % (err.strerror or err)))
+        return cls.of_bug(err)
+
+    @classmethod
     def of_text(cls, text: str, kind: str = "text/plain") -> "Response":
         """A text of this media type."""
         return cls(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
@@ -4453,6 +4492,48 @@ CERTIFICATE = "cert"    # the claim that names the certificate which a token was
 NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
 
 
+def is_user(name: Any) -> bool:
+    """Whether this can be a user's name; who is known by an address alone is none."""
+    return isinstance(name, str) and bool(name) and not name.startswith("addr:") and not CONTROL.search(name) and not SURROGATE.search(name)
+
+
+class Access(NamedTuple):
+    """A job's access.json: its owner, and the operations that others have been given."""
+    owner: str
+    shared: Dict[str, List[str]]
+
+    @classmethod
+    def of(cls, job: JobDir) -> "Access":
+        """Who may do what with a job; one that the command line made is ours."""
+        text = read_or_empty(job.at("access.json"))
+        with suppress(ValueError, TypeError):
+            return cls(**json.loads(text)) if text else cls(LOCAL_USER, {})
+        return cls(LOCAL_USER, {})
+
+    def write(self, job: JobDir) -> None:
+        """Replace a job's access.json."""
+        replace_file(job.at("access.json"), json.dumps(self._asdict()) + "\n", durable=True)
+
+    @classmethod
+    def share(cls, job: JobDir, wanted: Dict[str, List[str]]) -> "Access":
+        """Let users do operations on a job, {user: ["GET", "POST"]}, [] for none; the access then.  InvalidError."""
+        for user, operations in wanted.items():
+            if operations and not is_user(user):
+                raise InvalidError("%s is no user" % shown(user))
+            for operation in operations:
+                if operation not in OPERATIONS:
+                    raise InvalidError("%s is no operation; there are GET (look) and POST (the rest)" % shown(operation))
+        with job.history():  # its lock, for others may share at the same time
+            access = cls.of(job)
+            shared = dict(access.shared)
+            for user, operations in wanted.items():
+                shared[user] = sorted(set(operations) | {"GET"})
+            shared = {user: operations for user, operations in shared.items() if wanted.get(user, True)}
+            access = access._replace(shared=shared)
+            access.write(job)
+        return access
+
+
 class Caller(NamedTuple):
     """Who sends a request: a user, and what his token leaves him (None: everything)."""
     user: str
@@ -4469,47 +4550,12 @@ class Caller(NamedTuple):
     @property
     def narrowed(self) -> bool:
         """Whether his token leaves him less than he may."""
-        return any(name in (self.claims or {}) for name in NARROWINGS) or (self.claims or {}).get("narrowed", False)
+        claims = self.claims or {}
+        return any(name in claims for name in NARROWINGS) or claims.get("narrowed", False)
 
-
-class Access(NamedTuple):
-    """A job's access.json: its owner, and the operations that others have been given."""
-    owner: str
-    shared: Dict[str, List[str]]
-
-
-def read_access(job: JobDir) -> Access:
-    """Who may do what with a job; one that the command line made is ours."""
-    text = read_or_empty(job.at("access.json"))
-    with suppress(ValueError, TypeError):
-        return Access(**json.loads(text)) if text else Access(LOCAL_USER, {})
-    return Access(LOCAL_USER, {})
-
-
-def write_access(job: JobDir, access: Access) -> None:
-    """Replace a job's access.json."""
-    replace_file(job.at("access.json"), json.dumps(access._asdict()) + "\n", durable=True)
-
-
-def is_user(name: Any) -> bool:
-    """Whether this can be a user's name; who is known by an address alone is none."""
-    return isinstance(name, str) and bool(name) and not name.startswith("addr:") and not CONTROL.search(name) and not SURROGATE.search(name)
-
-
-def share(job: JobDir, wanted: Dict[str, List[str]]) -> Access:
-    """Let users do operations on a job, {user: ["GET", "POST"]}; []: nothing any more.  What then holds; InvalidError."""
-    for user, operations in wanted.items():
-        if operations and not is_user(user):
-            raise InvalidError("%s is no user" % shown(user))
-        for operation in operations:
-            if operation not in OPERATIONS:
-                raise InvalidError("%s is no operation; there are GET (look) and POST (the rest)" % shown(operation))
-    with job.history():  # its lock, for others may share at the same time
-        access = read_access(job)
-        shared = dict(access.shared, **{user: sorted(set(operations) | {"GET"}) for user, operations in wanted.items()})
-        access = access._replace(shared={user: operations for user, operations in shared.items() if wanted.get(user, True)})
-        write_access(job, access)
-    return access
+    def owns(self, job: JobDir) -> bool:
+        """Whether he is the job's owner, or trusted as one; who shows a narrowed token is not."""
+        return not self.narrowed and (self.trusted or Access.of(job).owner == self.user)
 
 
 class OwnerPolicy:
@@ -4519,7 +4565,7 @@ class OwnerPolicy:
         """Whether a user may GET (read) or POST (all else) on a job; without one, whether he may make one."""
         if job is None:
             return True
-        access = read_access(job)
+        access = Access.of(job)
         return user == access.owner or operation in access.shared.get(user, ())
 
 
@@ -4546,74 +4592,78 @@ def load_module(name: str, path: str) -> Any:
     return module
 
 
-def site_policy(config: Config, module: str, name: str) -> Any:
-    """An object of the class of this name, from a module in the folder authz_path; whatever its code raises."""
-    path = os.path.join(config.authz_path or "", module + ".py")
-    config.check_site_file(path)
-    add_site_packages()
-    policy = getattr(load_module("psik_policy_" + module, path), name)()
-    if not callable(policy.allows):
-        raise TypeError("its `allows` is no method")
-    return policy
+class Policy:
+    """Who may do what: the config's users, the caller's token, and a rule.
 
-
-def load_policy(config: Config) -> Any:
-    """The object whose `allows(user, operation, job)` decides: the built-in one, or the config's `module:Class`.
-
-    The module is taken from the folder authz_path and from nowhere else.  InvalidError where it cannot be had.
+    The rule is an object whose allows(user, operation, job) decides: OwnerPolicy, or the config's `module:Class`.
     """
-    if config.is_personal or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
-        return OwnerPolicy()
-    module, colon, name = (config.authz or "").partition(":")
-    if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
-        raise InvalidError([Fault("authz", "%r should be local, owner, or module:Class with authz_path naming the folder of the module" % config.authz)], "config")
-    try:
-        return site_policy(config, module, name)
-    except PsikError:
-        raise
-    except (Exception, SystemExit) as err:  # a site's own code may fail in any way
-        path = os.path.join(config.authz_path, module + ".py")
-        raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
 
+    def __init__(self, config: Config) -> None:
+        self.configs = [backend.config for backend in config.by_name.values()]
+        self.rule = self.load_rule(config)
 
-def may(policy: Any, caller: Caller, operation: str, job: Optional[JobDir]) -> bool:
-    """Whether a caller may do an operation on a job, token and policy taken together; without a job: may make one, with POST."""
-    if caller.jobs is not None and (job is None or job.jobid not in caller.jobs):
-        return False
-    if caller.backends is not None and job is not None and job.backend not in caller.backends:
-        return False
-    if caller.trusted or caller.anonymous:
-        return caller.trusted
-    try:
-        return bool(policy.allows(caller.user, operation, job))
-    except Exception as err:  # a site's own code: who is in doubt is not let in
-        complain("the policy failed: %s: %s" % (type(err).__name__, one_line(str(err))))
-        return False
+    @staticmethod
+    def site_rule(config: Config, module: str, name: str) -> Any:
+        """An object of the class of this name, from a module in the folder authz_path; raises whatever its code raises."""
+        path = os.path.join(config.authz_path or "", module + ".py")
+        config.check_site_file(path)
+        add_site_packages()
+        rule = getattr(load_module("psik_policy_" + module, path), name)()
+        if not callable(rule.allows):
+            raise TypeError("its `allows` is no method")
+        return rule
 
+    @classmethod
+    def load_rule(cls, config: Config) -> Any:
+        """The rule that a config names; InvalidError where it cannot be had.
 
-def owns(caller: Caller, job: JobDir) -> bool:
-    """Whether a caller is the job's owner, or trusted as one; who shows a narrowed token is not."""
-    return not caller.narrowed and (caller.trusted or read_access(job).owner == caller.user)
+        Its module is taken from the folder authz_path and from nowhere else.
+        """
+        if config.is_personal or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
+            return OwnerPolicy()
+        module, colon, name = (config.authz or "").partition(":")
+        if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
+            raise InvalidError([Fault("authz", "%r should be local, owner, or module:Class with authz_path naming the folder of the module" % config.authz)], "config")
+        try:
+            return cls.site_rule(config, module, name)
+        except PsikError:
+            raise
+        except (Exception, SystemExit) as err:  # a site's own code may fail in any way
+            path = os.path.join(config.authz_path, module + ".py")
+            raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
 
+    def allows(self, caller: Caller, operation: str, job: Optional[JobDir]) -> bool:
+        """Whether a caller may do an operation on a job; without a job, whether he may make one."""
+        if caller.jobs is not None and (job is None or job.jobid not in caller.jobs):
+            return False
+        if caller.backends is not None and job is not None and job.backend not in caller.backends:
+            return False
+        if caller.trusted or caller.anonymous:
+            return caller.trusted
+        try:
+            return bool(self.rule.allows(caller.user, operation, job))
+        except Exception as err:  # a site's own code: who is in doubt is not let in
+            complain("the policy failed: %s: %s" % (type(err).__name__, one_line(str(err))))
+            return False
 
-def is_maker(configs: Iterable[Config], caller: Caller) -> bool:
-    """Whether one of these configs lets a user make jobs: us, the admins, and its `users`."""
-    return caller.trusted or caller.user == LOCAL_USER or any({caller.user, ANYBODY} & set(config.users) for config in configs)
+    def is_maker(self, caller: Caller, config: Optional[Config] = None) -> bool:
+        """Whether a caller may make and start jobs by `users`, of this config or of any: we, the admins, those named."""
+        configs = [config] if config else self.configs
+        return (caller.trusted or caller.user == LOCAL_USER
+                or any({caller.user, ANYBODY} & set(each.users) for each in configs))
 
+    def check_is_maker(self, caller: Caller, config: Optional[Config] = None) -> None:
+        """ForbiddenError where he may not."""
+        if not self.is_maker(caller, config):
+            raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
 
-def check_is_maker(configs: Iterable[Config], caller: Caller) -> None:
-    """ForbiddenError where none of these configs lets a user make jobs, or run them."""
-    if not is_maker(configs, caller):
-        raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
-
-
-def check_may_create(configs: Iterable[Config], policy: Any, caller: Caller) -> None:
-    """ForbiddenError where a caller may make no jobs: for the token, for the configs' `users`, or for the policy."""
-    if caller.jobs is not None:
-        raise ForbiddenError("the token does not let you make jobs")
-    check_is_maker(configs, caller)
-    if caller.user != LOCAL_USER and not may(policy, caller, "POST", None):
-        raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
+    def check_may_create(self, caller: Caller) -> None:
+        """ForbiddenError where a caller may make no jobs: by the token, by `users`, or by the rule."""
+        if caller.jobs is not None:
+            raise ForbiddenError("the token does not let you make jobs")
+        self.check_is_maker(caller)
+        if caller.user != LOCAL_USER and not self.allows(caller, "POST", None):
+            raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
 
 # Tokens, under a key that only we can read.  The algorithm is ours to say, never the token's.
@@ -5369,7 +5419,7 @@ class Api:
 
     def load(self, config: Config) -> None:
         """Take a config, at the start and when it is read again."""
-        policy, backends, tree = load_policy(config), config.by_name, JobTree(config)
+        policy, backends, tree = Policy(config), config.by_name, JobTree(config)
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
         self.tracker.config = config
@@ -5389,21 +5439,37 @@ class Api:
 
 # ------------------------------------------------------------------------------------------ 17. REST API
 
-# A handler takes the server's state and a request, and returns JSON's types or a Response.  What a job is, the
-# operations know; here it is only named, looked up and shown.
+# A handler only looks up a job, calls an operation of section 11, and describes what it returned.
 
 class Param(NamedTuple):
-    """A parameter of a query: its name, its type in JSON, its least value, and what it is for."""
+    """A parameter of a query: name, type in JSON, description, least value."""
     name: str
     kind: str
     doc: str
     least: int = 0
 
+    def value(self, req: Request) -> Any:
+        """Its value in a request, None where it is not given; InvalidInput."""
+        text = req.query.get(self.name)
+        if text is None:
+            return None
+        try:
+            if self.kind == "integer":
+                return FieldReader.number(text, {"least": self.least})
+            if self.kind == "boolean":
+                return FieldReader.flag(text, {})
+            if self.kind == "state" and text not in STATES:
+                raise ValueError(no_state(text))
+        except ValueError as err:
+            raise InvalidInput([Fault(self.name, str(err))], "query") from None
+        return text
+
 
 INDEX = Param("index", "integer", "pass over so many jobs, newest first")
 LIMIT = Param("limit", "integer", "at most so many jobs", 1)
 STATE = Param("state", "state", "only jobs in this state")
-BACKEND_PARAM = Param("backend", "string", "a backend's name; by default all of them, or the first for a new job")
+BACKEND_PARAM = Param("backend", "string",
+                      "a backend's name; by default all of them, or the first for a new job")
 MACHINE = Param("machine", "string", "the same, as psik_api calls it")
 NAME = Param("name", "string", "only those of this name")
 OFFSET = Param("offset", "integer", "from this byte on")
@@ -5411,383 +5477,85 @@ WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most
 TAIL = Param("tail", "integer", "only so many last lines")
 WITHIN = Param("path", "string", "a directory in the work directory")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
-
-
-class InvalidInput(InvalidError):
-    """A body or a query that does not hold; source says which of the two."""
-    http_status = 422
+JSON_TYPE = (("Content-Type", "application/json"),)
+NOT_STORED = ("Cache-Control", "no-store")
+PAGE_HEADERS = (
+    ("Content-Security-Policy",
+     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"))
 
 
 @contextmanager
 def given_in(place: str) -> Iterator[None]:
-    """What does not hold inside was given in this place of a request."""
+    """Turn an InvalidError into an InvalidInput, a 422, that is located in this place of a request."""
     try:
         yield
     except InvalidError as err:
         raise InvalidInput(err.faults, place) from None
 
 
-def query_value(req: Request, param: Param) -> Any:
-    """A parameter's value, None where it is not given; RequestError 422 where it does not hold."""
-    text = req.query.get(param.name)
-    if text is None:
-        return None
-    try:
-        if param.kind == "integer":
-            return FieldReader.number(text, {"least": param.least})
-        if param.kind == "boolean":
-            return FieldReader.flag(text, {})
-        if param.kind == "state" and text not in STATES:
-            raise ValueError(no_state(text))
-    except ValueError as err:
-        raise InvalidInput([Fault(param.name, str(err))], "query") from None
-    return text
-
-
-def read_json(req: Request, limit: int = 0) -> Json:
-    """The JSON of a request's body; 415, 413 and 422 where it is none."""
-    kind = req.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError(415, "the body must be application/json, and say so in Content-Type")
-    try:
-        text = req.body.read_all(limit or MAX_JSON).decode("utf-8")
-    except UnicodeDecodeError as err:
-        raise RequestError(400, "the body is not UTF-8 (byte %d)" % err.start) from None
-    with given_in("body"):
-        return parse_json(text, "body")
-
-
-def read_body(cls: Type[M], req: Request) -> M:
-    """The model that a request's body describes; RequestError, InvalidInput."""
-    with given_in("body"):
-        return from_json(cls, read_json(req), "body")
-
-
-def backend_name(api: Api, req: Request) -> Optional[str]:
-    """The backend that a query names; NotFoundError where there is none of it."""
-    name = req.query.get("backend", req.query.get("machine") if req.path.rstrip("/").endswith("/new") else None)
-    if name is not None and name not in api.backends:
-        raise NotFoundError("no backend %r; there is %s" % (name, ", ".join(api.backends)))
-    return name
-
-
-def find_rows(api: Api, req: Request, caller: Caller) -> Tuple[JobDir, List[Row]]:
-    """The job that a request is for, which the caller may see, and its history.
-
-    InvalidError where that is no id; NotFoundError where there is no such job, and where it is none of the caller's.
-    """
-    jobid, backend = req.params["jobid"], backend_name(api, req)
-    if not JOBID.fullmatch(jobid):
-        raise InvalidError("%r is not a job id" % jobid)
-    operation = "GET" if req.verb == "GET" else "POST"
-    for job, rows in with_rows(api.tree.of_id(jobid, backend)):
-        if may(api.policy, caller, operation, job):
-            return job, rows
-        complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
-        if operation == "POST" and may(api.policy, caller, "GET", job):
-            raise ForbiddenError("job %s is not yours to change" % jobid)
-    raise NotFoundError("no job %s" % jobid)
-
-
 def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
     """A row as psik_api's JobStepInfo."""
-    return {"jobid": job.jobid, "name": name, "updated": row.time, "jobndx": row.jobndx, "state": row.state.value, "info": row.info}
+    return {"jobid": job.jobid, "name": name, "updated": row.time, "jobndx": row.jobndx,
+            "state": row.state.value, "info": row.info}
 
 
-# Backends.
-
-def system_status(api: Api, backend: Backend, caller: Caller) -> Dict[str, Json]:
-    """A backend as psik_api's SystemStatus: unavailable where it lacks something, degraded where its scheduler is silent."""
-    when, missing = api.checked.get(backend.name, (0.0, []))
-    if time.monotonic() - when > 10 or not when:
-        missing = check_backend(backend)
-        api.checked[backend.name] = time.monotonic(), missing
-    fault = Answer.fault_of(backend.root)
-    notes = missing + ([fault] if fault else [])
-    return {"name": backend.name, "full_name": backend.name,
-            "description": backend.kind + " jobs" + (" in " + backend.root if caller.trusted else ""),
-            "system_type": backend.kind, "notes": notes if caller.trusted else ["see the server's log"] * bool(notes),
-            "status": "unavailable" if missing else "degraded" if fault else "active",
-            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-
-
-def api_get_backends(api: Api, req: Request, caller: Caller) -> Json:
-    """The backends, by name."""
-    name = query_value(req, NAME)
-    if name is not None and name not in api.backends:
-        raise NotFoundError("no backend %r" % name)
-    return {backend.name: system_status(api, backend, caller) for backend in api.backends.values() if name in (None, backend.name)}
-
-
-def api_get_backend(api: Api, req: Request, caller: Caller) -> Json:
-    """One backend."""
-    if req.params["name"] not in api.backends:
-        raise NotFoundError("no backend %r" % req.params["name"])
-    return system_status(api, api.backends[req.params["name"]], caller)
-
-
-# Jobs.
-
-def api_get_jobs(api: Api, req: Request, caller: Caller) -> Response:
-    """Jobs, newest first, each with its latest step."""
-    index, limit = query_value(req, INDEX) or 0, query_value(req, LIMIT)
-    found = list_jobs(api.config, backend_name(api, req), query_value(req, STATE), limit, poll=False, index=index,
-                      name=query_value(req, NAME), admits=lambda job: may(api.policy, caller, "GET", job))
-    answer = Response.of_json([{"jobid": each.jobid, "name": each.name, "updated": each.updated, "jobndx": each.jobndx,
-                             "state": each.state, "info": each.info} for each in found])
-    if limit is None or len(found) < limit:
-        return answer
-    rest = dict(req.query, index=str(index + limit))
-    return answer.plus(("Link", "<%s?%s>; rel=\"next\"" % (encode_percent(req.path), "&".join(
-        "%s=%s" % (encode_percent(name), encode_percent(value)) for name, value in rest.items()))))
-
-
-def backend_for(api: Api, req: Request, spec: JobSpec) -> Backend:
-    """The backend that a new job goes to."""
-    name = backend_name(api, req)
-    with given_in("body"):
-        return api.config.choose_backend(spec, name)
-
-
-def is_among_jobs(api: Api, folder: str) -> bool:
-    """Whether a folder lies in a tree of jobs, or holds one: there the file routes would show what is others', and the key of tokens."""
-    place = os.path.join(os.path.realpath(folder), "")
-    roots = {os.path.join(os.path.realpath(known.prefix), "") for known in api.backends.values()}
-    return any(place.startswith(root) or root.startswith(place) for root in roots)
-
-
-def backend_of_new(api: Api, req: Request, caller: Caller, spec: JobSpec) -> Backend:
-    """The backend of a job that the caller wants to make; ForbiddenError where he may not make it there."""
-    backend = backend_for(api, req, spec)
-    if caller.backends is not None and backend.name not in caller.backends:
-        raise ForbiddenError("the token does not let you make jobs on " + backend.name)
-    check_is_maker([backend.config], caller)
-    if spec.directory and not caller.trusted and is_among_jobs(api, spec.directory):
-        raise ForbiddenError("a job's directory may not be among the jobs")
-    return backend
-
-
-def new_job(api: Api, req: Request, caller: Caller, spec: JobSpec) -> JobDir:
-    """Make a job that belongs to the caller."""
-    backend = backend_of_new(api, req, caller, spec).name
-    access = None if caller.user == LOCAL_USER else Access(caller.user, {})._asdict()
-    with given_in("body"):
-        return create(api.config, spec, backend, access)
-
-
-def start_job(api: Api, job: JobDir) -> None:
-    """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
-    with api.tracker.following(job):
-        try:
-            submit_next(api.config, job)
-        except BackendError as err:
-            raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
-
-
-def created(job: JobDir) -> Response:
-    """The answer to who made a job: its id, and where it is."""
-    return Response.of_json(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
-
-
-def api_post_job(api: Api, req: Request, caller: Caller) -> Response:
-    """Make a job and submit it; its id.  With an Idempotency-Key, the same request again gives the same job."""
-    key = req.headers.get("idempotency-key")
-    spec = read_body(JobSpec, req)
-    if key is None:
-        job = new_job(api, req, caller, spec)
-        start_job(api, job)
-        return created(job)
-    if len(key) > MAX_KEY:
-        raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
-    backend = backend_of_new(api, req, caller, spec)
-    with IdempotencyKeys(backend.root).entry("%s\n%s" % (caller.user, key), json.dumps(to_json(spec), sort_keys=True)) as entry:
-        known = Root(backend.name, backend.root, backend.config).job(entry.jobid)
-        if known is None or not known.rows():
-            known = new_job(api, req, caller, spec)
-            entry.keep(known.jobid)
-        if len(known.rows()) == 1:  # not submitted yet, or its submission was cut
-            start_job(api, known)
-        return created(known)
-
-
-def api_post_new(api: Api, req: Request, caller: Caller) -> Response:
-    """Make a job and do not submit it; its id."""
-    return created(new_job(api, req, caller, read_body(JobSpec, req)))
-
-
-def api_get_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """A job's history, in order."""
-    name = job.name
-    return [step_info(job, name, row) for row in rows]
-
-
-def api_start_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Submit a job, or submit it again as its next step; only who may make jobs may."""
-    check_is_maker([api.backends[job.backend].config], caller)
-    start_job(api, job)
-    return None
-
-
-def api_cancel_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """End a job, whatever it is doing."""
-    with api.tracker.following(job):
-        cancel(job)
-    return None
-
-
-def api_delete_job(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """End a job; with purge, remove one that has ended."""
-    if not query_value(req, PURGE):
-        return api_cancel_job(api, req, caller, job, rows)
-    remove(job)
-    return None
-
-
-def api_get_state(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """A job's state: that of its latest step."""
+def has_ended(rows: Sequence[Row]) -> bool:
+    """Whether the latest step of a history has ended; True for a history that is gone."""
     latest = Steps(rows).latest
-    assert latest is not None  # a job has a row
-    return latest.state.value
+    return latest is None or latest.state.is_final()
 
 
-def api_get_spec(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """A job's spec, its secrets left out; environment, and the query of the callback's URL, are for its owner."""
-    spec = to_json(job.spec(), secrets=False)
-    if not owns(caller, job):
-        spec.update(environment={}, callback=re.sub(r"[?#].*", "", spec["callback"]) if spec["callback"] else None)
-    return spec
-
-
-def read_callback(req: Request, message: bytes) -> Tuple[Callback, Info]:
-    """What a job elsewhere tells, and its info as a history has it; InvalidInput."""
-    with given_in("body"):
-        told = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
-    info = read_info(str(told.info))
-    if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or told.jobndx > MAX_STEP:
-        raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit status" % MAX_STEP)], "body")
-    return told, info
-
-
-def find_told(api: Api, req: Request, caller: Caller, message: bytes) -> Tuple[JobDir, List[Row]]:
-    """The job that a signed message is for, and its history; without a client_secret in its spec, whoever may change it may tell.
-
-    ForbiddenError where the signature does not hold; to whom he may not see it, there is no such job: NotFoundError.
-    """
-    job, rows = find_rows(api, req, caller._replace(trusted=True))
-    secret = job.spec().client_secret
+def can_write(folder: str) -> bool:
+    """Whether a file can be made in a folder; it is tried, for permissions do not tell of a full disk."""
+    path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
     try:
-        if secret:
-            verify_signature(message, secret, req.headers.get("x-hub-signature-256"))
-            return job, rows
-    except ForbiddenError:
-        find_rows(api, req, caller)
-        raise
-    return find_rows(api, req, caller)
+        make_folder(folder)
+        write_file(path, "?")
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
 
-
-def api_post_callback(api: Api, req: Request, caller: Caller) -> Json:
-    """Record what a job elsewhere tells of itself, signed with client_secret; it is told on to the job's own callback."""
-    if "x-hub-signature-256" not in req.headers and caller.anonymous:
-        raise RequestError(401, "sign it, in the header X-Hub-Signature-256", WWW_Authenticate="Bearer")
-    message = req.body.read_all(MAX_CALLBACK)
-    told, info = read_callback(req, message)
-    req.params["jobid"] = told.jobid
-    job, rows = find_told(api, req, caller, message)
-    if not any(row[1:] == (told.jobndx, told.state, info) for row in rows):  # a delivery may come twice
-        reached(job, told.jobndx, STATES[told.state], info)
-        api.tracker.take_in(job)
-    return "OK"
-
-
-# Logs, scripts, events.
 
 def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
-    """A body that sends {name: text} of the files in a folder, however large they are, less those of these names.
+    """A body that sends {name: text} of the files in a folder, block by block, except the hidden ones.
 
     NotFoundError where the folder is gone.
     """
     if not os.path.isdir(folder):
         raise NotFoundError("%s is gone" % folder)
 
+    def is_shown(name: str) -> bool:
+        path = os.path.join(folder, name)
+        return not (name.startswith(".") or name in hidden or os.path.islink(path)) and os.path.isfile(path)
+
     def send_all(send: Send) -> None:
         import codecs
-        comma = ""
-        for name in sorted(os.listdir(folder)):
-            path = os.path.join(folder, name)
-            if name.startswith(".") or name in hidden or not os.path.isfile(path) or os.path.islink(path):
-                continue
-            send(("%s%s: \"" % ("{" if not comma else comma, json.dumps(name))).encode())
-            comma = ", "
+        before = "{"
+        for name in filter(is_shown, sorted(os.listdir(folder))):
+            send(("%s%s: \"" % (before, json.dumps(name))).encode())
+            before = ", "
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            with open(path, "rb") as file:
+            with open(os.path.join(folder, name), "rb") as file:
                 for block in iter(lambda: file.read(BLOCK), b""):
                     send(json.dumps(decoder.decode(block))[1:-1].encode())
             send((json.dumps(decoder.decode(b"", True))[1:-1] + '"').encode())
-        send(b"}\n" if comma else b"{}\n")
+        send(b"{}\n" if before == "{" else b"}\n")
     return send_all
 
 
-JSON_TYPE = (("Content-Type", "application/json"),)
-
-
-def api_get_logs(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """Every log, {file: text}."""
-    return Response(200, texts_in(job.at("log")), JSON_TYPE)
-
-
-def api_get_scripts(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """Every script, {file: text}; to others than its owner, those that hold nothing of its environment."""
-    hidden = [] if owns(caller, job) else ["supervise"] + ["job"] * bool(job.spec().environment)  # as version 1.0.0 made it
-    return Response(200, texts_in(job.at("scripts"), hidden), JSON_TYPE)
-
-
-def has_ended(rows: Sequence[Row]) -> bool:
-    """Whether the latest step of a history has; a history that is gone has too."""
-    latest = Steps(rows).latest
-    return latest is None or latest.state.is_final()
-
-
-def size_of(path: str) -> int:
-    """The size of a file, in bytes; 0 where there is none."""
-    return os.path.getsize(path) if os.path.exists(path) else 0
-
-
-def await_growth(api: Api, job: JobDir, path: str, size: int, wait_s: float) -> None:
-    """Wait until a log is longer than size, its job has ended, or the time is over."""
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and not (api.stopping or has_ended(job.rows()) or size_of(path) > size):
-        time.sleep(0.1)
-
-
-def api_get_log(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """One log, as bytes.  X-Psik-Offset says where the next read begins, X-Psik-State how the job is."""
-    name = req.params["name"]
-    offset, tail = query_value(req, OFFSET), query_value(req, TAIL)
-    if offset is not None and tail is not None:
-        raise InvalidInput([Fault("tail", "goes with offset not at all; give one or the other")], "query")
-    await_growth(api, job, job.at("log", name), offset or 0, min(query_value(req, WAIT) or 0, 60))
-    latest = Steps(job.rows()).latest  # before the file: what is read then, is all where this is final
-    if latest is None:
-        raise NotFoundError("no job %s" % job.jobid)
-    file = ConfinedFolder(job.at("log")).open(name)
-    size = os.fstat(file.fileno()).st_size
-    notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
-    kind = "text/plain; charset=utf-8"
-    if offset is None and tail is None:
-        return Response.of_file(req, file, kind).plus(*notes)
-    if tail is not None:
-        skip_to_tail(file, tail)
-        offset = file.tell()
-    start = min(offset or 0, size)
-    return Response(200, FilePart(file, start, size - start), (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
-
-
-# A source of events yields (id, what it tells), or None where nothing happened for a while; it ends where there will be no more.
+# A source of events yields (id, data of the event), or None where nothing happened for a while, and
+# ends where no more will come.
 Events = Iterator[Optional[Tuple[str, Json]]]
 
 
 def events_of_job(api: Api, job: JobDir, after: int) -> Events:
-    """The transitions of one job, less the first `after`, until its latest step has ended; their ids count them."""
+    """The transitions of one job except the first `after`, until its latest step has ended.
+
+    An event's id is its place in the history, from 1.
+    """
     name, place = job.name, after
     while not api.stopping:
         rows = job.rows()
@@ -5800,242 +5568,559 @@ def events_of_job(api: Api, job: JobDir, after: int) -> Events:
         time.sleep(LOOK_S)
 
 
-def mark_of(job: JobDir, row: Row) -> str:
-    """A transition's id in the stream of all jobs; it begins with the time, from which a client goes on."""
-    return "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
+class TreeEvents:
+    """The transitions of all jobs that a caller may see, as a source of events.
 
+    last is the id of the event from which a client goes on, or ''.
+    """
 
-def await_first_look(api: Api) -> None:
-    """Wait until the whole tree has been seen once: what changes from then on is news."""
-    while not api.tracker.looked and not api.stopping:
-        time.sleep(0.05)
+    def __init__(self, api: Api, caller: Caller, last: str) -> None:
+        self.api, self.caller, self.last = api, caller, last
 
+    @staticmethod
+    def mark(job: JobDir, row: Row) -> str:
+        """An event's id.  It begins with the time, from which a client can go on."""
+        return "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
 
-def transitions_after(api: Api, last: str, admits: Callable[[JobDir], bool]) -> Iterator[Optional[Tuple[JobDir, Row]]]:
-    """The transitions of all jobs: those since the one with the id last, then each as it happens; None where nothing did for
-    a while.  It ends where the server does, or where who reads is too slow."""
-    await_first_look(api)
-    place = api.tracker.news_place()
-    past = api.tracker.since(float(last.split("/")[0]), admits) if last else []
-    told = {mark_of(job, row) for job, row in past}  # by the past; the present may tell it too
-    yield from ((job, row) for job, row in past if mark_of(job, row) != last)
-    del past
-    while not api.stopping:
-        news, place = api.tracker.news(place, BEAT_S)
-        if place < 0:  # it may come again, with the id of what it had last
-            return
-        yield from ((job, row) for job, row in news if mark_of(job, row) not in told)
-        if not news:
-            yield None
+    def admits(self, job: JobDir) -> bool:
+        """Whether the caller may see a job; asked for each event, for this may change."""
+        return self.api.policy.allows(self.caller, "GET", job)
 
+    def await_first_look(self) -> int:
+        """Wait until the tracker has seen the whole tree; the place in its news from which on all is new."""
+        while not self.api.tracker.looked and not self.api.stopping:
+            time.sleep(0.05)
+        return self.api.tracker.news_place()
 
-def events_of_all(api: Api, caller: Caller, last: str) -> Events:
-    """The transitions of all jobs that a caller may see, from the one with the id last on."""
-    def admits(job: JobDir) -> bool:
-        return may(api.policy, caller, "GET", job)
+    def transitions(self) -> Iterator[Optional[Tuple[JobDir, Row]]]:
+        """The transitions since the last event, then each as it happens; None where none did for a while.
 
-    for news in transitions_after(api, last, admits):
-        if news is None:
-            yield None
-        elif admits(news[0]):
-            job, row = news
-            yield mark_of(job, row), step_info(job, job.name, row)
-
-
-def may_go_on(req: Request) -> bool:
-    """Whether a request would still be carried out: its token was not revoked, nor the share taken back."""
-    with suppress(PsikError):
-        req.check_again()
-        return True
-    return False
-
-
-def send_events(req: Request, events: Events, send: Send) -> None:
-    """Send events as they come, and every BEAT_S a comment, which shows whether the client is still there; until the source
-    ends, or the right to it."""
-    beat = time.monotonic()
-    for event in events:
-        if event is not None:
-            send(("id: %s\nevent: transition\ndata: %s\n\n" % (event[0], json.dumps(event[1]))).encode())
-        if time.monotonic() - beat > BEAT_S:
-            if not may_go_on(req):
+        Ends when the server stops, or when the reader has fallen too far behind.
+        """
+        tracker, last = self.api.tracker, self.last
+        place = self.await_first_look()
+        past = tracker.since(float(last.split("/")[0]), self.admits) if last else []
+        told = {self.mark(job, row) for job, row in past}  # the tracker may report these again
+        yield from ((job, row) for job, row in past if self.mark(job, row) != last)
+        del past
+        while not self.api.stopping:
+            news, place = tracker.news(place, BEAT_S)
+            if place < 0:  # the client may come again, with the id of its last event
                 return
-            send(b": still here\n\n")
-            beat = time.monotonic()
+            yield from ((job, row) for job, row in news if self.mark(job, row) not in told)
+            if not news:
+                yield None
+
+    def __iter__(self) -> Events:
+        for transition in self.transitions():
+            if transition is None:
+                yield None
+            elif self.admits(transition[0]):
+                job, row = transition
+                yield self.mark(job, row), step_info(job, job.name, row)
 
 
-def stream_response(api: Api, req: Request, events: Events) -> Response:
-    """A stream of events; RequestError 503 where there are too many."""
-    api.connections.begin_stream(req.body.wire)
-    return Response(200, lambda send: send_events(req, events, send), (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")))
+class Handler:
+    """Answers a request of a caller.  A method that a route names returns JSON's types or a Response."""
 
+    def __init__(self, api: Api, req: Request, caller: Caller) -> None:
+        self.api, self.req, self.caller = api, req, caller
 
-def api_get_job_events(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
-    last = req.headers.get("last-event-id", "")
-    after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
-    if has_ended(rows) and after >= len(rows):
-        return Response(204)
-    return stream_response(api, req, events_of_job(api, job, after))
+    def json(self, limit: int = MAX_JSON) -> Json:
+        """The JSON of the request's body; RequestError 413 or 415, InvalidInput."""
+        kind = self.req.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RequestError(415, "the body must be application/json, and say so in Content-Type")
+        try:
+            text = self.req.body.read_all(limit).decode("utf-8")
+        except UnicodeDecodeError as err:
+            raise RequestError(400, "the body is not UTF-8 (byte %d)" % err.start) from None
+        with given_in("body"):
+            return parse_json(text, "body")
 
+    def model(self, cls: Type[M]) -> M:
+        """The model that the request's body describes; RequestError, InvalidInput."""
+        with given_in("body"):
+            return from_json(cls, self.json(), "body")
 
-def api_get_events(api: Api, req: Request, caller: Caller) -> Response:
-    """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
-    last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", req.headers.get("last-event-id", ""))
-    return stream_response(api, req, events_of_all(api, caller, last.group(0) if last else ""))
+    def backend_name(self) -> Optional[str]:
+        """The backend that the query names; NotFoundError where no backend has that name."""
+        name = self.req.query.get("backend")
+        if name is None and self.req.path.rstrip("/").endswith("/new"):
+            name = self.req.query.get("machine")
+        if name is not None and name not in self.api.backends:
+            raise NotFoundError("no backend %r; there is %s" % (name, ", ".join(self.api.backends)))
+        return name
 
+    def find_rows(self, caller: Caller) -> Tuple[JobDir, List[Row]]:
+        """The job that the request is for, which the caller may see, and its history.
 
-# Files: nothing outside the work directory, by no name and by no link.
+        InvalidError where that is no id; NotFoundError where there is no such job, or the caller
+        may not see it.
+        """
+        jobid, policy = self.req.params["jobid"], self.api.policy
+        backend = self.backend_name()
+        if not JOBID.fullmatch(jobid):
+            raise InvalidError("%r is not a job id" % jobid)
+        operation = "GET" if self.req.verb == "GET" else "POST"
+        for job, rows in with_rows(self.api.tree.of_id(jobid, backend)):
+            if policy.allows(caller, operation, job):
+                return job, rows
+            complain("refused: %s may not %s job %s" % (one_line(caller.user), operation, jobid))
+            if operation == "POST" and policy.allows(caller, "GET", job):
+                raise ForbiddenError("job %s is not yours to change" % jobid)
+        raise NotFoundError("no job %s" % jobid)
 
-def folder_of(api: Api, job: JobDir) -> ConfinedFolder:
-    """The folder where a job runs.  ForbiddenError where that lies among the jobs, but for a job's work/: there the key of
-    tokens would be in reach, and what is others'; a tree of jobs that lies in it is hidden."""
-    folder, prefixes = os.path.realpath(job.directory()), {os.path.realpath(known.prefix) for known in api.backends.values()}
-    for prefix in prefixes:
-        inside = os.path.relpath(folder, prefix)
-        if inside.split("/")[0] != ".." and not re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside):
-            raise ForbiddenError("job %s runs among the jobs, whose files are not shown" % job.jobid)
-    return ConfinedFolder(folder, prefixes)
+    def start(self, job: JobDir) -> None:
+        """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
+        with self.api.tracker.following(job):
+            try:
+                submit_next(self.api.config, job)
+            except BackendError as err:
+                raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
-
-def api_get_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """What lies in the work directory: {name: {size, atime, mtime}}."""
-    return folder_of(api, job).stat()
-
-
-def api_get_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Union[Json, Response]:
-    """A file of the work directory, as bytes; of a directory, what lies in it."""
-    path, folder = req.params["path"].rstrip("/"), folder_of(api, job)
-    if folder.is_folder(path):
-        return folder.stat(path)
-    return Response.of_file(req, folder.open(path), "application/octet-stream", os.path.basename(path))
-
-
-def upload_limit(api: Api) -> int:
-    """The bytes that an upload may have."""
-    return api.config.max_upload_mb * 10 ** 6
-
-
-def api_put_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Write a file of the work directory; the directories on the way are made."""
-    folder_of(api, job).save(req.params["path"], req.body.blocks(upload_limit(api)))
-    return None
-
-
-def api_delete_file(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Remove a file of the work directory."""
-    folder_of(api, job).unlink(req.params["path"])
-    return None
-
-
-def api_post_files(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Write the files of a form's fields `files` into the work directory."""
-    saved = 0
-    for field_name, name, blocks in Form(req, upload_limit(api)).parts():
-        if field_name == "files" and name:
-            folder_of(api, job).save(name, blocks)
-            saved += 1
-        for _ in blocks:
-            pass
-    if not saved:
-        raise InvalidInput([Fault("files", "no part of the form is a field `files` with a file name")], "body")
-    return None
-
-
-def api_get_archive(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Response:
-    """The work directory, or one in it, as .tar.gz."""
-    folder, path = folder_of(api, job), query_value(req, WITHIN) or ""
-    if not folder.is_folder(path):
-        raise NotFoundError("no such directory")
-    return Response(200, lambda send: write_archive(folder, path, job.jobid, send), (
-        ("Content-Type", "application/gzip"), ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % job.jobid)))
-
-
-# Access and tokens.
-
-def api_get_access(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Who owns a job, and who else may do what."""
-    return read_access(job)._asdict()
-
-
-def api_put_access(api: Api, req: Request, caller: Caller, job: JobDir, rows: List[Row]) -> Json:
-    """Let users do things with a job: {user: ["GET"]}; an empty list takes it back.  Only its owner may."""
-    if not owns(caller, job):
-        raise ForbiddenError("job %s is not yours to share" % job.jobid)
-    wanted = read_json(req, MAX_SHARES)
-    if not isinstance(wanted, dict) or not all(isinstance(operations, list) for operations in wanted.values()):
-        raise InvalidInput([Fault("", "should be {user: [\"GET\", \"POST\"]}")], "body")
-    with given_in("body"):
-        return share(job, wanted)._asdict()
-
-
-def api_get_token(api: Api, req: Request, caller: Caller) -> Response:
-    """A token for who asks, for a day; no wider than the one that he shows."""
-    if caller.anonymous:
-        raise RequestError(401, "no token for an address: nobody vouches for it", WWW_Authenticate="Bearer")
-    if caller.claims is not None and api.config.tokens == "biscuit":  # what its holder narrowed must not come back wide
-        return Response.of_text(req.bearer or "").plus(("Cache-Control", "no-store"))
-    left_s = min(86400.0, float(caller.claims["exp"]) - time.time()) if caller.claims else 86400.0
-    said = caller.claims or {}
-    parents = said.get("parents", []) + ([said["jti"]] if said else [])
-    if len(parents) > MAX_PARENTS:
-        raise ForbiddenError("this token was got with %d others, one after the other; ask with an earlier one" % MAX_PARENTS)
-    certificate = said.get(CERTIFICATE, req.body.wire.peer.serial)
-    text = tokens_of(api.config).make(caller.user, left_s, parents, certificate, **{name: said.get(name) for name in NARROWINGS})
-    return Response.of_text(text).plus(("Cache-Control", "no-store"))
-
-
-def api_post_token(api: Api, req: Request, caller: Caller) -> Json:
-    """What the token says that the request shows."""
-    token = req.bearer
-    if token is None:
-        raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
-    return {"blocks": tokens_of(api.config).blocks(token)}
-
-
-# The server itself.
-
-def can_write(folder: str) -> bool:
-    """Whether a file can be made in a folder; tried, for permissions do not tell of a full disk."""
-    path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
-    try:
-        make_folder(folder)
-        write_file(path, "?")
-        os.unlink(path)
-    except OSError:
+    def may_go_on(self) -> bool:
+        """Whether the request would still be admitted: neither token nor share was withdrawn."""
+        with suppress(PsikError):
+            self.req.check_again()
+            return True
         return False
-    return True
+
+    def send_events(self, events: Events, send: Send) -> None:
+        """Send events as they come, until their source ends or the request would no longer be admitted.
+
+        Every BEAT_S a comment shows whether the client is still there.
+        """
+        beat = time.monotonic()
+        for event in events:
+            if event is not None:
+                text = "id: %s\nevent: transition\ndata: %s\n\n" % (event[0], json.dumps(event[1]))
+                send(text.encode())
+            if time.monotonic() - beat > BEAT_S:
+                if not self.may_go_on():
+                    return
+                send(b": still here\n\n")
+                beat = time.monotonic()
+
+    def stream(self, events: Events) -> Response:
+        """A stream of events; RequestError 503 where there are too many streams."""
+        self.api.connections.begin_stream(self.req.body.wire)
+        return Response(200, lambda send: self.send_events(events, send),
+                        (("Content-Type", "text/event-stream"), NOT_STORED))
 
 
-def api_get_health(api: Api, req: Request, caller: Caller) -> Response:
-    """Whether jobs can be written, and how the backends are; 503 where they cannot."""
-    probe = can_write if not caller.anonymous else lambda folder: os.access(folder, os.W_OK)  # a stranger makes us write nothing
-    writable = {backend.name: probe(backend.root) for backend in api.backends.values()}
-    states = {name: str(system_status(api, backend, caller)["status"]) for name, backend in api.backends.items()}
-    fine = all(writable.values())
-    return Response.of_json({"status": "ok" if fine and set(states.values()) == {"active"} else "degraded", "version": __version__,
-                          "writable": fine, "backends": states}, 200 if fine else 503)
+class ServerHandler(Handler):
+    """The routes that are for no job, or for a new one."""
+
+    # The server itself.
+
+    def get_page(self) -> Response:
+        """A page for people."""
+        return Response.of_text(TEMPLATES["index.html"], "text/html").plus(*PAGE_HEADERS)
+
+    def get_health(self) -> Response:
+        """Whether jobs can be written, and how the backends are; 503 where they cannot."""
+        backends, stranger = self.api.backends, self.caller.anonymous
+        writable = {name: os.access(backend.root, os.W_OK) if stranger  # who makes us write nothing
+                    else can_write(backend.root) for name, backend in backends.items()}
+        states = {name: self.system_status(backend)["status"] for name, backend in backends.items()}
+        fine = all(writable.values())
+        status = "ok" if fine and set(states.values()) == {"active"} else "degraded"
+        return Response.of_json({"status": status, "version": __version__, "writable": fine,
+                                 "backends": states}, 200 if fine else 503)
+
+    def get_metrics(self) -> Response:
+        """Counters for Prometheus."""
+        api, labels = self.api, '{method="%s",status="%d"}'
+        jobs = sorted(api.tracker.counts().items()) if self.caller.trusted else []
+        counts = sorted(api.counts.items())
+        lines = ["# TYPE psik_up_seconds gauge", "psik_up_seconds %.0f" % (time.time() - api.begun)]
+        lines += ["# TYPE psik_jobs gauge"]
+        lines += ['psik_jobs{backend="%s",state="%s"} %d' % (key + (count,)) for key, count in jobs]
+        lines += ["# TYPE psik_requests_total counter"]
+        lines += ["psik_requests_total%s %d" % (labels % key, count) for key, (count, _) in counts]
+        lines += ["# TYPE psik_request_seconds_total counter"]
+        lines += ["psik_request_seconds_total%s %.6f" % (labels % key, took) for key, (_, took) in counts]
+        return Response(200, "\n".join(lines + [""]).encode(),
+                        (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),))
+
+    # Backends.
+
+    def lacks(self, backend: Backend) -> List[str]:
+        """What a backend lacks, looked for again after ten seconds."""
+        when, missing = self.api.checked.get(backend.name, (0.0, []))
+        if time.monotonic() - when > 10 or not when:
+            missing = check_backend(backend)
+            self.api.checked[backend.name] = time.monotonic(), missing
+        return missing
+
+    def system_status(self, backend: Backend) -> Dict[str, Json]:
+        """A backend as psik_api's SystemStatus.
+
+        It is unavailable where it lacks something, degraded where its scheduler gives no answer.
+        """
+        missing, fault, trusted = self.lacks(backend), Answer.fault_of(backend.root), self.caller.trusted
+        notes = missing + ([fault] if fault else [])
+        return {"name": backend.name, "full_name": backend.name,
+                "description": backend.kind + " jobs" + (" in " + backend.root if trusted else ""),
+                "system_type": backend.kind,
+                "notes": notes if trusted else ["see the server's log"] * bool(notes),
+                "status": "unavailable" if missing else "degraded" if fault else "active",
+                "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+    def get_backends(self) -> Json:
+        """The backends, by name."""
+        backends, name = self.api.backends, NAME.value(self.req)
+        if name is not None and name not in backends:
+            raise NotFoundError("no backend %r" % name)
+        return {each: self.system_status(backends[each]) for each in backends if name in (None, each)}
+
+    def get_backend(self) -> Json:
+        """One backend."""
+        name = self.req.params["name"]
+        if name not in self.api.backends:
+            raise NotFoundError("no backend %r" % name)
+        return self.system_status(self.api.backends[name])
+
+    # Tokens.
+
+    def new_token(self) -> str:
+        """A token that lasts a day, or as long as the one that the caller shows, and is as narrow."""
+        claims = self.caller.claims or {}
+        left_s = min(86400.0, float(claims["exp"]) - time.time()) if claims else 86400.0
+        parents = claims.get("parents", []) + ([claims["jti"]] if claims else [])
+        if len(parents) > MAX_PARENTS:
+            raise ForbiddenError("this token was got with %d others, one after the other; ask with "
+                                 "an earlier one" % MAX_PARENTS)
+        certificate = claims.get(CERTIFICATE, self.req.body.wire.peer.serial)
+        narrowings = {name: claims.get(name) for name in NARROWINGS}
+        return tokens_of(self.api.config).make(self.caller.user, left_s, parents, certificate, **narrowings)
+
+    def get_token(self) -> Response:
+        """A token for who asks, for a day; no wider than the one that he shows."""
+        caller, bearer = self.caller, self.req.bearer
+        if caller.anonymous:
+            raise RequestError(401, "no token for an address: nobody vouches for it", WWW_Authenticate="Bearer")
+        # What the holder of a biscuit has narrowed must not come back wide.
+        keeps = caller.claims is not None and self.api.config.tokens == "biscuit"
+        return Response.of_text(bearer or "" if keeps else self.new_token()).plus(NOT_STORED)
+
+    def post_token(self) -> Json:
+        """What the token says that the request shows."""
+        token = self.req.bearer
+        if token is None:
+            raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
+        return {"blocks": tokens_of(self.api.config).blocks(token)}
+
+    # All jobs.
+
+    def get_jobs(self) -> Response:
+        """Jobs, newest first, each with its latest step."""
+        req = self.req
+        index, limit = INDEX.value(req) or 0, LIMIT.value(req)
+        listed = list_jobs(self.api.config, self.backend_name(), STATE.value(req), limit, poll=False,
+                           index=index, name=NAME.value(req),
+                           admits=lambda job: self.api.policy.allows(self.caller, "GET", job))
+        names = ("jobid", "name", "updated", "jobndx", "state", "info")
+        answer = Response.of_json([{name: getattr(each, name) for name in names} for each in listed])
+        if limit is None or len(listed) < limit:
+            return answer
+        query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
+                         for name, value in dict(req.query, index=str(index + limit)).items())
+        return answer.plus(("Link", '<%s?%s>; rel="next"' % (encode_percent(req.path), query)))
+
+    def get_events(self) -> Response:
+        """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
+        last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", self.req.headers.get("last-event-id", ""))
+        return self.stream(iter(TreeEvents(self.api, self.caller, last.group(0) if last else "")))
+
+    # New jobs.
+
+    def is_among_jobs(self, folder: str) -> bool:
+        """Whether a folder lies in a tree of jobs, or holds one.
+
+        There the file routes would show other users' files, and the key of the tokens.
+        """
+        place = os.path.join(os.path.realpath(folder), "")
+        prefixes = {backend.prefix for backend in self.api.backends.values()}
+        trees = {os.path.join(os.path.realpath(prefix), "") for prefix in prefixes}
+        return any(place.startswith(tree) or tree.startswith(place) for tree in trees)
+
+    def backend_of_new(self, spec: JobSpec) -> Backend:
+        """The backend of a new job; ForbiddenError where the caller may not make it there."""
+        name = self.backend_name()
+        with given_in("body"):
+            backend = self.api.config.choose_backend(spec, name)
+        if self.caller.backends is not None and backend.name not in self.caller.backends:
+            raise ForbiddenError("the token does not let you make jobs on " + backend.name)
+        self.api.policy.check_is_maker(self.caller, backend.config)
+        if spec.directory and not self.caller.trusted and self.is_among_jobs(spec.directory):
+            raise ForbiddenError("a job's directory may not be among the jobs")
+        return backend
+
+    def new_job(self, spec: JobSpec) -> JobDir:
+        """Make a job that belongs to the caller."""
+        backend = self.backend_of_new(spec).name
+        access = None if self.caller.user == LOCAL_USER else Access(self.caller.user, {})._asdict()
+        with given_in("body"):
+            return create(self.api.config, spec, backend, access)
+
+    def job_of_key(self, spec: JobSpec, key: str) -> JobDir:
+        """The job that the caller made before with this Idempotency-Key, or a new one, submitted."""
+        if len(key) > MAX_KEY:
+            raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
+        backend = self.backend_of_new(spec)
+        name, text = "%s\n%s" % (self.caller.user, key), json.dumps(to_json(spec), sort_keys=True)
+        with IdempotencyKeys(backend.root).entry(name, text) as entry:
+            job = Root(backend.name, backend.root, backend.config).job(entry.jobid)
+            if job is None or not job.rows():
+                job = self.new_job(spec)
+                entry.keep(job.jobid)
+            if len(job.rows()) == 1:  # not submitted yet, or its submission was cut
+                self.start(job)
+            return job
+
+    @staticmethod
+    def created(job: JobDir) -> Response:
+        """The answer to who made a job: its id, and where it is."""
+        return Response.of_json(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
+
+    def post_job(self) -> Response:
+        """Make a job and submit it; its id.  With an Idempotency-Key, the same request again gives the same job."""
+        key, spec = self.req.headers.get("idempotency-key"), self.model(JobSpec)
+        if key is not None:
+            return self.created(self.job_of_key(spec, key))
+        job = self.new_job(spec)
+        self.start(job)
+        return self.created(job)
+
+    def post_new(self) -> Response:
+        """Make a job and do not submit it; its id."""
+        return self.created(self.new_job(self.model(JobSpec)))
+
+    # Callbacks of jobs elsewhere.
+
+    @staticmethod
+    def read_callback(message: bytes) -> Tuple[Callback, Info]:
+        """The callback that a job elsewhere sends, and its info as a history has it; InvalidInput."""
+        with given_in("body"):
+            callback = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
+        info = read_info(str(callback.info))
+        if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or callback.jobndx > MAX_STEP:
+            raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit "
+                                      "status" % MAX_STEP)], "body")
+        return callback, info
+
+    def find_signed(self, message: bytes) -> Tuple[JobDir, List[Row]]:
+        """The job that a signed message is for, and its history.
+
+        A job whose spec has no client_secret takes it from whoever may change the job.  ForbiddenError
+        where the signature is wrong; NotFoundError for a caller who may not see the job.
+        """
+        job, rows = self.find_rows(self.caller._replace(trusted=True))
+        secret = job.spec().client_secret
+        try:
+            if secret:
+                verify_signature(message, secret, self.req.headers.get("x-hub-signature-256"))
+                return job, rows
+        except ForbiddenError:
+            self.find_rows(self.caller)
+            raise
+        return self.find_rows(self.caller)
+
+    def post_callback(self) -> Json:
+        """Record a transition of a job elsewhere, signed with client_secret; the job's own callback is told of it."""
+        if "x-hub-signature-256" not in self.req.headers and self.caller.anonymous:
+            raise RequestError(401, "sign it, in the header X-Hub-Signature-256", WWW_Authenticate="Bearer")
+        message = self.req.body.read_all(MAX_CALLBACK)
+        callback, info = self.read_callback(message)
+        self.req.params["jobid"] = callback.jobid
+        job, rows = self.find_signed(message)
+        transition = (callback.jobndx, callback.state, info)
+        if not any(row[1:] == transition for row in rows):  # a delivery may come twice
+            reached(job, callback.jobndx, STATES[callback.state], info)
+            self.api.tracker.take_in(job)
+        return "OK"
 
 
-def api_get_metrics(api: Api, req: Request, caller: Caller) -> Response:
-    """Counters for Prometheus."""
-    lines = ["# TYPE psik_up_seconds gauge", "psik_up_seconds %.0f" % (time.time() - api.begun), "# TYPE psik_jobs gauge"]
-    for key, count in sorted(api.tracker.counts().items()) if caller.trusted else []:
-        lines.append('psik_jobs{backend="%s",state="%s"} %d' % (key + (count,)))
-    lines.append("# TYPE psik_requests_total counter")
-    counts = sorted(api.counts.items())
-    lines += ['psik_requests_total{method="%s",status="%d"} %d' % (key + (count,)) for key, (count, _) in counts]
-    lines.append("# TYPE psik_request_seconds_total counter")
-    lines += ['psik_request_seconds_total{method="%s",status="%d"} %.6f' % (key + (took,)) for key, (_, took) in counts]
-    return Response(200, "\n".join(lines + [""]).encode(), (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),))
+class JobHandler(Handler):
+    """The routes that are for a job, which the caller may see, or change where the method is not GET."""
 
+    def __init__(self, api: Api, req: Request, caller: Caller) -> None:
+        super().__init__(api, req, caller)
+        self.job, self.rows = self.find_rows(caller)
 
-def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
-    """A page for people."""
-    return Response.of_text(TEMPLATES["index.html"], "text/html").plus(
-        ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-                                    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-        ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"))
+    def get_job(self) -> Json:
+        """A job's history, in order."""
+        name = self.job.name
+        return [step_info(self.job, name, row) for row in self.rows]
+
+    def start_job(self) -> Json:
+        """Submit a job, or submit it again as its next step; only who may make jobs may."""
+        self.api.policy.check_is_maker(self.caller, self.api.backends[self.job.backend].config)
+        self.start(self.job)
+        return None
+
+    def cancel_job(self) -> Json:
+        """End a job, whatever it is doing."""
+        with self.api.tracker.following(self.job):
+            cancel(self.job)
+        return None
+
+    def delete_job(self) -> Json:
+        """End a job; with purge, remove one that has ended."""
+        if not PURGE.value(self.req):
+            return self.cancel_job()
+        remove(self.job)
+        return None
+
+    def get_state(self) -> Json:
+        """A job's state: that of its latest step."""
+        latest = Steps(self.rows).latest
+        assert latest is not None  # a job has a row
+        return latest.state.value
+
+    def get_spec(self) -> Json:
+        """A job's spec without its secrets; environment, and the query of the callback's URL, are for its owner."""
+        spec = to_json(self.job.spec(), secrets=False)
+        if not self.caller.owns(self.job):
+            callback = spec["callback"] and re.sub(r"[?#].*", "", spec["callback"])
+            spec.update(environment={}, callback=callback)
+        return spec
+
+    # Logs, scripts, events.
+
+    def get_logs(self) -> Response:
+        """Every log, {file: text}."""
+        return Response(200, texts_in(self.job.at("log")), JSON_TYPE)
+
+    def get_scripts(self) -> Response:
+        """Every script, {file: text}; for others than its owner, only those that hold nothing of its environment."""
+        hidden = []
+        if not self.caller.owns(self.job):
+            has_environment = bool(self.job.spec().environment)
+            hidden = ["supervise"] + ["job"] * has_environment  # job: as version 1.0.0 made it
+        return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
+
+    def await_growth(self, path: str, size: int, wait_s: float) -> None:
+        """Wait until a log is longer than size, its job has ended, or the time is over."""
+        def has_grown() -> bool:
+            return os.path.exists(path) and os.path.getsize(path) > size
+
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and not (
+                self.api.stopping or has_ended(self.job.rows()) or has_grown()):
+            time.sleep(0.1)
+
+    def get_log(self) -> Response:
+        """One log, as bytes.  X-Psik-Offset says where the next read begins, X-Psik-State how the job is."""
+        req, job, name = self.req, self.job, self.req.params["name"]
+        offset, tail = OFFSET.value(req), TAIL.value(req)
+        if offset is not None and tail is not None:
+            raise InvalidInput([Fault("tail", "tail and offset exclude each other")], "query")
+        self.await_growth(job.at("log", name), offset or 0, min(WAIT.value(req) or 0, 60))
+        latest = Steps(job.rows()).latest  # before the file is read: if final, the file is whole
+        if latest is None:
+            raise NotFoundError("no job %s" % job.jobid)
+        file, kind = ConfinedFolder(job.at("log")).open(name), "text/plain; charset=utf-8"
+        size = os.fstat(file.fileno()).st_size
+        notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
+        if offset is None and tail is None:
+            return Response.of_file(req, file, kind).plus(*notes)
+        if tail is not None:
+            skip_to_tail(file, tail)
+            offset = file.tell()
+        start = min(offset or 0, size)
+        return Response(200, FilePart(file, start, size - start),
+                        (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
+
+    def get_job_events(self) -> Response:
+        """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
+        last = self.req.headers.get("last-event-id", "")
+        after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
+        if has_ended(self.rows) and after >= len(self.rows):
+            return Response(204)
+        return self.stream(events_of_job(self.api, self.job, after))
+
+    # Files: nothing outside the work directory, by no name and by no link.
+
+    def folder(self) -> ConfinedFolder:
+        """The folder where the job runs.  A tree of jobs that lies in it is hidden.
+
+        ForbiddenError where it lies in a tree of jobs itself, except in a job's work/: the file
+        routes would show other users' files there, and the key of the tokens.
+        """
+        folder = os.path.realpath(self.job.directory())
+        trees = {os.path.realpath(backend.prefix) for backend in self.api.backends.values()}
+        for tree in trees:
+            inside = os.path.relpath(folder, tree)
+            if inside.split("/")[0] != ".." and not re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside):
+                raise ForbiddenError("job %s runs among the jobs, whose files are not shown" % self.job.jobid)
+        return ConfinedFolder(folder, trees)
+
+    @property
+    def upload_limit(self) -> int:
+        """The bytes that an upload may have."""
+        return self.api.config.max_upload_mb * 10 ** 6
+
+    def get_files(self) -> Json:
+        """What lies in the work directory: {name: {size, atime, mtime}}."""
+        return self.folder().stat()
+
+    def get_file(self) -> Union[Json, Response]:
+        """A file of the work directory, as bytes; of a directory, what lies in it."""
+        path, folder = self.req.params["path"].rstrip("/"), self.folder()
+        if folder.is_folder(path):
+            return folder.stat(path)
+        return Response.of_file(self.req, folder.open(path), "application/octet-stream", os.path.basename(path))
+
+    def put_file(self) -> Json:
+        """Write a file of the work directory; the directories on the way are made."""
+        self.folder().save(self.req.params["path"], self.req.body.blocks(self.upload_limit))
+        return None
+
+    def delete_file(self) -> Json:
+        """Remove a file of the work directory."""
+        self.folder().unlink(self.req.params["path"])
+        return None
+
+    def post_files(self) -> Json:
+        """Write the files of a form's fields `files` into the work directory."""
+        saved = 0
+        for field_name, name, blocks in Form(self.req, self.upload_limit).parts():
+            if field_name == "files" and name:
+                self.folder().save(name, blocks)
+                saved += 1
+            for _ in blocks:
+                pass
+        if not saved:
+            raise InvalidInput([Fault("files", "no part of the form is a field `files` with a file name")], "body")
+        return None
+
+    def get_archive(self) -> Response:
+        """The work directory, or one in it, as .tar.gz."""
+        folder, path, jobid = self.folder(), WITHIN.value(self.req) or "", self.job.jobid
+        if not folder.is_folder(path):
+            raise NotFoundError("no such directory")
+        return Response(200, lambda send: write_archive(folder, path, jobid, send), (
+            ("Content-Type", "application/gzip"),
+            ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % jobid)))
+
+    # Access.
+
+    def get_access(self) -> Json:
+        """Who owns a job, and who else may do what."""
+        return Access.of(self.job)._asdict()
+
+    def put_access(self) -> Json:
+        """Let users do things with a job: {user: ["GET"]}; an empty list withdraws it.  Only its owner may."""
+        if not self.caller.owns(self.job):
+            raise ForbiddenError("job %s is not yours to share" % self.job.jobid)
+        wanted = self.json(MAX_SHARES)
+        if not isinstance(wanted, dict) or not all(isinstance(each, list) for each in wanted.values()):
+            raise InvalidInput([Fault("", 'should be {user: ["GET", "POST"]}')], "body")
+        with given_in("body"):
+            return Access.share(self.job, wanted)._asdict()
 
 
 # -------------------------------------------------------------------------------------------- 18. Routes
@@ -6044,16 +6129,24 @@ def api_get_page(api: Api, req: Request, caller: Caller) -> Response:
 
 @lru_cache(maxsize=1)
 def openapi_response() -> Response:
-    """The interface, made once: it takes ten milliseconds, and strangers may ask for it."""
+    """The interface as a document, made once: it takes ten milliseconds, and strangers may ask for it."""
     return Response.of_json(OpenApi().document())
 
 
-def api_get_openapi(api: Api, req: Request, caller: Caller) -> Response:
+def get_openapi(handler: ServerHandler) -> Response:
     """This interface, as OpenAPI 3.1."""
     return openapi_response()
 
 
-Handler = Callable[..., Union[Json, Response]]   # of Api, Request, Caller; of the scope `job` also JobDir, List[Row]
+@lru_cache(maxsize=None)
+def route_pattern(path: str) -> Any:
+    """The regular expression of a route's path; `{path}` matches slashes too."""
+    def group(match: Any) -> str:
+        name = match.group(1)
+        return "(?P<%s>%s)" % (name, ".+" if name == "path" else "[^/]+")
+
+    text = re.sub(r"\\?\{(\w+)\\?\}", group, re.escape(path))
+    return re.compile(text + "/?" if path != "/" else "/", re.DOTALL)
 
 
 class Route(NamedTuple):
@@ -6064,141 +6157,63 @@ class Route(NamedTuple):
     # whatever it is narrowed to; `signed` whose body is signed; `user` who has a name; `create` who may make jobs; `job` who may
     # see the job, or change it where the method is not GET: its handler is given the job and its rows.
     scope: str
-    handler: Handler
+    handler: Callable[[Any], Union[Json, Response]]     # a method of JobHandler for the scope `job`, else of ServerHandler
     gives: str              # a schema's name, a Python-like type of them, or a media type
     takes: str = ""         # a model's name, or a media type
     query: Tuple[Param, ...] = ()
 
+    @property
+    def pattern(self) -> Any:
+        """The regular expression of its path."""
+        return route_pattern(self.path)
+
+    def match(self, req: Request) -> Optional[Dict[str, str]]:
+        """What it takes from a request's path, None where it does not match.
+
+        The path is decoded only now, so that an encoded slash separates nothing.
+        """
+        match = self.pattern.fullmatch(req.raw_path)
+        if not match:
+            return None
+        params = {name: decode_percent(value) for name, value in match.groupdict().items()}
+        return None if any("/" in params[name] for name in params if name != "path") else params
+
 
 ROUTES = (
-    Route("GET", "/", "page", api_get_page, "text/html"),
-    Route("GET", "/v1", "page", api_get_page, "text/html"),
-    Route("GET", "/v1/openapi.json", "open", api_get_openapi, "object"),
-    Route("GET", "/v1/health", "open", api_get_health, "Health"),
-    Route("GET", "/v1/metrics", "user", api_get_metrics, "text/plain"),
-    Route("GET", "/v1/backends", "open", api_get_backends, "{SystemStatus}", query=(NAME,)),
-    Route("GET", "/v1/backends/{name}", "open", api_get_backend, "SystemStatus"),
-    Route("GET", "/v1/token", "user", api_get_token, "text/plain"),
-    Route("POST", "/v1/token", "token", api_post_token, "Blocks"),
-    Route("GET", "/v1/events", "user", api_get_events, "text/event-stream"),
-    Route("GET", "/v1/jobs", "user", api_get_jobs, "[JobStepInfo]", query=(INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
-    Route("POST", "/v1/jobs", "create", api_post_job, "string", "JobSpec", (BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/new", "create", api_post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
-    Route("POST", "/v1/jobs/callback", "signed", api_post_callback, "string", "Callback", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}", "job", api_get_job, "[JobStepInfo]", query=(BACKEND_PARAM,)),
-    Route("DELETE", "/v1/jobs/{jobid}", "job", api_delete_job, "null", query=(BACKEND_PARAM, PURGE)),
-    Route("POST", "/v1/jobs/{jobid}/start", "job", api_start_job, "null", query=(BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/cancel", "job", api_cancel_job, "null", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/state", "job", api_get_state, "JobState", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/spec", "job", api_get_spec, "JobSpec", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/logs", "job", api_get_logs, "{string}", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", api_get_log, "text/plain", query=(BACKEND_PARAM, OFFSET, WAIT, TAIL)),
-    Route("GET", "/v1/jobs/{jobid}/scripts", "job", api_get_scripts, "{string}", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/events", "job", api_get_job_events, "text/event-stream", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/archive", "job", api_get_archive, "application/gzip", query=(BACKEND_PARAM, WITHIN)),
-    Route("GET", "/v1/jobs/{jobid}/access", "job", api_get_access, "Access", query=(BACKEND_PARAM,)),
-    Route("PUT", "/v1/jobs/{jobid}/access", "job", api_put_access, "Access", "Shares", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/files", "job", api_get_files, "{FileInfo}", query=(BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/files", "job", api_post_files, "null", "multipart/form-data", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/files/{path}", "job", api_get_file, "application/octet-stream", query=(BACKEND_PARAM,)),
-    Route("PUT", "/v1/jobs/{jobid}/files/{path}", "job", api_put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/files/{path}", "job", api_put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
-    Route("DELETE", "/v1/jobs/{jobid}/files/{path}", "job", api_delete_file, "null", query=(BACKEND_PARAM,)),
+    Route("GET", "/", "page", ServerHandler.get_page, "text/html"),
+    Route("GET", "/v1", "page", ServerHandler.get_page, "text/html"),
+    Route("GET", "/v1/openapi.json", "open", get_openapi, "object"),
+    Route("GET", "/v1/health", "open", ServerHandler.get_health, "Health"),
+    Route("GET", "/v1/metrics", "user", ServerHandler.get_metrics, "text/plain"),
+    Route("GET", "/v1/backends", "open", ServerHandler.get_backends, "{SystemStatus}", query=(NAME,)),
+    Route("GET", "/v1/backends/{name}", "open", ServerHandler.get_backend, "SystemStatus"),
+    Route("GET", "/v1/token", "user", ServerHandler.get_token, "text/plain"),
+    Route("POST", "/v1/token", "token", ServerHandler.post_token, "Blocks"),
+    Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
+    Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", query=(INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
+    Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "string", "JobSpec", (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
+    Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]", query=(BACKEND_PARAM,)),
+    Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", query=(BACKEND_PARAM, PURGE)),
+    Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null", query=(BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", JobHandler.get_log, "text/plain", query=(BACKEND_PARAM, OFFSET, WAIT, TAIL)),
+    Route("GET", "/v1/jobs/{jobid}/scripts", "job", JobHandler.get_scripts, "{string}", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/events", "job", JobHandler.get_job_events, "text/event-stream", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/archive", "job", JobHandler.get_archive, "application/gzip", query=(BACKEND_PARAM, WITHIN)),
+    Route("GET", "/v1/jobs/{jobid}/access", "job", JobHandler.get_access, "Access", query=(BACKEND_PARAM,)),
+    Route("PUT", "/v1/jobs/{jobid}/access", "job", JobHandler.put_access, "Access", "Shares", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/files", "job", JobHandler.get_files, "{FileInfo}", query=(BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/files", "job", JobHandler.post_files, "null", "multipart/form-data", (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.get_file, "application/octet-stream", query=(BACKEND_PARAM,)),
+    Route("PUT", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
+    Route("DELETE", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.delete_file, "null", query=(BACKEND_PARAM,)),
 )
-
-
-def route_pattern(path: str) -> Any:
-    """The regular expression of a route's path."""
-    text = re.sub(r"\\?\{(\w+)\\?\}", lambda match: "(?P<%s>%s)" % (match.group(1), ".+" if match.group(1) == "path" else "[^/]+"), re.escape(path))
-    return re.compile(text + "/?" if path != "/" else "/", re.DOTALL)
-
-
-def match_route(pattern: Any, req: Request) -> Optional[Dict[str, str]]:
-    """What a route's pattern takes from a request's path, None where it does not fit.  The path is not decoded before: an
-    encoded slash parts nothing."""
-    match = pattern.fullmatch(req.raw_path)
-    found = {name: decode_percent(value) for name, value in match.groupdict().items()} if match else {}
-    return found if match and not any("/" in found[name] for name in found if name != "path") else None
-
-
-def find_route(req: Request, patterns: List[Tuple[Any, Route]]) -> Tuple[Route, Dict[str, str]]:
-    """The route of a request and what its pattern took from the path; RequestError 404 or 405."""
-    allowed: Set[str] = set()
-    for pattern, route in patterns:
-        found = match_route(pattern, req)
-        if found is not None and route.method == req.verb:
-            return route, found
-        if found is not None:
-            allowed.update([route.method] + ["HEAD"] * (route.method == "GET"))
-    if not allowed:
-        raise NotFoundError("no such route; GET /v1/openapi.json lists them")
-    status = 204 if req.method == "OPTIONS" else 405
-    raise RequestError(status, "there is no %s here" % req.method, Allow=", ".join(sorted(allowed | {"OPTIONS"})))
-
-
-PATTERNS: List[Tuple[Any, Route]] = []  # ROUTES, compiled when a server starts
-
-
-def detail_of(err: PsikError) -> Json:
-    """What is said of a failure: a line, or, of what does not hold in a body or a query, each place, as psik_api does."""
-    if not isinstance(err, InvalidInput):
-        return one_line(str(err))
-    return [{"loc": [err.source] + (fault.path.split(".") if fault.path else []), "msg": fault.message, "type": "value_error"}
-            for fault in err.faults]
-
-
-def error_response(err: PsikError) -> Response:
-    """What a failure is answered: {"detail": ...}; the job's id too, where one was made."""
-    headers = tuple(getattr(err, "headers", ()))
-    if err.http_status in (204, 304):
-        return Response(err.http_status, b"", headers)
-    made = {"jobid": value for name, value in headers if name == "X-Psik-Jobid"}
-    return Response.of_json(dict({"detail": detail_of(err)}, **made), err.http_status).plus(*headers)
-
-
-def bug_response(err: BaseException) -> Response:
-    """What a defect of ours is answered: an id, under which the log has it whole."""
-    import traceback
-    mark = os.urandom(4).hex()
-    complain("error %s: %s" % (mark, "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()))
-    return Response.of_json({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
-
-
-def system_response(err: OSError) -> Response:
-    """What a failure of the system is answered."""
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
-        return error_response(RequestError(507, "the disk is full"))
-    if err.errno in (errno.EACCES, errno.EPERM):
-        return error_response(ForbiddenError("the system does not let us: %s" % (err.strerror or err)))
-    return bug_response(err)
-
-
-def admit(api: Api, req: Request, route: Route, identify_caller: Callable[[Request, Route], Caller]) -> Tuple[Any, ...]:
-    """Decide whether a request is carried out, before its body is read; what its handler is given: the caller and, where
-    the route is for a job, that and its rows.  A PsikError where it is refused."""
-    caller = identify_caller(req, route)
-    if route.scope == "create":
-        check_may_create(api.configs, api.policy, caller)
-    return (caller,) + (find_rows(api, req, caller) if route.scope == "job" else ())
-
-
-def dispatch(api: Api, req: Request, identify_caller: Callable[[Request, Route], Caller]) -> Response:
-    """Answer a request, whatever comes of it; identify_caller says who asks, or raises."""
-    if not PATTERNS:
-        PATTERNS[:] = [(route_pattern(route.path), route) for route in ROUTES]  # at once, for other threads look too
-    try:
-        route, req.params = find_route(req, PATTERNS)
-        req.check_again = lambda: admit(api, req, route, identify_caller)
-        value = route.handler(api, req, *admit(api, req, route, identify_caller))
-        return (value if isinstance(value, Response) else Response.of_json(value)).with_etag(req)
-    except PsikError as err:
-        return error_response(err)
-    except (ConnectionError, TimeoutError):
-        raise
-    except OSError as err:
-        return system_response(err)
-    except Exception as err:  # a bug must not cost the client its connection
-        return bug_response(err)
 
 
 # The document.
@@ -6278,7 +6293,7 @@ class OpenApi:
 
     def name_of(self, route: Route) -> str:
         """A route's name: its handler's, with a mark of its own where a handler has several."""
-        name = route.handler.__name__[len("api_"):]
+        name = route.handler.__name__
         first = next(other for other in ROUTES if other.handler is route.handler)
         if route is first:
             return name
@@ -6296,11 +6311,11 @@ class OpenApi:
         found = {400, 403, 404}
         found.update([401] if route.scope not in ("open", "page") else [])
         found.update([503] if route.gives == "text/event-stream" else [])
-        found.update([429] if route.handler is api_post_job else [])
+        found.update([429] if route.handler is ServerHandler.post_job else [])
         found.update([413, 415, 422] if route.takes else [])
         found.update([422] if route.query else [])
         found.update([409] if route.method != "GET" else [])
-        found.update([502] if route.handler in (api_post_job, api_start_job, api_cancel_job, api_delete_job) else [])
+        found.update([502] if route.handler in (ServerHandler.post_job, JobHandler.start_job, JobHandler.cancel_job, JobHandler.delete_job) else [])
         return sorted(found)
 
     def answers(self, route: Route) -> Dict[str, Json]:
@@ -6315,7 +6330,7 @@ class OpenApi:
             answers["206"] = {"description": "a range of it", "content": {media: content[media]}}
         if route.method == "GET":
             answers["304"] = {"description": "not changed"}
-        if route.handler is api_get_health:
+        if route.handler is ServerHandler.get_health:
             answers["503"] = {"description": "jobs cannot be written", "content": content}
         if media == "text/event-stream":
             answers["204"] = {"description": "there will be no more"}
@@ -6346,6 +6361,62 @@ class OpenApi:
         return {"openapi": "3.1.0", "info": {"title": "psik", "version": __version__, "summary": "batch jobs and their files"},
                 "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"bearer": []}],
                 "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}}
+
+
+Identify = Callable[[Request, Route], Caller]   # who sends a request for a route; raises PsikError
+
+
+class Router:
+    """Finds the route of a request, decides whether the caller may, and lets its handler answer."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = routes
+
+    def find(self, req: Request) -> Tuple[Route, Dict[str, str]]:
+        """The route of a request, and what it takes from the path; RequestError 404 or 405."""
+        allowed: Set[str] = set()
+        for route in self.routes:
+            params = route.match(req)
+            if params is not None and route.method == req.verb:
+                return route, params
+            if params is not None:
+                allowed.update([route.method] + ["HEAD"] * (route.method == "GET"))
+        if not allowed:
+            raise NotFoundError("no such route; GET /v1/openapi.json lists them")
+        status = 204 if req.method == "OPTIONS" else 405
+        methods = ", ".join(sorted(allowed | {"OPTIONS"}))
+        raise RequestError(status, "there is no %s here" % req.method, Allow=methods)
+
+    @staticmethod
+    def admit(api: Api, req: Request, route: Route, identify: Identify) -> Handler:
+        """The handler of a request that may be carried out, before its body is read; PsikError otherwise.
+
+        This is the one place where access is decided.
+        """
+        caller = identify(req, route)
+        if route.scope == "create":
+            api.policy.check_may_create(caller)
+        return (JobHandler if route.scope == "job" else ServerHandler)(api, req, caller)
+
+    def dispatch(self, api: Api, req: Request, identify: Identify) -> Response:
+        """Answer a request, whatever happens; identify says who sends it."""
+        try:
+            route, req.params = self.find(req)
+            req.check_again = lambda: self.admit(api, req, route, identify)
+            value = route.handler(self.admit(api, req, route, identify))
+            answer = value if isinstance(value, Response) else Response.of_json(value)
+            return answer.with_etag(req)
+        except PsikError as err:
+            return Response.of_error(err)
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as err:
+            return Response.of_system_error(err)
+        except Exception as err:  # a bug must not cost the client its connection
+            return Response.of_bug(err)
+
+
+ROUTER = Router(ROUTES)
 
 
 # -------------------------------------------------------------------------------------------- 19. Server
@@ -6442,195 +6513,224 @@ def peer_of(sock: Any) -> Peer:
     return Peer(address[0], owner)
 
 
-def is_stranger(api: Api, peer: Peer) -> bool:
-    """Whether a server of one user's own has to do with somebody else; sshd connects as the user who has logged in."""
-    return api.mode == "local" and peer.uid not in (None, os.getuid(), 0)
-
-
-def check_host(peer: Peer, req: Request) -> None:
-    """ForbiddenError where Host is no name of this machine: a foreign name may be made to resolve to 127.0.0.1.
-
-    On TCP a browser must ask by address: `localhost` is ::1 as well, where another user may listen at the same port.
-    """
-    host = req.headers.get("host", "")
-    name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
-    if host and not (is_loopback(name) or name.endswith(".localhost")):
-        raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
-    if peer.address and name.endswith("localhost") and {"origin", "sec-fetch-site"} & set(req.headers):
-        raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, and not as localhost")
-
-
-def check_origin(req: Request) -> None:
-    """ForbiddenError for what a browser sends for another site's page."""
-    origin = req.headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != req.headers.get("host", "").lower():
-        raise ForbiddenError("a page of another origin may not ask this server")
-    if req.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise ForbiddenError("a page of another site may not ask this server")
-
-
-def check_local(api: Api, peer: Peer, req: Request, route: Route) -> None:
-    """Let nobody in but ourselves and root, as the kernel says; and, where a token was printed, but for the page itself, who shows it."""
-    import hmac
-    check_host(peer, req)
-    if is_stranger(api, peer):
-        raise ForbiddenError("this server is for its own user")
-    if peer.uid is None and not api.page_token:
-        raise RequestError(401, "the system does not tell whose connection this is; use a UNIX socket, or --token", WWW_Authenticate="Bearer")
-    if api.page_token and route.scope != "page" and not hmac.compare_digest((req.bearer or "").encode(), api.page_token.encode()):
-        raise RequestError(401, "open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
-
-
-def refused_serials(api: Api) -> List[str]:
-    """The serial numbers of the certificates that are no longer taken."""
-    return [plain_serial(serial) for serial in api.config.refused_certificates]
-
-
-def bearer_caller(api: Api, peer: Peer, req: Request, route: Route, token: str) -> Caller:
-    """Whom a token names, and what it leaves him; RequestError 401 where it does not hold, ForbiddenError where it is not for this."""
-    operation = "GET" if route.scope == "token" else req.verb  # who shows a token to be told what it says, only looks
-    claims = tokens_of(api.config).read(token, {
-        "client": peer.subject or "addr:" + peer.address, "path": req.path, "operation": operation})
-    narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
-    if claims.get(CERTIFICATE) in refused_serials(api):
-        raise refused_token("its certificate was withdrawn")
-    if operation not in claims.get("ops", [operation]):
-        raise ForbiddenError("the token does not let you %s" % req.method)
-    return Caller(claims["sub"], claims["sub"] in api.config.admins, claims=claims, **narrow)
-
-
-def takes_tokens(api: Api, peer: Peer) -> bool:
-    """Whether nobody can have listened on the way of a token: over TLS, from a proxy that ends it, on a UNIX socket."""
-    return api.mode == "tls" or not peer.address or peer.address in api.config.trusted_proxy
-
-
-def identify(api: Api, peer: Peer, req: Request, route: Route) -> Caller:
-    """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
-    check_origin(req)
-    if api.mode == "local":
-        check_local(api, peer, req, route)
-        return Caller(LOCAL_USER, trusted=True)
-    if peer.serial and peer.serial in refused_serials(api):
-        raise ForbiddenError("the certificate was withdrawn")
-    token = req.bearer
-    if token and takes_tokens(api, peer):
-        caller = bearer_caller(api, peer, req, route, token)
-    else:
-        caller = Caller(peer.subject or "addr:" + peer.address, bool(peer.subject) and peer.subject in api.config.admins)
-    if route.scope in ("user", "create", "job") and caller.anonymous:
-        raise RequestError(401, "show a client certificate, or a token: Authorization: Bearer TOKEN", WWW_Authenticate="Bearer")
-    return caller
-
-
-def log_request(api: Api, address: str, user: str, what: str, status: int, sent: int, begun: float) -> None:
-    """Count a request, and write one line of the access log: no query, no header, so no secret."""
-    took = time.time() - begun
-    api.count(what.split(" ")[0], status, took)
-    if api.access_log:
-        write_log('%s %s %s "%s" %d %d %.1fms\n' % (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)), address or "local", one_line(user), what[:500], status, sent, took * 1000))
-
-
-def answer_request(api: Api, wire: Wire, req: Request) -> bool:
-    """Answer one request; whether the connection can take another."""
-    begun, who, sent, status = time.time(), ["-"], 0, 499  # 499: the client went away, as others log it
-
-    def identify_caller(req: Request, route: Route) -> Caller:
-        found = identify(api, wire.peer, req, route)
-        who[0] = found.user
-        api.connections.name(wire, found, is_maker(api.configs, found))
-        return found
-
-    try:
-        response = dispatch(api, req, identify_caller)
-        status = response.status
-        drained, chunks = req.body.drain(), req.version == "1.1"
-        closes = not drained or not req.keeps_alive() or api.stopping or (not chunks and callable(response.body))
-        sent = response.send(wire, closes, req.method == "HEAD", chunks)
-        if not drained:
-            wire.linger()
-        return not closes
-    finally:
-        wire.streaming = False
-        log_request(api, wire.peer.address, who[0], "%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
-
-
-def refuse(api: Api, wire: Wire, err: PsikError) -> None:
-    """Answer what is no request that could be carried out, and end the connection."""
-    begun, response = time.time(), error_response(err)
-    response.send(wire, closes=True)
-    wire.linger()
-    log_request(api, wire.peer.address, "-", "-", response.status, 0, begun)
-
-
-def serve_wire(api: Api, wire: Wire) -> None:
-    """Answer the requests of a connection, one after the other, until either end has had enough."""
-    while not api.stopping:
-        try:
-            head = wire.read_head()
-            if not head:
-                return
-            req = Request.parse(head, wire)
-        except PsikError as err:
-            refuse(api, wire, err)
-            return
-        if not answer_request(api, wire, req):
-            return
-
-
-# Connections.
-
-def establish_tls(wire: Wire, tls: Any, config: Config) -> None:
-    """Come to speak TLS on a connection, in time; who is at the other end, its certificate may tell."""
-    wire.sock.settimeout(HEAD_TIMEOUT_S)
-    wire.handshaking = True
-    wire.sock = tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
-    wire.sock.do_handshake()
-    wire.handshaking = False
-    subject, serial = named_by_certificate(wire.sock, config.tls_user_field)
-    wire.peer = wire.peer._replace(subject=subject, serial=serial)
-
-
-def tune_tcp(sock: Any) -> None:
-    """Set the options of an accepted TCP connection."""
-    import socket
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is written is all there is to come
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
-
-
-def serve_connection(api: Api, wire: Wire, tls: Any) -> None:
-    """All that happens on one connection; a thread of its own runs this."""
-    try:
-        if wire.peer.address:
-            tune_tcp(wire.sock)
-        if tls is not None:
-            establish_tls(wire, tls, api.config)
-        serve_wire(api, wire)
-    except OSError as err:
-        complain("a connection was lost: %s" % err)
-    except Exception as err:
-        bug_response(err)
-    finally:
-        api.connections.discard(wire)
-        wire.close()
-
-
 BUSY = RequestError(503, "as many connections are open as may be", Retry_After="1")
 STRANGER = ForbiddenError("this server is for its own user")
 
 
-def take_in_connection(api: Api, wire: Wire, tls: Any) -> bool:
-    """Whether a connection that was accepted is to be served; else it is ended, and its client told where no TLS is between."""
-    wire.peer = peer_of(wire.sock)
-    api.connections.mark(wire, api.config.trusted_proxy)
-    refusal = STRANGER if is_stranger(api, wire.peer) else None if api.connections.take_in(wire) else BUSY
-    if refusal and tls is None:
-        api.connections.turn_away(wire, error_response(refusal))
-    elif refusal:
-        wire.close()
-    return refusal is None
+class Authentication:
+    """Says who sends a request: the kernel in local mode, else a client certificate or a token."""
+
+    def __init__(self, api: Api, peer: Peer) -> None:
+        self.api, self.peer = api, peer
+
+    @staticmethod
+    def unknown(message: str) -> RequestError:
+        """The 401 for somebody whom nobody vouches for."""
+        return RequestError(401, message, WWW_Authenticate="Bearer")
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether the peer is another user, at a server that is for one.  sshd connects as who has logged in."""
+        return self.api.mode == "local" and self.peer.uid not in (None, os.getuid(), 0)
+
+    def check_host(self, req: Request) -> None:
+        """ForbiddenError where Host is no name of this machine: a foreign name may be made to resolve to 127.0.0.1.
+
+        On TCP a browser must ask by address: `localhost` is ::1 as well, where another user may
+        listen at the same port.
+        """
+        host = req.headers.get("host", "")
+        name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
+        if host and not (is_loopback(name) or name.endswith(".localhost")):
+            raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
+        is_browser = bool({"origin", "sec-fetch-site"} & set(req.headers))
+        if self.peer.address and name.endswith("localhost") and is_browser:
+            raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, and not as localhost")
+
+    @staticmethod
+    def check_origin(req: Request) -> None:
+        """ForbiddenError for what a browser sends for another site's page."""
+        origin, host = req.headers.get("origin"), req.headers.get("host", "")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise ForbiddenError("a page of another origin may not ask this server")
+        if req.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise ForbiddenError("a page of another site may not ask this server")
+
+    def check_local(self, req: Request, route: Route) -> None:
+        """Admit only ourselves and root, as the kernel says; where a token was printed, only with it, except to the page."""
+        import hmac
+        self.check_host(req)
+        if self.is_stranger:
+            raise STRANGER
+        token = self.api.page_token
+        if self.peer.uid is None and not token:
+            raise self.unknown("the system does not tell whose connection this is; use a UNIX socket, or --token")
+        bearer = (req.bearer or "").encode()
+        if token and route.scope != "page" and not hmac.compare_digest(bearer, token.encode()):
+            raise self.unknown("open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN")
+
+    @property
+    def refused_serials(self) -> List[str]:
+        """The serial numbers of the certificates that are no longer taken."""
+        return [plain_serial(serial) for serial in self.api.config.refused_certificates]
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether nobody can have read a token on its way: over TLS, from a proxy that ends it, on a UNIX socket."""
+        address = self.peer.address
+        return self.api.mode == "tls" or not address or address in self.api.config.trusted_proxy
+
+    def bearer_caller(self, req: Request, route: Route, token: str) -> Caller:
+        """Whom a token names, and what it leaves him.
+
+        RequestError 401 where it is not valid, ForbiddenError where it is not for this operation.
+        """
+        operation = "GET" if route.scope == "token" else req.verb  # to read one's own token is to look
+        claims = tokens_of(self.api.config).read(token, {
+            "client": self.peer.subject or "addr:" + self.peer.address, "path": req.path, "operation": operation})
+        narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
+        if claims.get(CERTIFICATE) in self.refused_serials:
+            raise refused_token("its certificate was withdrawn")
+        if operation not in claims.get("ops", [operation]):
+            raise ForbiddenError("the token does not let you %s" % req.method)
+        return Caller(claims["sub"], claims["sub"] in self.api.config.admins, claims=claims, **narrow)
+
+    def caller(self, req: Request, route: Route) -> Caller:
+        """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
+        api, peer = self.api, self.peer
+        self.check_origin(req)
+        if api.mode == "local":
+            self.check_local(req, route)
+            return Caller(LOCAL_USER, trusted=True)
+        if peer.serial and peer.serial in self.refused_serials:
+            raise ForbiddenError("the certificate was withdrawn")
+        if req.bearer and self.takes_tokens:
+            caller = self.bearer_caller(req, route, req.bearer)
+        else:
+            is_admin = bool(peer.subject) and peer.subject in api.config.admins
+            caller = Caller(peer.subject or "addr:" + peer.address, is_admin)
+        if route.scope in ("user", "create", "job") and caller.anonymous:
+            raise self.unknown("show a client certificate, or a token: Authorization: Bearer TOKEN")
+        return caller
+
+
+# Connections.
+
+class Session:
+    """All that happens on one connection; tls is the server's context, or None."""
+
+    def __init__(self, api: Api, wire: Wire, tls: Any = None) -> None:
+        self.api, self.wire, self.tls = api, wire, tls
+        self.user = "-"     # who sent the request in hand, for the log
+
+    def admit(self) -> bool:
+        """Whether the connection, just accepted, is to be served; else it is ended, and the client told why.
+
+        Over TLS the client is told nothing: no TLS is spoken yet.
+        """
+        api, wire = self.api, self.wire
+        wire.peer = peer_of(wire.sock)
+        api.connections.mark(wire, api.config.trusted_proxy)
+        if Authentication(api, wire.peer).is_stranger:
+            refusal = STRANGER  # type: Optional[PsikError]
+        else:
+            refusal = None if api.connections.take_in(wire) else BUSY
+        if refusal and self.tls is None:
+            api.connections.turn_away(wire, Response.of_error(refusal))
+        elif refusal:
+            wire.close()
+        return refusal is None
+
+    def tune_tcp(self) -> None:
+        """Set the options of an accepted TCP connection."""
+        import socket
+        sock = self.wire.sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each write is all there is to send
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
+
+    def establish_tls(self) -> None:
+        """Complete the TLS handshake in time; a certificate may tell who the client is."""
+        wire = self.wire
+        wire.sock.settimeout(HEAD_TIMEOUT_S)
+        wire.handshaking = True
+        wire.sock = self.tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
+        wire.sock.do_handshake()
+        wire.handshaking = False
+        subject, serial = named_by_certificate(wire.sock, self.api.config.tls_user_field)
+        wire.peer = wire.peer._replace(subject=subject, serial=serial)
+
+    def identify(self, req: Request, route: Route) -> Caller:
+        """Who sends a request; the connection counts as his from then on."""
+        caller = Authentication(self.api, self.wire.peer).caller(req, route)
+        self.user = caller.user
+        self.api.connections.name(self.wire, caller, self.api.policy.is_maker(caller))
+        return caller
+
+    def log(self, what: str, status: int, sent: int, begun: float) -> None:
+        """Count a request, and write one line of the access log: no query and no header, so no secret."""
+        took = time.time() - begun
+        self.api.count(what.split(" ")[0], status, took)
+        if self.api.access_log:
+            when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun))
+            write_log('%s %s %s "%s" %d %d %.1fms\n' % (
+                when, self.wire.peer.address or "local", one_line(self.user), what[:500], status, sent, took * 1000))
+
+    def answer(self, req: Request) -> bool:
+        """Answer one request; whether the connection can take another."""
+        begun, wire, sent, status = time.time(), self.wire, 0, 499  # 499: the client went away, as others log it
+        self.user = "-"
+        try:
+            response = ROUTER.dispatch(self.api, req, self.identify)
+            status = response.status
+            drained, chunks = req.body.drain(), req.version == "1.1"
+            closes = (not drained or not req.keeps_alive() or self.api.stopping
+                      or (not chunks and callable(response.body)))
+            sent = response.send(wire, closes, req.method == "HEAD", chunks)
+            if not drained:
+                wire.linger()
+            return not closes
+        finally:
+            wire.streaming = False
+            self.log("%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
+
+    def refuse(self, err: PsikError) -> None:
+        """Answer what cannot be read as a request, and end the connection."""
+        begun, response, self.user = time.time(), Response.of_error(err), "-"
+        response.send(self.wire, closes=True)
+        self.wire.linger()
+        self.log("-", response.status, 0, begun)
+
+    def answer_all(self) -> None:
+        """Answer the requests of the connection, one after the other, until either end closes it."""
+        while not self.api.stopping:
+            try:
+                head = self.wire.read_head()
+                if not head:
+                    return
+                req = Request.parse(head, self.wire)
+            except PsikError as err:
+                self.refuse(err)
+                return
+            if not self.answer(req):
+                return
+
+    def run(self) -> None:
+        """Serve the connection from its first byte to its end; a thread of its own runs this."""
+        try:
+            if self.wire.peer.address:
+                self.tune_tcp()
+            if self.tls is not None:
+                self.establish_tls()
+            self.answer_all()
+        except OSError as err:
+            complain("a connection was lost: %s" % err)
+        except Exception as err:
+            Response.of_bug(err)
+        finally:
+            self.api.connections.discard(self.wire)
+            self.wire.close()
 
 
 # Listening.
@@ -6796,7 +6896,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
 
         def handle(self) -> None:
             """Serve it."""
-            serve_connection(api, self.request, tls)  # a Wire; process_request made it
+            Session(api, self.request, tls).run()  # a Wire, which process_request made
 
     class Server(base):  # type: ignore[valid-type,misc]
         """The accepting loop."""
@@ -6819,7 +6919,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
         def process_request(self, request: Any, client_address: Any) -> None:
             """Start the connection's thread, as the library does; but threads are bounded, and strangers get none."""
             wire = Wire(request)
-            if take_in_connection(api, wire, tls):
+            if Session(api, wire, tls).admit():
                 try:
                     super().process_request(wire, client_address)
                 except RuntimeError:  # no thread could be had
@@ -6856,52 +6956,55 @@ def address_lines(api: Api, sock: Any) -> List[str]:
 
 # Running.
 
-def look_round(api: Api) -> None:
-    """Follow the tree, and end the connections that come to nothing."""
-    api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
-    api.connections.end_slow_handshakes()
-    api.connections.close_parting()
+class Rounds:
+    """What a server does unasked, again and again, each in a thread of its own."""
 
+    def __init__(self, api: Api) -> None:
+        self.api = api
 
-def ask_round(api: Api) -> None:
-    """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
-    api.tracker.poll()
-    for backend in api.backends.values():
-        IdempotencyKeys(backend.root).forget_old()
+    def look(self) -> None:
+        """Follow the tree, and end the connections that come to nothing."""
+        api = self.api
+        api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
+        api.connections.end_slow_handshakes()
+        api.connections.close_parting()
 
+    def poll(self) -> None:
+        """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
+        self.api.tracker.poll()
+        for backend in self.api.backends.values():
+            IdempotencyKeys(backend.root).forget_old()
 
-def deliver_round(api: Api) -> None:
-    """Send the callbacks that are due."""
-    deliver_all(api.config)
+    def deliver(self) -> None:
+        """Send the callbacks that are due."""
+        deliver_all(self.api.config)
 
+    @property
+    def table(self) -> Tuple[Tuple[Callable[[], None], Callable[[], float]], ...]:
+        """(work, the seconds to rest after it, also where it failed) of each."""
+        api = self.api
+        return ((self.look, lambda: LOOK_S if api.tracker.watchers else 1),
+                (self.poll, lambda: max(1, api.config.poll_interval_s)),
+                (self.deliver, lambda: 1))
 
-# What a server does unasked, again and again, and the seconds to rest after each time.
-ROUNDS: Tuple[Tuple[Callable[[Api], None], Callable[[Api], float]], ...] = (
-    (look_round, lambda api: LOOK_S if api.tracker.watchers else 1),
-    (ask_round, lambda api: max(1, api.config.poll_interval_s)),
-    (deliver_round, lambda api: 1),
-)
+    def repeat(self, work: Callable[[], None], rest_s: Callable[[], float]) -> None:
+        """Do a work until the server stops, even where it fails."""
+        while not self.api.stopping:
+            try:
+                work()
+            except PsikError as err:  # as where the prefix has become somebody else's
+                complain_once(str(err))
+            except Exception as err:  # it must go on
+                Response.of_bug(err)
+            until = time.monotonic() + rest_s()
+            while time.monotonic() < until and not self.api.stopping:
+                time.sleep(max(0, min(until - time.monotonic(), 1)))
 
-
-def keep_on(api: Api, work: Callable[[Api], None], rest_s: Callable[[Api], float]) -> None:
-    """Do a work until the server stops, whatever comes of it."""
-    while not api.stopping:
-        try:
-            work(api)
-        except PsikError as err:  # as where the prefix has become somebody else's
-            complain_once(str(err))
-        except Exception as err:  # it must go on
-            bug_response(err)
-        until = time.monotonic() + rest_s(api)
-        while time.monotonic() < until and not api.stopping:
-            time.sleep(max(0, min(until - time.monotonic(), 1)))
-
-
-def keep_busy(api: Api) -> None:
-    """Start the threads of what a server does unasked."""
-    import threading
-    for work, rest_s in ROUNDS:
-        threading.Thread(target=keep_on, args=(api, work, rest_s), daemon=True).start()
+    def start(self) -> None:
+        """Start the threads."""
+        import threading
+        for row in self.table:
+            threading.Thread(target=self.repeat, args=row, daemon=True).start()
 
 
 def read_again(api: Api, reload: Callable[[], Config]) -> None:
@@ -6947,7 +7050,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
     for line in address_lines(api, server.socket):
         complain(line)
     threading.Thread(target=shut_down, daemon=True).start()
-    keep_busy(api)
+    Rounds(api).start()
     server.serve_forever(poll_interval=0.2)
     server.server_close()
     api.connections.finish(max([STOP_GRACE_S] + [config.submit_timeout_s + 5 for config in api.configs]))
@@ -6955,7 +7058,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
 
 def serve_pipe(api: Api) -> None:
     """Serve one connection on stdin and stdout: inetd's socket, or the pipes of an ssh session."""
-    keep_busy(api)
+    Rounds(api).start()
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         wire = Wire()
         wire.peer = Peer("", os.getuid())
@@ -6966,7 +7069,7 @@ def serve_pipe(api: Api) -> None:
         wire = Wire(sock) if os.path.sameopenfile(0, 1) else Wire()
         wire.peer = peer_of(sock)
     api.connections.mark(wire, api.config.trusted_proxy)
-    serve_wire(api, wire)
+    Session(api, wire).answer_all()
 
 
 # -------------------------------------------------------------------------------------- 20. Command line
@@ -7597,8 +7700,8 @@ def cmd_share(opts: Options) -> None:
             raise InvalidError("%r: it is USER, USER:GET, or USER: for nothing any more" % text)
         if not colon or operation not in OPERATIONS + ("",):
             user, operation = text, "POST"
-        share(job, {user: [operation] if operation else []})
-    access = read_access(job)
+        Access.share(job, {user: [operation] if operation else []})
+    access = Access.of(job)
     say("owner %s" % access.owner)
     for user, operations in sorted(access.shared.items()):
         say("%s %s" % (user, " ".join(operations)))

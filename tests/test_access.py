@@ -365,7 +365,7 @@ class Plain(Case):
 
         def who(target: str = "/v1/jobs", **headers: str) -> Any:
             req = psik.Request("GET", target, dict(headers, host="localhost:1"), psik.Body(psik.Wire(), 0))
-            return psik.identify(api, peer, req, route).user
+            return psik.Authentication(api, peer).caller(req, route).user
 
         self.assertEqual(who(authorization="Bearer " + api.page_token), psik.LOCAL_USER)
         for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.page_token, {}), ("/v1/jobs", {"authorization": "Bearer x"}),

@@ -30,7 +30,7 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [  # method, path below t
     ("GET", "/archive?path=..", "", b"", 403, "leads out"),
     ("GET", "/files/nowhere/at/all", "", b"", 404, "no file"),
     ("GET", "/logs/nothing.9", "", b"", 404, "no file"),
-    ("GET", "/logs/stdout.1?offset=1&tail=1", "", b"", 422, "one or the other"),
+    ("GET", "/logs/stdout.1?offset=1&tail=1", "", b"", 422, "exclude each other"),
     ("PUT", "/files/.psik-upload-x", "", b"x", 400, "names no file"),
     ("PUT", "/files/a/..", "", b"x", 400, "names no file"),
     ("DELETE", "/files/..", "", b"", 400, "names no file"),
@@ -93,7 +93,7 @@ class Amiss(Case):
             headers["content-type"] = kind
         req = psik.Request(method, target, headers, psik.Body(wire, len(body)))
         caller = psik.Caller(psik.LOCAL_USER, trusted=True)
-        response = psik.dispatch(api, req, lambda req, route: caller)
+        response = psik.ROUTER.dispatch(api, req, lambda req, route: caller)
         response.send(wire, closes=True, chunks=False)
         return response.status, wire.sent.decode("utf-8", "replace")
 
@@ -116,7 +116,7 @@ class Trees(Amiss):
         path = self.spoil("{", "scripts", "callback.json")
         self.refused(psik.InvalidError, path + ": it is broken", psik.reached, self.made, 1, psik.JobState.active)
         self.spoil("[]", "access.json")
-        self.assertEqual(psik.read_access(self.made).owner, psik.LOCAL_USER)
+        self.assertEqual(psik.Access.of(self.made).owner, psik.LOCAL_USER)
         os.makedirs(os.path.join(self.prefix, ".tokens"))
         key = self.write("jobs/.tokens/key", "moo", 0o600)
         self.refused(psik.InvalidError, key + ": it holds no key", psik.Keyring(self.config()).key)
@@ -373,14 +373,14 @@ class Requests(Amiss):
             self.assertEqual((self.api.connections.open, client.recv(10)), (set(), b""))
 
     def test_a_round_that_is_refused_is_said_once(self) -> None:
-        def work(api: Any) -> None:
+        def work() -> None:
             done.append(1)
             self.api.stopping = len(done) == 3
             raise psik.ForbiddenError("the prefix belongs to somebody else")
 
         done: List[int] = []
         with captured() as (_, err):
-            psik.keep_on(self.api, work, lambda api: 0)
+            psik.Rounds(self.api).repeat(work, lambda: 0)
         self.assertEqual(err.getvalue(), "psik: the prefix belongs to somebody else\n")
 
     def test_idempotency_keys(self) -> None:
@@ -409,31 +409,36 @@ class Requests(Amiss):
                 raise RuntimeError("oh")
 
         with captured() as (_, err):
-            self.assertFalse(psik.may(Broken(), psik.Caller("ada"), "GET", self.made))
+            policy = psik.Policy(self.config())
+            policy.rule = Broken()
+            self.assertFalse(policy.allows(psik.Caller("ada"), "GET", self.made))
         self.assertIn("the policy failed: RuntimeError: oh", err.getvalue())
         self.write("policy.py", "class Policy:\n    allows = None\n")
         config = psik.Config(authz="policy:Policy", authz_path=self.folder)
-        self.refused(psik.InvalidError, "its `allows` is no method", psik.load_policy, config)
+        self.refused(psik.InvalidError, "its `allows` is no method", psik.Policy, config)
 
     def test_what_a_server_does_unasked_goes_on_after_a_failure(self) -> None:
-        names = {psik.look_round: "psik.Tracker.look", psik.ask_round: "psik.Tracker.poll", psik.deliver_round: "psik.deliver_all"}
-        for work, rest_s in psik.ROUNDS:
+        rounds = psik.Rounds(self.api)
+        names = ("psik.Tracker.look", "psik.Tracker.poll", "psik.deliver_all")
+        self.assertEqual(len(names), len(rounds.table))
+        for name, (work, rest_s) in zip(names, rounds.table):
             self.api.stopping = False
             rests: List[float] = []
 
-            def rest(api: Any) -> float:
-                rests.append(rest_s(api))
-                api.stopping = len(rests) == 2
+            def rest() -> float:
+                rests.append(rest_s())
+                self.api.stopping = len(rests) == 2
                 return 0
 
-            with mock.patch(names[work], side_effect=RuntimeError("oh")) as failing, captured() as (_, err):
-                psik.keep_on(self.api, work, rest)
+            with mock.patch(name, side_effect=RuntimeError("oh")) as failing, captured() as (_, err):
+                rounds.repeat(work, rest)
             self.assertEqual(failing.call_count, 2)
             self.assertEqual(err.getvalue().count("RuntimeError: oh"), 2)
-            self.assertEqual(rests, [self.api.config.poll_interval_s if work is psik.ask_round else 1] * 2)
+            self.assertEqual(rests, [self.api.config.poll_interval_s if "poll" in name else 1] * 2)
 
     def test_a_scheduler_is_not_asked_more_often_where_asking_fails(self) -> None:
-        keeper = threading.Thread(target=psik.keep_on, args=(self.api,) + psik.ROUNDS[1])
+        rounds = psik.Rounds(self.api)
+        keeper = threading.Thread(target=rounds.repeat, args=rounds.table[1])
         with mock.patch("psik.Tracker.poll", side_effect=OSError(28, "full")) as failing, captured():
             keeper.start()
             time.sleep(2.2)
@@ -477,7 +482,9 @@ class Requests(Amiss):
     def test_tokens_that_are_none(self) -> None:
         self.refused(ValueError, "not base64url", psik.decode_base64, "a+b")
         self.refused(ValueError, "not canonical", psik.decode_base64, "AB")
-        self.refused(psik.RequestError, "nobody vouches", psik.api_get_token, self.api, None, psik.Caller("addr:1.2.3.4"))
+        req = psik.Request("GET", "/v1/token", {}, psik.Body(psik.Wire(), 0))
+        handler = psik.ServerHandler(self.api, req, psik.Caller("addr:1.2.3.4"))
+        self.refused(psik.RequestError, "nobody vouches", handler.get_token)
 
 
 class CommandLine(Amiss):

@@ -379,15 +379,14 @@ class Api(Case):
     def test_a_bug_is_a_500_with_an_id(self) -> None:
         api = psik.Api(self.config())
 
-        def broken(api: Any, req: Any, caller: Any) -> Any:
+        def broken(handler: Any) -> Any:
             raise RuntimeError("oops")
 
-        route = psik.Route("GET", "/broken", "open", broken, "null")
-        psik.PATTERNS.append((psik.route_pattern("/broken"), route))
+        router = psik.Router([psik.Route("GET", "/broken", "open", broken, "null")])
+        req = psik.Request("GET", "/broken", {}, psik.Body(psik.Wire(), 0))
         from harness import captured
         with captured() as (_, err):
-            answer = psik.dispatch(api, psik.Request("GET", "/broken", {}, psik.Body(psik.Wire(), 0)), lambda req, route: psik.Caller("x"))
-        psik.PATTERNS.clear()
+            answer = router.dispatch(api, req, lambda req, route: psik.Caller("x"))
         self.assertEqual(answer.status, 500)
         mark = re.findall(r"error ([0-9a-f]{8})", answer.body.decode())[0]
         self.assertIn("error %s" % mark, err.getvalue())

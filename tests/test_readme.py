@@ -73,9 +73,9 @@ class Tables(unittest.TestCase):
         with open(PSIK, encoding="utf-8") as file:
             code = file.read()
         for row in README.split("| to add | do this |")[1].split("\n\n")[0].split("\n")[2:]:
-            for name in re.findall(r"`(ROUTES|GROUPS|[A-Z]+_NAMES|template_values)`", row):
+            for name in re.findall(r"`(ROUTES|GROUPS|[A-Z]+_NAMES|ScriptWriter|JobHandler)`", row):
                 number = int((re.findall(r"`%s`[^|]*?section (\d+)" % name, row) or re.findall(r"section (\d+)", row))[0])
-                at = re.search(r"^(def )?%s\b" % name, code, re.MULTILINE)
+                at = re.search(r"^(class )?%s\b" % name, code, re.MULTILINE)
                 assert at
                 self.assertEqual(re.findall(r"^# -+ (\d+)\.", code[:at.start()], re.MULTILINE)[-1], str(number), name)
 

@@ -274,7 +274,7 @@ class Files(TwoUsers):
         rule = self.write("etc/rule.py", "class P:\n    def allows(self, *args):\n        return True\n")
         evil = self.write("evil.py", "class P:\n    def allows(self, *args):\n        raise SystemExit\n")
         py_compile.compile(evil, importlib.util.cache_from_source(rule), dfile=rule)
-        self.assertTrue(psik.load_policy(psik.Config(authz="rule:P", authz_path=os.path.join(self.folder, "etc"))).allows())
+        self.assertTrue(psik.Policy.load_rule(psik.Config(authz="rule:P", authz_path=os.path.join(self.folder, "etc"))).allows())
 
     def test_the_place_of_the_socket(self) -> None:
         place = "/tmp/psik-%d" % os.stat(self.home(self.ada)).st_uid
@@ -658,7 +658,7 @@ class Strangers(test_access.Secured):
             for backend in api.backends.values():
                 psik.make_folder(backend.root)
             req = psik.Request("GET", "/v1/health", {}, psik.Body(psik.Wire(), 0))
-            self.assertEqual(psik.api_get_health(api, req, psik.Caller("addr:192.0.2.1")).status, 200)
+            self.assertEqual(psik.ServerHandler(api, req, psik.Caller("addr:192.0.2.1")).get_health().status, 200)
 
     test_every_route_for_every_identity = None  # type: ignore[assignment]  # and the others are test_access's
     test_listing_shows_ones_own_and_what_is_shared = test_no_directory_among_the_jobs = test_certificates = None  # type: ignore[assignment]
