@@ -72,6 +72,7 @@ from contextlib import contextmanager
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 from typing import AsyncIterator
 from typing import Callable
@@ -133,7 +134,6 @@ SURROGATE = re.compile("[\ud800-\udfff]")           # half a character: no file 
 ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),(new|queued|active|completed|failed|canceled),([^,\s]*)$")
 NATIVE_ID = re.compile(r"[^\s,]+")                  # what submit prints; a comma or blank would break status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and in sh
-NO_NAME = ""                                        # JobSpec.name, where there is none, in a listing
 
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")   # made from the backend's templates; poll may be missing
 OUR_SCRIPTS = ("psik", "supervise")                 # the same for every backend
@@ -1441,9 +1441,9 @@ class JobDir:
     def name(self) -> str:
         """The name in a job's spec, or ''."""
         try:
-            return str(json.loads(read_or_empty(self.at("spec.json"))).get("name") or NO_NAME)
+            return str(json.loads(read_or_empty(self.at("spec.json"))).get("name") or "")
         except (ValueError, AttributeError):
-            return NO_NAME
+            return ""
 
 
 class History:
@@ -2228,7 +2228,7 @@ def verify_signature(payload: Union[str, bytes], secret: Union[str, bytes], sign
     return True
 
 
-class web:  # noqa: N801
+class web:
     """Upstream's name for these two: psik.web.sign_message, psik.web.verify_signature."""
     sign_message = staticmethod(sign_message)
     verify_signature = staticmethod(verify_signature)
@@ -3235,20 +3235,30 @@ def all_ended(looks: Sequence[Look]) -> bool:
     return all(look.ended for look in looks)
 
 
+def look_until_ended(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = None) -> Iterator[List[Look]]:
+    """Looks at the jobs, again and again, until every one has ended, or for timeout_s.
+
+    ConflictError, after the look that shows it, for a job that was never started.
+    """
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+    for pause_s in pauses():
+        looks = look_at(config, jobs)
+        yield looks
+        if all_ended(looks) or time.monotonic() >= deadline:
+            return
+        time.sleep(pause_s)
+
+
 def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = None,
          show: Callable[[List[Summary]], None] = lambda summaries: None) -> List[Summary]:
     """Wait until every job has ended, or for timeout_s; their summaries, in order.
 
     show is called with the summaries at every turn.  ConflictError for a job that was never started.
     """
-    deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    for pause_s in pauses():
-        looks = look_at(config, jobs)
+    summaries: List[Summary] = []
+    for looks in look_until_ended(config, jobs, timeout_s):
         summaries = [look.summary for look in looks]
         show(summaries)
-        if all_ended(looks) or time.monotonic() >= deadline:
-            break
-        time.sleep(pause_s)
     return summaries
 
 
@@ -3257,14 +3267,9 @@ def watch(config: Config, job: JobDir, after: int = 0) -> Iterator[Row]:
 
     ConflictError, once what there is was told, for a job that was never started.
     """
-    for pause_s in pauses():
-        looks = look_at(config, [job])
-        for row in looks[0].rows[after:]:
-            yield row
+    for looks in look_until_ended(config, [job]):
+        yield from looks[0].rows[after:]
         after = max(after, len(looks[0].rows))
-        if all_ended(looks):
-            return
-        time.sleep(pause_s)
 
 
 def exit_status(summary: Summary) -> ExitStatus:
@@ -3503,16 +3508,25 @@ class AsyncPath:
             yield self / name
 
 
-async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float]) -> List[Summary]:
-    """As wait(), for an event loop."""
+async def look_in_loop(config: Config, jobs: Sequence[JobDir],
+                       timeout_s: Optional[float] = None) -> AsyncIterator[List[Look]]:
+    """As look_until_ended(), for an event loop: it sleeps in the loop, and looks in a thread."""
     import asyncio
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     for pause_s in pauses():
         looks = await in_thread(look_at, config, jobs)
+        yield looks
         if all_ended(looks) or time.monotonic() >= deadline:
-            break
+            return
         await asyncio.sleep(pause_s)
-    return [look.summary for look in looks]
+
+
+async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float]) -> List[Summary]:
+    """As wait(), for an event loop."""
+    summaries: List[Summary] = []
+    async for looks in look_in_loop(config, jobs, timeout_s):
+        summaries = [look.summary for look in looks]
+    return summaries
 
 
 class Job:
@@ -3572,15 +3586,10 @@ class Job:
 
     async def watch(self, after: int = 0) -> AsyncIterator[Row]:
         """Each row of the history as it is written, less the first `after`, until the latest step has ended."""
-        import asyncio
-        for pause_s in pauses():
-            looks = await in_thread(look_at, self.config, [self.jobdir])
+        async for looks in look_in_loop(self.config, [self.jobdir]):
             for row in looks[0].rows[after:]:
                 yield row
             after = max(after, len(looks[0].rows))
-            if all_ended(looks):
-                return
-            await asyncio.sleep(pause_s)
 
     async def logs(self, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
         """What a step, by default the latest, wrote so far to stdout or stderr.  NotFoundError where it wrote nothing."""
@@ -6739,7 +6748,8 @@ def adopted_socket(fd: int) -> Any:
     """The socket behind a descriptor that somebody else opened."""
     import socket
     asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
-    family = asked.getsockopt(socket.SOL_SOCKET, getattr(socket, "SO_DOMAIN", 39))  # Python 3.6 has no name for it
+    so_domain = getattr(socket, "SO_DOMAIN", 39)  # Python 3.6 has no name for it
+    family = asked.getsockopt(socket.SOL_SOCKET, so_domain)
     return socket.socket(family, socket.SOCK_STREAM, 0, asked.detach())
 
 
@@ -7074,17 +7084,9 @@ def serve_pipe(api: Api) -> None:
 
 # -------------------------------------------------------------------------------------- 20. Command line
 
-class Options:
-    """What argparse found on the command line, as attributes."""
-
-    def __init__(self, **values: Any) -> None:
-        vars(self).update(values)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
-
-
+Options = SimpleNamespace
 Command = Callable[[Options], Optional[ExitStatus]]
+
 
 class Argument(NamedTuple):
     """One add_argument call."""
