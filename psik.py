@@ -5497,7 +5497,7 @@ PAGE_HEADERS = (
 
 @contextmanager
 def given_in(place: str) -> Iterator[None]:
-    """Turn an InvalidError into an InvalidInput, a 422, that is located in this place of a request."""
+    """Re-raise InvalidError as an InvalidInput, a 422, located in this place of a request."""
     try:
         yield
     except InvalidError as err:
@@ -5517,7 +5517,7 @@ def has_ended(rows: Sequence[Row]) -> bool:
 
 
 def can_write(folder: str) -> bool:
-    """Whether a file can be made in a folder; it is tried, for permissions do not tell of a full disk."""
+    """Whether a file can be made in a folder; tried, for permissions do not show a full disk."""
     path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
     try:
         make_folder(folder)
@@ -5529,16 +5529,17 @@ def can_write(folder: str) -> bool:
 
 
 def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
-    """A body that sends {name: text} of the files in a folder, block by block, except the hidden ones.
+    """A body that sends {name: text} of the files in a folder, block by block.
 
-    NotFoundError where the folder is gone.
+    Files that are hidden, or links, are left out.  NotFoundError if the folder is gone.
     """
     if not os.path.isdir(folder):
         raise NotFoundError("%s is gone" % folder)
 
     def is_shown(name: str) -> bool:
         path = os.path.join(folder, name)
-        return not (name.startswith(".") or name in hidden or os.path.islink(path)) and os.path.isfile(path)
+        is_file = os.path.isfile(path) and not os.path.islink(path)
+        return is_file and not name.startswith(".") and name not in hidden
 
     def send_all(send: Send) -> None:
         import codecs
@@ -5596,13 +5597,13 @@ class TreeEvents:
         return self.api.policy.allows(self.caller, "GET", job)
 
     def await_first_look(self) -> int:
-        """Wait until the tracker has seen the whole tree; the place in its news from which on all is new."""
+        """Wait until the tracker has seen the whole tree; the end of its news then."""
         while not self.api.tracker.looked and not self.api.stopping:
             time.sleep(0.05)
         return self.api.tracker.news_place()
 
     def transitions(self) -> Iterator[Optional[Tuple[JobDir, Row]]]:
-        """The transitions since the last event, then each as it happens; None where none did for a while.
+        """The transitions since the last event, then each as it happens; None after a quiet while.
 
         Ends when the server stops, or when the reader has fallen too far behind.
         """
@@ -5629,8 +5630,13 @@ class TreeEvents:
                 yield self.mark(job, row), step_info(job, job.name, row)
 
 
+def unauthorized(message: str) -> RequestError:
+    """The 401 for a caller whom nobody vouches for; the message says what would."""
+    return RequestError(401, message, WWW_Authenticate="Bearer")
+
+
 class Handler:
-    """Answers a request of a caller.  A method that a route names returns JSON's types or a Response."""
+    """Answers a request of a caller.  The methods of routes return JSON's types or a Response."""
 
     def __init__(self, api: Api, req: Request, caller: Caller) -> None:
         self.api, self.req, self.caller = api, req, caller
@@ -5696,7 +5702,7 @@ class Handler:
         return False
 
     def send_events(self, events: Events, send: Send) -> None:
-        """Send events as they come, until their source ends or the request would no longer be admitted.
+        """Send events as they come, until there are no more or the request is no longer admitted.
 
         Every BEAT_S a comment shows whether the client is still there.
         """
@@ -5749,7 +5755,8 @@ class ServerHandler(Handler):
         lines += ["# TYPE psik_requests_total counter"]
         lines += ["psik_requests_total%s %d" % (labels % key, count) for key, (count, _) in counts]
         lines += ["# TYPE psik_request_seconds_total counter"]
-        lines += ["psik_request_seconds_total%s %.6f" % (labels % key, took) for key, (_, took) in counts]
+        lines += ["psik_request_seconds_total%s %.6f" % (labels % key, seconds)
+                  for key, (_, seconds) in counts]
         return Response(200, "\n".join(lines + [""]).encode(),
                         (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),))
 
@@ -5768,7 +5775,8 @@ class ServerHandler(Handler):
 
         It is unavailable where it lacks something, degraded where its scheduler gives no answer.
         """
-        missing, fault, trusted = self.lacks(backend), Answer.fault_of(backend.root), self.caller.trusted
+        missing, trusted = self.lacks(backend), self.caller.trusted
+        fault = Answer.fault_of(backend.root)
         notes = missing + ([fault] if fault else [])
         return {"name": backend.name, "full_name": backend.name,
                 "description": backend.kind + " jobs" + (" in " + backend.root if trusted else ""),
@@ -5782,7 +5790,8 @@ class ServerHandler(Handler):
         backends, name = self.api.backends, NAME.value(self.req)
         if name is not None and name not in backends:
             raise NotFoundError("no backend %r" % name)
-        return {each: self.system_status(backends[each]) for each in backends if name in (None, each)}
+        names = list(backends) if name is None else [name]
+        return {each: self.system_status(backends[each]) for each in names}
 
     def get_backend(self) -> Json:
         """One backend."""
@@ -5794,7 +5803,7 @@ class ServerHandler(Handler):
     # Tokens.
 
     def new_token(self) -> str:
-        """A token that lasts a day, or as long as the one that the caller shows, and is as narrow."""
+        """A token for a day; no longer and no wider than the one that the caller shows."""
         claims = self.caller.claims or {}
         left_s = min(86400.0, float(claims["exp"]) - time.time()) if claims else 86400.0
         parents = claims.get("parents", []) + ([claims["jti"]] if claims else [])
@@ -5803,13 +5812,14 @@ class ServerHandler(Handler):
                                  "an earlier one" % MAX_PARENTS)
         certificate = claims.get(CERTIFICATE, self.req.body.wire.peer.serial)
         narrowings = {name: claims.get(name) for name in NARROWINGS}
-        return tokens_of(self.api.config).make(self.caller.user, left_s, parents, certificate, **narrowings)
+        tokens = tokens_of(self.api.config)
+        return tokens.make(self.caller.user, left_s, parents, certificate, **narrowings)
 
     def get_token(self) -> Response:
         """A token for who asks, for a day; no wider than the one that he shows."""
         caller, bearer = self.caller, self.req.bearer
         if caller.anonymous:
-            raise RequestError(401, "no token for an address: nobody vouches for it", WWW_Authenticate="Bearer")
+            raise unauthorized("no token for an address: nobody vouches for it")
         # What the holder of a biscuit has narrowed must not come back wide.
         keeps = caller.claims is not None and self.api.config.tokens == "biscuit"
         return Response.of_text(bearer or "" if keeps else self.new_token()).plus(NOT_STORED)
@@ -5818,7 +5828,7 @@ class ServerHandler(Handler):
         """What the token says that the request shows."""
         token = self.req.bearer
         if token is None:
-            raise RequestError(401, "the header Authorization: Bearer TOKEN is missing", WWW_Authenticate="Bearer")
+            raise unauthorized("the header Authorization: Bearer TOKEN is missing")
         return {"blocks": tokens_of(self.api.config).blocks(token)}
 
     # All jobs.
@@ -5827,19 +5837,20 @@ class ServerHandler(Handler):
         """Jobs, newest first, each with its latest step."""
         req = self.req
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
-        listed = list_jobs(self.api.config, self.backend_name(), STATE.value(req), limit, poll=False,
-                           index=index, name=NAME.value(req),
-                           admits=lambda job: self.api.policy.allows(self.caller, "GET", job))
+        summaries = list_jobs(self.api.config, self.backend_name(), STATE.value(req), limit,
+                              poll=False, index=index, name=NAME.value(req),
+                              admits=lambda job: self.api.policy.allows(self.caller, "GET", job))
         names = ("jobid", "name", "updated", "jobndx", "state", "info")
-        answer = Response.of_json([{name: getattr(each, name) for name in names} for each in listed])
-        if limit is None or len(listed) < limit:
+        answer = Response.of_json([{name: getattr(summary, name) for name in names}
+                                   for summary in summaries])
+        if limit is None or len(summaries) < limit:
             return answer
         query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
                          for name, value in dict(req.query, index=str(index + limit)).items())
         return answer.plus(("Link", '<%s?%s>; rel="next"' % (encode_percent(req.path), query)))
 
     def get_events(self) -> Response:
-        """Each transition of every job as it happens; Last-Event-ID takes up where an earlier stream ended."""
+        """Each transition of every job as it happens; Last-Event-ID resumes an earlier stream."""
         last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", self.req.headers.get("last-event-id", ""))
         return self.stream(iter(TreeEvents(self.api, self.caller, last.group(0) if last else "")))
 
@@ -5875,7 +5886,7 @@ class ServerHandler(Handler):
             return create(self.api.config, spec, backend, access)
 
     def job_of_key(self, spec: JobSpec, key: str) -> JobDir:
-        """The job that the caller made before with this Idempotency-Key, or a new one, submitted."""
+        """The job that the caller has made with this Idempotency-Key, or a new one; submitted."""
         if len(key) > MAX_KEY:
             raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
         backend = self.backend_of_new(spec)
@@ -5895,7 +5906,7 @@ class ServerHandler(Handler):
         return Response.of_json(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
 
     def post_job(self) -> Response:
-        """Make a job and submit it; its id.  With an Idempotency-Key, the same request again gives the same job."""
+        """Make a job and submit it; its id.  The same Idempotency-Key gives the same job again."""
         key, spec = self.req.headers.get("idempotency-key"), self.model(JobSpec)
         if key is not None:
             return self.created(self.job_of_key(spec, key))
@@ -5911,20 +5922,22 @@ class ServerHandler(Handler):
 
     @staticmethod
     def read_callback(message: bytes) -> Tuple[Callback, Info]:
-        """The callback that a job elsewhere sends, and its info as a history has it; InvalidInput."""
+        """The callback of a job elsewhere, and its info as a history has it; InvalidInput."""
         with given_in("body"):
-            callback = from_json(Callback, parse_json(message.decode("utf-8", "replace"), "body"), "body")
+            data = parse_json(message.decode("utf-8", "replace"), "body")
+            callback = from_json(Callback, data, "body")
         info = read_info(str(callback.info))
-        if not NATIVE_ID.fullmatch(str(info)) or len(str(info)) > MAX_INFO or callback.jobndx > MAX_STEP:
-            raise InvalidInput([Fault("info", "jobndx is at most %d, and info a native id or an exit "
-                                      "status" % MAX_STEP)], "body")
+        is_info = NATIVE_ID.fullmatch(str(info)) and len(str(info)) <= MAX_INFO
+        if not is_info or callback.jobndx > MAX_STEP:
+            text = "jobndx is at most %d, and info a native id or an exit status" % MAX_STEP
+            raise InvalidInput([Fault("info", text)], "body")
         return callback, info
 
     def find_signed(self, message: bytes) -> Tuple[JobDir, List[Row]]:
         """The job that a signed message is for, and its history.
 
-        A job whose spec has no client_secret takes it from whoever may change the job.  ForbiddenError
-        where the signature is wrong; NotFoundError for a caller who may not see the job.
+        If the job's spec has no client_secret, whoever may change the job may send it.
+        ForbiddenError if the signature is wrong; NotFoundError for who may not see the job.
         """
         job, rows = self.find_rows(self.caller._replace(trusted=True))
         secret = job.spec().client_secret
@@ -5938,9 +5951,12 @@ class ServerHandler(Handler):
         return self.find_rows(self.caller)
 
     def post_callback(self) -> Json:
-        """Record a transition of a job elsewhere, signed with client_secret; the job's own callback is told of it."""
+        """Record a transition of a job elsewhere, signed with client_secret.
+
+        The job's own callback is told of it too.
+        """
         if "x-hub-signature-256" not in self.req.headers and self.caller.anonymous:
-            raise RequestError(401, "sign it, in the header X-Hub-Signature-256", WWW_Authenticate="Bearer")
+            raise unauthorized("sign it, in the header X-Hub-Signature-256")
         message = self.req.body.read_all(MAX_CALLBACK)
         callback, info = self.read_callback(message)
         self.req.params["jobid"] = callback.jobid
@@ -5953,7 +5969,7 @@ class ServerHandler(Handler):
 
 
 class JobHandler(Handler):
-    """The routes that are for a job, which the caller may see, or change where the method is not GET."""
+    """The routes of a job that the caller may see, or change if the method is not GET."""
 
     def __init__(self, api: Api, req: Request, caller: Caller) -> None:
         super().__init__(api, req, caller)
@@ -5990,7 +6006,7 @@ class JobHandler(Handler):
         return latest.state.value
 
     def get_spec(self) -> Json:
-        """A job's spec without its secrets; environment, and the query of the callback's URL, are for its owner."""
+        """A job's spec without secrets; environment and the callback's query for its owner only."""
         spec = to_json(self.job.spec(), secrets=False)
         if not self.caller.owns(self.job):
             callback = spec["callback"] and re.sub(r"[?#].*", "", spec["callback"])
@@ -6004,7 +6020,7 @@ class JobHandler(Handler):
         return Response(200, texts_in(self.job.at("log")), JSON_TYPE)
 
     def get_scripts(self) -> Response:
-        """Every script, {file: text}; for others than its owner, only those that hold nothing of its environment."""
+        """Every script, {file: text}; those that hold the job's environment, for its owner only."""
         hidden = []
         if not self.caller.owns(self.job):
             has_environment = bool(self.job.spec().environment)
@@ -6022,7 +6038,7 @@ class JobHandler(Handler):
             time.sleep(0.1)
 
     def get_log(self) -> Response:
-        """One log, as bytes.  X-Psik-Offset says where the next read begins, X-Psik-State how the job is."""
+        """One log, as bytes.  X-Psik-Offset: where to read on; X-Psik-State: the job's state."""
         req, job, name = self.req, self.job, self.req.params["name"]
         offset, tail = OFFSET.value(req), TAIL.value(req)
         if offset is not None and tail is not None:
@@ -6044,7 +6060,7 @@ class JobHandler(Handler):
                         (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
 
     def get_job_events(self) -> Response:
-        """Each transition of a job as it happens, until its latest step has ended; then 204 to who asks again."""
+        """Each transition of a job as it happens, until its latest step has ended; then 204."""
         last = self.req.headers.get("last-event-id", "")
         after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
         if has_ended(self.rows) and after >= len(self.rows):
@@ -6063,8 +6079,10 @@ class JobHandler(Handler):
         trees = {os.path.realpath(backend.prefix) for backend in self.api.backends.values()}
         for tree in trees:
             inside = os.path.relpath(folder, tree)
-            if inside.split("/")[0] != ".." and not re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside):
-                raise ForbiddenError("job %s runs among the jobs, whose files are not shown" % self.job.jobid)
+            is_work = re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside)
+            if inside.split("/")[0] != ".." and not is_work:
+                raise ForbiddenError("job %s runs among the jobs, whose files are not shown"
+                                     % self.job.jobid)
         return ConfinedFolder(folder, trees)
 
     @property
@@ -6081,7 +6099,8 @@ class JobHandler(Handler):
         path, folder = self.req.params["path"].rstrip("/"), self.folder()
         if folder.is_folder(path):
             return folder.stat(path)
-        return Response.of_file(self.req, folder.open(path), "application/octet-stream", os.path.basename(path))
+        file, kind = folder.open(path), "application/octet-stream"
+        return Response.of_file(self.req, file, kind, os.path.basename(path))
 
     def put_file(self) -> Json:
         """Write a file of the work directory; the directories on the way are made."""
@@ -6103,7 +6122,8 @@ class JobHandler(Handler):
             for _ in blocks:
                 pass
         if not saved:
-            raise InvalidInput([Fault("files", "no part of the form is a field `files` with a file name")], "body")
+            text = "no part of the form is a field `files` with a file name"
+            raise InvalidInput([Fault("files", text)], "body")
         return None
 
     def get_archive(self) -> Response:
@@ -6122,11 +6142,12 @@ class JobHandler(Handler):
         return Access.of(self.job)._asdict()
 
     def put_access(self) -> Json:
-        """Let users do things with a job: {user: ["GET"]}; an empty list withdraws it.  Only its owner may."""
+        """Share a job with users, {user: ["GET"]}; [] withdraws it.  Only its owner may."""
         if not self.caller.owns(self.job):
             raise ForbiddenError("job %s is not yours to share" % self.job.jobid)
         wanted = self.json(MAX_SHARES)
-        if not isinstance(wanted, dict) or not all(isinstance(each, list) for each in wanted.values()):
+        is_map = isinstance(wanted, dict)
+        if not is_map or not all(isinstance(each, list) for each in wanted.values()):
             raise InvalidInput([Fault("", 'should be {user: ["GET", "POST"]}')], "body")
         with given_in("body"):
             return Access.share(self.job, wanted)._asdict()
@@ -6134,11 +6155,11 @@ class JobHandler(Handler):
 
 # -------------------------------------------------------------------------------------------- 18. Routes
 
-# Which request goes to which handler, and the whole interface as a document.
+# Which request goes to which handler, who may send it, and the interface as a document.
 
 @lru_cache(maxsize=1)
 def openapi_response() -> Response:
-    """The interface as a document, made once: it takes ten milliseconds, and strangers may ask for it."""
+    """The interface as a document.  Made once: it takes ten milliseconds, and anybody may ask."""
     return Response.of_json(OpenApi().document())
 
 
@@ -6161,15 +6182,25 @@ def route_pattern(path: str) -> Any:
 class Route(NamedTuple):
     """One row of ROUTES."""
     method: str
-    path: str               # {name} stands for a part without a slash, {path} for all the rest
-    # Who may: `page` and `open` anybody, `page` without the token that a local server may ask for; `token` who shows one,
-    # whatever it is narrowed to; `signed` whose body is signed; `user` who has a name; `create` who may make jobs; `job` who may
-    # see the job, or change it where the method is not GET: its handler is given the job and its rows.
+    path: str               # {name} is one part of it, without a slash; {path} all the rest
+    # Who may send the request:
+    #   open    anybody; at a local server that asks for a token, who shows it
+    #   page    anybody
+    #   token   who shows a token, whatever it is narrowed to
+    #   signed  who has signed the body
+    #   user    who is known by name
+    #   create  who may make jobs
+    #   job     who may see the job, or change it if the method is not GET
     scope: str
-    handler: Callable[[Any], Union[Json, Response]]     # a method of JobHandler for the scope `job`, else of ServerHandler
-    gives: str              # a schema's name, a Python-like type of them, or a media type
+    handler: Callable[[Any], Union[Json, Response]]  # of JobHandler if the scope is `job`
+    gives: str              # a schema's name, [name] or {name} of several, or a media type
     takes: str = ""         # a model's name, or a media type
-    query: Tuple[Param, ...] = ()
+    query: Tuple[Param, ...] = ()   # besides `backend`, which every route of a job has
+
+    @property
+    def params(self) -> Tuple[Param, ...]:
+        """The parameters that its query may have."""
+        return (BACKEND_PARAM,) + self.query if self.scope == "job" else self.query
 
     @property
     def pattern(self) -> Any:
@@ -6194,81 +6225,104 @@ ROUTES = (
     Route("GET", "/v1/openapi.json", "open", get_openapi, "object"),
     Route("GET", "/v1/health", "open", ServerHandler.get_health, "Health"),
     Route("GET", "/v1/metrics", "user", ServerHandler.get_metrics, "text/plain"),
-    Route("GET", "/v1/backends", "open", ServerHandler.get_backends, "{SystemStatus}", query=(NAME,)),
+    Route("GET", "/v1/backends", "open", ServerHandler.get_backends, "{SystemStatus}", "", (NAME,)),
     Route("GET", "/v1/backends/{name}", "open", ServerHandler.get_backend, "SystemStatus"),
     Route("GET", "/v1/token", "user", ServerHandler.get_token, "text/plain"),
     Route("POST", "/v1/token", "token", ServerHandler.post_token, "Blocks"),
     Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
-    Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", query=(INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
-    Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "string", "JobSpec", (BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec", (BACKEND_PARAM, MACHINE)),
-    Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]", query=(BACKEND_PARAM,)),
-    Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", query=(BACKEND_PARAM, PURGE)),
-    Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null", query=(BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", JobHandler.get_log, "text/plain", query=(BACKEND_PARAM, OFFSET, WAIT, TAIL)),
-    Route("GET", "/v1/jobs/{jobid}/scripts", "job", JobHandler.get_scripts, "{string}", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/events", "job", JobHandler.get_job_events, "text/event-stream", query=(BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/archive", "job", JobHandler.get_archive, "application/gzip", query=(BACKEND_PARAM, WITHIN)),
-    Route("GET", "/v1/jobs/{jobid}/access", "job", JobHandler.get_access, "Access", query=(BACKEND_PARAM,)),
-    Route("PUT", "/v1/jobs/{jobid}/access", "job", JobHandler.put_access, "Access", "Shares", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/files", "job", JobHandler.get_files, "{FileInfo}", query=(BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/files", "job", JobHandler.post_files, "null", "multipart/form-data", (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.get_file, "application/octet-stream", query=(BACKEND_PARAM,)),
-    Route("PUT", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
-    Route("POST", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null", "application/octet-stream", (BACKEND_PARAM,)),
-    Route("DELETE", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.delete_file, "null", query=(BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", "",
+          (INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
+    Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "string", "JobSpec",
+          (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec",
+          (BACKEND_PARAM, MACHINE)),
+    Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback",
+          (BACKEND_PARAM,)),
+    Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]"),
+    Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", "", (PURGE,)),
+    Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null"),
+    Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null"),
+    Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
+    Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
+    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}"),
+    Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", JobHandler.get_log, "text/plain", "",
+          (OFFSET, WAIT, TAIL)),
+    Route("GET", "/v1/jobs/{jobid}/scripts", "job", JobHandler.get_scripts, "{string}"),
+    Route("GET", "/v1/jobs/{jobid}/events", "job", JobHandler.get_job_events, "text/event-stream"),
+    Route("GET", "/v1/jobs/{jobid}/archive", "job", JobHandler.get_archive, "application/gzip", "",
+          (WITHIN,)),
+    Route("GET", "/v1/jobs/{jobid}/access", "job", JobHandler.get_access, "Access"),
+    Route("PUT", "/v1/jobs/{jobid}/access", "job", JobHandler.put_access, "Access", "Shares"),
+    Route("GET", "/v1/jobs/{jobid}/files", "job", JobHandler.get_files, "{FileInfo}"),
+    Route("POST", "/v1/jobs/{jobid}/files", "job", JobHandler.post_files, "null",
+          "multipart/form-data"),
+    Route("GET", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.get_file,
+          "application/octet-stream"),
+    Route("PUT", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null",
+          "application/octet-stream"),
+    Route("POST", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.put_file, "null",
+          "application/octet-stream"),
+    Route("DELETE", "/v1/jobs/{jobid}/files/{path}", "job", JobHandler.delete_file, "null"),
 )
 
 
 # The document.
-
-ERROR_SCHEMA = {"type": "object", "required": ["detail"], "properties": {
-    "detail": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "required": ["loc", "msg", "type"], "properties": {
-        "loc": {"type": "array", "items": {"type": "string"}}, "msg": {"type": "string"}, "type": {"type": "string"}}}}]},
-    "jobid": {"type": "string"}}}
-INFO_SCHEMA = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
-SHARES_SCHEMA = {"type": "object", "additionalProperties": {"type": "array", "items": {"enum": list(OPERATIONS), "type": "string"}}}
-
 
 def object_of(**properties: Json) -> Json:
     """The schema of an object that has all of these."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def map_of(schema: Json) -> Json:
+    """The schema of an object whose values have this one."""
+    return {"type": "object", "additionalProperties": schema}
+
+
+def list_of(schema: Json) -> Json:
+    """The schema of a list whose items have this one."""
+    return {"type": "array", "items": schema}
+
+
 TEXT: Json = {"type": "string"}
 NUMBER: Json = {"type": "integer"}
+FLAG: Json = {"type": "boolean"}
+NULL: Json = {"type": "null"}
+FILE_SCHEMA: Json = {"type": "string", "format": "binary"}
+STATE_SCHEMA: Json = {"$ref": "#/components/schemas/JobState"}
+SHARES_SCHEMA = map_of(list_of({"enum": list(OPERATIONS), "type": "string"}))
+FAULTS_SCHEMA = list_of(object_of(loc=list_of(TEXT), msg=TEXT, type=TEXT))
+BASIC_SCHEMAS = ("string", "null", "object")    # which stand by themselves where they are used
 SCHEMAS: Dict[str, Json] = {
-    "string": TEXT, "null": {"type": "null"}, "object": {"type": "object"},
+    "string": TEXT, "null": NULL, "object": {"type": "object"},
     "JobState": {"type": "string", "enum": list(STATES)},
-    "JobStepInfo": object_of(jobid=TEXT, name=TEXT, updated={"type": "number"}, jobndx=NUMBER,
-                             state={"$ref": "#/components/schemas/JobState"}, info=INFO_SCHEMA),
-    "SystemStatus": object_of(name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes={"type": "array", "items": TEXT},
-                              status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
-                              updated_at={"type": "string", "format": "date-time"}),
+    "JobStepInfo": object_of(
+        jobid=TEXT, name=TEXT, updated={"type": "number"}, jobndx=NUMBER, state=STATE_SCHEMA,
+        info={"anyOf": [NUMBER, TEXT]}),
+    "SystemStatus": object_of(
+        name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes=list_of(TEXT),
+        status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
+        updated_at={"type": "string", "format": "date-time"}),
     "FileInfo": object_of(size=NUMBER, atime=NUMBER, mtime=NUMBER),
-    "Health": object_of(status=TEXT, version=TEXT, writable={"type": "boolean"}, backends={"type": "object", "additionalProperties": TEXT}),
-    "Access": object_of(owner=TEXT, shared=SHARES_SCHEMA), "Shares": SHARES_SCHEMA,
-    "Blocks": object_of(blocks={"type": "array", "items": TEXT}), "Error": ERROR_SCHEMA,
+    "Health": object_of(status=TEXT, version=TEXT, writable=FLAG, backends=map_of(TEXT)),
+    "Access": object_of(owner=TEXT, shared=SHARES_SCHEMA),
+    "Shares": SHARES_SCHEMA,
+    "Blocks": object_of(blocks=list_of(TEXT)),
+    "Error": {"type": "object", "required": ["detail"], "properties": {
+        "detail": {"anyOf": [TEXT, FAULTS_SCHEMA]}, "jobid": TEXT}},
 }
-BASIC_SCHEMAS = ("string", "null", "object")
 
 
 class OpenApi:
-    """The interface as an OpenAPI 3.1 document, made from ROUTES and the models, so that it cannot say anything else than they do."""
+    """The interface as an OpenAPI 3.1 document, made from ROUTES and the models."""
 
     def schema(self, text: str) -> Json:
         """The schema of a route's `gives` or `takes`: [X] is a list of X, {X} an object of them."""
         if text[:1] == "[":
-            return {"type": "array", "items": self.schema(text[1:-1])}
+            return list_of(self.schema(text[1:-1]))
         if text[:1] == "{":
-            return {"type": "object", "additionalProperties": self.schema(text[1:-1])}
+            return map_of(self.schema(text[1:-1]))
         if "/" in text:
-            return {"type": "string", "format": "binary"}
+            return FILE_SCHEMA
         return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
 
     def of_type(self, kind: Any) -> Json:
@@ -6278,61 +6332,74 @@ class OpenApi:
             return {"anyOf": [self.of_type(part) for part in parts]}
         if isinstance(kind, type) and issubclass(kind, Model):
             return {"$ref": "#/components/schemas/" + kind.__name__}
-        plain = {int: NUMBER, bool: {"type": "boolean"}, str: TEXT, type(None): {"type": "null"}}
-        return plain.get(kind, {"type": "object", "additionalProperties": TEXT})
+        return {int: NUMBER, bool: FLAG, str: TEXT, type(None): NULL}.get(kind, map_of(TEXT))
 
     def of_field(self, item: Any) -> Json:
         """The schema of a model's field."""
         schema = self.of_type(item.type)
         if "least" in item.metadata:
             limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
-            schema = dict(schema, **limits) if "type" in schema else {
-                "anyOf": [dict(part, **limits) if part == NUMBER else part for part in schema["anyOf"]]}
-        if item.metadata.get("secret") and "anyOf" not in schema:
-            schema = {"anyOf": [schema, {"type": "null"}]}
+            if "type" in schema:
+                schema = dict(schema, **limits)
+            else:
+                schema = {"anyOf": [dict(part, **limits) if part == NUMBER else part
+                                    for part in schema["anyOf"]]}
+        if item.metadata.get("secret") and "anyOf" not in schema:  # it is shown as null
+            schema = {"anyOf": [schema, NULL]}
         schema = dict(schema, description=item.metadata["doc"])
         return dict(schema, default=item.default) if isinstance(item.default, int) else schema
 
     def of_model(self, cls: Type[Model]) -> Json:
         """The schema of a model, from its fields."""
-        known = fields(cls)  # type: ignore[arg-type]
-        required = [item.name for item in known if item.metadata["required"]]
-        return dict({"type": "object", "description": (cls.__doc__ or "").strip(), "additionalProperties": False,
-                     "properties": {item.name: self.of_field(item) for item in known}}, **({"required": required} if required else {}))
+        items = fields(cls)  # type: ignore[arg-type]
+        schema = {"type": "object", "description": (cls.__doc__ or "").strip(),
+                  "additionalProperties": False,
+                  "properties": {item.name: self.of_field(item) for item in items}}
+        required = [item.name for item in items if item.metadata["required"]]
+        return dict(schema, required=required) if required else schema
 
     def name_of(self, route: Route) -> str:
-        """A route's name: its handler's, with a mark of its own where a handler has several."""
+        """A route's name: its handler's; of the further routes of a handler, with an ending."""
         name = route.handler.__name__
         first = next(other for other in ROUTES if other.handler is route.handler)
         if route is first:
             return name
-        return name + ("_by_" + route.method.lower() if route.method != first.method else "_" + re.sub(r"\W+", "_", route.path).strip("_"))
+        if route.method != first.method:
+            return name + "_by_" + route.method.lower()
+        return name + "_" + re.sub(r"\W+", "_", route.path).strip("_")
 
     def parameters(self, route: Route) -> List[Json]:
         """The parameters in a route's path and query."""
-        kinds = {"integer": NUMBER, "boolean": {"type": "boolean"}, "state": {"$ref": "#/components/schemas/JobState"}, "string": TEXT}
-        found: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in re.findall(r"\{(\w+)\}", route.path)]
-        return found + [{"name": each.name, "in": "query", "required": False, "description": each.doc, "schema": dict(
-            kinds[each.kind], **({"minimum": each.least} if each.kind == "integer" else {}))} for each in route.query]
+        kinds = {"integer": NUMBER, "boolean": FLAG, "state": STATE_SCHEMA, "string": TEXT}
+        names = re.findall(r"\{(\w+)\}", route.path)
+        parameters: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT}
+                                  for name in names]
+        for param in route.params:
+            limits = {"minimum": param.least} if param.kind == "integer" else {}
+            schema = dict(kinds[param.kind], **limits)
+            parameters.append({"name": param.name, "in": "query", "required": False,
+                               "description": param.doc, "schema": schema})
+        return parameters
 
     def refusals(self, route: Route) -> List[int]:
         """The statuses with which a route may refuse."""
-        found = {400, 403, 404}
-        found.update([401] if route.scope not in ("open", "page") else [])
-        found.update([503] if route.gives == "text/event-stream" else [])
-        found.update([429] if route.handler is ServerHandler.post_job else [])
-        found.update([413, 415, 422] if route.takes else [])
-        found.update([422] if route.query else [])
-        found.update([409] if route.method != "GET" else [])
-        found.update([502] if route.handler in (ServerHandler.post_job, JobHandler.start_job, JobHandler.cancel_job, JobHandler.delete_job) else [])
-        return sorted(found)
+        asks_scheduler = (ServerHandler.post_job, JobHandler.start_job, JobHandler.cancel_job,
+                          JobHandler.delete_job)
+        statuses = {400, 403, 404}
+        statuses.update([401] if route.scope not in ("open", "page") else [])
+        statuses.update([503] if route.gives == "text/event-stream" else [])
+        statuses.update([429] if route.handler is ServerHandler.post_job else [])
+        statuses.update([413, 415, 422] if route.takes else [])
+        statuses.update([422] if route.params else [])
+        statuses.update([409] if route.method != "GET" else [])
+        statuses.update([502] if route.handler in asks_scheduler else [])
+        return sorted(statuses)
 
-    def answers(self, route: Route) -> Dict[str, Json]:
-        """What a route answers, by status."""
-        import http
+    def successes(self, route: Route) -> Dict[str, Json]:
+        """What a route answers to a request that it carries out, by status."""
         media = route.gives if "/" in route.gives else "application/json"
         content = {media: {"schema": self.schema(route.gives)}}
-        if route.gives == "application/octet-stream":
+        if route.gives == "application/octet-stream":  # of a directory, what lies in it
             content["application/json"] = {"schema": self.schema("{FileInfo}")}
         answers: Dict[str, Json] = {"200": {"description": "done", "content": content}}
         if media in ("application/octet-stream", "text/plain") and "{" in route.path:
@@ -6343,34 +6410,48 @@ class OpenApi:
             answers["503"] = {"description": "jobs cannot be written", "content": content}
         if media == "text/event-stream":
             answers["204"] = {"description": "there will be no more"}
+        return answers
+
+    def answers(self, route: Route) -> Dict[str, Json]:
+        """What a route answers, by status."""
+        import http
         error = {"application/json": {"schema": self.schema("Error")}}
-        answers.update({str(status): {"description": http.HTTPStatus(status).phrase, "content": error} for status in self.refusals(route)})
+        answers = self.successes(route)
+        for status in self.refusals(route):
+            phrase = http.HTTPStatus(status).phrase
+            answers[str(status)] = {"description": phrase, "content": error}
         return dict(answers, default={"description": "refused, and why", "content": error})
 
     def operation(self, route: Route) -> Json:
         """A route as OpenAPI's Operation."""
-        part = (route.path.split("/") + ["", ""])[2]
-        operation = {"operationId": self.name_of(route), "summary": (route.handler.__doc__ or "").strip().split("\n")[0],
-                     "tags": [part if part in ("jobs", "backends", "token", "events") else "server"],
+        part, summary = (route.path.split("/") + ["", ""])[2], (route.handler.__doc__ or "").strip()
+        tag = part if part in ("jobs", "backends", "token", "events") else "server"
+        operation = {"operationId": self.name_of(route), "tags": [tag],
+                     "summary": summary.split("\n")[0],
                      "parameters": self.parameters(route), "responses": self.answers(route)}
         if route.takes:
             media = route.takes if "/" in route.takes else "application/json"
-            schema = self.schema(route.takes) if media != "multipart/form-data" else object_of(
-                files={"type": "array", "items": {"type": "string", "format": "binary"}})
+            is_form = media == "multipart/form-data"
+            schema = object_of(files=list_of(FILE_SCHEMA)) if is_form else self.schema(route.takes)
             operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
         return operation
 
     def document(self) -> Json:
-        """The whole interface as an OpenAPI 3.1 document."""
+        """The whole document."""
         paths: Dict[str, Dict[str, Json]] = {}
         for route in ROUTES:
             paths.setdefault(route.path, {})[route.method.lower()] = self.operation(route)
         schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
-        schemas.update({cls.__name__: self.of_model(cls) for cls in (ResourceSpec, BackendConfig, JobSpec, Callback)})
-        return {"openapi": "3.1.0", "info": {"title": "psik", "version": __version__, "summary": "batch jobs and their files"},
-                "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"bearer": []}],
-                "components": {"schemas": schemas, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}}}
+        for cls in (ResourceSpec, BackendConfig, JobSpec, Callback):
+            schemas[cls.__name__] = self.of_model(cls)
+        bearer = {"type": "http", "scheme": "bearer"}
+        info = {"title": "psik", "version": __version__, "summary": "batch jobs and their files"}
+        return {"openapi": "3.1.0", "info": info, "servers": [{"url": "/"}], "paths": paths,
+                "security": [{}, {"bearer": []}],
+                "components": {"schemas": schemas, "securitySchemes": {"bearer": bearer}}}
 
+
+# Dispatching.
 
 Identify = Callable[[Request, Route], Caller]   # who sends a request for a route; raises PsikError
 
@@ -6398,9 +6479,9 @@ class Router:
 
     @staticmethod
     def admit(api: Api, req: Request, route: Route, identify: Identify) -> Handler:
-        """The handler of a request that may be carried out, before its body is read; PsikError otherwise.
+        """The handler of a request that may be carried out; PsikError for any other.
 
-        This is the one place where access is decided.
+        This is the one place where access is decided, before anything of the body is read.
         """
         caller = identify(req, route)
         if route.scope == "create":
@@ -6430,39 +6511,47 @@ ROUTER = Router(ROUTES)
 
 # -------------------------------------------------------------------------------------------- 19. Server
 
-# Sockets, threads and signals around dispatch().
+# Sockets, threads and signals around the router.
+
+# Who is at the other end.
 
 def is_loopback(address: str) -> bool:
-    """Whether an address, or a name, is this machine's own; `127.0.0.1.example.org` is not."""
-    return address in ("localhost", "::1") or bool(re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address))
+    """Whether an address or a name is this machine's own; `127.0.0.1.example.org` is not."""
+    # Names are not looked up: whoever answers for DNS could make any name one of ours.
+    is_ipv4 = re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address)
+    return address in ("localhost", "::1") or bool(is_ipv4)
 
 
 class TcpEnds:
-    """The two ends of a TCP connection on this machine; an IPv4 address in IPv6's form counts as IPv4."""
+    """The two ends of a TCP connection on this machine; an IPv4-mapped address counts as IPv4."""
 
     def __init__(self, client: Sequence[Any], server: Sequence[Any]) -> None:
         import ipaddress
         import socket
-        found = [ipaddress.ip_address(address[0].split("%")[0]) for address in (client, server)]
-        self.packed = [(getattr(address, "ipv4_mapped", None) or address).packed for address in found]
+        addresses = [ipaddress.ip_address(end[0].split("%")[0]) for end in (client, server)]
+        self.packed = [(getattr(address, "ipv4_mapped", None) or address).packed
+                       for address in addresses]
         self.ports = [client[1], server[1]]
         self.family = socket.AF_INET if len(self.packed[0]) == 4 else socket.AF_INET6
 
     def ask_kernel(self) -> Optional[int]:
-        """The uid that owns the client's end, by sock_diag(7); None where no process holds it any more.
+        """The uid that owns the client's end, by sock_diag(7); None if no process holds it now.
 
-        OSError where the kernel cannot be asked so.  A question is struct nlmsghdr and inet_diag_req_v2, an answer nlmsghdr
-        and inet_diag_msg, whose last two words are uid and inode.
+        OSError if the kernel does not answer.  The question is a struct nlmsghdr and an
+        inet_diag_req_v2, the answer nlmsghdr and inet_diag_msg, which ends with uid and inode.
         """
         import socket
         import struct
-        netlink_sock_diag, sock_diag_by_family, is_request, any_state, no_cookie = 4, 20, 1, 0xFFFFFFFF, 0xFFFFFFFF
+        netlink_sock_diag, sock_diag_by_family, is_request = 4, 20, 1
+        any_state, no_cookie = 0xFFFFFFFF, 0xFFFFFFFF
+        addresses = [packed.ljust(16, b"\0") for packed in self.packed]
         question = (struct.pack("=BBBBI", self.family, socket.IPPROTO_TCP, 0, 0, any_state)
-                    + struct.pack("!HH16s16s", *self.ports, *(packed.ljust(16, b"\0") for packed in self.packed))
+                    + struct.pack("!HH16s16s", *self.ports, *addresses)
                     + struct.pack("=III", 0, no_cookie, no_cookie))
+        head = struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag) as sock:
             sock.settimeout(1)
-            sock.sendto(struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0) + question, (0, 0))
+            sock.sendto(head + question, (0, 0))
             answer = sock.recv(4096)
         if struct.unpack_from("=H", answer, 4)[0] != sock_diag_by_family:
             code = -struct.unpack_from("=i", answer, 16)[0]
@@ -6476,14 +6565,20 @@ class TcpEnds:
     def written(packed: bytes, port: int) -> str:
         """An end as /proc/net/tcp writes it."""
         words = [packed[at:at + 4] for at in range(0, len(packed), 4)]
-        return "%s:%04X" % ("".join((word[::-1] if sys.byteorder == "little" else word).hex().upper() for word in words), port)
+        if sys.byteorder == "little":
+            words = [word[::-1] for word in words]
+        return "%s:%04X" % (b"".join(words).hex().upper(), port)
 
     def read_proc(self) -> Optional[int]:
-        """As ask_kernel(), from /proc/net, where a socket that nobody holds any more is root's, and has no inode."""
+        """As ask_kernel(), from /proc/net, which is long on a busy machine.
+
+        A socket that no process holds any more has root's uid there, and inode 0.
+        """
         import socket
         tables = {"tcp6": self.packed}
-        if self.family == socket.AF_INET:  # which a client that speaks IPv6 may use too
-            tables = {"tcp": self.packed, "tcp6": [b"\0" * 10 + b"\xff\xff" + packed for packed in self.packed]}
+        if self.family == socket.AF_INET:  # a client's IPv6 socket can be connected to it too
+            mapped = [b"\0" * 10 + b"\xff\xff" + packed for packed in self.packed]
+            tables = {"tcp": self.packed, "tcp6": mapped}
         for table, packed in tables.items():
             wanted = [self.written(*end) for end in zip(packed, self.ports)]
             for line in read_or_empty("/proc/net/" + table).split("\n")[1:]:
@@ -6493,7 +6588,7 @@ class TcpEnds:
         return None
 
     def owner(self) -> Optional[int]:
-        """The uid that owns the client's end; None where it is not told."""
+        """The uid that owns the client's end; None if the system does not tell."""
         try:
             return self.ask_kernel()
         except (OSError, AttributeError):  # AttributeError: a system without netlink
@@ -6501,9 +6596,14 @@ class TcpEnds:
 
 
 def named_by_certificate(sock: Any, part: str) -> Tuple[str, str]:
-    """(user, serial number) of a client's certificate: the user is what this part of its subject names, '' where it names no one."""
+    """(user, serial number) of a client's certificate.
+
+    The user is what this part of the certificate's subject names, '' if that is no user's name.
+    """
     certificate = sock.getpeercert() or {}
-    names = [value for pairs in certificate.get("subject", ()) for key, value in pairs if key == part]
+    pairs = [pair for group in certificate.get("subject", ()) for pair in group]
+    names = [value for key, value in pairs if key == part]
+    # `local:` is how we call who comes in local mode, so no certificate may name him.
     good = len(names) == 1 and is_user(names[0]) and not names[0].startswith("local:")
     return str(names[0]) if good else "", plain_serial(certificate.get("serialNumber", ""))
 
@@ -6515,10 +6615,11 @@ def peer_of(sock: Any) -> Peer:
     if sock.family == socket.AF_UNIX:
         if not hasattr(socket, "SO_PEERCRED"):
             return Peer("", os.getuid())  # the socket's mode lets nobody else in
-        return Peer("", struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # pid, uid, gid
+        return Peer("", struct.unpack("3i", credentials)[1])
     address = sock.getpeername()
     owner = TcpEnds(address, sock.getsockname()).owner() if is_loopback(address[0]) else None
-    sock.getpeername()  # OSError where it has ended meanwhile, and another's may have been asked for
+    sock.getpeername()  # OSError if it has ended: its port may be another user's by now
     return Peer(address[0], owner)
 
 
@@ -6532,21 +6633,17 @@ class Authentication:
     def __init__(self, api: Api, peer: Peer) -> None:
         self.api, self.peer = api, peer
 
-    @staticmethod
-    def unknown(message: str) -> RequestError:
-        """The 401 for somebody whom nobody vouches for."""
-        return RequestError(401, message, WWW_Authenticate="Bearer")
-
     @property
     def is_stranger(self) -> bool:
-        """Whether the peer is another user, at a server that is for one.  sshd connects as who has logged in."""
+        """Whether the peer is another user, at a server that is for its own user only."""
+        # Root may do everything anyway.  sshd connects as the user who has logged in.
         return self.api.mode == "local" and self.peer.uid not in (None, os.getuid(), 0)
 
     def check_host(self, req: Request) -> None:
-        """ForbiddenError where Host is no name of this machine: a foreign name may be made to resolve to 127.0.0.1.
+        """ForbiddenError if Host is no name of this machine, or if a browser asks for `localhost`.
 
-        On TCP a browser must ask by address: `localhost` is ::1 as well, where another user may
-        listen at the same port.
+        A foreign name may be made to resolve to 127.0.0.1 (DNS rebinding).  `localhost` is ::1
+        as well, where another user may listen at the same port.
         """
         host = req.headers.get("host", "")
         name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
@@ -6554,7 +6651,8 @@ class Authentication:
             raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
         is_browser = bool({"origin", "sec-fetch-site"} & set(req.headers))
         if self.peer.address and name.endswith("localhost") and is_browser:
-            raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, and not as localhost")
+            raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, "
+                                 "and not as localhost")
 
     @staticmethod
     def check_origin(req: Request) -> None:
@@ -6566,46 +6664,53 @@ class Authentication:
             raise ForbiddenError("a page of another site may not ask this server")
 
     def check_local(self, req: Request, route: Route) -> None:
-        """Admit only ourselves and root, as the kernel says; where a token was printed, only with it, except to the page."""
+        """Admit only ourselves and root, by the kernel's word; with --token, only with the token.
+
+        The page itself needs none: it reads the token from the URL's fragment.
+        """
         import hmac
         self.check_host(req)
         if self.is_stranger:
             raise STRANGER
         token = self.api.page_token
         if self.peer.uid is None and not token:
-            raise self.unknown("the system does not tell whose connection this is; use a UNIX socket, or --token")
+            raise unauthorized("the system does not tell whose connection this is; use a UNIX "
+                               "socket, or --token")
         bearer = (req.bearer or "").encode()
         if token and route.scope != "page" and not hmac.compare_digest(bearer, token.encode()):
-            raise self.unknown("open the address that `serve` printed, token and all; or send it: Authorization: Bearer TOKEN")
+            raise unauthorized("open the address that `serve` printed, token and all; or send it: "
+                               "Authorization: Bearer TOKEN")
 
     @property
     def refused_serials(self) -> List[str]:
-        """The serial numbers of the certificates that are no longer taken."""
+        """The serial numbers of the certificates that are no longer accepted."""
         return [plain_serial(serial) for serial in self.api.config.refused_certificates]
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether nobody can have read a token on its way: over TLS, from a proxy that ends it, on a UNIX socket."""
+        """Whether nobody can have read a token on its way: TLS, a trusted proxy, a UNIX socket."""
         address = self.peer.address
         return self.api.mode == "tls" or not address or address in self.api.config.trusted_proxy
 
     def bearer_caller(self, req: Request, route: Route, token: str) -> Caller:
-        """Whom a token names, and what it leaves him.
+        """The user whom a token names, with the token's limits.
 
-        RequestError 401 where it is not valid, ForbiddenError where it is not for this operation.
+        RequestError 401 if it is invalid, ForbiddenError if it is not for this operation.
         """
-        operation = "GET" if route.scope == "token" else req.verb  # to read one's own token is to look
+        operation = "GET" if route.scope == "token" else req.verb  # to read a token is to look
+        client = self.peer.subject or "addr:" + self.peer.address
         claims = tokens_of(self.api.config).read(token, {
-            "client": self.peer.subject or "addr:" + self.peer.address, "path": req.path, "operation": operation})
+            "client": client, "path": req.path, "operation": operation})
         narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
         if claims.get(CERTIFICATE) in self.refused_serials:
             raise refused_token("its certificate was withdrawn")
         if operation not in claims.get("ops", [operation]):
             raise ForbiddenError("the token does not let you %s" % req.method)
-        return Caller(claims["sub"], claims["sub"] in self.api.config.admins, claims=claims, **narrow)
+        user = claims["sub"]
+        return Caller(user, user in self.api.config.admins, claims=claims, **narrow)
 
     def caller(self, req: Request, route: Route) -> Caller:
-        """Who sends a request; RequestError 401 where the route wants a name and nobody vouches for one."""
+        """Who sends a request; RequestError 401 if the route needs a name and he has none."""
         api, peer = self.api, self.peer
         self.check_origin(req)
         if api.mode == "local":
@@ -6619,7 +6724,7 @@ class Authentication:
             is_admin = bool(peer.subject) and peer.subject in api.config.admins
             caller = Caller(peer.subject or "addr:" + peer.address, is_admin)
         if route.scope in ("user", "create", "job") and caller.anonymous:
-            raise self.unknown("show a client certificate, or a token: Authorization: Bearer TOKEN")
+            raise unauthorized("show a client certificate, or a token: Authorization: Bearer TOKEN")
         return caller
 
 
@@ -6633,9 +6738,9 @@ class Session:
         self.user = "-"     # who sent the request in hand, for the log
 
     def admit(self) -> bool:
-        """Whether the connection, just accepted, is to be served; else it is ended, and the client told why.
+        """Whether to serve the connection, which was just accepted; it is closed otherwise.
 
-        Over TLS the client is told nothing: no TLS is spoken yet.
+        The client gets a 403 or 503, except over TLS: no TLS is spoken yet to send it in.
         """
         api, wire = self.api, self.wire
         wire.peer = peer_of(wire.sock)
@@ -6654,7 +6759,7 @@ class Session:
         """Set the options of an accepted TCP connection."""
         import socket
         sock = self.wire.sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each write is all there is to send
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # nothing follows a write soon
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
@@ -6678,18 +6783,19 @@ class Session:
         return caller
 
     def log(self, what: str, status: int, sent: int, begun: float) -> None:
-        """Count a request, and write one line of the access log: no query and no header, so no secret."""
+        """Count a request, and log it in one line, without query and headers, which hold secrets."""
         took = time.time() - begun
         self.api.count(what.split(" ")[0], status, took)
         if self.api.access_log:
             when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun))
+            address = self.wire.peer.address or "local"
             write_log('%s %s %s "%s" %d %d %.1fms\n' % (
-                when, self.wire.peer.address or "local", one_line(self.user), what[:500], status, sent, took * 1000))
+                when, address, one_line(self.user), what[:500], status, sent, took * 1000))
 
     def answer(self, req: Request) -> bool:
         """Answer one request; whether the connection can take another."""
-        begun, wire, sent, status = time.time(), self.wire, 0, 499  # 499: the client went away, as others log it
-        self.user = "-"
+        begun, wire, sent = time.time(), self.wire, 0
+        self.user, status = "-", 499  # as nginx logs a client that went away before its answer
         try:
             response = ROUTER.dispatch(self.api, req, self.identify)
             status = response.status
@@ -6712,7 +6818,7 @@ class Session:
         self.log("-", response.status, 0, begun)
 
     def answer_all(self) -> None:
-        """Answer the requests of the connection, one after the other, until either end closes it."""
+        """Answer the requests of the connection one by one, until either end closes it."""
         while not self.api.stopping:
             try:
                 head = self.wire.read_head()
@@ -6754,9 +6860,9 @@ def adopted_socket(fd: int) -> Any:
 
 
 class UnixPlace:
-    """A path at which a server listens; only its own user can connect, unless the mask says otherwise.
+    """A path at which a server listens; the mask decides who can connect, by default its user only.
 
-    ConflictError where a server is alive there; ForbiddenError where others could put theirs in its place.
+    ConflictError if a server is alive there; ForbiddenError if others could replace the socket.
     """
 
     def __init__(self, path: str, mask: int = 0o177) -> None:
@@ -6767,44 +6873,51 @@ class UnixPlace:
 
     @staticmethod
     def default() -> str:
-        """The path when nobody names one: in the runtime directory of the user."""
+        """The path if none is named: in the user's runtime directory, else below /tmp."""
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         if runtime and os.path.isdir(runtime):
             return os.path.join(runtime, "psik.sock")
         folder = "/tmp/psik-%d" % os.getuid()
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-        found = os.lstat(folder)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory of your own: --uds ~/psik.sock"
-                                 % (folder, name_of_user(found.st_uid)))
+        status = os.lstat(folder)  # another user may have put it there, or a link
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            owner = name_of_user(status.st_uid)
+            raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory "
+                                 "of your own: --uds ~/psik.sock" % (folder, owner))
         return os.path.join(folder, "psik.sock")
 
     def clear(self) -> None:
-        """Remove the socket that a dead server left."""
+        """Remove the socket that a dead server left behind; ConflictError if it is alive."""
         import socket
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(2)
             sock.connect(self.path)
         except socket.timeout:  # alive, and busy
-            raise ConflictError("a server listens on %s already, and does not answer; stop it, or name another socket" % self.path) from None
+            raise ConflictError("a server listens on %s already, and does not answer; stop it, or "
+                                "name another socket" % self.path) from None
         except OSError:
             if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 raise ConflictError("%s is there already, and no socket" % self.path) from None
             os.unlink(self.path)
         else:
-            raise ConflictError("a server listens on %s already; stop it, or name another socket with --uds" % self.path)
+            raise ConflictError("a server listens on %s already; stop it, or name another socket "
+                                "with --uds" % self.path)
         finally:
             sock.close()
 
     def bind(self, sock: Any) -> None:
         """Give a socket the path."""
-        folder = os.stat(os.path.dirname(self.path))
-        if is_foreign(folder) or (others_may_write(folder) and not folder.st_mode & stat.S_ISVTX):
-            raise ForbiddenError("others can write to %s; put the socket into a directory of your own" % os.path.dirname(self.path))
+        folder = os.path.dirname(self.path)
+        status = os.stat(folder)
+        is_sticky = bool(status.st_mode & stat.S_ISVTX)  # others can add to it, not replace ours
+        if is_foreign(status) or (others_may_write(status) and not is_sticky):
+            raise ForbiddenError("others can write to %s; put the socket into a directory of your "
+                                 "own" % folder)
         if len(os.fsencode(self.path)) > 107:
-            raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; name another with --uds" % self.path)
+            raise InvalidError("%s is longer than the 107 bytes that a socket's path may have; "
+                               "name another with --uds" % self.path)
         if os.path.lexists(self.path):
             self.clear()
         before = os.umask(self.mask)
@@ -6815,25 +6928,27 @@ class UnixPlace:
         self.inode = os.stat(self.path).st_ino
 
     def leave(self) -> None:
-        """Remove the path, unless it is another server's by now."""
+        """Remove the path, unless another server has taken it meanwhile."""
         if os.path.exists(self.path) and os.stat(self.path).st_ino == self.inode:
             os.unlink(self.path)
 
 
 class TcpPlace:
-    """An address at which a server listens; InvalidError where it is none of ours, or taken."""
+    """An address at which a server listens; InvalidError if it is not ours, or in use."""
 
     def __init__(self, host: str, port: int) -> None:
         import socket
         self.host, self.port = host, port
         try:
-            self.family, _, _, _, self.address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
+            addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
         except (OSError, UnicodeError, OverflowError) as err:
             raise self.refused(err) from None
+        self.family, _, _, _, self.address = addresses[0]
 
     def refused(self, err: Exception) -> InvalidError:
-        """What to say where the system does not let us."""
-        return InvalidError("cannot listen on %s, port %d: %s" % (self.host, self.port, getattr(err, "strerror", None) or err))
+        """The error to raise if the system refuses the address."""
+        why = getattr(err, "strerror", None) or err
+        return InvalidError("cannot listen on %s, port %d: %s" % (self.host, self.port, why))
 
     def bind(self, sock: Any) -> None:
         """Give a socket the address."""
@@ -6847,7 +6962,7 @@ class TcpPlace:
             raise self.refused(err) from None
 
     def leave(self) -> None:
-        """Nothing is left of it."""
+        """Nothing of it is left behind."""
 
 
 class InheritedPlace:
@@ -6866,15 +6981,16 @@ Place = Union[UnixPlace, TcpPlace, InheritedPlace]
 
 def inherited_place() -> Optional[InheritedPlace]:
     """The listening socket that systemd hands over (LISTEN_FDS), or None."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "0").isdigit():
+    number = os.environ.get("LISTEN_FDS", "0")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not number.isdigit():
         return None
-    if int(os.environ["LISTEN_FDS"]) != 1:
-        raise InvalidError("systemd hands over %s sockets; one is wanted" % os.environ["LISTEN_FDS"])
+    if int(number) != 1:
+        raise InvalidError("systemd hands over %s sockets; one is wanted" % number)
     return InheritedPlace(3)
 
 
 def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
-    """TLS 1.2 and up, with this certificate; client certificates are asked for where an authority is named."""
+    """TLS 1.2 or newer with this certificate; client_ca: ask for client certificates of it."""
     import ssl
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     if hasattr(ssl, "TLSVersion"):
@@ -6887,25 +7003,27 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
             context.load_verify_locations(client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL
     except OSError as err:
-        raise InvalidError("the certificate, its key or the client CA cannot be used: %s" % (err.strerror or err)) from None
+        raise InvalidError("the certificate, its key or the client CA cannot be used: %s"
+                           % (err.strerror or err)) from None
     return context
 
 
 def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     """A ThreadingHTTPServer that listens at a place.
 
-    It accepts, starts the threads, and shuts down as the library has it.  What is overridden, says why.
+    Accepting, starting threads and shutting down are the library's; each override says why it is.
     """
     import http.server
     import socketserver
-    base = getattr(http.server, "ThreadingHTTPServer", None) or type(
-        "ThreadingHTTPServer", (socketserver.ThreadingMixIn, http.server.HTTPServer), {})  # Python 3.6 has none
+    bases = (socketserver.ThreadingMixIn, http.server.HTTPServer)
+    base = getattr(http.server, "ThreadingHTTPServer", None)
+    base = base or type("ThreadingHTTPServer", bases, {})  # Python 3.6 has none
 
     class Connection(socketserver.BaseRequestHandler):
-        """One connection; http.server's own handler reads requests that two programs may understand differently."""
+        """One connection.  The library's handler is lenient; section 14 says why ours is not."""
 
         def handle(self) -> None:
-            """Serve it."""
+            """Serve the connection."""
             Session(api, self.request, tls).run()  # a Wire, which process_request made
 
     class Server(base):  # type: ignore[valid-type,misc]
@@ -6913,12 +7031,12 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
         address_family, daemon_threads, request_queue_size = place.family, True, BACKLOG
 
         def server_bind(self) -> None:
-            """Bind as the place says: the library knows no UNIX sockets, and asks the DNS for our name."""
+            """Bind to the place; the library knows no UNIX sockets, and asks DNS for our name."""
             assert not isinstance(place, InheritedPlace)
             place.bind(self.socket)
 
         def get_request(self) -> Tuple[Any, Any]:
-            """As the library's; where no descriptor is left, an idle connection goes: the loop would spin."""
+            """As the library's; out of descriptors, close a connection, or the loop would spin."""
             try:
                 return super().get_request()  # type: ignore[no-any-return]
             except OSError:
@@ -6927,7 +7045,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                 raise
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            """Start the connection's thread, as the library does; but threads are bounded, and strangers get none."""
+            """As the library's, but threads are bounded, and strangers get none."""
             wire = Wire(request)
             if Session(api, wire, tls).admit():
                 try:
@@ -6937,7 +7055,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                     raise
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say that a connection was not served; the library prints a traceback."""
+            """Print a line for a connection that was not served; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
 
     if not isinstance(place, InheritedPlace):
@@ -6949,19 +7067,23 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
 
 
 def address_lines(api: Api, sock: Any) -> List[str]:
-    """Where a server can be reached, for people: the address, and the ssh line that brings it elsewhere."""
+    """The lines that tell people where a server can be reached, here and through ssh."""
     import socket
-    host, user = socket.gethostname(), name_of_user(os.getuid())
     token = "#token=" + api.page_token if api.page_token else ""
+
+    def tunnel(near_port: int, far: str) -> str:
+        host, user = socket.gethostname(), name_of_user(os.getuid())
+        return "from elsewhere: ssh -N -L 127.0.0.1:%d:%s %s@%s, then http://127.0.0.1:%d/%s" % (
+            near_port, far, user, host, near_port, token)
+
     if sock.family == socket.AF_UNIX:
         path = sock.getsockname()
-        return ["listening on %s" % path, "from elsewhere: ssh -N -L 127.0.0.1:8000:%s %s@%s, then http://127.0.0.1:8000/%s" % (path, user, host, token)]
+        return ["listening on %s" % path, tunnel(8000, path)]
     name, port = sock.getsockname()[:2]
     name = "[%s]" % name if ":" in name else name
     scheme = "https" if api.mode == "tls" else "http"
-    return ["listening on %s://%s:%d/%s" % (scheme, name, port, token)] + (
-        ["from elsewhere: ssh -N -L 127.0.0.1:%d:%s:%d %s@%s, then http://127.0.0.1:%d/%s" % (port, name, port, user, host, port, token)]
-        if api.mode == "local" else [])
+    lines = ["listening on %s://%s:%d/%s" % (scheme, name, port, token)]
+    return lines + [tunnel(port, "%s:%d" % (name, port))] * (api.mode == "local")
 
 
 # Running.
@@ -6973,14 +7095,15 @@ class Rounds:
         self.api = api
 
     def look(self) -> None:
-        """Follow the tree, and end the connections that come to nothing."""
+        """Follow the tree, and close the connections that are in nobody's use."""
         api = self.api
-        api.tracker.look(deep=time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s))
+        deep = time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s)
+        api.tracker.look(deep)
         api.connections.end_slow_handshakes()
         api.connections.close_parting()
 
     def poll(self) -> None:
-        """Ask the schedulers for the jobs that are alive, which may take its time, and forget old keys."""
+        """Ask the schedulers about live jobs, which may take long; forget old keys."""
         self.api.tracker.poll()
         for backend in self.api.backends.values():
             IdempotencyKeys(backend.root).forget_old()
@@ -7018,7 +7141,7 @@ class Rounds:
 
 
 def read_again(api: Api, reload: Callable[[], Config]) -> None:
-    """Take the config as it is now, where it holds."""
+    """Load the config again; the old one stays in force if the new one is invalid."""
     try:
         config, before = reload(), api.config
         api.load(config)
@@ -7026,19 +7149,21 @@ def read_again(api: Api, reload: Callable[[], Config]) -> None:
         if config.is_personal != before.is_personal:
             complain("but authz has effect only when the server is started again")
     except (PsikError, OSError) as err:
-        complain("the config does not hold, so the old one stays: %s" % err)
+        complain("the config is invalid, so the old one stays: %s" % err)
 
 
 def warn_of_users(api: Api) -> None:
-    """Say where a server is likely to let in too many, or too few."""
+    """Warn of a server that is likely to let in too many users, or too few."""
     if not os.getuid():
-        complain("this server runs as root, and so does every job that it is sent; start it as a user")
+        complain("this server runs as root, and so does every job that it is sent; start it as a "
+                 "user")
     if api.mode != "local" and not api.config.users:
-        complain('nobody but the admins may make jobs: "users" in the config lets users do so, ["ada"] or "*" for all')
+        complain('nobody but the admins may make jobs: "users" in the config lets users do so, '
+                 '["ada"] or "*" for all')
 
 
 def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
-    """Serve until SIGTERM or SIGINT, and finish the requests in hand then; SIGHUP reads the config again."""
+    """Serve until SIGTERM or SIGINT, then finish the requests in hand; SIGHUP reloads the config."""
     import signal
     import threading
     ending = threading.Event()
@@ -7054,8 +7179,9 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
         server.shutdown()
 
     sys.setswitchinterval(0.001)  # a thread with little to do waits less for those with much
-    for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, lambda *_: read_again(api, reload))):
-        signal.signal(number, handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: read_again(api, reload))
     warn_of_users(api)
     for line in address_lines(api, server.socket):
         complain(line)
@@ -7063,7 +7189,8 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
     Rounds(api).start()
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    api.connections.finish(max([STOP_GRACE_S] + [config.submit_timeout_s + 5 for config in api.configs]))
+    submissions_s = [config.submit_timeout_s + 5 for config in api.configs]  # they must not be cut
+    api.connections.finish(max([STOP_GRACE_S] + submissions_s))
 
 
 def serve_pipe(api: Api) -> None:
@@ -7073,7 +7200,8 @@ def serve_pipe(api: Api) -> None:
         wire = Wire()
         wire.peer = Peer("", os.getuid())
     else:
-        api.access_log = api.access_log and not os.path.sameopenfile(0, 2)  # inetd puts the client at all three
+        # inetd connects the client to stderr too.
+        api.access_log = api.access_log and not os.path.sameopenfile(0, 2)
         sock = adopted_socket(os.dup(0))
         sock.setblocking(True)
         wire = Wire(sock) if os.path.sameopenfile(0, 1) else Wire()
