@@ -6783,7 +6783,7 @@ class Session:
         return caller
 
     def log(self, what: str, status: int, sent: int, begun: float) -> None:
-        """Count a request, and log it in one line, without query and headers, which hold secrets."""
+        """Count a request, and log it in one line, without query and headers: they hold secrets."""
         took = time.time() - begun
         self.api.count(what.split(" ")[0], status, took)
         if self.api.access_log:
@@ -7163,7 +7163,7 @@ def warn_of_users(api: Api) -> None:
 
 
 def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in hand; SIGHUP reloads the config."""
+    """Serve until SIGTERM or SIGINT, then finish the requests in hand; SIGHUP reads the config."""
     import signal
     import threading
     ending = threading.Event()
@@ -7227,7 +7227,7 @@ def arg(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
 
-COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, function, arguments, example
+COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
     ("jobs", ("run", "start", "ls", "status", "logs", "wait", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
@@ -7241,7 +7241,7 @@ BACKEND = arg("--backend", metavar="NAME", help="a backend of the config")
 
 
 def command(example: str, *arguments: Argument) -> Callable[[Command], Command]:
-    """Make the function cmd_NAME the subcommand NAME; its docstring is the help."""
+    """Make the function cmd_NAME the subcommand NAME, whose help is the function's docstring."""
     def enter(function: Command) -> Command:
         COMMANDS.append((function.__name__[len("cmd_"):], function, arguments, example))
         return function
@@ -7249,7 +7249,7 @@ def command(example: str, *arguments: Argument) -> Callable[[Command], Command]:
 
 
 def say(text: str) -> None:
-    """Print one line of results; what stdout's encoding does not have is shown as an escape."""
+    """Print one line of results; characters that stdout cannot encode become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
@@ -7258,23 +7258,23 @@ COLOURS = {"completed": "32", "failed": "31", "canceled": "33", "active": "36", 
 
 
 def on_terminal(stream: Any) -> bool:
-    """Whether colour and a moving line are welcome there."""
+    """Whether a stream is a terminal that takes colour and a line that is rewritten."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def painted(text: str, state: str) -> str:
-    """A text in the colour of a state, on a terminal."""
+    """A text in the colour of a state if stdout is a terminal."""
     colour = COLOURS.get(state)
     return "\x1b[%sm%s\x1b[0m" % (colour, text) if colour and on_terminal(sys.stdout) else text
 
 
 def clock(stamp: float) -> str:
-    """A time as people write it, local, to the second."""
+    """A time in the local zone, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column: int = -1) -> None:
-    """Columns as wide as their widest entry, the last one ragged."""
+    """Print columns as wide as their widest entry."""
     widths = [max(len(row[i]) for row in [head] + list(rows)) for i in range(len(head))]
     for row in [head] + list(rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths)]
@@ -7286,7 +7286,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column
 # What several commands share.
 
 def config_of(opts: Options, serving: bool = False) -> Config:
-    """The config in force; says where jobs are kept, the first time that nobody else does."""
+    """The config in force.  The first run without one makes the data home, and says where."""
     config = load_config(opts.config, serving)
     if not os.path.exists(Config.place(opts.config)[1]) and not os.path.exists(data_home()):
         make_folder(data_home())
@@ -7295,7 +7295,7 @@ def config_of(opts: Options, serving: bool = False) -> Config:
 
 
 def spec_text(source: str) -> str:
-    """What a SPEC of the command line holds: a file, or stdin."""
+    """The text of a SPEC on the command line: of a file, or of stdin."""
     if not source:
         raise InvalidError("SPEC is empty; name a JSON file, a script, or - for stdin")
     if source != "-":
@@ -7307,34 +7307,35 @@ def spec_text(source: str) -> str:
 
 
 class Waiting:
-    """The line on the terminal that tells what is waited for."""
+    """The line on the terminal that shows what is waited for."""
 
     def __init__(self, lively: bool) -> None:
         self.lively, self.begun = lively, time.time()
 
     def show(self, summaries: List[Summary]) -> None:
-        """Write it anew."""
+        """Rewrite the line."""
         if self.lively:
             what = summaries[0].jobid if len(summaries) == 1 else "%d jobs" % len(summaries)
             states = "/".join(sorted({summary.state for summary in summaries}))
             write_log("\r\x1b[K%s %s, %d s" % (what, states, time.time() - self.begun))
 
     def clear(self) -> None:
-        """Take it away."""
+        """Remove the line."""
         if self.lively:
             write_log("\r\x1b[K")
 
 
 def say_ends(summaries: Sequence[Summary]) -> None:
-    """Say which jobs came to no good end, and why."""
+    """Print which jobs failed or were canceled, and why."""
     for summary in summaries:
         if summary.state in (JobState.failed, JobState.canceled):
-            complain("job %s %s%s" % (summary.jobid, summary.state, ": " + summary.reason if summary.reason else ""))
+            why = ": " + summary.reason if summary.reason else ""
+            complain("job %s %s%s" % (summary.jobid, summary.state, why))
 
 
 def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
              look: Optional[Callable[[List[Summary]], None]] = None) -> ExitStatus:
-    """Wait with a line on the terminal that tells what for; the jobs' exit status."""
+    """Wait for jobs, with a line on the terminal unless look is given; the worst exit status."""
     line = Waiting(on_terminal(sys.stderr) and not look)
     try:
         summaries = wait(config, jobs, timeout_s, look or line.show)
@@ -7354,14 +7355,18 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
 
 
 def copy_rest(file: IO[bytes], out: IO[bytes]) -> None:
-    """Copy what is left of a file, in blocks."""
+    """Copy a file from where it stands to its end, in blocks."""
     for block in iter(lambda: file.read(65536), b""):
         out.write(block)
     out.flush()
 
 
-def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str], lines: Optional[int] = None) -> ExitStatus:
-    """Copy a step's logs to our stdout and stderr as they grow, until the job ends; its exit status."""
+def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
+           lines: Optional[int] = None) -> ExitStatus:
+    """Copy a step's logs to stdout and stderr as they grow, until the job ends; its exit status.
+
+    kinds: stdout, stderr; lines: begin with so many last lines.
+    """
     files: Dict[str, IO[bytes]] = {}
 
     def copy(summaries: List[Summary]) -> None:
@@ -7383,11 +7388,13 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str], lines
 # Jobs.
 
 @command("run --wait spec.json",
-         arg("spec", metavar="SPEC", help="a JSON file, or a script that starts with #!, or - for stdin"),
+         arg("spec", metavar="SPEC",
+             help="a JSON file, or a script that starts with #!, or - for stdin"),
          arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
          arg("--here", action="store_true", help="run in the current directory"),
          BACKEND,
-         arg("--set", action="append", default=[], metavar="FIELD=VALUE", help="over the spec: resources.duration=30"),
+         arg("--set", action="append", default=[], metavar="FIELD=VALUE",
+             help="over the spec: resources.duration=30"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
          arg("--follow", action="store_true", help="the same, and show its output"))
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
@@ -7395,7 +7402,8 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     if opts.no_submit and (opts.wait or opts.follow):
         raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
     config = config_of(opts)
-    spec = load_spec(spec_text(opts.spec), opts.spec, opts.set + (["directory=" + os.getcwd()] if opts.here else []))
+    changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
+    spec = load_spec(spec_text(opts.spec), opts.spec, changes)
     job = create(config, spec, opts.backend)
     if opts.follow:
         complain("job %s" % job.jobid)
@@ -7411,7 +7419,10 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
 
 
 def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], Any]) -> ExitStatus:
-    """Do something to each of several jobs; what fails is said and does not keep the others; the worst status."""
+    """Apply an action to each job; the worst exit status.
+
+    An error is printed, and the next job is taken.
+    """
     worst = 0
     for text in texts:
         try:
@@ -7431,16 +7442,18 @@ def cmd_start(opts: Options) -> Optional[ExitStatus]:
 
 
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
-    """A listing, for people or for programs."""
+    """Print a listing, for people or for programs."""
     if as_json:
         say(json.dumps([summary._asdict() for summary in summaries], indent=2))
         return
     if not summaries:
         complain("no jobs")
         return
-    print_table(("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON"),
-                [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx), one_line(str(each.info)),
-                  clock(each.updated), one_line(each.reason)) for each in summaries], state_column=3)
+    rows = [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx),
+             one_line(str(each.info)), clock(each.updated), one_line(each.reason))
+            for each in summaries]
+    head = ("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON")
+    print_table(head, rows, state_column=head.index("STATE"))
 
 
 @command("ls --state active",
@@ -7464,18 +7477,19 @@ def cmd_ls(opts: Options) -> None:
 
 
 def print_events(events: Sequence[Dict[str, Json]]) -> None:
-    """What became of a job's callbacks, for people."""
+    """Print what became of a job's callbacks, for people."""
     for event in events:
         when = clock(event["delivered"]) if event["delivered"] else event["outcome"]
-        say("    %-19s  %d  %-9s  %s" % (when, event["jobndx"], event["state"], one_line(event["said"]) or "not tried yet"))
+        answer = one_line(event["said"]) or "not tried yet"
+        say("    %-19s  %d  %-9s  %s" % (when, event["jobndx"], event["state"], answer))
 
 
 def print_status(job: Dict[str, Json]) -> None:
-    """One job for people."""
+    """Print one job, for people."""
     needs, settings = job["spec"]["resources"], job["spec"]["backend"]
     say("%s  %s" % (job["jobid"], one_line(job["name"])))
-    asked = ["%s=%s" % (name, value) for name, value in list(needs.items()) + list(settings.items())
-             if value not in (None, {}) and name != "type"]
+    asked = ["%s=%s" % pair for pair in list(needs.items()) + list(settings.items())
+             if pair[1] not in (None, {}) and pair[0] != "type"]
     lines = [("state", painted(job["state"], job["state"])), ("reason", one_line(job["reason"])),
              ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
              ("directory", job["directory"]), ("resources", one_line(" ".join(asked)))]
@@ -7484,47 +7498,52 @@ def print_status(job: Dict[str, Json]) -> None:
             say("  %-10s %s" % (name, value))
     say("  history")
     for row in job["history"]:
-        say("    %s  %d  %-9s  %s" % (clock(row["time"]), row["jobndx"], painted(row["state"], row["state"]), one_line(str(row["info"]))))
+        state = painted("%-9s" % row["state"], row["state"])
+        say("    %s  %d  %s  %s" % (
+            clock(row["time"]), row["jobndx"], state, one_line(str(row["info"]))))
     if job["callbacks"]:
         say("  callbacks to %s" % one_line(job["spec"]["callback"]))
         print_events(job["callbacks"])
 
 
 def describe(config: Config, job: JobDir) -> Dict[str, Json]:
-    """All that `status` shows of a job, secrets left out."""
+    """All that `status` shows of a job, without secrets."""
     rows = job.rows()
     summary = summarize(job, rows, reconcile(config, [(job, rows)]))
     spec = job.spec()
-    return dict(summary._asdict(), base=job.path, directory=spec.directory, spec=to_json(spec, secrets=False),
-                history=[row._asdict() for row in rows], callbacks=Outbox(job).describe())
+    return dict(summary._asdict(), base=job.path, directory=spec.directory,
+                spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
+                callbacks=Outbox(job).describe())
 
 
 @command("status last", JOBIDS, AS_JSON)
 def cmd_status(opts: Options) -> Optional[ExitStatus]:
     """Show all that is known of jobs.
 
-    Where they are, what they need, their history, what the scheduler and the callback's receiver said.
+    Their place, their needs, their history, the scheduler's reason, and their callbacks.
     """
     config = config_of(opts)
-    found: List[Dict[str, Json]] = []
-    worst = for_each(config, opts.jobid, lambda job: found.append(describe(config, job)))
+    jobs: List[Dict[str, Json]] = []
+    worst = for_each(config, opts.jobid, lambda job: jobs.append(describe(config, job)))
     if opts.json:
-        say(json.dumps(found, indent=2))
+        say(json.dumps(jobs, indent=2))
     else:
-        for job in found:
+        for job in jobs:
             print_status(job)
     return worst
 
 
 def may_grow(steps: Dict[int, Row], jobndx: int) -> bool:
-    """Whether the logs of a step are worth following: those of one that has not ended, and of the latest."""
-    return jobndx > 0 and jobndx in steps and (jobndx == max(steps) or not steps[jobndx].state.is_final())
+    """Whether a step's logs can be followed: it is the latest, or has not ended."""
+    is_step = jobndx > 0 and jobndx in steps
+    return is_step and (jobndx == max(steps) or not steps[jobndx].state.is_final())
 
 
 @command("logs -f last", ONE_JOBID,
          arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
-         arg("-f", "--follow", action="store_true", help="go on until the job ends, and exit as it did"),
+         arg("-f", "--follow", action="store_true",
+             help="go on until the job ends, and exit as it did"),
          arg("-n", type=int, metavar="LINES", help="only the last lines"))
 def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     """Print what a job wrote."""
@@ -7543,22 +7562,24 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
 
 
 @command("wait --timeout 3600 last", JOBIDS,
-         arg("--timeout", type=float, metavar="S", help="give up after so many seconds, and exit 124"))
+         arg("--timeout", type=float, metavar="S",
+             help="give up after so many seconds, and exit 124"))
 def cmd_wait(opts: Options) -> ExitStatus:
     """Wait until jobs have ended, and exit as they did.
 
-    As the worst of several; 143 for a canceled one.
+    For several jobs the exit status is the worst; for a canceled one it is 143.
     """
     config = config_of(opts)
     return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
 
 
 @command("cancel last", JOBIDS,
-         arg("--wait", action="store_true", help="until the scheduler has ended them; a local job is always waited for"))
+         arg("--wait", action="store_true",
+             help="until the scheduler has ended them; a local job is always waited for"))
 def cmd_cancel(opts: Options) -> ExitStatus:
     """End jobs, whatever they are doing.
 
-    What has ended stays as it ended.
+    A job that has ended already stays as it is.
     """
     def end(job: JobDir) -> None:
         if not cancel(job, opts.wait):
@@ -7585,7 +7606,7 @@ def cmd_rm(opts: Options) -> ExitStatus:
 # Schedulers and callbacks.
 
 def deliver_some(opts: Options) -> ExitStatus:
-    """Send the events of the jobs that are named, by id or, as a job calls it, by directory."""
+    """Send the events of the jobs that are named by id, or by directory, as a job itself does."""
     worst = 0
     for text in opts.jobid:
         job = JobDir(text) if os.sep in text else find_job(config_of(opts), text)
@@ -7596,13 +7617,14 @@ def deliver_some(opts: Options) -> ExitStatus:
 
 
 @command("deliver --all",
-         arg("jobid", nargs="*", metavar="JOBID", help="of these jobs alone, by id or directory; all that waits, at once"),
+         arg("jobid", nargs="*", metavar="JOBID",
+             help="of these jobs alone, by id or directory; all that waits, at once"),
          arg("--all", action="store_true", help="also those whose next try is not due yet"),
          arg("--dead", action="store_true", help="also those that were given up"))
 def cmd_deliver(opts: Options) -> ExitStatus:
     """Send the callbacks that have not arrived yet.
 
-    Prints each job that had any; exits 1 where some still have not arrived.
+    Prints each job that had any, and exits 1 if some still have not arrived.
     """
     if opts.jobid:
         return deliver_some(opts)
@@ -7635,7 +7657,8 @@ def cmd_poll(opts: Options) -> None:
          arg("info", nargs="?", default="0", metavar="INFO", help="native id or exit status"))
 def cmd_reached(opts: Options) -> None:
     """Record that a step has reached a state; job scripts call it."""
-    if not 0 <= opts.jobndx <= MAX_STEP or (opts.info and not NATIVE_ID.fullmatch(opts.info)) or len(opts.info) > MAX_INFO:
+    is_word = not opts.info or NATIVE_ID.fullmatch(opts.info)
+    if not 0 <= opts.jobndx <= MAX_STEP or not is_word or len(opts.info) > MAX_INFO:
         raise InvalidError("JOBNDX is a number from 0, and INFO one short word without a comma")
     reached(JobDir(opts.base), opts.jobndx, STATES[opts.state], read_info(opts.info))
 
@@ -7643,14 +7666,15 @@ def cmd_reached(opts: Options) -> None:
 # The REST API.
 
 def compile_once(path: str) -> bool:
-    """See to it that the compiled file of a module is there; whether it is."""
+    """Compile a module into its __pycache__ if that is to do; whether it may be run from there."""
     import importlib.util
     import py_compile
     cache = importlib.util.cache_from_source(path)
     try:
-        near = [os.stat(place) for place in (os.path.dirname(path), os.path.dirname(cache), cache) if os.path.exists(place)]
-        if any(is_foreign(found) or others_may_write(found) for found in near):
-            return False
+        near = (os.path.dirname(path), os.path.dirname(cache), cache)
+        for status in [os.stat(place) for place in near if os.path.exists(place)]:
+            if is_foreign(status) or others_may_write(status):  # who could put another code there
+                return False
         if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
             return True
         return not sys.dont_write_bytecode and bool(py_compile.compile(path))
@@ -7659,111 +7683,151 @@ def compile_once(path: str) -> bool:
 
 
 def begin_compiled() -> None:
-    """Where this file was named on the command line, and so was compiled anew, begin again from its compiled file.
+    """Begin again from the compiled file, if Python has compiled this file for this run only.
 
-    A server would keep the 16 MB that compiling takes.
+    Python does so with a file that is named on the command line, and a server would keep the 16 MB
+    that compiling takes.
     """
     path = os.path.realpath(FILE)
     if __name__ != "__main__" or not path.endswith(".py") or not compile_once(path):
         return
-    known = (("I", sys.flags.isolated), ("S", sys.flags.no_site), ("E", sys.flags.ignore_environment))
-    beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # where the backport of dataclasses lies
-    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; import importlib.util as util; "
-            "spec = util.spec_from_file_location('psik', %r); sys.modules['psik'] = psik = util.module_from_spec(spec); "
+    flags = {"-I": sys.flags.isolated, "-S": sys.flags.no_site, "-E": sys.flags.ignore_environment}
+    beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # holds dataclasses.py
+    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; "
+            "import importlib.util as util; "
+            "spec = util.spec_from_file_location('psik', %r); "
+            "sys.modules['psik'] = psik = util.module_from_spec(spec); "
             "spec.loader.exec_module(psik); sys.exit(psik.main())" % (beside, path))
-    os.execv(sys.executable, [sys.executable] + ["-" + letter for letter, on in known if on] + ["-c", code] + sys.argv[1:])
+    given = [flag for flag, is_set in flags.items() if is_set]
+    os.execv(sys.executable, [sys.executable] + given + ["-c", code] + sys.argv[1:])
 
 
-def check_serving(opts: Options) -> None:
-    """InvalidError where the options of `serve` do not go together."""
-    for wrong, message in (
-            (opts.workers < 1, "--workers wants a number from 1"),
-            (opts.port is not None and not 0 <= opts.port < 65536, "--port wants a number from 0 to 65535"),
-            ((opts.tls_key or opts.client_ca) and not opts.tls_cert, "--tls-key and --client-ca go with --tls-cert"),
-            (opts.token and (opts.tls_cert or opts.inetd), "--token is for a server of your own; leave out --tls-cert and --inetd"),
-            (opts.inetd and opts.tls_cert, "--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out"),
-            (opts.uds and (opts.host, opts.port) != (None, None), "--uds and --host or --port are two places; give one")):
-        if wrong:
-            raise InvalidError(message)
-
-
-def spare_descriptors() -> int:
-    """How many files a server may have open, its limit raised as far as it goes."""
+def raise_descriptor_limit() -> int:
+    """Raise the limit of open files as far as a server needs; the number that it may open."""
     import resource
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return (soft if soft != resource.RLIM_INFINITY else wanted) - 30
+    return (soft if soft != resource.RLIM_INFINITY else wanted) - 30  # what we have open anyway
 
 
-def make_api(config: Config, opts: Options) -> Tuple[Api, Any]:
-    """The state of the server that the command line asks for, and its TLS; the folders of its backends are made."""
-    tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
-    mode, limit = "tls" if tls else "local" if config.is_personal else "insecure", max(1, min(opts.workers, spare_descriptors() // 3))
-    api = Api(config, mode, limit)
-    api.access_log = not opts.quiet
-    api.page_token = os.urandom(24).hex() if opts.token else ""
-    for backend in api.backends.values():
-        make_folder(backend.root)
-    return api, tls
+class Serving:
+    """The server that the options of `serve` ask for."""
 
+    def __init__(self, opts: Options) -> None:
+        self.opts = opts
+        self.check()
 
-def fit_for_tcp(api: Api, bound: Sequence[Any]) -> None:
-    """Refuse to serve the user alone where others are let in, and arrange for what the system does not tell of a client."""
-    address = bound[0]
-    if api.mode == "local" and not is_loopback(address):
-        raise InvalidError("authz is local, which serves a UNIX socket or a loopback address and not %s; give --tls-cert, or "
-                           'another authz, as "owner", in the config' % address)
-    if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
-        api.page_token = api.page_token or os.urandom(24).hex()
-    if api.mode == "insecure":
-        complain("this is plain TCP without TLS, so nobody is known and the jobs are out of reach; give --tls-cert")
+    def check(self) -> None:
+        """InvalidError if options exclude each other, or are out of range."""
+        opts = self.opts
+        own = not opts.tls_cert and not opts.inetd
+        for wrong, message in (
+                (opts.workers < 1, "--workers wants a number from 1"),
+                (opts.port is not None and not 0 <= opts.port < 65536,
+                 "--port wants a number from 0 to 65535"),
+                ((opts.tls_key or opts.client_ca) and not opts.tls_cert,
+                 "--tls-key and --client-ca go with --tls-cert"),
+                (opts.token and not own,
+                 "--token is for a server of your own; leave out --tls-cert and --inetd"),
+                (opts.inetd and opts.tls_cert,
+                 "--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out"),
+                (opts.uds and (opts.host, opts.port) != (None, None),
+                 "--uds and --host or --port are two places; give one")):
+            if wrong:
+                raise InvalidError(message)
 
+    def config(self) -> Config:
+        """The config in force now; SIGHUP asks again."""
+        return load_config(self.opts.config, serving=True)
 
-def place_to_listen(api: Api, opts: Options) -> Place:
-    """Where the command line asks the server to listen."""
-    inherited = inherited_place()
-    if inherited:
-        return inherited
-    if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
-        # 0660 for a proxy: who reaches it still has to show a token.
-        return UnixPlace(opts.uds or UnixPlace.default(), 0o177 if api.mode == "local" else 0o117)
-    place = TcpPlace(opts.host or "127.0.0.1", opts.port or 0)
-    fit_for_tcp(api, place.address)
-    return place
+    def api(self, tls: Any) -> Api:
+        """The state of the server; the folders of its backends are made."""
+        opts, config = self.opts, self.config()
+        mode = "tls" if tls else "local" if config.is_personal else "insecure"
+        limit = min(opts.workers, raise_descriptor_limit() // 3)  # its files too
+        api = Api(config, mode, max(1, limit))
+        api.access_log = not opts.quiet
+        api.page_token = os.urandom(24).hex() if opts.token else ""
+        for backend in api.backends.values():
+            make_folder(backend.root)
+        return api
+
+    @staticmethod
+    def check_tcp(api: Api, address: str) -> None:
+        """InvalidError if a server for its own user only would be open to others.
+
+        Where the system cannot tell whose a connection is, a token is asked for.
+        """
+        if api.mode == "local" and not is_loopback(address):
+            raise InvalidError('authz is local, which serves a UNIX socket or a loopback address '
+                               'and not %s; give --tls-cert, or another authz, as "owner", in the '
+                               'config' % address)
+        if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
+            api.page_token = api.page_token or os.urandom(24).hex()
+        if api.mode == "insecure":
+            complain("this is plain TCP without TLS, so nobody is known and the jobs are out of "
+                     "reach; give --tls-cert")
+
+    def place(self, api: Api) -> Place:
+        """Where to listen."""
+        opts, inherited = self.opts, inherited_place()
+        if inherited:
+            return inherited
+        if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
+            # 0660 for a proxy: who reaches it still has to show a token.
+            mask = 0o177 if api.mode == "local" else 0o117
+            return UnixPlace(opts.uds or UnixPlace.default(), mask)
+        place = TcpPlace(opts.host or "127.0.0.1", opts.port or 0)
+        self.check_tcp(api, place.address[0])
+        return place
+
+    def run(self) -> None:
+        """Serve until a signal ends it, or one connection with --inetd."""
+        opts = self.opts
+        tls = tls_context(opts.tls_cert, opts.tls_key, opts.client_ca) if opts.tls_cert else None
+        api = self.api(tls)
+        if opts.inetd:
+            serve_pipe(api)
+            return
+        place = self.place(api)
+        server = make_server(api, place, tls)
+        try:
+            run_server(api, server, self.config)
+        finally:
+            place.leave()
 
 
 @command("serve --uds ~/psik.sock",
-         arg("--uds", metavar="PATH", help="listen on a UNIX socket; by default one in your runtime directory"),
-         arg("--host", metavar="H", help="listen on TCP at this address; by default, with --port, at 127.0.0.1"),
-         arg("--port", type=int, metavar="N", help="listen on TCP at this port; 0, and --host alone, take a free one"),
-         arg("--tls-cert", metavar="FILE", help="speak TLS, with this certificate (and those of its chain)"),
+         arg("--uds", metavar="PATH",
+             help="listen on a UNIX socket; by default one in your runtime directory"),
+         arg("--host", metavar="H",
+             help="listen on TCP at this address; by default, with --port, at 127.0.0.1"),
+         arg("--port", type=int, metavar="N",
+             help="listen on TCP at this port; 0, and --host alone, take a free one"),
+         arg("--tls-cert", metavar="FILE",
+             help="speak TLS, with this certificate (and those of its chain)"),
          arg("--tls-key", metavar="FILE", help="its key, where the file above does not hold it"),
-         arg("--client-ca", metavar="FILE", help="the authorities whose client certificates name users"),
-         arg("--workers", type=int, default=256, metavar="N", help="so many connections at once, a thread each (256)"),
-         arg("--token", action="store_true", help="ask for a token too, which is printed; for you alone, on a machine where others can reach the tunnel's end"),
+         arg("--client-ca", metavar="FILE",
+             help="the authorities whose client certificates name users"),
+         arg("--workers", type=int, default=256, metavar="N",
+             help="so many connections at once, a thread each (256)"),
+         arg("--token", action="store_true",
+             help="ask for a token too, which is printed; for you alone, on a machine where others "
+                  "can reach the tunnel's end"),
          arg("--quiet", action="store_true", help="no access log"),
          arg("--inetd", action="store_true", help="serve one connection on stdin and stdout"),
-         arg("--openapi", action="store_true", help="print the interface as OpenAPI, and serve nothing"))
+         arg("--openapi", action="store_true",
+             help="print the interface as OpenAPI, and serve nothing"))
 def cmd_serve(opts: Options) -> None:
     """Serve the REST API and a page for the browser."""
     if opts.openapi:
         say(json.dumps(OpenApi().document(), indent=2))
         return
     begin_compiled()
-    check_serving(opts)
-    api, tls = make_api(load_config(opts.config, serving=True), opts)
-    if opts.inetd:
-        serve_pipe(api)
-        return
-    place = place_to_listen(api, opts)
-    server = make_server(api, place, tls)
-    try:
-        run_server(api, server, lambda: load_config(opts.config, serving=True))
-    finally:
-        place.leave()
+    Serving(opts).run()
 
 
 def read_span(text: str) -> int:
@@ -7780,22 +7844,30 @@ def token_for(config: Config, opts: Options) -> str:
     if not is_user(user):
         raise InvalidError("%r is no user" % user)
     ops = [each.upper() for each in opts.ops]
-    for words, fits, what in ((ops, HTTP_METHODS.__contains__, "HTTP method"), (opts.jobs, JOBID.fullmatch, "job id"),
-                              (opts.backends, config.by_name.__contains__, "backend of the config")):
+    is_backend = config.by_name.__contains__
+    for words, fits, what in ((ops, HTTP_METHODS.__contains__, "HTTP method"),
+                              (opts.jobs, JOBID.fullmatch, "job id"),
+                              (opts.backends, is_backend, "backend of the config")):
         for word in words:
             if not fits(word):
                 raise InvalidError("%r is no %s" % (word, what))
-    return tokens_of(config).make(user, read_span(opts.expires), ops=ops or None, jobs=opts.jobs or None, backends=opts.backends or None)
+    return tokens_of(config).make(user, read_span(opts.expires), ops=ops or None,
+                                  jobs=opts.jobs or None, backends=opts.backends or None)
 
 
 @command("token --user bot --expires 7d --ops GET",
-         arg("--user", metavar="U", help="whom it names; by default the owner of the command line's jobs"),
-         arg("--expires", default="1d", metavar="TIME", help="how long it holds: 90s, 10m, 12h, 1d"),
-         arg("--ops", action="append", default=[], metavar="METHOD", help="only these HTTP methods: GET, POST, PUT, DELETE"),
+         arg("--user", metavar="U",
+             help="whom it names; by default the owner of the command line's jobs"),
+         arg("--expires", default="1d", metavar="TIME",
+             help="how long it is valid: 90s, 10m, 12h, 1d"),
+         arg("--ops", action="append", default=[], metavar="METHOD",
+             help="only these HTTP methods: GET, POST, PUT, DELETE"),
          arg("--jobs", action="append", default=[], metavar="ID", help="only these jobs"),
-         arg("--backends", action="append", default=[], metavar="NAME", help="only these backends"),
+         arg("--backends", action="append", default=[], metavar="NAME",
+             help="only these backends"),
          arg("--show", metavar="TOKEN", help="print what a token says"),
-         arg("--public-key", action="store_true", help="print the key that a biscuit's holder needs to narrow it"),
+         arg("--public-key", action="store_true",
+             help="print the key that a biscuit's holder needs to narrow it"),
          arg("--revoke", metavar="JTI", help="take a token back, by the jti that it shows"))
 def cmd_token(opts: Options) -> None:
     """Make, show or revoke a token for the REST API.
@@ -7817,7 +7889,8 @@ def cmd_token(opts: Options) -> None:
 
 
 @command("share last ada:GET", ONE_JOBID,
-         arg("user", nargs="*", metavar="USER[:GET|:]", help="USER may do everything with it, USER:GET only look, and `USER:` nothing any more"))
+         arg("user", nargs="*", metavar="USER[:GET|:]",
+             help="USER may do everything with it, USER:GET only look, `USER:` nothing any more"))
 def cmd_share(opts: Options) -> None:
     """Let users of the REST API look at a job, or use it.
 
@@ -7840,15 +7913,16 @@ def cmd_share(opts: Options) -> None:
 # Setup.
 
 def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> None:
-    """The backends for people, and what they lack."""
-    print_table(("NAME", "TYPE", "JOBS IN", "READY"),
-                [(row["name"], row["type"], row["root"], "no" if row["missing"] else "yes") for row in rows])
+    """Print the backends, and what they lack, for people."""
+    print_table(("NAME", "TYPE", "JOBS IN", "READY"), [
+        (row["name"], row["type"], row["root"], "no" if row["missing"] else "yes") for row in rows])
     for fault in faults:
         say(fault)
 
 
 @command("backends --check", AS_JSON,
-         arg("--check", action="store_true", help="say which programs and template names are missing; exit 4 if any is"),
+         arg("--check", action="store_true",
+             help="say which programs and template names are missing; exit 4 if any is"),
          arg("--export", metavar="DIR", help="write the built-in templates there"))
 def cmd_backends(opts: Options) -> Optional[ExitStatus]:
     """Show the backends that are configured."""
@@ -7856,9 +7930,10 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
         for path in export_templates(opts.export):
             say(path)
         return None
-    rows = [dict(name=backend.name, type=backend.kind, root=backend.root, missing=check_backend(backend))
-            for backend in config_of(opts).by_name.values()]
-    faults = ["%s: %s" % (row["name"], fault) for row in rows for fault in row["missing"]] if opts.check else []
+    rows = [dict(name=backend.name, type=backend.kind, root=backend.root,
+                 missing=check_backend(backend)) for backend in config_of(opts).by_name.values()]
+    faults = ["%s: %s" % (row["name"], fault) for row in rows for fault in row["missing"]]
+    faults = faults if opts.check else []
     if opts.json:
         say(json.dumps(rows, indent=2))
     else:
@@ -7867,14 +7942,14 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
 
 
 def print_settings(config: Config) -> None:
-    """What a config says, and what was filled in, for people."""
+    """Print the settings of a config, and the defaults in force, for people."""
     for name, value in to_json(config, secrets=False).items():
         if name not in ("backend", "backends") and value is not None:
             say("%-20s %s%s" % (name, value, "" if name in config.given else "   (default)"))
 
 
 def shell_or_fault(config: Config) -> str:
-    """The shell of the scripts, or what is wrong with the one configured."""
+    """The shell of the scripts, or why the one in the config cannot be used."""
     try:
         return Shell.of(config).command
     except InvalidError as err:
@@ -7893,25 +7968,29 @@ def cmd_config(opts: Options) -> None:
     """Show the configuration in force, and where it comes from."""
     who, place = Config.place(opts.config)
     config = config_of(opts)
-    found = os.path.exists(place)
+    exists = os.path.exists(place)
     backends = [describe_backend(backend) for backend in config.by_name.values()]
     if opts.json:
-        say(json.dumps({"file": place if found else None, "config": to_json(config, secrets=False), "backends": backends}, indent=2))
+        say(json.dumps({"file": place if exists else None, "config": to_json(config, secrets=False),
+                        "backends": backends}, indent=2))
         return
-    say("file      %s (%s)" % (place if found else "none, so the built-in default; looked for " + place, who))
+    file = place if exists else "none, so the built-in default; looked for " + place
+    say("file      %s (%s)" % (file, who))
     print_settings(config)
     for backend in backends:
         say("backend %s" % backend["name"])
-        shown_ones = dict(backend["settings"], shell=backend["shell"], psik=backend["psik"], prefix=backend["prefix"])
-        for name in [name for name, value in shown_ones.items() if value not in (None, {})]:
-            say("  %-18s %s" % (name, shown_ones[name]))
+        settings = dict(backend["settings"])
+        settings.update({name: backend[name] for name in ("shell", "psik", "prefix")})
+        for name in [name for name, value in settings.items() if value not in (None, {})]:
+            say("  %-18s %s" % (name, settings[name]))
 
 
 # Installing.
 
 def summaries_of_commands() -> Dict[str, str]:
     """What each command does, in one line."""
-    return {name: (function.__doc__ or "").split("\n")[0].rstrip(".") for name, function, _, _ in COMMANDS}
+    return {name: (function.__doc__ or "").split("\n")[0].rstrip(".")
+            for name, function, _, _ in COMMANDS}
 
 
 class Installation:
@@ -7919,7 +7998,8 @@ class Installation:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(os.path.expanduser(folder))
-        share = os.path.join(os.path.dirname(self.folder), "share") if os.path.basename(self.folder) == "bin" else self.folder
+        parent, name = os.path.split(self.folder)
+        share = os.path.join(parent, "share") if name == "bin" else self.folder
         self.program = os.path.join(self.folder, "psik")
         self.zsh_folder = os.path.join(share, "zsh/site-functions")
         self.sources = {  # {path: the template that it is made from}
@@ -7929,45 +8009,55 @@ class Installation:
 
     @staticmethod
     def flags() -> Dict[str, str]:
-        """{command: its options that have a long name, with blanks between}."""
-        words = {name: [word for argument in arguments for word in argument.names] for name, _, arguments, _ in COMMANDS}
-        return {name: " ".join(word for word in known if word.startswith("--")) for name, known in words.items()}
+        """{command: its long options, with blanks between}."""
+        def flags_of(arguments: Sequence[Argument]) -> str:
+            names = [name for argument in arguments for name in argument.names]
+            return " ".join(name for name in names if name.startswith("--"))
+
+        return {name: flags_of(arguments) for name, _, arguments, _ in COMMANDS}
 
     @staticmethod
     def interpreter_line(python: str) -> str:
-        """What stands behind #! for a Python; through a shell where its path is too long for that, or holds a blank."""
+        """The #! line for a Python; through a shell if the path is too long, or has a blank."""
         if len(python) < 120 and " " not in python:
             return python + " -IS"
-        return '/bin/sh\n"exec" "%s" "-IS" "$0" "$@"' % python  # two programs in one line: a command to sh, a text to Python
+        # The second line is a command to sh, and a text to Python.
+        return '/bin/sh\n"exec" "%s" "-IS" "$0" "$@"' % python
 
     def values(self) -> Dict[str, Value]:
-        """What the files have to know: the interpreter, psik.py's place, the commands.  InvalidError where psik.py has no name
-        that can be imported."""
+        """The values of the templates: the interpreter, the place of psik.py, the commands.
+
+        InvalidError if psik.py has no name that can be imported.
+        """
         home, name = os.path.split(os.path.realpath(FILE))
         if CODE is not None or not (name.endswith(".py") and name[:-3].isidentifier()):
             raise InvalidError("install wants psik.py as a file with a name like psik.py")
         flags = self.flags()
-        with_jobs = [name for name, _, arguments, _ in COMMANDS if any("jobid" in argument.names for argument in arguments)]
+        with_jobs = [name for name, _, arguments, _ in COMMANDS
+                     if any("jobid" in argument.names for argument in arguments)]
         described = ("%s:%s" % pair for pair in summaries_of_commands().items())
+        cases = ("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())
         return {"python": self.interpreter_line(sys.executable),
                 "place": Block("folder, module = %r, %r" % (home, name[:-3])),
                 "commands": Block("\t\twords='%s'" % " ".join(flags)),
-                "options": Block("\n".join("\t\t%s) flags='%s' ;;" % pair for pair in flags.items())),
+                "options": Block("\n".join(cases)),
                 "jobs": Block("\t\t%s)" % " | ".join(with_jobs)),
                 "described": Block("\n".join("\t\t" + SH.quote_word(text) for text in described))}
 
     def refuse_others(self) -> None:
-        """ConflictError where a file is in the way that `install` has not made."""
+        """ConflictError if a file is in the way that `install` has not made."""
         for path in self.sources:
             if os.path.lexists(path) and "made by `psik.py install`" not in read_or_empty(path):
-                raise ConflictError("%s is there already, and not made by install; name another folder" % path)
+                raise ConflictError("%s is there already, and not made by install; name another "
+                                    "folder" % path)
 
     def make(self) -> None:
         """Write the files."""
         values = self.values()
         self.refuse_others()
         here = os.path.realpath(FILE)
-        for path in [here, os.path.dirname(here), os.path.join(os.path.dirname(here), "__pycache__")]:
+        folder = os.path.dirname(here)
+        for path in (here, folder, os.path.join(folder, "__pycache__")):  # the launcher runs them
             Guarded(path, "copy psik.py to a folder of your own, and install that").check_ours()
         for path, source in self.sources.items():
             make_folder(os.path.dirname(path))
@@ -7976,11 +8066,12 @@ class Installation:
 
 
 @command("install",
-         arg("dir", nargs="?", default="~/.local/bin", metavar="DIR", help="where; by default ~/.local/bin"))
+         arg("dir", nargs="?", default="~/.local/bin", metavar="DIR",
+             help="where; by default ~/.local/bin"))
 def cmd_install(opts: Options) -> None:
     """Make the command psik, and its completion for bash and zsh.
 
-    It calls this psik.py where it lies now, compiled once; `rm` of what is printed takes it back.
+    It calls this psik.py where it lies now, compiled once; `rm` of what is printed removes it.
     """
     installation = Installation(opts.dir)
     installation.make()
@@ -7988,7 +8079,8 @@ def cmd_install(opts: Options) -> None:
         say(path)
     if installation.folder not in os.environ.get("PATH", "").split(os.pathsep):
         complain('the shell does not look there yet: export PATH="%s:$PATH"' % installation.folder)
-    complain("zsh completes with this in ~/.zshrc, above compinit: fpath+=(%s)" % installation.zsh_folder)
+    complain("zsh completes with this in ~/.zshrc, above compinit: fpath+=(%s)"
+             % installation.zsh_folder)
 
 
 # The command line as a whole.
@@ -8009,14 +8101,18 @@ def build_parser() -> Any:
     shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
                         help="the config; by default $PSIK_CONFIG, else ~/.config/psik.json")
     parser = argparse.ArgumentParser(
-        prog=called(), usage=called() + " [-h] [--version] [--config FILE] COMMAND ...", description=overview(), parents=[shared],
-        add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=called() + " COMMAND --help tells more, with an example.")
+        prog=called(), usage=called() + " [-h] [--version] [--config FILE] COMMAND ...",
+        description=overview(), parents=[shared], add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=called() + " COMMAND --help tells more, with an example.")
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__, help=argparse.SUPPRESS)
-    subs = parser.add_subparsers(prog=called(), metavar="COMMAND", dest="command", help=argparse.SUPPRESS)
+    subs = parser.add_subparsers(prog=called(), metavar="COMMAND", dest="command",
+                                 help=argparse.SUPPRESS)
     subs.required = True
     for name, function, arguments, example in COMMANDS:
-        sub = subs.add_parser(name, parents=[shared], description=function.__doc__, epilog="example: %s %s" % (called(), example))
+        sub = subs.add_parser(name, parents=[shared], description=function.__doc__,
+                              epilog="example: %s %s" % (called(), example))
         for names, options in arguments:
             sub.add_argument(*names, **options)
         sub.set_defaults(func=function)
@@ -8024,14 +8120,21 @@ def build_parser() -> Any:
 
 
 def options_of_reached(words: Sequence[str]) -> Optional[Options]:
-    """The options of a plain `reached BASE JOBNDX STATE [INFO]`; else None."""
-    if len(words) not in (4, 5) or not re.fullmatch("[0-9]{1,9}", words[2]) or words[3] not in STATES:
+    """The options of `reached BASE JOBNDX STATE [INFO]`; None if it is written in another way."""
+    if len(words) not in (4, 5):
         return None
-    return Options(func=cmd_reached, config=None, base=words[1], jobndx=int(words[2]), state=words[3], info=(list(words) + ["0"])[4])
+    base, jobndx, state, info = (list(words) + ["0"])[1:5]
+    if not re.fullmatch("[0-9]{1,9}", jobndx) or state not in STATES:
+        return None
+    return Options(func=cmd_reached, config=None, base=base, jobndx=int(jobndx), state=state,
+                   info=info)
 
 
 def options_in_job(argv: Sequence[str]) -> Optional[Options]:
-    """The options of a command line that a job calls, without what argparse costs in each job; None where it is no plain one."""
+    """The options of a command line that a job uses; None for any other, which argparse reads.
+
+    argparse costs more time than the whole rest of such a call.
+    """
     words = [word for word in argv if word != "--"]
     if any(word.startswith("-") for word in words):
         return None
@@ -8041,13 +8144,16 @@ def options_in_job(argv: Sequence[str]) -> Optional[Options]:
 
 
 def read_arguments(argv: Sequence[str]) -> Options:
-    """The options of a command line; SystemExit where argparse refuses it."""
-    found: Options = options_in_job(argv) or build_parser().parse_args(argv, Options(config=None))
-    return found
+    """The options of a command line; SystemExit if argparse refuses it."""
+    opts: Options = options_in_job(argv) or build_parser().parse_args(argv, Options(config=None))
+    return opts
 
 
 def open_missing_streams() -> None:
-    """Put the null device where stdin, stdout or stderr was closed: the next file that is opened would take its place."""
+    """Open the null device as stdin, stdout or stderr if it was closed.
+
+    The next file that is opened would get its descriptor, and our output with it.
+    """
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
