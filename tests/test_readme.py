@@ -45,8 +45,9 @@ class Tables(unittest.TestCase):
         for head, names in rows:
             self.assertEqual(first_column(head), names, head)
         table = README.split("| method | route | what it does |")[1].split("\n\n")[0]
-        self.assertEqual(re.findall(r"^\| `([A-Z]+)` \| `([^`]+)`", table, re.MULTILINE),
-                         [(route.method, route.path) for route in psik.ROUTES])
+        summaries = [(route.handler.__doc__ or "").strip().split("\n")[0].rstrip(".") for route in psik.ROUTES]
+        self.assertEqual(re.findall(r"^\| `([A-Z]+)` \| `([^`]+)` \| (.*) \|$", table, re.MULTILINE),
+                         [(route.method, route.path, summary) for route, summary in zip(psik.ROUTES, summaries)])
         tables = README.split("| field | default | meaning |")
         for table, model in zip(tables[1:], (psik.JobSpec, psik.Config)):
             names = set(re.findall(r"`([a-z_]+)`", " ".join(line.split("|")[1] for line in table.split("\n\n")[0].split("\n")[2:])))
