@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 import unittest
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from unittest import mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PSIK = os.path.join(ROOT, "psik.py")
@@ -151,3 +152,19 @@ def captured() -> Iterator[Any]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield out, err
+
+
+@contextlib.contextmanager
+def brought_to_the_disk(fsync: str = "os.fsync") -> Iterator[List[Tuple[str, bytes]]]:
+    """(path, content) of each file that is brought to the disk inside, as both were at that moment."""
+    found: List[Tuple[str, bytes]] = []
+    known = os.fsync
+
+    def noted(fd: int) -> None:
+        path = os.readlink("/proc/self/fd/%d" % fd)
+        with open(path, "rb") as file:
+            found.append((path, file.read()))
+        known(fd)
+
+    with mock.patch(fsync, noted):
+        yield found

@@ -14,10 +14,12 @@ import tempfile
 import time
 import unittest
 from typing import Any, Callable, Dict, List
+from unittest import mock
 
 import psik
 import services
-from harness import FAST, PSIK, Case, captured, kill, needs, processes_with, rc_path
+from harness import (FAST, PSIK, Case, brought_to_the_disk, captured, kill, needs, processes_with,
+                     rc_path)
 
 ROOT_USER = os.geteuid() == 0 and os.path.isdir("/proc/self/ns")
 NAMESPACES = needs("root and Linux namespaces", ROOT_USER and shutil.which("unshare"))
@@ -79,6 +81,22 @@ class Program(unittest.TestCase):
         self.assertEqual([(event.state, event.info, event.place) for event in events], [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
         self.assertEqual([event.belongs_to(rows) for event in events], [True] * 3)
         self.assertEqual(psik.Outbox(job).missed(rows, events), [])
+
+    def test_events_and_then_the_history_are_on_the_disk_before_they_are_delivered(self) -> None:
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        job = psik.create(psik.Config(prefix=folder), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        self.module.SETTINGS.update(callback_timeout_s=1, base=job.path)
+        run, known = self.module.Run(1, {"jobid": "own", "psik_walltime_s": "600"}), []
+        run.history.lock()
+        for state in ("active", "completed"):
+            run.history.append(1, state, "0")
+        run.history.unlock()
+        paths = [psik.Outbox(job).path(place) for place in (1, 2)] + [job.status_path]
+        with brought_to_the_disk("posix.fsync") as found:
+            with mock.patch.object(self.module, "start", lambda *words: known.append(list(found)) or 1):
+                run.deliver()
+        self.assertEqual(known, [[(path, psik.read_text(path).encode()) for path in paths]])
 
     def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,active,77\n1.6,1,queued,78\n", "x")

@@ -1,14 +1,16 @@
 """The job tree: what is on disk, what a crash leaves, what upstream's trees show."""
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import unittest
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
+from unittest import mock
 
 import psik
-from harness import DEPS, KILLED_AT, ROOT, Case, captured, needs
+from harness import DEPS, KILLED_AT, ROOT, Case, brought_to_the_disk, captured, needs
 from psik import JobSpec
 
 HISTORIES: List[Tuple[str, str, int]] = [  # rows as `jobndx state`, the job's state, its latest step
@@ -37,6 +39,16 @@ FOREIGN: List[Tuple[str, List[str]]] = [  # text of a status.csv, the rows that 
     ("1.5,0,new,0\n2.5,1,queued,12;cluster\n", ["0 new", "1 queued"]),
     ("\x00\x01\xff\n1.5,0,new,0\n", ["0 new"]),
 ]
+JOB_MODES = {  # of all that a job consists of, once it ran
+    ".": "700", "access.json": "600", "spec.json": "600", "status.csv": "600", "work": "700",
+    "log": "700", "log/alive.1": "600", "log/callbacks": "600", "log/claim.1": "600",
+    "log/stderr.1": "600", "log/stdout.1": "600",
+    "scripts": "700", "scripts/.psik.py": "600", "scripts/callback.json": "600",
+    "scripts/cancel": "700", "scripts/job": "700", "scripts/poll": "700", "scripts/psik": "700",
+    "scripts/run": "700", "scripts/submit": "700", "scripts/supervise": "700",
+}
+# Shells write these two, as the umask has it; the mode of log/ keeps others from them.
+BY_SHELLS = {"log/host.1", "log/submit.1"}
 CRASH = KILLED_AT + """
 psik.PROBED["date\\0+%3N"] = "123"
 sys.setprofile(stop)
@@ -173,6 +185,153 @@ class Creation(Case):
         self.assertTrue(os.path.exists(os.path.join(place, "made")))
 
 
+class SeveralBackends(Case):
+    """The jobs of a tree with several backends are one list, in the order in which they were made."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(backends={"one": {"type": "local"}, "two": {"type": "local"}})
+        made = [psik.create(self.config(), JobSpec(script="true"), name)
+                for name in ("one", "two", "two", "one", "two", "one")]
+        self.made = [job.jobid for job in made]
+        os.rename(made[3].path, os.path.join(self.prefix, made[3].jobid))  # as upstream keeps jobs
+
+    def listed(self, **options: Any) -> List[str]:
+        """The ids that a listing shows, in its order."""
+        return [each.jobid for each in psik.list_jobs(self.config(), **options)]
+
+    def test_a_listing_has_the_newest_first(self) -> None:
+        self.assertEqual(self.listed(), self.made[::-1])
+        self.assertEqual([line.split()[0] for line in self.psik("ls").out.splitlines()[1:]], self.made[::-1])
+
+    def test_a_part_of_a_listing_is_the_newest_of_all(self) -> None:
+        self.assertEqual(self.listed(limit=2), [self.made[5], self.made[4]])
+        self.assertEqual(self.listed(limit=3, index=1), [self.made[4], self.made[3], self.made[2]])
+
+    def test_a_listing_of_one_backend_has_its_own_alone(self) -> None:
+        self.assertEqual(self.listed(backend="two"), [self.made[4], self.made[2], self.made[1]])
+        self.assertEqual(self.listed(backend="one"), [self.made[5], self.made[3], self.made[0]])
+
+    def test_a_manager_lists_the_oldest_first(self) -> None:
+        async def listed() -> List[str]:
+            return [job.jobid async for job in psik.JobManager(self.config()).ls()]
+
+        loop = asyncio.new_event_loop()
+        try:
+            self.assertEqual(loop.run_until_complete(listed()), self.made)
+        finally:
+            loop.close()
+
+    def test_the_last_is_the_newest_of_all(self) -> None:
+        self.assertEqual(psik.find_job(self.config(), "last").jobid, self.made[5])
+        psik.remove(self.job(self.made[5]), force=True)
+        self.assertEqual(psik.find_job(self.config(), "last").jobid, self.made[4])
+
+    def test_an_id_is_given_once_in_all_of_them(self) -> None:
+        with mock.patch("psik.time.time", return_value=9999999999.5):
+            made = [psik.create(self.config(), JobSpec(script="true"), name).jobid
+                    for name in ("one", "two", "one")]
+        self.assertEqual(made, ["9999999999.500", "9999999999.501", "9999999999.502"])
+
+
+class Modes(Case):
+    """What psik.py makes is for its owner alone, whatever the umask; here that forbids nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+
+    def modes(self, folder: str) -> Dict[str, str]:
+        """The mode of a folder and of all that lies in it, by path."""
+        paths = [folder] + [os.path.join(place, name) for place, folders, names in os.walk(folder)
+                            for name in folders + names]
+        return {os.path.relpath(path, folder): "%o" % (os.lstat(path).st_mode & 0o7777) for path in paths}
+
+    def test_of_all_that_a_job_consists_of(self) -> None:
+        spec = psik.load_spec(json.dumps({"script": "true", "callback": "http://127.0.0.1:9/"}), "here")
+        job = psik.create(self.config(), spec, access={"owner": "ada", "shared": {}})
+        psik.submit(job)
+        psik.wait(self.config(), [job], 60)
+        self.gone(job.path)
+        modes = self.modes(job.path)
+        for path in BY_SHELLS:
+            self.assertEqual(int(modes.pop(path), 8) & 0o7711, 0o600, path)
+        self.assertEqual(modes, JOB_MODES)
+
+    def test_of_what_a_share_writes(self) -> None:
+        job = psik.create(self.config(), JobSpec(script="true"), access={"owner": "ada", "shared": {}})
+        psik.share(job, {"eve": ["GET"]})
+        self.assertEqual(self.modes(job.path)["access.json"], "600")
+
+    def test_of_what_lies_beside_the_jobs(self) -> None:
+        self.configure(poll_interval_s=0)
+        jobid = self.run_spec(script="sleep 600", callback="http://127.0.0.1:9/")
+        self.until(lambda: "1 active" in self.states(jobid))
+        self.psik("poll")
+        self.psik("cancel", jobid)
+        self.gone(jobid)
+        psik.Keyring(self.config()).key()
+        with psik.IdempotencyKeys(os.path.join(self.prefix, "local")).entry("key", "request") as entry:
+            entry.keep(jobid)
+        self.assertIn("%s.000001.json" % jobid, os.listdir(os.path.join(self.prefix, "local", ".outbox")))
+        folders = [".", ".psik", ".tokens", "local", "local/.keys", "local/.outbox"]
+        files = [".tokens/key"] + [name % os.uname().nodename
+                                   for name in ("local/.poll-%s.json", "local/.poll-%s.lock")]
+        for folder in ("local/.keys", "local/.outbox"):
+            files += [os.path.join(folder, name) for name in os.listdir(os.path.join(self.prefix, folder))]
+        modes = self.modes(self.prefix)
+        self.assertEqual({path: modes[path] for path in folders}, dict.fromkeys(folders, "700"))
+        self.assertEqual({path: modes[path] for path in files}, dict.fromkeys(files, "600"))
+
+
+class Durable(Case):
+    """What must not be lost when the machine stops is on the disk when the call returns, whole."""
+
+    def check(self, found: Tuple[str, bytes], path: str) -> None:
+        """Check that this file, whole, was brought to the disk, under its own name or on its way there."""
+        self.assertEqual(found[0] if found[0] == path else found[0].rsplit(".", 1)[0], path)
+        with open(path, "rb") as file:
+            self.assertEqual(found[1], file.read())
+
+    def test_an_event_and_then_its_row(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        with job.history() as history, brought_to_the_disk() as found:
+            psik.record(job, history, 1, psik.JobState.active, 7)
+            self.assertEqual(len(found), 2)
+            self.check(found[0], psik.Outbox(job).path(1))
+            self.check(found[1], job.status_path)
+        self.assertTrue(found[1][1].endswith(b",1,active,7\n"))
+
+    def test_an_event_that_is_tried_again_later(self) -> None:
+        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        event = psik.Outbox(job).announce(1, 1, psik.JobState.active, 7)
+        with brought_to_the_disk() as found:
+            psik.Outbox(job).keep(event._replace(attempts=3))
+        self.assertEqual(len(found), 1)
+        self.check(found[0], psik.Outbox(job).path(1))
+
+    def test_whom_a_job_is_shared_with(self) -> None:
+        job = psik.create(self.config(), JobSpec(script="true"), access={"owner": "ada", "shared": {}})
+        with brought_to_the_disk() as found:
+            psik.share(job, {"eve": ["GET"]})
+        self.assertEqual(len(found), 1)
+        self.check(found[0], job.at("access.json"))
+
+    def test_the_key_of_tokens(self) -> None:
+        with brought_to_the_disk() as found:
+            psik.Keyring(self.config()).key()
+        self.assertEqual(len(found), 1)
+        self.check(found[0], os.path.join(self.prefix, ".tokens", "key"))
+
+    def test_the_job_that_an_idempotency_key_made(self) -> None:
+        keys = psik.IdempotencyKeys(os.path.join(self.prefix, "local"))
+        with keys.entry("key", "request") as entry, brought_to_the_disk() as found:
+            entry.keep("5.5")
+            self.assertEqual(len(found), 1)
+            self.check(found[0], os.path.join(keys.folder, os.listdir(keys.folder)[0]))
+
+
 UPSTREAM = os.path.join(DEPS, "psik-1.2.2", "bin", "psik")
 
 
@@ -197,7 +356,6 @@ class Upstream(Case):
         self.configure(prefix=os.path.join(self.prefix, "local"))
         self.assertIn("%s/local/%s 'moo' JobState.failed/1" % (self.prefix, jobid), self.upstream("ls"))
         self.assertRegex(self.upstream("status", jobid), r"1 JobState.failed +3")
-
 
 
 if __name__ == "__main__":
