@@ -254,6 +254,62 @@ class Trees(Amiss):
         self.refused(psik.BackendError, "its host, elsewhere, has not answered; cancel it again", psik.cancel, made)
         self.assertEqual([row.state for row in made.rows()], ["new", "active"])
 
+    def cancel_what_lives_on(self, poll: str = "echo 77 active -") -> None:
+        """Let the job's step be canceled, and its poll script answer so; its cancel script notes what it is to end."""
+        psik.reached(self.made, 1, psik.JobState.queued, 77)
+        psik.reached(self.made, 0, psik.JobState.canceled)
+        self.spoil("#!/bin/sh\n%s\n" % poll, "scripts", "poll")
+        self.spoil("#!/bin/sh\necho $1 >>%s/ended\n" % self.folder, "scripts", "cancel")
+
+    def ended(self) -> str:
+        """What the cancel script was called for."""
+        return psik.read_or_empty(os.path.join(self.folder, "ended"))
+
+    def test_a_job_that_lives_on_after_it_was_canceled_is_neither_started_nor_removed(self) -> None:
+        self.cancel_what_lives_on()
+        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it first", psik.submit, self.made)
+        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it again", psik.remove, self.made)
+        self.assertEqual(self.states(self.made.jobid), ["0 new", "1 queued", "0 canceled"])
+        self.spoil("#!/bin/sh\nexit 0\n", "scripts", "poll")
+        psik.remove(self.made)
+        self.assertFalse(os.path.exists(self.made.path))
+
+    def test_a_job_that_lives_on_after_it_was_canceled_is_canceled_again(self) -> None:
+        self.cancel_what_lives_on()
+        self.assertTrue(psik.cancel(self.made))
+        self.assertEqual(self.ended(), "77\n")
+        self.assertEqual(self.states(self.made.jobid), ["0 new", "1 queued", "0 canceled"])
+
+    def test_removing_with_force_cancels_first_and_waits_for_the_end(self) -> None:
+        self.cancel_what_lives_on("cd %s\ntest -e ended && test -e seen && exit\ntest -e ended && touch seen\n"
+                                  "echo 77 active -" % self.folder)
+        psik.remove(self.made, force=True)
+        self.assertEqual(self.ended(), "77\n")
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "seen")))
+        self.assertFalse(os.path.exists(self.made.path))
+
+    def test_a_job_whose_scheduler_cannot_be_asked_is_removed_when_it_is_old(self) -> None:
+        self.cancel_what_lives_on("echo no such controller >&2; exit 1")
+        self.refused(psik.BackendError, "cannot be asked whether it has ended: no such controller",
+                     psik.remove, self.made)
+        old = [row._replace(time=row.time - psik.ASKED_S - 1) for row in self.made.rows()]
+        psik.write_file(self.made.status_path, "".join("%.3f,%d,%s,%s\n" % row for row in old))
+        psik.remove(self.made)
+        self.assertFalse(os.path.exists(self.made.path))
+
+    def test_a_job_of_another_host_that_lives_on_after_it_was_canceled_is_asked_to_end_again(self) -> None:
+        self.cancel_what_lives_on()
+        psik.write_file(self.made.log("host", 1), "elsewhere\n")
+        self.spoil("import sys\nsys.exit('asked: ' + sys.stdin.read())\n", "scripts", "supervise")
+        self.refused(psik.BackendError, "asked: 77 %s.1" % self.made.tag, psik.cancel, self.made)
+
+    def test_a_job_that_lives_on_is_ended_though_its_history_cannot_be_written(self) -> None:
+        self.cancel_what_lives_on()
+        with mock.patch("psik.JobDir.history", side_effect=OSError(errno.EROFS, "Read-only file system")):
+            self.refused(psik.PsikError, "was told to end, and %s cannot be written" % self.made.status_path,
+                         psik.cancel, self.made)
+        self.assertEqual(self.ended(), "77\n")
+
     def test_jobs_that_are_gone(self) -> None:
         config = self.config()
         psik.remove(self.made, force=True)
