@@ -516,8 +516,10 @@ class Requests(Amiss):
         place = tracker.news_place()
         psik.reached(self.made, 1, psik.JobState.active)
         with mock.patch("psik.MAX_NEWS", 2):
-            threading.Timer(0.2, tracker.look, (True,)).start()
+            looking = threading.Timer(0.2, tracker.look, (True,))
+            looking.start()
             self.assertEqual([row.state for _, row in tracker.news(place, 30)[0]], ["active"])
+            looking.join()  # a look goes on after the news is out, and would take in one of these
             for jobndx in range(2, 6):
                 psik.reached(self.made, jobndx, psik.JobState.active)
             threading.Timer(0.2, tracker.look, (True,)).start()
