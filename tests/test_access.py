@@ -93,12 +93,11 @@ def for_a_job(who: str, method: str, path: str) -> Union[str, int]:
     return "yes"
 
 
-class Secured(Case):
+class Secure(Case):
     """A server that speaks TLS, with the users ada (by certificate), bob and eve (by token)."""
     place = ""
     program: Sequence[str] = FAST
     options: Sequence[str] = ()
-    narrowed = 403  # what a token to look is answered where it wants more
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -146,6 +145,19 @@ class Secured(Case):
     def token(self, *argv: str) -> str:
         """A token from the command line, as a caller."""
         return "token:" + self.psik("token", *argv).out.strip()
+
+    def made_by(self, who: str) -> str:
+        """Let somebody make a job; its id."""
+        return str(self.ask(who, "POST", "/v1/jobs/new", {"script": "true"}).json)
+
+    def listed(self, who: str) -> List[str]:
+        """The jobs that somebody sees."""
+        return sorted(str(job["jobid"]) for job in self.ask(who, "GET", "/v1/jobs").json)
+
+
+class Secured(Secure):
+    """Who may do what, whatever the tokens are."""
+    narrowed = 403  # what a token to look is answered where it wants more
 
     def revoked(self) -> str:
         """A token of ada's that was revoked."""
@@ -207,33 +219,47 @@ class Secured(Case):
         self.assertEqual(tried, len(psik.ROUTES) * 16)
         self.assertNotIn("Traceback", self.server.said())
 
-    def test_listing_shows_ones_own_and_what_is_shared(self) -> None:
+    def test_a_listing_shows_ones_own_and_what_is_shared(self) -> None:
         bob, eve = self.token("--user", "bob"), self.token("--user", "eve")
-        hers = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
-        his = str(self.ask(bob, "POST", "/v1/jobs/new", {"script": "true"}).json)
-
-        def listed(who: str) -> List[str]:
-            return sorted(str(job["jobid"]) for job in self.ask(who, "GET", "/v1/jobs").json)
-
-        self.assertEqual((listed("ada"), listed(bob), listed(eve), listed("root")), ([hers], [his], [], [hers, his]))
+        hers, his = self.made_by("ada"), self.made_by(bob)
+        self.assertEqual([self.listed(who) for who in ("ada", bob, eve, "root")],
+                         [[hers], [his], [], [hers, his]])
         self.assertEqual(self.psik("share", hers, "bob:GET").out, "owner ada\nbob GET\n")
-        self.assertEqual(listed(bob), [hers, his])
+        self.assertEqual(self.listed(bob), [hers, his])
+        self.ask("ada", "PUT", "/v1/jobs/%s/access" % hers, {"bob": []})
+        self.assertEqual(self.listed(bob), [his])
+
+    def test_who_may_look_may_do_nothing_else(self) -> None:
+        bob, hers = self.token("--user", "bob"), self.made_by("ada")
+        self.psik("share", hers, "bob:GET")
         self.assertEqual(self.ask(bob, "POST", "/v1/jobs/%s/start" % hers).status, 403)
-        self.assertEqual(self.ask(bob, "PUT", "/v1/jobs/%s/access" % hers, {"bob": ["POST"]}).status, 403)
-        self.assertIn("USER:GET", self.psik("share", hers, "bob:get", status=2).err)
+        access = "/v1/jobs/%s/access" % hers
+        self.assertEqual(self.ask(bob, "PUT", access, {"bob": ["POST"]}).status, 403)
+        self.assertRegex(self.server.said(), "refused: bob may not (GET|POST) job " + hers)
+
+    def test_who_may_do_all_may_not_share(self) -> None:
+        bob, hers = self.token("--user", "bob"), self.made_by("ada")
         self.psik("share", hers, "bob")
         self.assertEqual(self.ask(bob, "POST", "/v1/jobs/%s/start" % hers).status, 200)
-        self.assertEqual(self.ask(bob, "PUT", "/v1/jobs/%s/access" % hers, {"eve": ["GET"]}).status, 403)
-        self.ask("ada", "PUT", "/v1/jobs/%s/access" % hers, {"bob": []})
-        self.assertEqual(listed(bob), [his])
-        self.assertEqual(self.ask("ada", "PUT", "/v1/jobs/%s/access" % hers, {"bob": ["FLY"]}).status, 422)
-        threads = [threading.Thread(target=self.ask, args=("ada", "PUT", "/v1/jobs/%s/access" % hers, {"u%d" % number: ["GET"]})) for number in range(12)]
+        access = "/v1/jobs/%s/access" % hers
+        self.assertEqual(self.ask(bob, "PUT", access, {"eve": ["GET"]}).status, 403)
+
+    def test_what_is_no_share(self) -> None:
+        hers = self.made_by("ada")
+        self.assertIn("USER:GET", self.psik("share", hers, "bob:get", status=2).err)
+        access = "/v1/jobs/%s/access" % hers
+        self.assertEqual(self.ask("ada", "PUT", access, {"bob": ["FLY"]}).status, 422)
+
+    def test_shares_at_once_are_all_kept(self) -> None:
+        access = "/v1/jobs/%s/access" % self.made_by("ada")
+        users = ["u%d" % number for number in range(12)]
+        threads = [threading.Thread(target=self.ask, args=("ada", "PUT", access, {user: ["GET"]}))
+                   for user in users]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.assertEqual(sorted(self.ask("ada", "GET", "/v1/jobs/%s/access" % hers).json["shared"]), sorted("u%d" % number for number in range(12)))
-        self.assertRegex(self.server.said(), "refused: bob may not (GET|POST) job " + hers)
+        self.assertEqual(sorted(self.ask("ada", "GET", access).json["shared"]), sorted(users))
 
     def test_no_directory_among_the_jobs(self) -> None:
         bob = self.token("--user", "bob")
@@ -265,63 +291,108 @@ class Secured(Case):
                                "https://localhost:%d/v1/jobs" % self.server.port], stdout=subprocess.PIPE)
         self.assertEqual(done.stdout, b"[]\n")
 
-    def test_tokens(self) -> None:
+
+class Jwts(Secure):
+    """Tokens that are JWTs, and a policy of the site's own."""
+
+    def key(self) -> bytes:
+        """The key that signs tokens."""
+        with open(psik.Keyring(self.config()).path) as file:
+            return bytes.fromhex(file.read().strip())
+
+    def claims(self, token: str) -> Dict[str, Any]:
+        """What a token says, as the server reads it."""
+        said: Dict[str, Any] = json.loads(self.ask(token, "POST", "/v1/token").json["blocks"][0])
+        return said
+
+    def test_a_token_says_for_whom_it_is(self) -> None:
         good = self.token("--user", "bob", "--expires", "1h")
         self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 200)
-        shown = self.ask(good, "POST", "/v1/token").json["blocks"]
-        claims = json.loads(shown[0])
+        claims = self.claims(good)
         self.assertEqual((claims["sub"], claims["iss"], claims["aud"]), ("bob", "psik", "psik"))
-        path = psik.Keyring(self.config()).path
-        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
-        with open(path) as file:
-            key = bytes.fromhex(file.read().strip())
-        self.assertEqual(self.ask("token:" + jwt(claims, key), "GET", "/v1/jobs").status, 200)
+        self.assertEqual(self.ask("token:" + jwt(claims, self.key()), "GET", "/v1/jobs").status, 200)
+        self.assertNotIn(good[6:], self.server.said())
+
+    def test_tokens_that_were_bent(self) -> None:
+        good = self.token("--user", "bob", "--expires", "1h")
+        claims, key = self.claims(good), self.key()
         now, head, body, mark = time.time(), *good[6:].split(".")
-        bent: Dict[str, str] = {
-            "sub": jwt(dict(claims, sub=""), key), "sub2": jwt(dict(claims, sub=7), key), "sub3": jwt(dict(claims, sub="addr:1.2.3.4"), key),
-            "iss": jwt(dict(claims, iss="other"), key), "aud": jwt(dict(claims, aud="other"), key), "exp": jwt(dict(claims, exp=now - 61), key),
-            "exp2": jwt(dict(claims, exp="soon"), key), "iat": jwt(dict(claims, iat=now + 100), key), "nbf": jwt(dict(claims, nbf=now + 100), key),
-            "ops": jwt(dict(claims, ops="GET"), key), "jobs": jwt(dict(claims, jobs=[1]), key), "key": jwt(claims, b"0" * 32),
-            "none": jwt(claims, key, "none"), "rs256": jwt(claims, key, "RS256"), "hs512": jwt(claims, key, "HS512"), "cut": good[6:-2], "empty": "..",
-            "word": "x", "unsigned": head + "." + body + ".", "swapped": body + "." + head + "." + mark, "more": good[6:] + "=",
-            "nosub": jwt({name: value for name, value in claims.items() if name != "sub"}, key),
-            "noexp": jwt({name: value for name, value in claims.items() if name != "exp"}, key),
-            "nojti": jwt({name: value for name, value in claims.items() if name != "jti"}, key), "list": jwt([1], key),  # type: ignore[arg-type]
-            "utf": "\u00e9.\u00e9.\u00e9".encode().decode("latin-1")}
+        changed: Dict[str, Any] = {
+            "sub": "", "sub2": 7, "sub3": "addr:1.2.3.4", "iss": "other", "aud": "other",
+            "exp": now - 61, "exp2": "soon", "iat": now + 100, "nbf": now + 100, "ops": "GET", "jobs": [1]}
+        bent = {name: jwt(dict(claims, **{name.rstrip("23"): value}), key) for name, value in changed.items()}
+        for name in ("sub", "exp", "jti"):
+            left = {other: value for other, value in claims.items() if other != name}
+            bent["no " + name] = jwt(left, key)
+        bent.update({
+            "key": jwt(claims, b"0" * 32), "none": jwt(claims, key, "none"),
+            "rs256": jwt(claims, key, "RS256"), "hs512": jwt(claims, key, "HS512"),
+            "list": jwt([1], key),  # type: ignore[arg-type]
+            "cut": good[6:-2], "more": good[6:] + "=", "unsigned": head + "." + body + ".",
+            "swapped": body + "." + head + "." + mark, "empty": "..", "word": "x",
+            "utf": "\u00e9.\u00e9.\u00e9".encode().decode("latin-1")})
         for name, token in bent.items():
             with self.subTest(name=name):
                 answer = self.ask("token:" + token, "GET", "/v1/jobs")
                 self.assertEqual((answer.status, answer.json["detail"]), (401, "the token does not hold"))
-        self.assertEqual(self.ask("token:" + jwt(dict(claims, exp=now - 30), key), "GET", "/v1/jobs").status, 200)  # clocks differ
-        child = "token:" + self.ask("token:" + self.ask(good, "GET", "/v1/token").text, "GET", "/v1/token").text
+
+    def test_the_clock_of_a_token_may_differ_by_a_little(self) -> None:
+        claims = self.claims(self.token("--user", "bob"))
+        late = jwt(dict(claims, exp=time.time() - 30), self.key())
+        self.assertEqual(self.ask("token:" + late, "GET", "/v1/jobs").status, 200)
+
+    def test_a_token_that_is_revoked_takes_those_with_it_that_were_got_with_it(self) -> None:
+        good = self.token("--user", "bob", "--expires", "1h")
+        child = good
+        for _ in range(2):
+            child = "token:" + self.ask(child, "GET", "/v1/token").text
         self.assertEqual(self.ask(child, "GET", "/v1/jobs").status, 200)
-        self.psik("token", "--revoke", claims["jti"])
+        self.psik("token", "--revoke", self.claims(good)["jti"])
         for token in (good, child):
             self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 401)
-        self.assertNotIn(good[6:], self.server.said())
+
+    def test_the_key_of_tokens_is_for_its_owner_alone(self) -> None:
+        path = psik.Keyring(self.config()).path
+        self.token("--user", "bob")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         os.chmod(path, 0o644)
         self.assertIn("can be read by others", self.psik("token", status=6).err)
 
-    def test_narrow_tokens(self) -> None:
-        mine = [str(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs/new", {"script": "true"}).json) for _ in range(2)]
+    def test_a_token_to_look(self) -> None:
+        his = self.made_by(self.token("--user", "bob"))
         reader = self.token("--user", "bob", "--ops", "GET")
-        self.assertEqual(self.ask(reader, "GET", "/v1/jobs").status, 200)
-        self.assertEqual(self.ask(reader, "HEAD", "/v1/jobs").status, 200)
-        self.assertEqual(self.ask(reader, "POST", "/v1/jobs/%s/start" % mine[0]).status, 403)
+        for method in ("GET", "HEAD"):
+            self.assertEqual(self.ask(reader, method, "/v1/jobs").status, 200)
+        self.assertEqual(self.ask(reader, "POST", "/v1/jobs/%s/start" % his).status, 403)
+
+    def test_a_token_for_one_job(self) -> None:
+        mine = [self.made_by(self.token("--user", "bob")) for _ in range(2)]
         one = self.token("--user", "bob", "--jobs", mine[0])
-        self.assertEqual([str(job["jobid"]) for job in self.ask(one, "GET", "/v1/jobs").json], mine[:1])
+        self.assertEqual(self.listed(one), mine[:1])
         self.assertEqual(self.ask(one, "GET", "/v1/jobs/" + mine[1]).status, 404)
         self.assertEqual(self.ask(one, "POST", "/v1/jobs", {"script": "true"}).status, 403)
-        for narrow in (reader, one):  # a token that it is given is no wider
+        self.assertEqual(json.loads(self.psik("token", "--show", one[6:]).out)["jobs"], mine[:1])
+
+    def test_a_token_for_one_backend(self) -> None:
+        self.made_by(self.token("--user", "bob"))
+        elsewhere = self.token("--user", "bob", "--backends", "other")
+        self.assertEqual(self.listed(elsewhere), [])
+        self.assertEqual(self.ask(elsewhere, "POST", "/v1/jobs", {"script": "true"}).status, 403)
+
+    def test_a_narrow_token_gets_no_wider_one(self) -> None:
+        his = self.made_by(self.token("--user", "bob"))
+        for narrowing in (("--ops", "GET"), ("--jobs", his)):
+            narrow = self.token("--user", "bob", *narrowing)
             wider = "token:" + self.ask(narrow, "GET", "/v1/token").text
             self.assertEqual(self.ask(wider, "POST", "/v1/jobs", {"script": "true"}).status, 403)
-        elsewhere = self.token("--user", "bob", "--backends", "other")
-        self.assertEqual(self.ask(elsewhere, "GET", "/v1/jobs").json, [])
-        self.assertEqual(self.ask(elsewhere, "POST", "/v1/jobs", {"script": "true"}).status, 403)
-        for argv, said in ((("--expires", "1y"), "--expires"), (("--user", "addr:x"), "no user"), (("--revoke", "a b"), "no"), (("--show", "x"), "does not hold"), (("--ops", "LOOK"), "LOOK"),
-                           (("--jobs", "x"), "'x'"), (("--backends", "none"), "'none'"), (("--user", ""), "no user"), (("--show", "x", "--revoke", "y"), "give one")):
+
+    def test_tokens_that_cannot_be_made_or_shown(self) -> None:
+        for argv, said in ((("--expires", "1y"), "--expires"), (("--user", "addr:x"), "no user"),
+                           (("--revoke", "a b"), "no"), (("--show", "x"), "does not hold"),
+                           (("--ops", "LOOK"), "LOOK"), (("--jobs", "x"), "'x'"),
+                           (("--backends", "none"), "'none'"), (("--user", ""), "no user"),
+                           (("--show", "x", "--revoke", "y"), "give one")):
             self.assertIn(said, self.psik("token", *argv, status=2).err)
-        self.assertEqual(json.loads(self.psik("token", "--show", one[6:]).out)["jobs"], mine[:1])
 
     def test_a_policy_of_the_sites_own(self) -> None:
         self.server.stop()

@@ -135,21 +135,34 @@ class Arriving(Receiving):
         self.until(lambda: len(self.received()) == 3)
         self.assertEqual({item["given"] for item in self.received()}, {""})
 
-    def test_down_at_first_and_up_later(self) -> None:
-        port = self.up()
+    def put_while_down(self) -> str:
+        """Run a job whose receiver is not there; its id."""
+        self.up()
         self.down()
-        jobid = self.put(port=port)
+        return self.put(port=self.port)
+
+    def test_what_a_receiver_that_is_down_has_not_taken_waits(self) -> None:
+        jobid = self.put_while_down()
         self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active", "1 completed"])
-        self.assertIn("pending", self.psik("status", jobid).out)
-        self.assertIn("onnection refused", self.psik("status", jobid).out)
+        shown = self.psik("status", jobid).out
+        self.assertIn("pending", shown)
+        self.assertIn("onnection refused", shown)
+
+    def test_to_deliver_names_what_waits(self) -> None:
+        jobid = self.put_while_down()
         self.assertIn("pending", self.psik("deliver", "--all", status=1).out)
-        self.psik("deliver", jobid, status=1)
-        self.psik("deliver", self.job(jobid).path, status=1)
+        for name in (jobid, self.job(jobid).path):
+            self.psik("deliver", name, status=1)
+
+    def test_to_deliver_wants_a_job(self) -> None:
         self.assertIn("no job", self.psik("deliver", "12345", status=3).err)
         self.assertIn("no job at", self.psik("deliver", self.folder + "/nowhere", status=3).err)
+
+    def test_what_waited_arrives_when_the_receiver_is_up(self) -> None:
+        jobid, port = self.put_while_down(), self.port
         self.up()
-        text = psik.read_text(self.job(jobid).at("spec.json")).replace(":%d/" % port, ":%d/" % self.port)
-        psik.write_file(self.job(jobid).at("spec.json"), text)
+        text = psik.read_text(self.job(jobid).at("spec.json"))
+        psik.write_file(self.job(jobid).at("spec.json"), text.replace(":%d/" % port, ":%d/" % self.port))
         self.assertIn("delivered", self.psik("deliver", "--all").out)
         self.assertEqual(self.told(), WHOLE)
         self.assertEqual(self.psik("deliver", "--all").out, "")

@@ -546,19 +546,30 @@ class Requests(Amiss):
 
 
 class CommandLine(Amiss):
-    def test_what_is_refused(self) -> None:
+    def test_a_shell_that_answers_like_none(self) -> None:
         self.configure(rc_path="/bin/cat", psik_path="/nowhere/psik")
-        self.assertIn("does not answer like rc or sh", self.psik("config").out)
-        self.assertIn("does not answer like rc or sh", self.psik("backends", "--check", status=4).out)
+        for argv, status in ((["config"], 0), (["backends", "--check"], 4)):
+            self.assertIn("does not answer like rc or sh", self.psik(*argv, status=status).out)
+
+    def test_a_psik_that_is_not_there(self) -> None:
         self.configure(psik_path="/nowhere/psik")
-        self.assertIn("no program '/nowhere/psik', which psik_path names", self.psik("backends", "--check", status=4).out)
+        self.assertIn("no program '/nowhere/psik', which psik_path names",
+                      self.psik("backends", "--check", status=4).out)
         self.assertEqual(json.loads(self.psik("backends", "--json").out)[0]["type"], "local")
-        self.assertIn("--inetd speaks no TLS", self.psik("serve", "--inetd", "--tls-cert", "x", status=2).err)
-        self.assertIn("SPEC is empty", self.psik("run", "", status=2).err)
-        self.assertIn("-n wants a number of lines", self.psik("logs", "-n", "-1", "last", status=2).err)
-        self.assertIn("neither jwt nor biscuit", self.psik("config", "--config", self.write("c.json", '{"tokens": "x"}'), status=2).err)
-        for change, said in ((".a=1", "names no field"), ("script.x.y=1", "leads into what is no object"), ("moo", "should look like")):
-            self.assertIn(said, self.psik("run", "-", "--set", change, stdin='{"script": "true"}', status=2).err)
+
+    def test_what_is_refused(self) -> None:
+        config = self.write("c.json", '{"tokens": "x"}')
+        for argv, said in ((["serve", "--inetd", "--tls-cert", "x"], "--inetd speaks no TLS"),
+                           (["run", ""], "SPEC is empty"),
+                           (["logs", "-n", "-1", "last"], "-n wants a number of lines"),
+                           (["config", "--config", config], "neither jwt nor biscuit")):
+            self.assertIn(said, self.psik(*argv, status=2).err)
+
+    def test_changes_of_a_spec_that_lead_nowhere(self) -> None:
+        for change, said in ((".a=1", "names no field"), ("script.x.y=1", "leads into what is no object"),
+                             ("moo", "should look like")):
+            ran = self.psik("run", "-", "--set", change, stdin='{"script": "true"}', status=2)
+            self.assertIn(said, ran.err)
 
     def test_a_launcher_may_be_one_line(self) -> None:
         self.assertEqual(psik.Config(launcher="srun -n 2").launcher, ["srun", "-n", "2"])

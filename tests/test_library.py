@@ -91,31 +91,67 @@ class Upstream(Case):
         self.assertEqual(job.summarize(), (2, {psik.JobState.queued: set(), psik.JobState.active: set(), psik.JobState.failed: set(),
                                                psik.JobState.completed: {1}, psik.JobState.canceled: set()}))
 
-    def test_cancel_ls_and_reached(self) -> None:
+    def make(self, count: int) -> Tuple[Any, List[Any]]:
+        """A manager and so many jobs of it, which are new."""
+        async def made() -> List[Any]:
+            return [await mgr.create(psik.JobSpec(script="sleep 600")) for _ in range(count)]
+
+        mgr = psik.JobManager(self.config())
+        return mgr, run(made())
+
+    def test_cancel_and_wait(self) -> None:
+        _, jobs = self.make(2)
+
         async def example() -> None:
-            mgr = psik.JobManager(self.config())
-            made = [await mgr.create(psik.JobSpec(script="sleep 600")) for _ in range(3)]
-            self.assertEqual([job.jobid async for job in mgr.ls()], [job.stamp for job in made])
-            await made[0].submit()
-            self.assertTrue(await made[0].cancel())
-            self.assertEqual((await made[0].wait(60)).state, "canceled")
-            self.assertTrue(await made[1].reached(7, psik.JobState.active, 99))
-            self.assertEqual(made[1].history[-1][1:], (7, "active", 99))
-            self.assertEqual((await psik.Job(str(made[1].base))).history, made[1].history)
-            with self.assertRaises(psik.InvalidError):
-                await made[1].reached(7, "activ")
+            await jobs[0].submit()
+            self.assertTrue(await jobs[0].cancel())
+            self.assertEqual((await jobs[0].wait(60)).state, "canceled")
             with self.assertRaises(psik.ConflictError):
-                await made[2].wait(1)
-            await made[2].remove(force=True)
-            self.assertFalse(await made[2].base.exists())
+                await jobs[1].wait(1)
+        run(example())
+
+    def test_what_is_listed_and_found(self) -> None:
+        mgr, jobs = self.make(3)
+
+        async def example() -> None:
+            self.assertEqual([job.jobid async for job in mgr.ls()], [job.stamp for job in jobs])
+            self.assertEqual((await mgr.find("last")).jobid, jobs[2].jobid)
+            await jobs[2].cancel()
+            await jobs[1].reached(1, psik.JobState.active)
+            states = [each.state for each in await mgr.summaries(limit=2)]
+            self.assertEqual(states, ["canceled", "active"])
+        run(example())
+
+    def test_reached(self) -> None:
+        _, [job] = self.make(1)
+
+        async def example() -> None:
+            self.assertTrue(await job.reached(7, psik.JobState.active, 99))
+            self.assertEqual(job.history[-1][1:], (7, "active", 99))
+            self.assertEqual((await psik.Job(str(job.base))).history, job.history)
+            with self.assertRaises(psik.InvalidError):
+                await job.reached(7, "activ")
+        run(example())
+
+    def test_remove(self) -> None:
+        mgr, jobs = self.make(2)
+
+        async def example() -> None:
+            await jobs[1].remove(force=True)
+            self.assertFalse(await jobs[1].base.exists())
             with self.assertRaises(psik.NotFoundError):
-                await made[2]
-            self.assertEqual((await mgr.find("last")).jobid, made[1].jobid)
-            self.assertEqual({each.state for each in await mgr.summaries(limit=2)}, {"active", "canceled"})
-            names = [path.name async for path in made[0].base.iterdir()]
+                await jobs[1]
+            self.assertEqual((await mgr.find("last")).jobid, jobs[0].jobid)
+        run(example())
+
+    def test_the_files_of_a_job(self) -> None:
+        _, [job] = self.make(1)
+
+        async def example() -> None:
+            names = [path.name async for path in job.base.iterdir()]
             self.assertEqual(names, ["log", "scripts", "spec.json", "status.csv", "work"])
-            self.assertEqual((made[0].base / "log").parent, made[0].base)
-            self.assertEqual(len({made[0].base, made[0].base / "."}), 2)
+            self.assertEqual((job.base / "log").parent, job.base)
+            self.assertEqual(len({job.base, job.base / "."}), 2)
         run(example())
 
 

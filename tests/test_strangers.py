@@ -461,7 +461,7 @@ class Slow(Case):
         self.assertIs(psik.openapi_response(), psik.openapi_response())
 
 
-class Strangers(test_access.Secured):
+class Strangers(test_access.Secure):
     """Who comes over TLS, with little or nothing to show."""
     options = ("--workers", "32")
 
@@ -659,10 +659,6 @@ class Strangers(test_access.Secured):
                 psik.make_folder(backend.root)
             req = psik.Request("GET", "/v1/health", {}, psik.Body(psik.Wire(), 0))
             self.assertEqual(psik.ServerHandler(api, req, psik.Caller("addr:192.0.2.1")).get_health().status, 200)
-
-    test_every_route_for_every_identity = None  # type: ignore[assignment]  # and the others are test_access's
-    test_listing_shows_ones_own_and_what_is_shared = test_no_directory_among_the_jobs = test_certificates = None  # type: ignore[assignment]
-    test_curl_with_a_certificate = test_tokens = test_narrow_tokens = test_a_policy_of_the_sites_own = None  # type: ignore[assignment]
 
 
 class Requests(Case):

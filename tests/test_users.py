@@ -188,8 +188,6 @@ class Biscuits(test_access.Secured):
         self.assertEqual(self.ask("token:" + narrow, "POST", "/v1/jobs", {"script": "true"}).status, 401)
         self.assertEqual(self.ask("token:" + narrow, "POST", "/v1/token").status, 200)
 
-    test_a_policy_of_the_sites_own = None  # type: ignore[assignment]
-
 
 if __name__ == "__main__":
     unittest.main()
