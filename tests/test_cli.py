@@ -62,17 +62,26 @@ class Specs(Case):
 
 
 class Verbs(Case):
-    def test_listing(self) -> None:
+    def test_an_empty_listing(self) -> None:
         self.assertEqual(self.psik("ls").err, "psik: no jobs\n")
+        self.assertEqual(self.psik("ls", "--json").out, "[]\n")
+
+    def test_listing(self) -> None:
         first, second = [self.run_spec("--wait", name=name, script="true") for name in ("one", "two")]
         rows = json.loads(self.psik("ls", "--json").out)
         self.assertEqual([row["jobid"] for row in rows], [second, first])
-        self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info", "updated", "reason"})
-        self.assertEqual(len(json.loads(self.psik("ls", "-n", "1", "--json").out)), 1)
-        self.assertEqual(json.loads(self.psik("ls", "--state", "failed", "--json").out), [])
+        self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info", "updated",
+                                        "reason"})
         self.assertRegex(self.psik("ls").out, r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
-        self.psik("ls", "-n", "0", status=2)
-        self.psik("ls", "--backend", "nope", status=2)
+
+    def test_a_part_of_a_listing(self) -> None:
+        made = [self.run_spec("--wait", script="true") for _ in range(2)]
+        for argv, listed in ((["-n", "1"], made[1:]), (["--state", "failed"], []),
+                             (["--state", "completed"], made[::-1])):
+            rows = json.loads(self.psik("ls", "--json", *argv).out)
+            self.assertEqual([row["jobid"] for row in rows], listed)
+        for argv in (["-n", "0"], ["--backend", "nope"]):
+            self.psik("ls", *argv, status=2)
 
     def test_status(self) -> None:
         jobid = self.run_spec("--wait", script="exit 3", name="x", cb_secret="hush", status=3)

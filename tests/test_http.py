@@ -22,6 +22,7 @@ BY_ADDRESS = b"GET /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 FORM = (b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a b%22.txt\"\r\n\r\none\r\n"
         b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"sub/\xc3\xa9.bin\"\r\nContent-Type: x/y\r\n\r\n\r\n--x\r\n--\r\n"
         b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"empty\"\r\n\r\n\r\n--xx--\r\n")
+NAMES = ["plain.txt", "with blank", "per%cent", "\u00fcml\u00e4ut", "deep/er/file", "-dash", "a;b&c", "empty"]
 RAW: List[Tuple[bytes, int]] = [  # what is sent; the status of the first answer
     (OK + b"\r\n", 200),
     (b"GET /v1/jobs/ HTTP/1.0\r\n\r\n", 200),
@@ -98,24 +99,40 @@ class Api(Case):
         """Make a job; its id."""
         return str(self.ask("POST", path, spec).json)
 
-    def test_the_life_of_a_job(self) -> None:
-        jobid = self.new("/new", script="#!/bin/sh\ncat data.txt; echo err >&2; exit 3", name="first", cb_secret="hush", environment={"A": "b"})
+    def ended(self, **spec: Any) -> str:
+        """Make a job, let it run, and wait for its end; its id."""
+        jobid = self.new("", **spec)
+        self.server.wait_for(jobid)
+        return jobid
+
+    def test_a_job_is_made_filled_and_started(self) -> None:
+        jobid = self.new("/new", script="#!/bin/sh\ncat data.txt; exit 3", name="first")
         base = "/" + jobid
         self.assertEqual(self.ask("GET", base + "/state").json, "new")
         self.ask("POST", base + "/files/data.txt", b"moo\n")
         self.assertIsNone(self.ask("POST", base + "/start/").json)
         self.assertEqual(self.server.wait_for(jobid), "failed")
+        rows = self.ask("GET", base).json
+        self.assertEqual([(row["jobid"], row["name"], row["jobndx"], row["state"]) for row in rows],
+                         [(jobid, "first", 0, "new"), (jobid, "first", 1, "queued"),
+                          (jobid, "first", 1, "active"), (jobid, "first", 1, "failed")])
+        self.assertEqual(rows[-1]["info"], 3)
         self.assertEqual(self.ask("GET", base + "/logs/stdout.1").body, b"moo\n")
+
+    def test_logs_and_scripts_as_texts(self) -> None:
+        base = "/" + self.ended(script="#!/bin/sh\necho moo; echo err >&2")
         logs = self.ask("GET", base + "/logs").json
         self.assertEqual((logs["stdout.1"], logs["stderr.1"]), ("moo\n", "err\n"))
-        self.assertIn("cat data.txt", self.ask("GET", base + "/scripts").json["run"])
-        rows = self.ask("GET", base).json
-        self.assertEqual([(row["jobid"], row["name"], row["jobndx"], row["state"]) for row in rows], [
-            (jobid, "first", 0, "new"), (jobid, "first", 1, "queued"), (jobid, "first", 1, "active"), (jobid, "first", 1, "failed")])
-        self.assertEqual(rows[-1]["info"], 3)
-        spec = self.ask("GET", base + "/spec")
+        self.assertIn("echo moo; echo err", self.ask("GET", base + "/scripts").json["run"])
+
+    def test_a_spec_is_shown_without_its_secrets(self) -> None:
+        jobid = self.new(script="true", cb_secret="hush", environment={"A": "b"})
+        spec = self.ask("GET", "/%s/spec" % jobid)
         self.assertEqual((spec.json["cb_secret"], spec.json["environment"]), (None, {"A": "b"}))
         self.assertNotIn("hush", spec.text)
+
+    def test_to_delete_what_has_ended_removes_it_with_purge_alone(self) -> None:
+        base = "/" + self.ended(script="exit 3")
         self.assertIsNone(self.ask("DELETE", base).json)
         self.assertEqual(self.ask("GET", base + "/state").json, "failed")
         self.ask("DELETE", base + "?purge=true")
@@ -130,7 +147,20 @@ class Api(Case):
 
     def test_lists(self) -> None:
         made = [self.new(script="true", name="odd" if number % 2 else "even") for number in range(5)][::-1]
-        self.assertEqual([row["jobid"] for row in self.ask("GET", "").json], made)
+
+        def listed(query: str) -> List[str]:
+            return [row["jobid"] for row in self.ask("GET", query).json]
+
+        self.assertEqual(listed(""), made)
+        self.assertEqual(listed("?index=3"), made[3:])
+        self.assertEqual(listed("?name=odd&limit=1"), made[1:2])
+        self.assertEqual(listed("?state=new&backend=local"), made)
+        self.assertEqual(listed("?state=active"), [])
+        self.assertEqual(set(self.ask("GET", "").json[0]),
+                         {"jobid", "name", "updated", "jobndx", "state", "info"})
+
+    def test_the_pages_of_a_list_are_linked(self) -> None:
+        made = [self.new(script="true") for _ in range(5)][::-1]
         page = self.ask("GET", "?limit=2")
         self.assertEqual([row["jobid"] for row in page.json], made[:2])
         seen = list(page.json)
@@ -140,23 +170,25 @@ class Api(Case):
             page = self.ask("GET", path.group(1))
             seen += page.json
         self.assertEqual([row["jobid"] for row in seen], made)
-        self.assertEqual([row["jobid"] for row in self.ask("GET", "?index=3").json], made[3:])
-        self.assertEqual([row["jobid"] for row in self.ask("GET", "?name=odd&limit=1").json], made[1:2])
-        self.assertEqual(len(self.ask("GET", "?state=new&backend=local").json), 5)
-        self.assertEqual(self.ask("GET", "?state=active").json, [])
-        self.assertEqual(set(self.ask("GET", "").json[0]), {"jobid", "name", "updated", "jobndx", "state", "info"})
 
     def test_bad_input_is_said_with_its_place(self) -> None:
-        answer = self.ask("POST", "", {"scirpt": 1, "resources": {"duration": "x"}}, status=422).json["detail"]
-        self.assertEqual([each["loc"] for each in answer], [["body", "scirpt"], ["body", "script"], ["body", "resources", "duration"]])
+        spec = {"scirpt": 1, "resources": {"duration": "x"}}
+        answer = self.ask("POST", "", spec, status=422).json["detail"]
+        self.assertEqual([each["loc"] for each in answer],
+                         [["body", "scirpt"], ["body", "script"], ["body", "resources", "duration"]])
         self.assertEqual({key for each in answer for key in each}, {"loc", "msg", "type"})
-        for path, status in (("?limit=0", 422), ("?limit=x", 422), ("?index=-1", 422), ("?state=gone", 422), ("?backend=none", 404),
-                             ("/no-id", 400), ("/1.2", 404), ("/1.2/state", 404), ("/..", 400)):
+        answer = self.ask("POST", "", "[1,", status=422, Content_Type="application/json").json["detail"]
+        self.assertEqual(answer[0]["loc"], ["body"])
+        answer = self.ask("POST", "", {"script": "x", "backend": "nope"}, status=422).json["detail"]
+        self.assertEqual(answer[0]["loc"], ["body", "backend"])
+
+    def test_bad_queries_and_ids(self) -> None:
+        for path, status in (("?limit=0", 422), ("?limit=x", 422), ("?index=-1", 422), ("?state=gone", 422),
+                             ("?backend=none", 404), ("/no-id", 400), ("/1.2", 404), ("/1.2/state", 404),
+                             ("/..", 400)):
             self.assertIn("detail", self.ask("GET", path, status=status).json)
-        self.assertEqual(self.ask("POST", "", "[1,", status=422, Content_Type="application/json").json["detail"][0]["loc"], ["body"])
-        self.ask("POST", "?backend=none", {"script": "x"}, status=404)
-        self.ask("POST", "/new?machine=none", {"script": "x"}, status=404)
-        self.assertEqual(self.ask("POST", "", {"script": "x", "backend": "nope"}, status=422).json["detail"][0]["loc"], ["body", "backend"])
+        for path in ("?backend=none", "/new?machine=none"):
+            self.ask("POST", path, {"script": "x"}, status=404)
 
     def test_a_refusal_of_the_scheduler_comes_back(self) -> None:
         toy = os.path.join(self.folder, "site", "toy")
@@ -187,36 +219,55 @@ class Api(Case):
         self.ask("POST", "", {"script": "false"}, status=409, Idempotency_Key="k1")
         self.assertNotEqual(self.new("", script="true"), found[0].json)
 
-    def test_files(self) -> None:
+    def put_files(self) -> Tuple[str, str]:
+        """A job with files in its work directory: (its id, the path of its files in the interface)."""
         jobid = self.new(script="true")
         files = "/%s/files" % jobid
-        work = os.path.join(self.prefix, "local", jobid, "work")
-        names = ["plain.txt", "with blank", "per%cent", "\u00fcml\u00e4ut", "deep/er/file", "-dash", "a;b&c", "empty"]
-        for name in names:
-            url = files + "/" + psik.encode_percent(name)
+        for name in NAMES:
             content = name.encode() if name != "empty" else b""
-            self.ask("PUT", url, content)
-            answer = self.ask("GET", url)
-            self.assertEqual((answer.body, answer.headers["content-type"]), (content, "application/octet-stream"))
-        self.assertEqual(sorted(self.ask("GET", files + "/").json), sorted(set(name.split("/")[0] for name in names)))
+            self.ask("PUT", files + "/" + psik.encode_percent(name), content)
+        return jobid, files
+
+    def test_files_of_all_names_are_written_listed_and_read(self) -> None:
+        _, files = self.put_files()
+        for name in NAMES:
+            answer = self.ask("GET", files + "/" + psik.encode_percent(name))
+            content = name.encode() if name != "empty" else b""
+            self.assertEqual((answer.body, answer.headers["content-type"]),
+                             (content, "application/octet-stream"))
+        self.assertEqual(sorted(self.ask("GET", files + "/").json),
+                         sorted(set(name.split("/")[0] for name in NAMES)))
         self.assertEqual(self.ask("GET", files + "/deep/er").json["file"]["size"], len("deep/er/file"))
+
+    def test_the_files_of_a_form(self) -> None:
+        jobid = self.new(script="true")
+        files = "/%s/files" % jobid
         self.ask("POST", files, FORM, Content_Type="multipart/form-data; boundary=xx")
-        with open(os.path.join(work, "a b\".txt")) as file:
+        with open(os.path.join(self.prefix, "local", jobid, "work", "a b\".txt")) as file:
             self.assertEqual(file.read(), "one")
         self.assertEqual(self.ask("GET", files + "/sub/%C3%A9.bin").body, b"\r\n--x\r\n--")
         self.assertEqual(self.ask("GET", files + "/empty").body, b"")
+
+    def test_files_that_cannot_be_written_or_removed(self) -> None:
+        jobid, files = self.put_files()
         self.ask("DELETE", files + "/plain.txt")
-        self.ask("DELETE", files + "/plain.txt", status=404)
-        self.ask("DELETE", files + "/deep", status=409)
-        self.ask("PUT", files + "/deep", b"x", status=409)
-        self.ask("PUT", files + "/deep/er/file/more", b"x", status=409)
-        self.ask("PUT", files + "/" + "n" * 300, b"x", status=409)
-        self.ask("GET", files + "/" + "n" * 300, status=404)
-        self.assertFalse([name for name in os.listdir(work) if name.startswith(psik.PASSING)])
-        with tarfile.open(fileobj=io.BytesIO(self.ask("GET", "/%s/archive" % jobid).body)) as archive:
-            self.assertIn(jobid + "/deep/er/file", [os.path.normpath(name) for name in archive.getnames()])
-        with tarfile.open(fileobj=io.BytesIO(self.ask("GET", "/%s/archive?path=deep" % jobid).body)) as archive:
-            self.assertEqual([os.path.normpath(name) for name in archive.getnames()], [jobid + "/er", jobid + "/er/file"])
+        for method, path, status in (("DELETE", "plain.txt", 404), ("DELETE", "deep", 409), ("PUT", "deep", 409),
+                                     ("PUT", "deep/er/file/more", 409), ("PUT", "n" * 300, 409),
+                                     ("GET", "n" * 300, 404)):
+            self.ask(method, files + "/" + path, b"x" if method == "PUT" else None, status=status)
+        left = os.listdir(os.path.join(self.prefix, "local", jobid, "work"))
+        self.assertEqual([name for name in left if name.startswith(psik.PASSING)], [])
+
+    def test_an_archive_of_all_files_and_of_some(self) -> None:
+        jobid, _ = self.put_files()
+
+        def names(query: str) -> List[str]:
+            body = self.ask("GET", "/%s/archive%s" % (jobid, query)).body
+            with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+                return [os.path.normpath(name) for name in archive.getnames()]
+
+        self.assertIn(jobid + "/deep/er/file", names(""))
+        self.assertEqual(names("?path=deep"), [jobid + "/er", jobid + "/er/file"])
 
     def test_nothing_leaves_the_directory(self) -> None:
         jobid = self.new(script="true")
@@ -273,17 +324,23 @@ class Api(Case):
         state = self.ask("GET", "/%s/state" % jobid)
         self.assertEqual(self.ask("GET", "/%s/state" % jobid, status=304, If_None_Match=state.headers["etag"]).body, b"")
 
-    def test_methods(self) -> None:
-        answer = self.ask("PATCH", "", status=405)
-        self.assertEqual(answer.headers["allow"], "GET, HEAD, OPTIONS, POST")
-        self.assertEqual(self.ask("OPTIONS", "", status=204).headers["allow"], "GET, HEAD, OPTIONS, POST")
+    def test_methods_that_a_route_has_not(self) -> None:
+        for method, status in (("PATCH", 405), ("OPTIONS", 204)):
+            self.assertEqual(self.ask(method, "", status=status).headers["allow"], "GET, HEAD, OPTIONS, POST")
         self.ask("GET", "/v1/nothing", status=404)
+
+    def test_the_page_and_the_health(self) -> None:
         self.assertIn("<title>psik</title>", self.ask("GET", "/v1/").text)
         self.assertEqual(self.ask("GET", "/v1/health").json["status"], "ok")
+
+    def test_backends(self) -> None:
         self.assertEqual(self.ask("GET", "/v1/backends").json["local"]["status"], "active")
-        one, among = self.ask("GET", "/v1/backends/local").json, self.ask("GET", "/v1/backends?name=local").json
+        one = self.ask("GET", "/v1/backends/local").json
+        among = self.ask("GET", "/v1/backends?name=local").json
         self.assertEqual(dict(one, updated_at=""), dict(among["local"], updated_at=""))
         self.ask("GET", "/v1/backends/none", status=404)
+
+    def test_metrics(self) -> None:
         self.new(script="true")
         self.until(lambda: 'psik_jobs{backend="local",state="new"} 1' in self.ask("GET", "/v1/metrics").text)
         self.assertIn('psik_requests_total{method="POST",status="200"} 1', self.ask("GET", "/v1/metrics").text)
@@ -401,11 +458,17 @@ class Tcp(Api):
 class Serving(Case):
     """How a server begins and ends."""
 
-    def test_sockets(self) -> None:
+    def test_a_socket_is_ours_alone_and_goes_with_its_server(self) -> None:
         path = os.path.join(self.folder, "s.sock")
         server = Server(self, "--uds", path)
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         self.assertIn("a server listens on", self.psik("serve", "--uds", path, status=5).err)
+        self.assertEqual(server.stop(), 0)
+        self.assertFalse(os.path.exists(path))
+
+    def test_a_socket_that_a_killed_server_left_is_taken(self) -> None:
+        path = os.path.join(self.folder, "s.sock")
+        server = Server(self, "--uds", path)
         server.process.kill()
         server.process.wait()
         self.assertTrue(os.path.exists(path))
@@ -413,12 +476,14 @@ class Serving(Case):
         self.assertEqual(again.ask("GET", "/v1/jobs").json, [])
         self.assertEqual(again.stop(), 0)
         self.assertFalse(os.path.exists(path))
+
+    def test_where_no_socket_can_be(self) -> None:
         self.write("plain", "")
-        self.assertIn("no socket", self.psik("serve", "--uds", "plain", status=5).err)
         os.mkdir(os.path.join(self.folder, "open"))
         os.chmod(os.path.join(self.folder, "open"), 0o777)
-        self.assertIn("others can write", self.psik("serve", "--uds", "open/s", status=6).err)
-        self.assertIn("107 bytes", self.psik("serve", "--uds", "x" * 120, status=2).err)
+        for path, said, status in (("plain", "no socket", 5), ("open/s", "others can write", 6),
+                                   ("x" * 120, "107 bytes", 2)):
+            self.assertIn(said, self.psik("serve", "--uds", path, status=status).err)
 
     def test_arguments(self) -> None:
         for argv, said in ((("--host", "0.0.0.0", "--port", "0"), "authz is local"), (("--uds", "a", "--port", "1"), "give one"), (("--port", "99999"), "65535"),

@@ -113,26 +113,37 @@ class Files(TwoUsers):
                       if os.stat(os.path.join(path, name)).st_mode & 0o022]
         self.assertEqual(open_still, [])
 
-    def test_config_templates_policy_and_tokens(self) -> None:
+    def test_a_config_that_others_can_write_is_closed_to_them(self) -> None:
         self.settings()
-        config, theirs = self.home(self.ada, ".config/psik.json"), self.home(self.eve, "site")
+        config = self.home(self.ada, ".config/psik.json")
         os.chmod(config, 0o666)
         self.assertIn("others could write to " + config, self.of(self.ada, "ls").err)
         self.assertNotIn("others could write", self.of(self.ada, "ls").err)
-        self.sh(self.eve, "mkdir -p site/toy; cd site; echo 'class P: pass' >rule.py; "
+
+    def test_a_config_of_somebody_elses(self) -> None:
+        self.settings()
+        shutil.chown(self.home(self.ada, ".config/psik.json"), self.eve)
+        self.assertIn("copy it", self.of(self.ada, "ls", status=6).err)
+
+    def test_templates_of_somebody_elses(self) -> None:
+        self.sh(self.eve, "mkdir -p site/toy; cd site; "
                           "echo '#!/bin/sh' | tee toy/submit toy/job toy/cancel >/dev/null")
-        self.settings(templates=theirs, backend={"type": "toy"})
-        self.assertIn("belongs to " + self.eve, self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6).err)
+        self.settings(templates=self.home(self.eve, "site"), backend={"type": "toy"})
+        ran = self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6)
+        self.assertIn("belongs to " + self.eve, ran.err)
         self.assertIn("belongs to " + self.eve, self.of(self.ada, "backends", "--check", status=4).out)
-        self.settings(authz="rule:P", authz_path=theirs)
+
+    def test_a_policy_of_somebody_elses(self) -> None:
+        self.sh(self.eve, "mkdir site; echo 'class P: pass' >site/rule.py")
+        self.settings(authz="rule:P", authz_path=self.home(self.eve, "site"))
         self.assertIn("belongs to " + self.eve, self.of(self.ada, "serve", "--uds", "s", status=6).err)
+
+    def test_a_key_of_tokens_of_somebody_elses(self) -> None:
         self.settings()
         os.makedirs(self.tree + "/.tokens", exist_ok=True)
         shutil.chown(self.tree, self.ada)
         shutil.chown(self.tree + "/.tokens", self.eve)
         self.assertIn("belongs to " + self.eve, self.of(self.ada, "token", status=6).err)
-        shutil.chown(config, self.eve)
-        self.assertIn("copy it", self.of(self.ada, "ls", status=6).err)
 
     def test_a_file_system_without_owners(self) -> None:
         self.settings(check_owner=False)
