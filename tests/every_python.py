@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Run the README's test command on every Python found, one after the other, each on a copy of the checkout.
+"""Run the README's test command on every Python found, in turn, each on a copy of the checkout.
 
     python3 tests/every_python.py DEPS
 
-The Python that runs this runs everything; the others leave out what depends on a scheduler, a browser or another peer and
-not on the Python (tests/run.py --portable).  3.6 gets the backport of dataclasses, which DEPS holds, beside psik.py.  Ends
-with the sum.
+The Python that runs this runs everything; the others leave out what depends on a scheduler, a
+browser or another peer and not on the Python (tests/run.py --portable).  3.6 gets the backport of
+dataclasses, which DEPS holds, beside psik.py.  Ends with the sum.
 """
 import glob
 import os
@@ -20,7 +20,7 @@ from typing import Dict, List
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MINORS = range(6, 15)
-AT_ONCE = 1  # two at once keep two cores so busy that walltimes and deadlines no longer mean anything
+AT_ONCE = 1  # two keep two cores so busy that walltimes and deadlines mean nothing any more
 SUM = re.compile(r"^(\d+) passed, (\d+) failed$", re.MULTILINE)
 
 
@@ -30,10 +30,12 @@ def pythons() -> Dict[str, str]:
     for minor in MINORS:
         version = "3.%d" % minor
         candidates = glob.glob(os.path.expanduser("~/.pyenv/versions/%s.*/bin/python3" % version))
-        for path in candidates + [shutil.which("python" + version) or "", sys.executable, "/usr/bin/python3"]:
+        for path in candidates + [shutil.which("python" + version) or "", sys.executable,
+                                  "/usr/bin/python3"]:
             try:
-                said = subprocess.check_output([path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-                                               stderr=subprocess.DEVNULL)
+                said = subprocess.check_output(
+                    [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+                    stderr=subprocess.DEVNULL)
             except (OSError, subprocess.CalledProcessError):
                 continue
             if said.decode().strip() == version:
@@ -41,15 +43,19 @@ def pythons() -> Dict[str, str]:
     return found
 
 
-def run_one(version: str, python: str, deps: str, work: str, said: Dict[str, str], portable: bool) -> None:
+def run_one(version: str, python: str, deps: str, work: str, said: Dict[str, str],
+            portable: bool) -> None:
     """Run `make test` on one Python; what it printed goes into said."""
     copy = os.path.join(work, version)
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".deps", "__pycache__", ".mypy_cache"))
+    shutil.copytree(ROOT, copy, symlinks=True,
+                    ignore=shutil.ignore_patterns(".git", ".deps", "__pycache__", ".mypy_cache"))
     if version == "3.6":
         shutil.copy(os.path.join(deps, "dataclasses.py"), copy)
     begun = time.time()
-    done = subprocess.run(["make", "-s", "test", "PYTHON=" + python, "ARGS=" + "--portable" * portable], cwd=copy, stdin=subprocess.DEVNULL,
-                          env=dict(os.environ, PSIK_TEST_DEPS=deps), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        ["make", "-s", "test", "PYTHON=" + python, "ARGS=" + "--portable" * portable], cwd=copy,
+        stdin=subprocess.DEVNULL, env=dict(os.environ, PSIK_TEST_DEPS=deps), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
     said[version] = done.stdout.decode("utf-8", "replace")
     lines = said[version].strip().split("\n")
     print("\n".join(lines if done.returncode or "\nunsteady: " in said[version] else lines[-8:]))

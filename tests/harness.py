@@ -1,4 +1,4 @@
-"""What the tests share: a folder of their own, the command line as a user types it, the real shells."""
+"""What the tests share: a folder of their own, the command line as a user types it, real shells."""
 import contextlib
 import io
 import json
@@ -20,12 +20,14 @@ sys.path.insert(0, ROOT)
 
 import psik  # noqa: E402
 
-# The command line through the compiled file, without site: as `python3 psik.py`, at a third of the time.
-FAST = [sys.executable] + ["-S"] * ("COVERAGE_PROCESS_START" not in os.environ) + ["-c", "import sys; sys.path.insert(0, %r); sys.argv[0] = 'psik.py'\n"
-        "import psik; sys.exit(psik.main())" % ROOT]
+# The command line through the compiled file, without site: as `python3 psik.py`, but faster.
+FAST = [sys.executable] + ["-S"] * ("COVERAGE_PROCESS_START" not in os.environ) + [
+    "-c", "import sys; sys.path.insert(0, %r); sys.argv[0] = 'psik.py'\n"
+    "import psik; sys.exit(psik.main())" % ROOT]
 
 
-# The head of a program that is killed at the Nth call of a function of psik.py: python -c KILLED_AT + ... PATH N
+# The head of a program that is killed at the Nth call of a function of psik.py:
+# python -c KILLED_AT + ... PATH N
 KILLED_AT = """
 import os, sys
 sys.path.insert(0, %r)
@@ -68,8 +70,9 @@ class Case(unittest.TestCase):
         self.folder = os.path.realpath(tempfile.mkdtemp(prefix="psik-test-"))
         self.addCleanup(shutil.rmtree, self.folder, True)
         self.prefix = os.path.join(self.folder, "jobs")
-        self.env = {name: value for name, value in os.environ.items()
-                    if name not in ("PSIK_CONFIG", "PYTHONDONTWRITEBYTECODE", "XDG_DATA_HOME", "NO_COLOR", "VIRTUAL_ENV")}
+        unwanted = ("PSIK_CONFIG", "PYTHONDONTWRITEBYTECODE", "XDG_DATA_HOME", "NO_COLOR",
+                    "VIRTUAL_ENV")
+        self.env = {name: value for name, value in os.environ.items() if name not in unwanted}
         self.env["HOME"] = self.folder
         self.configure()
 
@@ -95,10 +98,12 @@ class Case(unittest.TestCase):
     def psik(self, *argv: str, stdin: str = "", status: Optional[int] = 0, timeout: float = 150,
              env: Optional[Dict[str, str]] = None, program: Sequence[str] = FAST) -> Ran:
         """Run a command line as a user does; checks its exit status unless status is None."""
-        done = subprocess.run(list(program) + list(argv), input=stdin.encode("utf-8", "surrogateescape"),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder, timeout=timeout,
-                              env=dict(self.env, **(env or {})))
-        ran = Ran(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+        done = subprocess.run(list(program) + list(argv), cwd=self.folder,
+                              input=stdin.encode("utf-8", "surrogateescape"),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=dict(self.env, **(env or {})), timeout=timeout)
+        ran = Ran(done.returncode, done.stdout.decode("utf-8", "replace"),
+                  done.stderr.decode("utf-8", "replace"))
         self.assertNotIn("Traceback", ran.err)
         if status is not None:
             self.assertEqual(ran.status, status, ran)
@@ -117,7 +122,7 @@ class Case(unittest.TestCase):
         return ["%d %s" % (row.jobndx, row.state) for row in self.job(jobid).rows()]
 
     def gone(self, text: str) -> None:
-        """Wait until no process's command line holds this text: one that wrote its last word may take a moment to end."""
+        """Wait until no process's command line holds this text; its last word may come before."""
         self.until(lambda: not processes_with(text), "the end of every process with %r" % text)
 
     def until(self, claim: Callable[[], Any], what: str = "", seconds: float = 60) -> Any:
@@ -134,7 +139,8 @@ class Case(unittest.TestCase):
 
 def processes_with(text: str) -> List[str]:
     """The command lines of processes that hold this text, zombies left out."""
-    listing = subprocess.run(["ps", "-ww", "-eo", "stat=,pid=,args="], stdout=subprocess.PIPE).stdout.decode("utf-8", "replace")
+    listing = subprocess.run(["ps", "-ww", "-eo", "stat=,pid=,args="],
+                             stdout=subprocess.PIPE).stdout.decode("utf-8", "replace")
     return [line for line in listing.splitlines()
             if text in line and not line.startswith("Z") and str(os.getpid()) not in line.split()]
 
@@ -156,7 +162,7 @@ def captured() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def brought_to_the_disk(fsync: str = "os.fsync") -> Iterator[List[Tuple[str, bytes]]]:
-    """(path, content) of each file that is brought to the disk inside, as both were at that moment."""
+    """(path, content) of each file that is brought to the disk inside, as they were then."""
     found: List[Tuple[str, bytes]] = []
     known = os.fsync
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What kind of file psik.py is, in figures, beside the files that it was modelled on; the templates in it are left out.
+"""What kind of file psik.py is, in figures, beside its models; the templates in it are left out.
 
     python tests/measure.py [--check]
 
@@ -23,7 +23,8 @@ EXCUSED = {
     "main": "the one place where errors become exit statuses",
 }
 
-# The same figures of git-filter-repo, git-imerge, bottle, redo, submitit and psik 3.1, as measured when psik.py was begun.
+# The same figures of git-filter-repo, git-imerge, bottle, redo, submitit and psik 3.1, as measured
+# when psik.py was begun.
 MODELS = {
     "lines": (4989, 4366, 4583, 3412, 3651, 2313),
     "functions": (184, 197, 358, 162, 234, 99),
@@ -51,7 +52,8 @@ GOALS = {  # {figure: (least, most)}
 
 def functions_of(tree: ast.AST) -> List[Any]:
     """Every function and method."""
-    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return [node for node in ast.walk(tree)
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 def body_lines(function: Any) -> int:
@@ -63,7 +65,8 @@ def docstring_lines(tree: ast.AST) -> int:
     """The lines of all docstrings."""
     found = 0
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if (isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+                and ast.get_docstring(node)):
             found += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
     return found
 
@@ -86,11 +89,14 @@ def references_up(tree: ast.Module) -> Tuple[int, int]:
     """(uses of module-level names that stand above their use, all such uses)."""
     defined: Dict[str, int] = {}
     for node in tree.body:
-        names: Set[str] = {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) else {
-            part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        names: Set[str] = {part.id for part in ast.walk(node)
+                           if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names = {node.name}
         for name in names:
             defined.setdefault(name, node.lineno)
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in defined]
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load) and node.id in defined]
     return sum(defined[node.id] <= node.lineno for node in uses), len(uses)
 
 
@@ -123,8 +129,10 @@ def measure(text: str) -> Dict[str, float]:
         "lines of the longest function": lengths[-1],
         "comments, % of lines": 100 * comment_lines(text) / filled,
         "docstrings, % of lines": 100 * docstring_lines(tree) / filled,
-        "functions with a docstring, %": 100 * len([each for each in functions if ast.get_docstring(each)]) / len(functions),
-        "arguments annotated, %": 100 * len([arg for arg in arguments if arg.annotation]) / len(arguments),
+        "functions with a docstring, %":
+            100 * len([each for each in functions if ast.get_docstring(each)]) / len(functions),
+        "arguments annotated, %":
+            100 * len([arg for arg in arguments if arg.annotation]) / len(arguments),
         "complexity, mean": statistics.mean(complexity),
         "complexity, highest": max(complexity),
         "functions of a complexity above 10": len([each for each in complexity if each > 10]),
@@ -137,9 +145,11 @@ def misses(text: str, figures: Dict[str, float]) -> List[str]:
     found = ["%s: %.1f, and not %g to %g" % (name, figures[name], least, most)
              for name, (least, most) in GOALS.items() if not least <= figures[name] <= most]
     known = complexities(text)
-    found += ["%s has a complexity of %d; make it simpler, or give the reason in tests/measure.py" % (name, number)
-              for name, number in known.items() if number > 10 and name not in EXCUSED]
-    return found + ["%s is excused in tests/measure.py, and needs it no more" % name for name in EXCUSED if known.get(name, 0) <= 10]
+    found += ["%s has a complexity of %d; make it simpler, or give the reason in tests/measure.py"
+              % (name, number) for name, number in known.items()
+              if number > 10 and name not in EXCUSED]
+    return found + ["%s is excused in tests/measure.py, and needs it no more" % name
+                    for name in EXCUSED if known.get(name, 0) <= 10]
 
 
 def main() -> int:
@@ -150,7 +160,8 @@ def main() -> int:
         for line in misses(text, figures):
             print("psik.py: " + line)
         return int(bool(misses(text, figures)))
-    print("%-38s %8s   %s" % ("", "psik.py", "filter-repo   imerge   bottle     redo submitit psik 3.1"))
+    print("%-38s %8s   %s" % ("", "psik.py",
+                              "filter-repo   imerge   bottle     redo submitit psik 3.1"))
     for name, value in figures.items():
         beside = ["%8s" % ("-" if each is None else "%g" % each) for each in MODELS[name]]
         print("%-38s %8.1f      %s" % (name, value, " ".join(beside)))

@@ -3,13 +3,14 @@
 
     python3 tests/run.py [--all] [--portable] [--jobs N] [NAME ...]
 
-NAME is a module, class or test (test_local, test_local.Walltime).  The classes run side by side, N at a time, each in
-a process of its own: most of them wait for jobs.  --all, or PSIK_TEST_ALL=1, counts a test that is left out as
-failed: nothing may be missing then.  --portable leaves out what one Python shows as well as another.
+NAME is a module, class or test (test_local, test_local.Walltime).  The classes run side by side, N
+at a time, each in a process of its own: most of them wait for jobs.  --all, or PSIK_TEST_ALL=1,
+counts a test that is left out as failed: nothing may be missing then.  --portable leaves out what
+one Python shows as well as another.
 
-A test that failed beside others is run once more, alone: most of them wait for processes, and a busy machine can be too
-late for one of them.  What passes only then is shown, with what it said, and named as unsteady; where more than two
-failed, nothing is run again.
+A test that failed beside others is run once more, alone: most of them wait for processes, and a
+busy machine can be too late for one of them.  What passes only then is shown, with what it said,
+and named as unsteady; where more than two failed, nothing is run again.
 """
 import argparse
 import collections
@@ -29,9 +30,11 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 CLASS_TIMEOUT_S = 900
 UNSTEADY_AT_MOST = 2
 # What one Python shows as well as another, by how its name begins.
-WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.", "test_server.", "test_users.", "test_local.Walltime.",
-                   "test_supervisor.At.", "test_supervisor.Slurm.", "test_supervisor.Systems.")
-SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems")  # they wait for walltimes, so they begin first
+WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
+                   "test_server.", "test_users.", "test_local.Walltime.", "test_supervisor.At.",
+                   "test_supervisor.Slurm.", "test_supervisor.Systems.")
+# They wait for walltimes, so they begin first.
+SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems")
 
 
 class Result(unittest.TextTestResult):
@@ -63,7 +66,8 @@ def load(names: List[str], without: Sequence[str] = ()) -> Any:
     """The tests of these names, or all of them, without those that begin so."""
     loader = unittest.TestLoader()
     found = loader.loadTestsFromNames(names) if names else loader.discover(HERE, top_level_dir=HERE)
-    return unittest.TestSuite(test for test in flat(found) if not test.id().startswith(tuple(without)))
+    return unittest.TestSuite(test for test in flat(found)
+                              if not test.id().startswith(tuple(without)))
 
 
 def name_of(test: Any) -> str:
@@ -84,19 +88,23 @@ def run_here(names: List[str]) -> Dict[str, Any]:
 def run_apart(name: str, found: List[Dict[str, Any]]) -> None:
     """Run one class in a process of its own; what it printed is shown where it failed."""
     try:
-        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--here", name], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=CLASS_TIMEOUT_S)
-        said, report = done.stderr.decode("utf-8", "replace"), json.loads(done.stdout.decode().strip().split("\n")[-1])
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--here", name],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=CLASS_TIMEOUT_S)
+        said = done.stderr.decode("utf-8", "replace")
+        report = json.loads(done.stdout.decode().strip().split("\n")[-1])
     except (ValueError, subprocess.TimeoutExpired) as err:
         said, report = "%s: %s\n" % (name, err), {"failed": [name], "seconds": {}, "skipped": []}
     found.append(report)
     sys.stderr.write(said if report["failed"] else "%4d ok  %s\n" % (len(report["seconds"]), name))
 
 
-def run_side_by_side(names: List[str], without: Sequence[str], at_once: int) -> List[Dict[str, Any]]:
+def run_side_by_side(names: List[str], without: Sequence[str],
+                     at_once: int) -> List[Dict[str, Any]]:
     """Run every class of these names; the slowest, which wait longest, first."""
-    classes = collections.Counter(test.id() if "_FailedTest" in test.id() or test.id() in names
-                                  else test.id().rsplit(".", 1)[0] for test in flat(load(names, without)))
+    ids = [test.id() for test in flat(load(names, without))]
+    classes = collections.Counter(name if "_FailedTest" in name or name in names
+                                  else name.rsplit(".", 1)[0] for name in ids)
     found: List[Dict[str, Any]] = []
     slots = threading.Semaphore(at_once)
 
@@ -105,7 +113,8 @@ def run_side_by_side(names: List[str], without: Sequence[str], at_once: int) -> 
             run_apart(name, found)
 
     first = sorted(classes, key=lambda name: (name.rsplit(".", 1)[-1] not in SLOW, -classes[name]))
-    threads = [threading.Thread(target=work, args=(name.replace("unittest.loader._FailedTest.", ""),)) for name in first]
+    names = [name.replace("unittest.loader._FailedTest.", "") for name in first]
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -114,7 +123,7 @@ def run_side_by_side(names: List[str], without: Sequence[str], at_once: int) -> 
 
 
 def run_again(failed: List[str]) -> List[str]:
-    """Run the few tests that failed once more, each alone; those that are to be counted as failed."""
+    """Run the few tests that failed once more, each alone; those that count as failed."""
     if len(failed) > UNSTEADY_AT_MOST:
         return failed
     still = []
@@ -129,9 +138,12 @@ def run_again(failed: List[str]) -> List[str]:
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that ran us in the background had it ignored
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", default=os.environ.get("PSIK_TEST_ALL") == "1")
+    # A shell that ran us in the background had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true",
+                        default=os.environ.get("PSIK_TEST_ALL") == "1")
     parser.add_argument("--portable", action="store_true")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

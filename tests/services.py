@@ -441,7 +441,7 @@ class Atd:
 
     @staticmethod
     def running() -> Optional[int]:
-        """The id of an atd that runs, whoever started it; not of a child of one, which waits for a job."""
+        """The id of an atd that runs, whoever started it; not of a child, which waits for a job."""
         noted = read(ATD_PID).decode("utf-8", "replace").strip()
         pid = int(noted) if noted.isdigit() else 0
         return pid if pid and command_name(pid) == "atd" and is_running(pid) else None

@@ -46,14 +46,18 @@ class UnixConnection(http.client.HTTPConnection):
 class Server:
     """`psik.py serve` in a process of its own; it ends with stop()."""
 
-    def __init__(self, case: Case, *argv: str, env: Optional[Dict[str, str]] = None, program: Sequence[str] = FAST) -> None:
+    def __init__(self, case: Case, *argv: str, env: Optional[Dict[str, str]] = None,
+                 program: Sequence[str] = FAST) -> None:
         self.log = os.path.join(case.folder, "server.log")
         self.context: Any = None  # of TLS
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(list(program) + ["serve"] + list(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self.process = subprocess.Popen(list(program) + ["serve"] + list(argv),
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env=dict(case.env, **(env or {})), cwd=case.folder)
         case.addCleanup(self.stop)
-        where = case.until(lambda: self.process.poll() is not None or re.search(r"listening on (\S+)", self.said()), "a server that listens")
+        where = case.until(lambda: (self.process.poll() is not None
+                                    or re.search(r"listening on (\S+)", self.said())),
+                           "a server that listens")
         if where is True:
             case.fail("the server ended at once: " + self.said())
         self.where = where.group(1)
@@ -77,10 +81,14 @@ class Server:
     def connection(self) -> http.client.HTTPConnection:
         """A connection to it."""
         if self.where.startswith("https"):
-            return http.client.HTTPSConnection("localhost", self.port, timeout=60, context=self.context)
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60) if self.port else UnixConnection(self.where)
+            return http.client.HTTPSConnection("localhost", self.port, timeout=60,
+                                               context=self.context)
+        if self.port:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return UnixConnection(self.where)
 
-    def ask(self, method: str, path: str, body: Union[None, bytes, str, Dict[str, Any], List[Any], Any] = None,
+    def ask(self, method: str, path: str,
+            body: Union[None, bytes, str, Dict[str, Any], List[Any], Any] = None,
             connection: Optional[http.client.HTTPConnection] = None, **headers: str) -> Answer:
         """Send one request; a dict or list goes as JSON.  Headers as keywords, `_` for `-`."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -92,7 +100,9 @@ class Server:
             use.request(method, path, body, sent)
             answer = use.getresponse()
             endless = answer.getheader("Content-Type") == "text/event-stream" and connection is None
-            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, b"" if endless else answer.read())
+            return Answer(answer.status,
+                          {name.lower(): value for name, value in answer.getheaders()},
+                          b"" if endless else answer.read())
         finally:
             if connection is None:
                 use.close()
@@ -123,7 +133,8 @@ class Server:
 
     def handles(self) -> int:
         """Its threads and descriptors."""
-        return len(os.listdir("/proc/%d/task" % self.process.pid)) + len(os.listdir("/proc/%d/fd" % self.process.pid))
+        return sum(len(os.listdir("/proc/%d/%s" % (self.process.pid, kind)))
+                   for kind in ("task", "fd"))
 
     def wait_for(self, jobid: str, *states: str) -> str:
         """Wait until a job is in one of these states."""
@@ -148,19 +159,24 @@ def free_port() -> int:
 
 
 def tunnels(case: Case, target: str, users: Sequence[str] = ("",)) -> List[int]:
-    """Ports from which a real `ssh -L`, of each of these users ('' is ourselves), leads to a UNIX socket."""
+    """Ports from which `ssh -L` of each of these users ('' is ourselves) leads to a UNIX socket."""
     for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", os.path.join(case.folder, name)], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "",
+                        "-f", os.path.join(case.folder, name)], check=True)
     os.chmod(os.path.join(case.folder, "user.pub"), 0o644)
     os.makedirs("/run/sshd", exist_ok=True)
     door = free_port()
-    config = case.write("sshd_config", "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nUsePAM no\n"
-                        "StrictModes no\nPermitRootLogin yes\nPidFile none\n" % (door, case.folder, case.folder))
+    config = case.write("sshd_config", (
+        "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\n"
+        "UsePAM no\nStrictModes no\nPermitRootLogin yes\nPidFile none\n"
+    ) % (door, case.folder, case.folder))
     ports = [free_port() for _ in users]
     start(case, [SSHD or "", "-D", "-f", config], door)
     for user, port in zip(users, ports):
-        start(case, ["ssh", "-N", "-L", "127.0.0.1:%d:%s" % (port, target), "-p", str(door), "-i", case.folder + "/user", "-F", "none",
-                     "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", user + "@" * bool(user) + "127.0.0.1"], port)
+        start(case, ["ssh", "-N", "-L", "127.0.0.1:%d:%s" % (port, target), "-p", str(door),
+                     "-i", case.folder + "/user", "-F", "none", "-o", "StrictHostKeyChecking=no",
+                     "-o", "UserKnownHostsFile=/dev/null",
+                     user + "@" * bool(user) + "127.0.0.1"], port)
     return ports
 
 

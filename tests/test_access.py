@@ -33,27 +33,37 @@ def encode(data: bytes) -> str:
 
 def jwt(claims: Dict[str, Any], key: bytes, alg: str = "HS256") -> str:
     """A JWT made by hand; with alg none it bears no signature."""
-    text = encode(json.dumps({"alg": alg, "typ": "JWT"}).encode()) + "." + encode(json.dumps(claims).encode())
-    return text + "." + ("" if alg == "none" else encode(hmac.new(key, text.encode(), hashlib.sha256).digest()))
+    head = {"alg": alg, "typ": "JWT"}
+    text = ".".join(encode(json.dumps(part).encode()) for part in (head, claims))
+    mark = encode(hmac.new(key, text.encode(), hashlib.sha256).digest())
+    return text + "." + mark * (alg != "none")
 
 
 def make_certificates(folder: str) -> None:
-    """A private CA with a server's, four users' and an expired certificate, and another CA with one of its own."""
+    """A CA with certificates of a server, of users and one that expired; another CA with one."""
     def openssl(*argv: str) -> None:
-        subprocess.run(("openssl",) + argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+        subprocess.run(("openssl",) + argv, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, cwd=folder)
 
     for authority in ("ca", "other"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", authority + ".key", "-out", authority + ".pem",
-                "-days", "2", "-subj", "/CN=" + authority, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    for name, authority, days in (("server", "ca", "2"), ("ada", "ca", "2"), ("root", "ca", "2"), ("gone", "ca", "2"), ("late", "ca", "-1"), ("foreign", "other", "2")):
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                "-nodes", "-keyout", authority + ".key", "-out", authority + ".pem", "-days", "2",
+                "-subj", "/CN=" + authority, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    for name, authority, days in (("server", "ca", "2"), ("ada", "ca", "2"), ("root", "ca", "2"),
+                                  ("gone", "ca", "2"), ("late", "ca", "-1"),
+                                  ("foreign", "other", "2")):
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=" + name)
         with open(os.path.join(folder, "ext"), "w") as file:
             file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
-        dates = ["-days", days] if days != "-1" else ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"]
-        argv = ["x509", "-req", "-in", name + ".csr", "-CA", authority + ".pem", "-CAkey", authority + ".key", "-CAcreateserial", "-extfile", "ext", "-out", name + ".pem"]
+        dates = ["-days", days]
+        if days == "-1":
+            dates = ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"]
+        argv = ["x509", "-req", "-in", name + ".csr", "-out", name + ".pem", "-extfile", "ext",
+                "-CA", authority + ".pem", "-CAkey", authority + ".key", "-CAcreateserial"]
         try:
             openssl(*(argv + dates))
-        except subprocess.CalledProcessError:  # before OpenSSL 3.4 x509 takes no dates, but a negative number of days
+        except subprocess.CalledProcessError:  # before OpenSSL 3.4 x509 takes days, but no dates
             openssl(*(argv + ["-days", days]))
 
 
@@ -61,7 +71,10 @@ INVALID = ("revoked token", "expired token", "no token")
 
 
 def expected(who: str, method: str, path: str, narrowed: int) -> Union[str, int]:
-    """The status that somebody gets for an operation of openapi.json, or `yes`; narrowed: what a token to look gets otherwise."""
+    """The status that somebody gets for an operation of openapi.json, or `yes`.
+
+    narrowed: what a token to look gets where it wants more.
+    """
     known = who not in ("nobody", "a certificate that was withdrawn")
     if who == "a certificate that was withdrawn":
         return 403
@@ -71,14 +84,16 @@ def expected(who: str, method: str, path: str, narrowed: int) -> Union[str, int]
         return "yes" if known and who not in ("owner", "admin") else 401
     if who == "token to look" and method != "GET":
         return narrowed
-    if method == "GET" and (path in ("/", "/v1", "/v1/openapi.json", "/v1/health") or path.startswith("/v1/backends")):
+    if method == "GET" and (path in ("/", "/v1", "/v1/openapi.json", "/v1/health")
+                            or path.startswith("/v1/backends")):
         return "yes"
     if not known:
         return 401
     if path in ("/v1/metrics", "/v1/token", "/v1/events") or (path, method) == ("/v1/jobs", "GET"):
         return "yes"
     if path in ("/v1/jobs", "/v1/jobs/new"):
-        return 403 if who in ("not a user", "token for another job", "token for this job", "token for another backend") else "yes"
+        return 403 if who in ("not a user", "token for another job", "token for this job",
+                              "token for another backend") else "yes"
     return for_a_job(who, method, path)
 
 
@@ -120,7 +135,9 @@ class Secure(Case):
         settings.setdefault("refused_certificates", [self.serial("gone")])
         settings.setdefault("backends", {"local": {"type": "local"}, "other": {"type": "local"}})
         self.configure(**settings)
-        self.server = Server(self, "--host", "127.0.0.1", "--port", "0", "--tls-cert", self.at("server.pem"), "--tls-key", self.at("server.key"),
+        self.server = Server(self, "--host", "127.0.0.1", "--port", "0",
+                             "--tls-cert", self.at("server.pem"),
+                             "--tls-key", self.at("server.key"),
                              "--client-ca", self.at("ca.pem"), *self.options, program=self.program)
 
     def at(self, name: str) -> str:
@@ -133,7 +150,7 @@ class Secure(Case):
         return subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
 
     def ask(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """A request of ada (by certificate), of one who shows a token `token:...`, of a certificate's name, or of nobody."""
+        """A request of who shows the certificate of this name, or a `token:...`, or nothing."""
         context = ssl.create_default_context(cafile=self.at("ca.pem"))
         if who.startswith("token:"):
             headers["Authorization"] = "Bearer " + who[6:]
@@ -169,22 +186,28 @@ class Secured(Secure):
         """A token of ada's whose time is over."""
         with open(psik.Keyring(self.config()).path) as file:
             key = bytes.fromhex(file.read().strip())
-        return "token:" + jwt({"sub": "ada", "iss": "psik", "aud": "psik", "iat": 1, "exp": 2, "jti": "x"}, key)
+        claims = {"sub": "ada", "iss": "psik", "aud": "psik", "iat": 1, "exp": 2, "jti": "x"}
+        return "token:" + jwt(claims, key)
 
     def identities(self, other: str) -> Dict[str, str]:
         """{name: whom ask() takes} of everybody who may come; other is a job of ada's."""
-        return {"nobody": "", "a certificate that was withdrawn": "gone", "owner": "ada", "admin": "root",
-                "reader": self.token("--user", "bob"), "user": self.token("--user", "carl"), "stranger": self.token("--user", "eve"),
-                "not a user": self.token("--user", "dora"), "token of the owner": self.token("--user", "ada"),
-                "token to look": self.token("--user", "ada", "--ops", "GET"), "token for another job": self.token("--user", "ada", "--jobs", other),
+        return {"nobody": "", "a certificate that was withdrawn": "gone",
+                "owner": "ada", "admin": "root",
+                "reader": self.token("--user", "bob"), "user": self.token("--user", "carl"),
+                "stranger": self.token("--user", "eve"), "not a user": self.token("--user", "dora"),
+                "token of the owner": self.token("--user", "ada"),
+                "token to look": self.token("--user", "ada", "--ops", "GET"),
+                "token for another job": self.token("--user", "ada", "--jobs", other),
                 "token for another backend": self.token("--user", "ada", "--backends", "other"),
-                "revoked token": self.revoked(), "expired token": self.expired(), "no token": "token:x"}
+                "revoked token": self.revoked(), "expired token": self.expired(),
+                "no token": "token:x"}
 
     def sent(self, operation: Dict[str, Any], path: str, jobid: str) -> Tuple[Any, Dict[str, str]]:
         """A body, and headers, that an operation of openapi.json takes."""
         media = list(operation.get("requestBody", {}).get("content", {}))
         if media == ["multipart/form-data"]:
-            form = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n\r\n--x--\r\n"
+            form = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="g"\r\n\r\n'
+                    b"\r\n--x--\r\n")
             return form, {"Content_Type": "multipart/form-data; boundary=x"}
         if media != ["application/json"]:
             return b"x" if media else None, {}
@@ -193,7 +216,7 @@ class Secured(Secure):
         return {"frank": []} if path.endswith("/access") else {"script": "true"}, {}
 
     def test_every_route_for_every_identity(self) -> None:
-        """The matrix that README's "Who may use it" comes to: rows are openapi.json's, columns everybody who may come."""
+        """README's "Who may use it" as a matrix: openapi.json's operations and all who may come."""
         other = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
         document = self.ask("", "GET", "/v1/openapi.json").json
         known, tried = self.identities(other), 0
@@ -201,20 +224,26 @@ class Secured(Secure):
             for method, operation in operations.items():
                 jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
                 self.ask("ada", "PUT", "/v1/jobs/%s/files/f.txt" % jobid, b"x")
-                self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["GET"], "carl": ["POST"]})
+                self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid,
+                         {"bob": ["GET"], "carl": ["POST"]})
                 with open(self.job(jobid).at("log", "stdout.1"), "w"):
                     pass
-                url = path.format(jobid=jobid, name="stdout.1" if "logs" in path else "local", path="f.txt")
+                url = path.format(jobid=jobid, name="stdout.1" if "logs" in path else "local",
+                                  path="f.txt")
                 body, headers = self.sent(operation, path, jobid)
-                identities = dict(known, **{"token for this job": self.token("--user", "ada", "--jobs", jobid)})
-                for name in sorted(identities, key=lambda name: name in ("owner", "admin", "user")):  # those who change it come last
+                token = self.token("--user", "ada", "--jobs", jobid)
+                identities = dict(known, **{"token for this job": token})
+                # Those who change the job come last.
+                for name in sorted(identities, key=lambda name: name in ("owner", "admin", "user")):
                     if method == "delete" and "/files/" in path:
                         self.ask("ada", "PUT", url, b"x")
                     wanted = expected(name, method.upper(), path, self.narrowed)
                     with self.subTest(route=method + " " + path, who=name):
-                        status = self.ask(identities[name], method.upper(), url, body, **headers).status
-                        started = path.endswith("/start") and status == 409  # by the one before
-                        self.assertEqual("yes" if 200 <= status < 300 or started else status, wanted)
+                        answer = self.ask(identities[name], method.upper(), url, body, **headers)
+                        # By the one before it was started already.
+                        done = (200 <= answer.status < 300
+                                or path.endswith("/start") and answer.status == 409)
+                        self.assertEqual("yes" if done else answer.status, wanted)
                     tried += 1
         self.assertEqual(tried, len(psik.ROUTES) * 16)
         self.assertNotIn("Traceback", self.server.said())
@@ -265,8 +294,10 @@ class Secured(Secure):
         bob = self.token("--user", "bob")
         hers = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
         os.symlink(self.prefix, os.path.join(self.folder, "way"))
-        for place in (self.prefix + "/.tokens", self.job(hers).path, self.prefix, "/", self.folder + "/way/local"):
-            self.assertEqual(self.ask(bob, "POST", "/v1/jobs/new", {"script": "true", "directory": place}).status, 403, place)
+        for place in (self.prefix + "/.tokens", self.job(hers).path, self.prefix, "/",
+                      self.folder + "/way/local"):
+            answer = self.ask(bob, "POST", "/v1/jobs/new", {"script": "true", "directory": place})
+            self.assertEqual(answer.status, 403, place)
 
     def test_certificates(self) -> None:
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
@@ -278,17 +309,21 @@ class Secured(Secure):
         with self.assertRaises((ssl.SSLError, ConnectionError)):
             self.server.context = ssl.create_default_context(cafile=self.at("other.pem"))
             self.server.ask("GET", "/v1/jobs")
-        done = subprocess.run(["openssl", "s_client", "-connect", "127.0.0.1:%d" % self.server.port, "-tls1_1"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            ["openssl", "s_client", "-connect", "127.0.0.1:%d" % self.server.port, "-tls1_1"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertNotEqual(done.returncode, 0)
-        silent = socket.create_connection(("127.0.0.1", self.server.port))  # no handshake: it must hold nobody up
+        # One that comes to no handshake must hold nobody up.
+        silent = socket.create_connection(("127.0.0.1", self.server.port))
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
         silent.close()
 
     @needs("curl", shutil.which("curl"))
     def test_curl_with_a_certificate(self) -> None:
-        done = subprocess.run(["curl", "-s", "--cacert", self.at("ca.pem"), "--cert", self.at("ada.pem"), "--key", self.at("ada.key"),
-                               "https://localhost:%d/v1/jobs" % self.server.port], stdout=subprocess.PIPE)
+        done = subprocess.run(["curl", "-s", "--cacert", self.at("ca.pem"),
+                               "--cert", self.at("ada.pem"), "--key", self.at("ada.key"),
+                               "https://localhost:%d/v1/jobs" % self.server.port],
+                              stdout=subprocess.PIPE)
         self.assertEqual(done.stdout, b"[]\n")
 
 
@@ -310,7 +345,8 @@ class Jwts(Secure):
         self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 200)
         claims = self.claims(good)
         self.assertEqual((claims["sub"], claims["iss"], claims["aud"]), ("bob", "psik", "psik"))
-        self.assertEqual(self.ask("token:" + jwt(claims, self.key()), "GET", "/v1/jobs").status, 200)
+        same = "token:" + jwt(claims, self.key())
+        self.assertEqual(self.ask(same, "GET", "/v1/jobs").status, 200)
         self.assertNotIn(good[6:], self.server.said())
 
     def test_tokens_that_were_bent(self) -> None:
@@ -319,8 +355,10 @@ class Jwts(Secure):
         now, head, body, mark = time.time(), *good[6:].split(".")
         changed: Dict[str, Any] = {
             "sub": "", "sub2": 7, "sub3": "addr:1.2.3.4", "iss": "other", "aud": "other",
-            "exp": now - 61, "exp2": "soon", "iat": now + 100, "nbf": now + 100, "ops": "GET", "jobs": [1]}
-        bent = {name: jwt(dict(claims, **{name.rstrip("23"): value}), key) for name, value in changed.items()}
+            "exp": now - 61, "exp2": "soon", "iat": now + 100, "nbf": now + 100,
+            "ops": "GET", "jobs": [1]}
+        bent = {name: jwt(dict(claims, **{name.rstrip("23"): value}), key)
+                for name, value in changed.items()}
         for name in ("sub", "exp", "jti"):
             left = {other: value for other, value in claims.items() if other != name}
             bent["no " + name] = jwt(left, key)
@@ -334,7 +372,8 @@ class Jwts(Secure):
         for name, token in bent.items():
             with self.subTest(name=name):
                 answer = self.ask("token:" + token, "GET", "/v1/jobs")
-                self.assertEqual((answer.status, answer.json["detail"]), (401, "the token does not hold"))
+                self.assertEqual((answer.status, answer.json["detail"]),
+                                 (401, "the token does not hold"))
 
     def test_the_clock_of_a_token_may_differ_by_a_little(self) -> None:
         claims = self.claims(self.token("--user", "bob"))
@@ -401,11 +440,14 @@ class Jwts(Secure):
         self.begin(authz="site:Weekday", authz_path=os.path.join(self.folder, "etc"))
         jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs/" + jobid).status, 404)
-        self.assertEqual(self.ask(self.token("--user", "bob"), "GET", "/v1/jobs/" + jobid).status, 200)
-        self.assertEqual(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs/%s/start" % jobid).status, 403)
-        self.assertEqual(self.ask(self.token("--user", "bob"), "POST", "/v1/jobs", {"script": "true"}).status, 403)
+        bob = self.token("--user", "bob")
+        self.assertEqual(self.ask(bob, "GET", "/v1/jobs/" + jobid).status, 200)
+        self.assertEqual(self.ask(bob, "POST", "/v1/jobs/%s/start" % jobid).status, 403)
+        self.assertEqual(self.ask(bob, "POST", "/v1/jobs", {"script": "true"}).status, 403)
         self.write("site.py", POLICY)  # in the working directory, from which nothing is loaded
-        for authz, folder, said in (("site:Weekday", None, "authz_path"), ("site:None", "etc", "NoneType|attribute"), ("gone:X", "etc", "No such file"),
+        for authz, folder, said in (("site:Weekday", None, "authz_path"),
+                                    ("site:None", "etc", "NoneType|attribute"),
+                                    ("gone:X", "etc", "No such file"),
                                     ("../site:X", "etc", "should be"), ("word", None, "should be")):
             self.configure(authz=authz, authz_path=folder)
             self.assertRegex(self.psik("serve", "--uds", "s", status=2).err, said)
@@ -435,11 +477,13 @@ class Plain(Case):
         peer, route = psik.Peer("127.0.0.1", None), psik.ROUTES[10]
 
         def who(target: str = "/v1/jobs", **headers: str) -> Any:
-            req = psik.Request("GET", target, dict(headers, host="localhost:1"), psik.Body(psik.Wire(), 0))
+            req = psik.Request("GET", target, dict(headers, host="localhost:1"),
+                               psik.Body(psik.Wire(), 0))
             return psik.Authentication(api, peer).caller(req, route).user
 
         self.assertEqual(who(authorization="Bearer " + api.page_token), psik.LOCAL_USER)
-        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.page_token, {}), ("/v1/jobs", {"authorization": "Bearer x"}),
+        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.page_token, {}),
+                                ("/v1/jobs", {"authorization": "Bearer x"}),
                                 ("/v1/jobs", {"cookie": "psik_token=" + api.page_token})):
             with self.assertRaises(psik.RequestError):
                 who(target, **headers)

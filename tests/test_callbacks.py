@@ -1,4 +1,4 @@
-"""Callbacks that arrive: signed, in order, once, whatever the receiver does and whoever is killed."""
+"""Callbacks that arrive: signed, in order, once, whatever receivers do and whoever is killed."""
 import json
 import os
 import socket
@@ -21,8 +21,9 @@ URLS: List[Tuple[str, Any]] = [  # a URL, its parts or what is said of it
     ("http://a?q", ("http", "a", 80, "/?q")),
     ("http://a/é", ("http", "a", 80, "/%C3%A9")),
     ("http://u:p@a/", "a user or password does not belong in it"),
-    ("ftp://a/", "is not an http or https URL"), ("a", "is not"), ("http://", "is not"), ("http://a:99999/", "is not"),
-    ("http://a b/", "is not"), ("http://a/b c", "is not"), ("file:///etc/passwd", "is not"), ("", "is not"),
+    ("ftp://a/", "is not an http or https URL"), ("a", "is not"), ("http://", "is not"),
+    ("http://a:99999/", "is not"), ("http://a b/", "is not"), ("http://a/b c", "is not"),
+    ("file:///etc/passwd", "is not"), ("", "is not"),
 ]
 KILLED = KILLED_AT + """
 job = psik.JobDir(sys.argv[1])
@@ -43,10 +44,12 @@ class Parts(unittest.TestCase):
                         psik.JobSpec(script="x", callback=url)
 
     def test_signatures(self) -> None:
-        known = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"  # GitHub's own example
+        # GitHub's own example.
+        known = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
         self.assertEqual(psik.sign_message("Hello, World!", "It's a Secret to Everybody"), known)
-        self.assertEqual(psik.web.sign_message(b"Hello, World!", b"It's a Secret to Everybody"), known)
-        self.assertTrue(psik.web.verify_signature("Hello, World!", "It's a Secret to Everybody", known))
+        secret = "It's a Secret to Everybody"
+        self.assertEqual(psik.web.sign_message(b"Hello, World!", secret.encode()), known)
+        self.assertTrue(psik.web.verify_signature("Hello, World!", secret, known))
         for signature in (None, "", "sha256=", known[:-1], known.upper(), "sha1=" + known[7:], "é"):
             with self.assertRaises(psik.ForbiddenError):
                 psik.verify_signature(b"Hello, World!", "It's a Secret to Everybody", signature)
@@ -68,8 +71,9 @@ class Receiving(Case):
 
     def up(self, *tls: str) -> int:
         """Start the receiver; its port."""
-        self.child = subprocess.Popen([RECEIVER, os.path.join(ROOT, "tests", "receiver.py"), self.log, SECRET] + list(tls),
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.child = subprocess.Popen(
+            [RECEIVER, os.path.join(ROOT, "tests", "receiver.py"), self.log, SECRET] + list(tls),
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert self.child.stdout
         self.port = int(self.child.stdout.readline())
         return self.port
@@ -92,10 +96,12 @@ class Receiving(Case):
                 seen.setdefault(item["delivery"], (item["body"]["jobndx"], item["body"]["state"]))
         return list(seen.values())
 
-    def put(self, path: str = "/ok", script: str = "true", port: int = 0, status: int = 0, **spec: Any) -> str:
-        """Run a job to its end; its id.  Its end is in the history before the callback has been told, so that is waited for too."""
-        jobid = self.run_spec("--wait", script=script, callback="http://127.0.0.1:%d%s" % (port or self.port, path),
-                              cb_secret=SECRET, status=status, **spec)
+    def put(self, path: str = "/ok", script: str = "true", port: int = 0, status: int = 0,
+            **spec: Any) -> str:
+        """Run a job to its end, and until its callback was told of that, a moment later; its id."""
+        url = "http://127.0.0.1:%d%s" % (port or self.port, path)
+        jobid = self.run_spec("--wait", script=script, status=status,
+                              callback=url, cb_secret=SECRET, **spec)
         self.gone(jobid)
         return jobid
 
@@ -116,14 +122,17 @@ class Arriving(Receiving):
             self.until(lambda: len(self.received()) >= 3)
             self.assertEqual(self.told(), WHOLE)
             for item in self.received():
-                self.assertEqual((item["signed"], item["agent"], item["type"], item["path"], item["extra"], item["method"]),
-                                 (True, "psik/" + psik.__version__, "application/json", "/ok?a=b%20c", "more", "POST"))
+                wanted = {"signed": True, "agent": "psik/" + psik.__version__, "extra": "more",
+                          "type": "application/json", "path": "/ok?a=b%20c", "method": "POST"}
+                self.assertEqual({name: item[name] for name in wanted}, wanted)
                 self.assertEqual(set(item["body"]), {"jobid", "jobndx", "state", "info"})
                 self.assertEqual(item["body"]["jobid"], jobid)
             self.assertEqual(len({item["delivery"] for item in self.received()}), 3)
             shown = self.until(lambda: self.callbacks(jobid, 3))
-            self.assertEqual([(each["outcome"], each["said"], each["attempts"]) for each in shown], [("delivered", "200 OK", 1)] * 3)
-            self.assertRegex(self.psik("status", jobid).out, r"callbacks to http://127.*\n +\d{4}-.* 1  queued +200 OK")
+            self.assertEqual([(each["outcome"], each["said"], each["attempts"]) for each in shown],
+                             [("delivered", "200 OK", 1)] * 3)
+            self.assertRegex(self.psik("status", jobid).out,
+                             r"callbacks to http://127.*\n +\d{4}-.* 1  queued +200 OK")
 
     def callbacks(self, jobid: str, delivered: int) -> List[Dict[str, Any]]:
         shown = json.loads(self.psik("status", "--json", jobid).out)[0]["callbacks"]
@@ -162,7 +171,8 @@ class Arriving(Receiving):
         jobid, port = self.put_while_down(), self.port
         self.up()
         text = psik.read_text(self.job(jobid).at("spec.json"))
-        psik.write_file(self.job(jobid).at("spec.json"), text.replace(":%d/" % port, ":%d/" % self.port))
+        psik.write_file(self.job(jobid).at("spec.json"),
+                        text.replace(":%d/" % port, ":%d/" % self.port))
         self.assertIn("delivered", self.psik("deliver", "--all").out)
         self.assertEqual(self.told(), WHOLE)
         self.assertEqual(self.psik("deliver", "--all").out, "")
@@ -170,7 +180,8 @@ class Arriving(Receiving):
     def test_failing_three_times(self) -> None:
         self.up()
         jobid = self.put("/fail/3")
-        self.until(lambda: self.psik("deliver", status=None).status == 0 and len(self.told()) == 3, seconds=60)
+        self.until(lambda: (self.psik("deliver", status=None).status == 0
+                            and len(self.told()) == 3))
         self.assertEqual(self.told(), WHOLE)
         answers = [(item["delivery"], item["status"]) for item in self.received()]
         self.assertEqual([status for _, status in answers[:4]], [500, 500, 500, 200])
@@ -181,7 +192,8 @@ class Arriving(Receiving):
         self.up()
         job = self.job(self.put("/fail/99"))
         event = psik.Outbox(job).events()[0]
-        psik.replace_file(psik.Outbox(job).path(event.place), json.dumps(event._replace(due=time.time() + 60)._asdict()))
+        psik.replace_file(psik.Outbox(job).path(event.place),
+                          json.dumps(event._replace(due=time.time() + 60)._asdict()))
         before = len(self.received())
         self.psik("deliver", status=1)
         self.psik("poll")
@@ -221,15 +233,16 @@ class Arriving(Receiving):
         psik.wait(config, jobs, 200)
         self.until(lambda: self.psik("deliver", "--all", status=None, timeout=200).status == 0)
         for job in jobs:
-            states = {item["delivery"]: item["body"]["state"] for item in self.received() if item["body"]["jobid"] == job.jobid}
+            states = {item["delivery"]: item["body"]["state"] for item in self.received()
+                      if item["body"]["jobid"] == job.jobid}
             self.assertEqual(list(states.values()), ["queued", "active", "completed"])
 
     def test_killed_at_any_point_nothing_is_lost(self) -> None:
         self.up()
         for count in range(1, 400, 19):
             open(self.log, "w").close()
-            job = psik.create(self.config(), psik.JobSpec(script="true", cb_secret=SECRET,
-                                                          callback="http://127.0.0.1:%d/ok" % self.port))
+            job = psik.create(self.config(), psik.JobSpec(
+                script="true", cb_secret=SECRET, callback="http://127.0.0.1:%d/ok" % self.port))
             done = subprocess.run([sys.executable, "-c", KILLED, job.path, str(count)])
             self.psik("deliver", "--all")
             recorded = [(row.jobndx, row.state.value) for row in job.rows()[1:]]
@@ -241,25 +254,30 @@ class Arriving(Receiving):
 
     def test_the_secret_is_nowhere_else(self) -> None:
         self.up()
-        jobid = self.run_spec(script="sleep 1; env", callback="http://127.0.0.1:%d/fail/99" % self.port, cb_secret="s3cr3t-w0rd")
+        jobid = self.run_spec(script="sleep 1; env", cb_secret="s3cr3t-w0rd",
+                              callback="http://127.0.0.1:%d/fail/99" % self.port)
         self.until(lambda: "1 active" in self.states(jobid))
         self.assertEqual(processes_with("s3cr3t-w0rd"), [])
         self.psik("wait", jobid)
-        found = subprocess.run(["grep", "-rl", "s3cr3t-w0rd", self.prefix], stdout=subprocess.PIPE).stdout.decode().split()
+        found = subprocess.run(["grep", "-rl", "s3cr3t-w0rd", self.prefix],
+                               stdout=subprocess.PIPE).stdout.decode().split()
         self.assertEqual(found, [self.job(jobid).at("spec.json")])
         self.assertEqual(oct(os.stat(found[0]).st_mode & 0o777), "0o600")
 
     def test_tls(self) -> None:
         cert, key = os.path.join(self.folder, "cert.pem"), os.path.join(self.folder, "key.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-                       check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+                        "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
+                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True,
+                       stderr=subprocess.DEVNULL)
         port = self.up(cert, key)
-        jobid = self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port, cb_secret=SECRET)
+        jobid = self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port,
+                              cb_secret=SECRET)
         self.assertRegex(self.psik("status", jobid).out, "(?i)certificate")
         self.assertEqual(self.told(), [])
         self.configure(ca_file="cert.pem")
-        self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port, cb_secret=SECRET)
+        self.run_spec("--wait", script="true", callback="https://localhost:%d/ok" % port,
+                      cb_secret=SECRET)
         self.until(lambda: len(self.told()) == 3)
         self.assertTrue(all(item["signed"] for item in self.received()))
 
@@ -271,12 +289,15 @@ class Arriving(Receiving):
         jobid = self.run_spec(script="sleep 60", callback="http://127.0.0.1:%d/ok" % self.port)
         self.until(lambda: (1, "active") in self.told())
         self.psik("cancel", jobid)
-        self.until(lambda: self.told() == [(1, "queued"), (1, "active"), (0, "canceled"), (1, "canceled")])
+        ended = [(1, "queued"), (1, "active"), (0, "canceled"), (1, "canceled")]
+        self.until(lambda: self.told() == ended)
 
     def test_what_a_job_script_recorded_without_psik_is_told_too(self) -> None:
         self.up()
-        job = psik.create(self.config(), psik.JobSpec(script="sleep 1", callback="http://127.0.0.1:%d/ok" % self.port))
-        self.write(os.path.relpath(job.script("psik"), self.folder), "#!/bin/sh\nexit 1\n", 0o755)  # as where no Python starts
+        job = psik.create(self.config(), psik.JobSpec(
+            script="sleep 1", callback="http://127.0.0.1:%d/ok" % self.port))
+        # As where no Python starts.
+        self.write(os.path.relpath(job.script("psik"), self.folder), "#!/bin/sh\nexit 1\n", 0o755)
         psik.submit(job)
         psik.wait(self.config(), [job], 30)
         self.assertEqual(self.states(job.jobid), ["0 new", "1 queued", "1 active", "1 completed"])
@@ -290,11 +311,14 @@ class Arriving(Receiving):
         self.down()
         jobid = self.put(port=port)
         self.up()
-        text = psik.read_text(self.job(jobid).at("spec.json")).replace(":%d/" % port, ":%d/" % self.port)
+        text = psik.read_text(self.job(jobid).at("spec.json"))
+        text = text.replace(":%d/" % port, ":%d/" % self.port)
         psik.write_file(self.job(jobid).at("spec.json"), text)
-        children = [subprocess.Popen([sys.executable, PSIK, "deliver", "--all"], env=self.env, stdout=subprocess.DEVNULL) for _ in range(5)]
+        children = [subprocess.Popen([sys.executable, PSIK, "deliver", "--all"], env=self.env,
+                                     stdout=subprocess.DEVNULL) for _ in range(5)]
         self.assertEqual([child.wait() for child in children], [0] * 5)
-        self.assertEqual([(item["body"]["jobndx"], item["body"]["state"]) for item in self.received()], WHOLE)
+        self.assertEqual(
+            [(item["body"]["jobndx"], item["body"]["state"]) for item in self.received()], WHOLE)
 
 
 class Rude(Case):
@@ -356,18 +380,22 @@ class Rude(Case):
         def flood(sock: Any) -> None:
             for _ in range(100):
                 sock.sendall(b"x" * 4096)
-        self.try_job("http://127.0.0.1:%d/" % self.serve(flood), "head of the answer is too long", 40)
+        self.try_job("http://127.0.0.1:%d/" % self.serve(flood),
+                     "head of the answer is too long", 40)
 
     def test_a_name_that_does_not_resolve(self) -> None:
         self.try_job("http://no-such-host.invalid/", "does not resolve", 40)
 
     def test_continue_then_ok_over_ipv6(self) -> None:
-        port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), socket.AF_INET6)
+        port = self.serve(lambda sock: sock.sendall(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"), socket.AF_INET6)
         self.try_job("http://[::1]:%d/x?y" % port, "204 No Content", 40)
-        self.assertTrue(self.requests[0].startswith(b"POST /x?y HTTP/1.1\r\nHost: [::1]:%d\r\n" % port))
+        self.assertTrue(
+            self.requests[0].startswith(b"POST /x?y HTTP/1.1\r\nHost: [::1]:%d\r\n" % port))
 
     def test_a_proxy_only_where_the_config_says_so(self) -> None:
-        port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+        port = self.serve(
+            lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
         env = {"http_proxy": "http://127.0.0.1:%d" % port, "no_proxy": ""}
         self.configure(callback_timeout_s=1)
         spec = json.dumps({"script": "true", "callback": "http://elsewhere.invalid/x"})
@@ -376,7 +404,8 @@ class Rude(Case):
         self.configure(callback_timeout_s=1, callback_proxy=True)
         jobid = self.psik("run", "--wait", "-", stdin=spec, env=env).out.strip()
         self.until(lambda: len(self.requests) == 3)
-        self.assertTrue(self.requests[0].startswith(b"POST http://elsewhere.invalid/x HTTP/1.1\r\nHost: elsewhere.invalid\r\n"))
+        self.assertTrue(self.requests[0].startswith(
+            b"POST http://elsewhere.invalid/x HTTP/1.1\r\nHost: elsewhere.invalid\r\n"))
         self.psik("rm", jobid)
 
 

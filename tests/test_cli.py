@@ -40,16 +40,19 @@ class Specs(Case):
                 self.assertTrue(ran.err.startswith("psik: " + said), ran.err)
 
     def test_a_spec_that_is_not_there(self) -> None:
-        self.assertEqual(self.psik("run", "no.json", status=2).err, "psik: no.json: cannot be read: No such file or directory\n")
+        self.assertEqual(self.psik("run", "no.json", status=2).err,
+                         "psik: no.json: cannot be read: No such file or directory\n")
 
     def test_settings(self) -> None:
         for setting, said in SETTINGS:
-            self.assertIn(said, self.psik("run", "-", "--set", setting, stdin='{"script": "x"}', status=2).err)
-        jobid = self.psik("run", "-", "--no-submit", "--set", "resources.duration=30", "--set", "environment.A.B=c=d",
-                          "--set", "backend.attributes.-C=gpu", "--set", "name=n", stdin='{"script": "x"}').out.strip()
+            ran = self.psik("run", "-", "--set", setting, stdin='{"script": "x"}', status=2)
+            self.assertIn(said, ran.err)
+        jobid = self.psik("run", "-", "--no-submit", "--set", "resources.duration=30",
+                          "--set", "environment.A.B=c=d", "--set", "backend.attributes.-C=gpu",
+                          "--set", "name=n", stdin='{"script": "x"}').out.strip()
         spec = self.job(jobid).spec()
-        self.assertEqual((spec.resources.duration, spec.environment, spec.backend.attributes, spec.name),
-                         (30, {"A.B": "c=d"}, {"-C": "gpu"}, "n"))
+        self.assertEqual((spec.resources.duration, spec.environment, spec.backend.attributes,
+                          spec.name), (30, {"A.B": "c=d"}, {"-C": "gpu"}, "n"))
 
     def test_a_script_is_a_spec(self) -> None:
         script = self.write("hello.sh", "#!/bin/sh\necho hello\n")
@@ -58,7 +61,8 @@ class Specs(Case):
         self.assertEqual(self.job(jobid).spec().name, "hello.sh")
 
     def test_here(self) -> None:
-        self.assertEqual(self.psik("run", "--follow", "--here", "-", stdin="#!/bin/sh\npwd\n").out, self.folder + "\n")
+        self.assertEqual(self.psik("run", "--follow", "--here", "-", stdin="#!/bin/sh\npwd\n").out,
+                         self.folder + "\n")
 
 
 class Verbs(Case):
@@ -67,12 +71,14 @@ class Verbs(Case):
         self.assertEqual(self.psik("ls", "--json").out, "[]\n")
 
     def test_listing(self) -> None:
-        first, second = [self.run_spec("--wait", name=name, script="true") for name in ("one", "two")]
+        first, second = [self.run_spec("--wait", name=name, script="true")
+                         for name in ("one", "two")]
         rows = json.loads(self.psik("ls", "--json").out)
         self.assertEqual([row["jobid"] for row in rows], [second, first])
-        self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info", "updated",
-                                        "reason"})
-        self.assertRegex(self.psik("ls").out, r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
+        self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info",
+                                        "updated", "reason"})
+        self.assertRegex(self.psik("ls").out,
+                         r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
 
     def test_a_part_of_a_listing(self) -> None:
         made = [self.run_spec("--wait", script="true") for _ in range(2)]
@@ -86,19 +92,23 @@ class Verbs(Case):
     def test_status(self) -> None:
         jobid = self.run_spec("--wait", script="exit 3", name="x", cb_secret="hush", status=3)
         job = json.loads(self.psik("status", "--json", jobid).out)[0]
-        self.assertEqual((job["state"], job["info"], job["base"]), ("failed", 3, self.job(jobid).path))
-        self.assertEqual([row["state"] for row in job["history"]], ["new", "queued", "active", "failed"])
+        self.assertEqual((job["state"], job["info"], job["base"]),
+                         ("failed", 3, self.job(jobid).path))
+        self.assertEqual([row["state"] for row in job["history"]],
+                         ["new", "queued", "active", "failed"])
         self.assertNotIn("hush", json.dumps(job) + self.psik("status", jobid).out)
 
     def test_ids(self) -> None:
         jobid = self.run_spec("--wait", script="true")
-        for text, status in ((jobid, 0), (jobid[:-2], 0), ("last", 0), ("..", 2), ("1.5/../..", 2), ("12345", 3), ("", 2),
-                             (jobid + "\n", 2), ("-1", 2)):
+        for text, status in ((jobid, 0), (jobid[:-2], 0), ("last", 0), ("..", 2), ("1.5/../..", 2),
+                             ("12345", 3), ("", 2), (jobid + "\n", 2), ("-1", 2)):
             with self.subTest(text=text):
                 self.psik("status", text, status=status)
         other = self.run_spec("--wait", script="true")
-        self.assertIn("is not one job alone", self.psik("status", os.path.commonprefix([jobid, other]).rstrip("."), status=2).err)
-        self.assertIn("no job 123.456 under " + self.prefix, self.psik("rm", "123.456", status=3).err)
+        both = os.path.commonprefix([jobid, other]).rstrip(".")
+        self.assertIn("is not one job alone", self.psik("status", both, status=2).err)
+        self.assertIn("no job 123.456 under " + self.prefix,
+                      self.psik("rm", "123.456", status=3).err)
 
     def test_several_jobs_go_on_after_a_failure(self) -> None:
         jobid = self.run_spec("--wait", script="true")
@@ -111,13 +121,16 @@ class Verbs(Case):
         for step in (1, 2):
             self.psik("start", jobid)
             self.psik("wait", jobid, status=step)
-        self.assertEqual(self.psik("logs", jobid).out + self.psik("logs", "--ndx", "1", jobid).out, "2\n1\n")
+        self.assertEqual(self.psik("logs", jobid).out + self.psik("logs", "--ndx", "1", jobid).out,
+                         "2\n1\n")
         self.assertEqual(self.states(jobid)[4:], ["2 queued", "2 active", "2 failed"])
         self.psik("logs", "--ndx", "9", jobid, status=3)
 
     def test_logs(self) -> None:
-        jobid = self.run_spec("--wait", script="for(i in 1 2 3 4 5) echo line $i; echo oops >[1=2]" if psik.Shell.of(
-            self.config()).kind == "rc" else "for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2")
+        script = "for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2"
+        if psik.Shell.of(self.config()).kind == "rc":
+            script = "for(i in 1 2 3 4 5) echo line $i; echo oops >[1=2]"
+        jobid = self.run_spec("--wait", script=script)
         self.assertEqual(self.psik("logs", "-n", "2", jobid).out, "line 4\nline 5\n")
         self.assertEqual(self.psik("logs", "-n", "99", jobid).out.count("\n"), 5)
         self.assertEqual(self.psik("logs", "-n", "0", jobid).out, "")
@@ -137,7 +150,8 @@ class Verbs(Case):
 
     def test_wait_gives_up(self) -> None:
         jobid = self.run_spec(script="sleep 60")
-        self.assertIn("still not ended", self.psik("wait", "--timeout", "0.2", jobid, status=124).err)
+        self.assertIn("still not ended",
+                      self.psik("wait", "--timeout", "0.2", jobid, status=124).err)
         self.psik("cancel", jobid)
         self.psik("wait", jobid, status=143)
 
@@ -170,18 +184,21 @@ class Verbs(Case):
         self.assertLess(len(lines), 31)
         self.assertLess(max(map(len, lines)), 80)
         for name in grouped:
-            self.assertEqual(len([line for line in lines if line.startswith("  %s " % name)]), 1, name)
+            found = [line for line in lines if line.startswith("  %s " % name)]
+            self.assertEqual(len(found), 1, name)
 
     def test_without_a_config_it_says_once_where_jobs_are_kept(self) -> None:
         env = {"PSIK_CONFIG": ""}
-        self.assertIn("are kept in %s/.local/share/psik" % self.folder, self.psik("ls", env=env).err)
+        self.assertIn("are kept in %s/.local/share/psik" % self.folder,
+                      self.psik("ls", env=env).err)
         self.assertEqual(self.psik("ls", env=env).err, "psik: no jobs\n")
         self.assertIn("none, so the built-in default", self.psik("config", env=env).out)
 
     def test_a_closed_pipe_is_no_traceback(self) -> None:
         for _ in range(3):
             self.run_spec("--no-submit", script="true")
-        child = subprocess.Popen([sys.executable, PSIK, "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        child = subprocess.Popen([sys.executable, PSIK, "ls"], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, env=self.env)
         assert child.stdout and child.stderr
         child.stdout.close()
         with child.stderr:
@@ -190,14 +207,16 @@ class Verbs(Case):
 
     def test_a_prefix_that_cannot_be_made(self) -> None:
         self.configure(prefix=self.write("file", "") + "/jobs")
-        self.assertRegex(self.psik("run", "-", stdin='{"script": "x"}', status=1).err, r"^psik: .*file.*: not a directory\n$")
+        self.assertRegex(self.psik("run", "-", stdin='{"script": "x"}', status=1).err,
+                         r"^psik: .*file.*: not a directory\n$")
 
 
 class Terminal(Case):
     def on_terminal(self, *argv: str, **env: str) -> Tuple[int, bytes]:
         """Run with a terminal for stdout and stderr, interrupted after a second if it waits."""
         master, slave = pty.openpty()
-        child = subprocess.Popen([sys.executable, PSIK] + list(argv), stdout=slave, stderr=slave, env=dict(self.env, TERM="xterm", **env))
+        child = subprocess.Popen([sys.executable, PSIK] + list(argv), stdout=slave, stderr=slave,
+                                 env=dict(self.env, TERM="xterm", **env))
         os.close(slave)
         seen, deadline, interrupt = b"", time.time() + 20, 0.0
         while time.time() < deadline:
@@ -206,7 +225,8 @@ class Terminal(Case):
                     seen += os.read(master, 65536)
                 except OSError:
                     break
-            if b"active" in seen and "wait" in argv and time.time() > interrupt and child.poll() is None:
+            waits = b"active" in seen and "wait" in argv
+            if waits and time.time() > interrupt and child.poll() is None:
                 interrupt = time.time() + 5
                 child.send_signal(signal.SIGINT)
         os.close(master)

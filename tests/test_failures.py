@@ -1,4 +1,4 @@
-"""What is said and done when something is amiss: broken files, scripts that fail, other hosts, full disks, odd requests."""
+"""What is said and done when something is amiss: files, scripts, hosts, disks, requests."""
 import asyncio
 import errno
 import io
@@ -20,7 +20,8 @@ from harness import PSIK, Case, captured, processes_with
 
 FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
 MULTIPART = "multipart/form-data; boundary=xx"
-REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [  # method, path below the job, type and bytes of the body, status, what is said
+# Method, path below the job, type and bytes of the body, status, what is said.
+REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [
     ("PUT", "/access", "application/json", b"[1]", 422, "should be {user"),
     ("PUT", "/access", "application/json", b'{"ada": [{}]}', 422, "is no operation"),
     ("PUT", "/access", "application/json", b'{"": ["GET"]}', 422, "is no user"),
@@ -39,10 +40,12 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [  # method, path below t
     ("POST", "/files", "text/plain", b"x", 415, "multipart/form-data"),
     ("POST", "/files", MULTIPART, b"--xx--\r\n", 422, "no part of the form"),
     ("POST", "/files", MULTIPART, b"moo\r\n--xx--\r\n", 400, "does not begin with its boundary"),
-    ("POST", "/files", MULTIPART, b"--xxmoo\r\n\r\n\r\n--xx--\r\n", 400, "followed by something else"),
+    ("POST", "/files", MULTIPART, b"--xxmoo\r\n\r\n\r\n--xx--\r\n", 400,
+     "followed by something else"),
     ("POST", "/files", MULTIPART, b"--xx\r\nX: " + b"y" * 200000, 400, "too long"),
     ("POST", "/files", MULTIPART, FORM + b"cut", 400, "was cut"),
-    ("POST", "/files", MULTIPART, b"--xx\r\nContent-Type: x/y\r\n\r\nmoo\r\n--xx--\r\n", 422, "no part of the form"),
+    ("POST", "/files", MULTIPART, b"--xx\r\nContent-Type: x/y\r\n\r\nmoo\r\n--xx--\r\n", 422,
+     "no part of the form"),
 ]
 
 
@@ -80,13 +83,15 @@ class Amiss(Case):
         os.chmod(self.made.at(*parts), 0o700)
         return str(self.made.at(*parts))
 
-    def refused(self, kind: Type[Exception], said: str, function: Callable[..., Any], *args: Any) -> None:
+    def refused(self, kind: Type[Exception], said: str, function: Callable[..., Any],
+                *args: Any) -> None:
         """Check that a call raises this, and that it says so."""
         with self.assertRaises(kind) as caught:
             function(*args)
         self.assertIn(said, str(caught.exception))
 
-    def ask(self, api: Any, method: str, target: str, kind: str = "", body: bytes = b"", **headers: str) -> Any:
+    def ask(self, api: Any, method: str, target: str, kind: str = "", body: bytes = b"",
+            **headers: str) -> Any:
         """What the dispatcher answers: (status, what is sent)."""
         wire: Any = Memory(body)
         if kind:
@@ -103,7 +108,8 @@ class Trees(Amiss):
         nap = "61.%07d" % os.getpid()
         with self.assertRaisesRegex(TimeoutError, "no answer from /bin/sh within 0.5 s"):
             psik.run_program(["/bin/sh", "-c", "sleep %s & sleep %s" % (nap, nap)], 0.5)
-        self.until(lambda: not processes_with("sleep " + nap), "the end of what it started", seconds=5)
+        self.until(lambda: not processes_with("sleep " + nap),
+                   "the end of what it started", seconds=5)
 
     def test_broken_files(self) -> None:
         path = self.spoil("{", "spec.json")
@@ -114,7 +120,8 @@ class Trees(Amiss):
             file.write(b'{"script": "\xff"}')
         self.refused(psik.InvalidError, "not UTF-8 text (byte 12)", self.made.spec)
         path = self.spoil("{", "scripts", "callback.json")
-        self.refused(psik.InvalidError, path + ": it is broken", psik.reached, self.made, 1, psik.JobState.active)
+        self.refused(psik.InvalidError, path + ": it is broken", psik.reached, self.made, 1,
+                     psik.JobState.active)
         self.spoil("[]", "access.json")
         self.assertEqual(psik.Access.of(self.made).owner, psik.LOCAL_USER)
         os.makedirs(os.path.join(self.prefix, ".tokens"))
@@ -132,41 +139,52 @@ class Trees(Amiss):
         with open(psik.Outbox(jobs[1]).path(9), "w") as file:
             file.write("{}")
         with captured() as (_, err):
-            self.assertEqual(psik.deliver_all(config, now=True), {jobs[0].jobid: False, jobs[1].jobid: False})
+            self.assertEqual(psik.deliver_all(config, now=True),
+                             {jobs[0].jobid: False, jobs[1].jobid: False})
         self.assertIn("callback.json: it is broken", err.getvalue())
         self.assertIn(".000009.json: not an event; remove it", err.getvalue())
-        self.assertEqual(len([each for each in psik.Outbox(jobs[1]).describe() if each["outcome"] == "pending"]), 1)
+        self.assertEqual(len([each for each in psik.Outbox(jobs[1]).describe()
+                              if each["outcome"] == "pending"]), 1)
         psik.remove(jobs[1], force=True)
         self.assertFalse(os.path.exists(psik.Outbox(jobs[1]).path(1)))
 
     def test_an_event_whose_row_was_never_written_is_dropped(self) -> None:
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         for place in (1, 7):
             psik.Outbox(job).announce(place, 1, psik.JobState.active, 0)
         self.assertTrue(psik.deliver(job))
-        self.assertEqual([event["place"] for event in psik.Outbox(job).describe()], [7])  # not looked for at every transition
+        # It is not looked for at every transition.
+        self.assertEqual([event["place"] for event in psik.Outbox(job).describe()], [7])
         psik.deliver_all(self.config())
         self.assertEqual(psik.Outbox(job).describe(), [])
 
     def test_an_outbox_that_is_out_of_reach_and_a_long_history(self) -> None:
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         psik.Outbox(job).announce(1234567, 1, psik.JobState.active, 0)
-        self.assertEqual((psik.Outbox.jobs_in(os.path.dirname(job.path)), len(psik.Outbox(job).events())), ([job.jobid], 1))
+        root = os.path.dirname(job.path)
+        self.assertEqual(psik.Outbox.jobs_in(root), [job.jobid])
+        self.assertEqual(len(psik.Outbox(job).events()), 1)
         with mock.patch("psik.paths_in", side_effect=PermissionError):
-            self.assertEqual((psik.Outbox.jobs_in(os.path.dirname(job.path)), psik.Outbox(job).events()), ([], []))
+            self.assertEqual((psik.Outbox.jobs_in(root), psik.Outbox(job).events()), ([], []))
 
     def test_an_event_of_another_row_is_not_told(self) -> None:
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
-        psik.Outbox(job).announce(1, 0, psik.JobState.canceled, 0)  # its writer died, and a job script wrote another row
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        # Its writer died, and a job script wrote another row.
+        psik.Outbox(job).announce(1, 0, psik.JobState.canceled, 0)
         with open(job.status_path, "a") as file:
             file.write("%.3f,1,active,007\n" % time.time())
         for _ in range(2):
             self.assertFalse(psik.deliver(job))
-            self.assertEqual([(event["jobndx"], event["state"]) for event in psik.Outbox(job).describe()], [(1, "active")])
+            self.assertEqual([(event["jobndx"], event["state"])
+                              for event in psik.Outbox(job).describe()], [(1, "active")])
 
     def test_while_another_process_delivers_one_waits_and_no_longer_than_it_may(self) -> None:
         self.configure(callback_timeout_s=1)
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         with open(job.at("log", "callbacks"), "w") as file, psik.locked(file.fileno()):
             begun = time.time()
             self.assertFalse(psik.deliver(job))
@@ -188,9 +206,11 @@ class Trees(Amiss):
             proxy = "http://127.0.0.1:%d" % listener.getsockname()[1]
             settings = psik.CallbackSettings(5, 5, None, True)
             with mock.patch.dict(os.environ, {"https_proxy": proxy, "no_proxy": ""}):
-                self.refused(OSError, "the proxy refused: 403 Not through me", psik.Post("https://example.org/x", settings, time.monotonic() + 5).send, b"", {})
+                post = psik.Post("https://example.org/x", settings, time.monotonic() + 5)
+                self.refused(OSError, "the proxy refused: 403 Not through me", post.send, b"", {})
             thread.join(10)
-            self.assertTrue(self.asked.startswith(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n"))
+            self.assertTrue(
+                self.asked.startswith(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n"))
 
     def test_scripts_that_fail(self) -> None:
         self.spoil("#!/bin/sh\nexit 3\n", "scripts", "cancel")
@@ -203,7 +223,8 @@ class Trees(Amiss):
             psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
         self.assertIn("no such controller", psik.Answer.fault_of(os.path.dirname(self.made.path)))
-        self.refused(psik.BackendError, "could not be ended: exit 3; cancel it again", psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be ended: exit 3; cancel it again",
+                     psik.cancel, self.made)
         os.unlink(self.made.at("scripts", "cancel"))
         self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
@@ -213,24 +234,29 @@ class Trees(Amiss):
     def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
         self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
         self.spoil("", "log", "submit.1")
-        self.refused(psik.BackendError, "cannot be asked for it now: no such controller", psik.submit, self.made)
+        self.refused(psik.BackendError, "cannot be asked for it now: no such controller",
+                     psik.submit, self.made)
         self.spoil("elsewhere", "log", "host.1")
         self.refused(psik.BackendError, "was cut on elsewhere; ask there", psik.submit, self.made)
         self.assertEqual([row.state for row in self.made.rows()], ["new"])
         self.psik("ls")
         os.unlink(self.made.log("host", 1))
         os.unlink(self.made.script("poll"))
-        self.refused(psik.BackendError, "no poll script to look for it; remove " + self.made.log("submit", 1), psik.submit, self.made)
+        said = "no poll script to look for it; remove " + self.made.log("submit", 1)
+        self.refused(psik.BackendError, said, psik.submit, self.made)
         os.unlink(self.made.log("submit", 1))
         psik.submit(self.made)
 
     def test_a_final_row_of_the_whole_job_ends_its_steps_only_where_it_was_canceled(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
         psik.reached(self.made, 0, psik.JobState.failed, 1)
-        self.assertEqual([step.native for step in psik.Steps(self.made.rows()).live(self.made)], ["77"])
+        steps = psik.Steps(self.made.rows())
+        self.assertEqual([step.native for step in steps.live(self.made)], ["77"])
         psik.reached(self.made, 0, psik.JobState.canceled)
-        self.assertEqual(psik.Steps(self.made.rows()).live(self.made), [])
-        self.assertEqual([step.native for step in psik.Steps(self.made.rows()).live(self.made, canceled_too=True)], ["77"])
+        steps = psik.Steps(self.made.rows())
+        self.assertEqual(steps.live(self.made), [])
+        found = steps.live(self.made, canceled_too=True)
+        self.assertEqual([step.native for step in found], ["77"])
 
     def test_why_a_step_was_stopped_is_asked_also_where_it_was_never_queued(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
@@ -238,11 +264,13 @@ class Trees(Amiss):
         steps = psik.Steps(self.made.rows()).stopped(self.made)
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
-            self.assertEqual(len(psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0).record(steps[0], 0)), 3)
+            status = psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0)
+            self.assertEqual(len(status.record(steps[0], 0)), 3)
         self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
 
     def test_two_backends_may_give_the_same_native_id(self) -> None:
-        said = {(os.path.dirname(self.made.path), "77"): psik.Status("active", "-", "ours", 0, 0), ("/other", "77"): psik.Status("active", "-", "theirs", 0, 0)}
+        said = {(os.path.dirname(self.made.path), "77"): psik.Status("active", "-", "ours", 0, 0),
+                ("/other", "77"): psik.Status("active", "-", "theirs", 0, 0)}
         psik.reached(self.made, 1, psik.JobState.active, 77)
         self.assertEqual(psik.summarize(self.made, self.made.rows(), said).reason, "ours")
 
@@ -251,11 +279,12 @@ class Trees(Amiss):
         made = psik.create(self.config(), psik.JobSpec(script="true"))
         psik.reached(made, 1, psik.JobState.active, 77)
         psik.write_file(made.log("host", 1), "elsewhere\n")
-        self.refused(psik.BackendError, "its host, elsewhere, has not answered; cancel it again", psik.cancel, made)
+        self.refused(psik.BackendError, "its host, elsewhere, has not answered; cancel it again",
+                     psik.cancel, made)
         self.assertEqual([row.state for row in made.rows()], ["new", "active"])
 
     def cancel_what_lives_on(self, poll: str = "echo 77 active -") -> None:
-        """Let the job's step be canceled, and its poll script answer so; its cancel script notes what it is to end."""
+        """Let the job's step be canceled, and yet be polled so; its cancel script takes notes."""
         psik.reached(self.made, 1, psik.JobState.queued, 77)
         psik.reached(self.made, 0, psik.JobState.canceled)
         self.spoil("#!/bin/sh\n%s\n" % poll, "scripts", "poll")
@@ -267,8 +296,10 @@ class Trees(Amiss):
 
     def test_a_job_that_lives_on_after_it_was_canceled_is_neither_started_nor_removed(self) -> None:
         self.cancel_what_lives_on()
-        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it first", psik.submit, self.made)
-        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it again", psik.remove, self.made)
+        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it first",
+                     psik.submit, self.made)
+        self.refused(psik.ConflictError, "its step 1 is not yet gone; cancel it again",
+                     psik.remove, self.made)
         self.assertEqual(self.states(self.made.jobid), ["0 new", "1 queued", "0 canceled"])
         self.spoil("#!/bin/sh\nexit 0\n", "scripts", "poll")
         psik.remove(self.made)
@@ -281,8 +312,8 @@ class Trees(Amiss):
         self.assertEqual(self.states(self.made.jobid), ["0 new", "1 queued", "0 canceled"])
 
     def test_removing_with_force_cancels_first_and_waits_for_the_end(self) -> None:
-        self.cancel_what_lives_on("cd %s\ntest -e ended && test -e seen && exit\ntest -e ended && touch seen\n"
-                                  "echo 77 active -" % self.folder)
+        self.cancel_what_lives_on("cd %s\ntest -e ended && test -e seen && exit\n"
+                                  "test -e ended && touch seen\necho 77 active -" % self.folder)
         psik.remove(self.made, force=True)
         self.assertEqual(self.ended(), "77\n")
         self.assertTrue(os.path.exists(os.path.join(self.folder, "seen")))
@@ -297,7 +328,7 @@ class Trees(Amiss):
         psik.remove(self.made)
         self.assertFalse(os.path.exists(self.made.path))
 
-    def test_a_job_of_another_host_that_lives_on_after_it_was_canceled_is_asked_to_end_again(self) -> None:
+    def test_a_job_of_another_host_that_lives_on_is_asked_to_end_again(self) -> None:
         self.cancel_what_lives_on()
         psik.write_file(self.made.log("host", 1), "elsewhere\n")
         self.spoil("import sys\nsys.exit('asked: ' + sys.stdin.read())\n", "scripts", "supervise")
@@ -305,9 +336,10 @@ class Trees(Amiss):
 
     def test_a_job_that_lives_on_is_ended_though_its_history_cannot_be_written(self) -> None:
         self.cancel_what_lives_on()
-        with mock.patch("psik.JobDir.history", side_effect=OSError(errno.EROFS, "Read-only file system")):
-            self.refused(psik.PsikError, "was told to end, and %s cannot be written" % self.made.status_path,
-                         psik.cancel, self.made)
+        with mock.patch("psik.JobDir.history",
+                        side_effect=OSError(errno.EROFS, "Read-only file system")):
+            said = "was told to end, and %s cannot be written" % self.made.status_path
+            self.refused(psik.PsikError, said, psik.cancel, self.made)
         self.assertEqual(self.ended(), "77\n")
 
     def test_jobs_that_are_gone(self) -> None:
@@ -324,7 +356,8 @@ class Trees(Amiss):
         other = psik.create(config, psik.JobSpec(script="true"))
         tracker.look(deep=False)
         self.assertEqual(list(tracker.known), [other.path])
-        self.assertEqual([job.jobid for job, _ in tracker.since(0, lambda job: True)], [other.jobid])
+        self.assertEqual([job.jobid for job, _ in tracker.since(0, lambda job: True)],
+                         [other.jobid])
         psik.remove(other, force=True)
         tracker.take_in(other)
         tracker.look(deep=True)
@@ -336,7 +369,8 @@ class Trees(Amiss):
             os.makedirs(os.path.join(root, jobid))
             with open(os.path.join(root, jobid, "status.csv"), "w") as file:
                 file.write("5.5,0,new,0\n")
-        self.assertEqual([each.jobid for each in psik.list_jobs(self.config())], ["10000000000.125", self.made.jobid, "99", "5.5"])
+        self.assertEqual([each.jobid for each in psik.list_jobs(self.config())],
+                         ["10000000000.125", self.made.jobid, "99", "5.5"])
         self.assertEqual(psik.find_job(self.config(), "last").jobid, "10000000000.125")
         self.assertEqual(self.psik("ls", "-n", "9" * 30, "--json").out.count("jobid"), 4)
 
@@ -352,7 +386,8 @@ class Trees(Amiss):
         path = self.write("file", "old")
         with mock.patch("psik.os.replace", side_effect=OSError(errno.ENOSPC, "full")):
             self.refused(OSError, "full", psik.replace_file, path, "new")
-        self.assertEqual((psik.read_or_empty(path), [name for name in os.listdir(self.folder) if name.startswith("file")]), ("old", ["file"]))
+        left = [name for name in os.listdir(self.folder) if name.startswith("file")]
+        self.assertEqual((psik.read_or_empty(path), left), ("old", ["file"]))
         self.assertEqual(psik.read_or_empty(self.folder), "")
 
     def test_an_archive_holds_what_can_be_had(self) -> None:
@@ -367,11 +402,15 @@ class Trees(Amiss):
         blocks: List[bytes] = []
         psik.write_archive(psik.ConfinedFolder(work), "", "top", blocks.append)
         with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as archive:
-            self.assertEqual({item.name: item.linkname for item in archive}, {"top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
-        self.refused(psik.ForbiddenError, "not a plain file", psik.ConfinedFolder(work).open, "fifo")
-        self.refused(psik.ForbiddenError, "not a plain file", psik.ConfinedFolder(work).open, "sock")
+            self.assertEqual({item.name: item.linkname for item in archive}, {
+                "top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
+        self.refused(psik.ForbiddenError, "not a plain file",
+                     psik.ConfinedFolder(work).open, "fifo")
+        self.refused(psik.ForbiddenError, "not a plain file",
+                     psik.ConfinedFolder(work).open, "sock")
         self.refused(psik.NotFoundError, "no directory", psik.ConfinedFolder(work).stat, "sub/file")
-        self.refused(psik.NotFoundError, "is gone", psik.ConfinedFolder(work + "/nowhere").descend, work + "/nowhere")
+        self.refused(psik.NotFoundError, "is gone", psik.ConfinedFolder(work + "/nowhere").descend,
+                     work + "/nowhere")
 
 
 class Requests(Amiss):
@@ -391,16 +430,19 @@ class Requests(Amiss):
         content = b"m" * 5000 + b"\r\n--x" + b"o" * 5000
         for size in (1, 7, 4000):
             with mock.patch.object(Memory, "recv_size", size):
-                status, _ = self.ask(self.api, "POST", "/v1/jobs/%s/files" % self.made.jobid, MULTIPART, FORM + content + b"\r\n--xx--\r\n")
+                status, _ = self.ask(self.api, "POST", "/v1/jobs/%s/files" % self.made.jobid,
+                                     MULTIPART, FORM + content + b"\r\n--xx--\r\n")
             self.assertEqual(status, 200)
             with open(os.path.join(self.made.directory(), "f"), "rb") as file:
                 self.assertEqual(file.read(), content)
 
     def test_what_the_system_refuses(self) -> None:
         base = "/v1/jobs/" + self.made.jobid
-        for number, status, said in ((errno.ENOSPC, 507, "the disk is full"), (errno.EACCES, 403, "the system does not let us"),
-                                     (errno.EIO, 500, "a defect of psik.py; its log has it as error")):
-            with mock.patch("psik.ConfinedFolder.save", side_effect=OSError(number, "oh")), captured() as (_, err):
+        for number, status, said in ((errno.ENOSPC, 507, "the disk is full"),
+                                     (errno.EACCES, 403, "the system does not let us"),
+                                     (errno.EIO, 500, "psik.py; its log has it as error")):
+            broken = mock.patch("psik.ConfinedFolder.save", side_effect=OSError(number, "oh"))
+            with broken, captured() as (_, err):
                 found, text = self.ask(self.api, "PUT", base + "/files/f", body=b"x")
             self.assertEqual((found, said in text), (status, True), text)
             self.assertEqual("Traceback" in err.getvalue(), status == 500)
@@ -410,8 +452,11 @@ class Requests(Amiss):
         self.assertEqual(self.ask(self.api, "GET", base + "/logs")[0], 404)
 
     def test_callbacks_that_do_not_fit(self) -> None:
-        told: Dict[str, Any] = {"jobid": self.made.jobid, "jobndx": 1, "state": "active", "info": "a,b"}
-        for wrong, said in (({}, "info a native id"), ({"info": 1, "state": "dancing"}, "is not a state"), ({"jobid": "../x"}, "is not a job id")):
+        told: Dict[str, Any] = {"jobid": self.made.jobid, "jobndx": 1,
+                                "state": "active", "info": "a,b"}
+        for wrong, said in (({}, "info a native id"),
+                            ({"info": 1, "state": "dancing"}, "is not a state"),
+                            ({"jobid": "../x"}, "is not a job id")):
             body = json.dumps(dict(told, **wrong)).encode()
             status, text = self.ask(self.api, "POST", "/v1/jobs/callback", "application/json", body)
             self.assertEqual((status, said in text), (422, True), text)
@@ -423,7 +468,8 @@ class Requests(Amiss):
         server.timeout = 20
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(place.path)
-            with mock.patch("threading.Thread.start", side_effect=RuntimeError("no more threads")), captured() as (_, err):
+            full = mock.patch("threading.Thread.start", side_effect=RuntimeError("no more threads"))
+            with full, captured() as (_, err):
                 server.handle_request()
             self.assertIn("a connection was not served: no more threads", err.getvalue())
             self.assertEqual((self.api.connections.open, client.recv(10)), (set(), b""))
@@ -443,7 +489,8 @@ class Requests(Amiss):
         root = os.path.dirname(self.made.path)
         with psik.IdempotencyKeys(root).entry("key", "request") as entry:
             entry.keep("5.5")
-        self.refused(psik.ConflictError, "came with another request", psik.IdempotencyKeys(root).entry("key", "other").__enter__)
+        self.refused(psik.ConflictError, "came with another request",
+                     psik.IdempotencyKeys(root).entry("key", "other").__enter__)
         folder = os.path.join(root, ".keys")
         path = os.path.join(folder, os.listdir(folder)[0])
         with open(path, "w") as file:
@@ -486,16 +533,19 @@ class Requests(Amiss):
                 self.api.stopping = len(rests) == 2
                 return 0
 
-            with mock.patch(name, side_effect=RuntimeError("oh")) as failing, captured() as (_, err):
+            broken = mock.patch(name, side_effect=RuntimeError("oh"))
+            with broken as failing, captured() as (_, err):
                 rounds.repeat(work, rest)
             self.assertEqual(failing.call_count, 2)
             self.assertEqual(err.getvalue().count("RuntimeError: oh"), 2)
-            self.assertEqual(rests, [self.api.config.poll_interval_s if "poll" in name else 1] * 2)
+            wanted_s = self.api.config.poll_interval_s if "poll" in name else 1
+            self.assertEqual(rests, [wanted_s] * 2)
 
     def test_a_scheduler_is_not_asked_more_often_where_asking_fails(self) -> None:
         rounds = psik.Rounds(self.api)
         keeper = threading.Thread(target=rounds.repeat, args=rounds.table[1])
-        with mock.patch("psik.Tracker.poll", side_effect=OSError(28, "full")) as failing, captured():
+        broken = mock.patch("psik.Tracker.poll", side_effect=OSError(28, "full"))
+        with broken as failing, captured():
             keeper.start()
             time.sleep(2.2)
             self.api.stopping = True
@@ -508,7 +558,8 @@ class Requests(Amiss):
             for config, told in ((self.config(), False), (psik.Config(authz="owner"), True)):
                 with captured() as (_, err):
                     psik.read_again(api, lambda: config)
-                self.assertEqual("authz has effect only when the server is started again" in err.getvalue(), told)
+                said = "authz has effect only when the server is started again" in err.getvalue()
+                self.assertEqual(said, told)
 
     def test_who_is_too_slow_for_the_news_is_told_so(self) -> None:
         tracker = psik.Tracker(self.config())
@@ -566,7 +617,8 @@ class CommandLine(Amiss):
             self.assertIn(said, self.psik(*argv, status=2).err)
 
     def test_changes_of_a_spec_that_lead_nowhere(self) -> None:
-        for change, said in ((".a=1", "names no field"), ("script.x.y=1", "leads into what is no object"),
+        for change, said in ((".a=1", "names no field"),
+                             ("script.x.y=1", "leads into what is no object"),
                              ("moo", "should look like")):
             ran = self.psik("run", "-", "--set", change, stdin='{"script": "true"}', status=2)
             self.assertIn(said, ran.err)
@@ -575,14 +627,16 @@ class CommandLine(Amiss):
         self.assertEqual(psik.Config(launcher="srun -n 2").launcher, ["srun", "-n", "2"])
 
     def test_watching_a_listing(self) -> None:
-        child = subprocess.Popen([sys.executable, PSIK, "ls", "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        child = subprocess.Popen([sys.executable, PSIK, "ls", "--watch"], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, env=self.env)
         assert child.stdout and child.stderr
         lines = [child.stdout.readline() for _ in range(5)]
         child.send_signal(signal.SIGINT)
         self.assertEqual((child.wait(30), child.stderr.read()), (130, b""))
         child.stdout.close()
         child.stderr.close()
-        self.assertEqual([line[:5] for line in lines], [b"JOBID", self.made.jobid.encode()[:5], b"\n", b"JOBID", self.made.jobid.encode()[:5]])
+        jobid = self.made.jobid.encode()[:5]
+        self.assertEqual([line[:5] for line in lines], [b"JOBID", jobid, b"\n", b"JOBID", jobid])
 
     def test_compiling_once(self) -> None:
         path = self.write("module.py", "x = 1\n")
@@ -598,12 +652,14 @@ class CommandLine(Amiss):
 class Interface(Amiss):
     def test_names_and_waits(self) -> None:
         job = psik.Job(self.made.path)
-        self.assertEqual((repr(self.made), repr(job), repr(job.base), "%s" % format(psik.JobState.active, ">8")),
-                         ("JobDir(%r)" % self.made.path, "Job(%r)" % self.made.path, "AsyncPath(%r)" % self.made.path, "  active"))
+        for each, name in ((self.made, "JobDir"), (job, "Job"), (job.base, "AsyncPath")):
+            self.assertEqual(repr(each), "%s(%r)" % (name, self.made.path))
+        self.assertEqual("%s" % format(psik.JobState.active, ">8"), "  active")
         config = self.config()
         threading.Timer(0.3, psik.reached, (self.made, 1, psik.JobState.completed)).start()
         psik.reached(self.made, 1, psik.JobState.active)
-        self.assertEqual([str(row.state) for row in psik.watch(config, self.made)], ["new", "active", "completed"])
+        self.assertEqual([str(row.state) for row in psik.watch(config, self.made)],
+                         ["new", "active", "completed"])
 
         async def main() -> List[str]:
             psik.reached(self.made, 2, psik.JobState.active)

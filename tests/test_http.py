@@ -18,11 +18,15 @@ from harness import FAST, PSIK, Case, kill, processes_with
 from serving import Answer, Server
 
 OK = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+JSON = POST + b"Content-Type: application/json\r\n"
 BY_ADDRESS = b"GET /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-FORM = (b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a b%22.txt\"\r\n\r\none\r\n"
-        b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"sub/\xc3\xa9.bin\"\r\nContent-Type: x/y\r\n\r\n\r\n--x\r\n--\r\n"
-        b"--xx\r\nContent-Disposition: form-data; name=\"files\"; filename=\"empty\"\r\n\r\n\r\n--xx--\r\n")
-NAMES = ["plain.txt", "with blank", "per%cent", "\u00fcml\u00e4ut", "deep/er/file", "-dash", "a;b&c", "empty"]
+PART = b'--xx\r\nContent-Disposition: form-data; name="files"; filename='
+FORM = (PART + b'"a b%22.txt"\r\n\r\none\r\n'
+        + PART + b'"sub/\xc3\xa9.bin"\r\nContent-Type: x/y\r\n\r\n\r\n--x\r\n--\r\n'
+        + PART + b'"empty"\r\n\r\n\r\n--xx--\r\n')
+NAMES = ["plain.txt", "with blank", "per%cent", "\u00fcml\u00e4ut", "deep/er/file",
+         "-dash", "a;b&c", "empty"]
 RAW: List[Tuple[bytes, int]] = [  # what is sent; the status of the first answer
     (OK + b"\r\n", 200),
     (b"GET /v1/jobs/ HTTP/1.0\r\n\r\n", 200),
@@ -49,14 +53,14 @@ RAW: List[Tuple[bytes, int]] = [  # what is sent; the status of the first answer
     (b"GET /v1/jobs/%ff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     (b"GET /v1/jobs/%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     (b"GET /v1/jobs?name=%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}x\r\n0\r\n\r\n", 400),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{}", 400),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n", 413),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n\xff\xfe", 400),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", 415),
-    (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    (JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    (JSON + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}x\r\n0\r\n\r\n", 400),
+    (JSON + b"Content-Length: 9\r\n\r\n{}", 400),
+    (JSON + b"Content-Length: 99999999\r\n\r\n", 413),
+    (JSON + b"Content-Length: 2\r\n\r\n\xff\xfe", 400),
+    (POST + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 415),
+    (POST + b"Content-Length: 2\r\n\r\n{}", 415),
+    (POST + b"Content-Type: application/json; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
      b"2;ext=1\r\n{}\r\n0\r\nTrailer: x\r\n\r\n", 422),
     (b"GET /v1/jobs HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
     (b"GET /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n", 403),
@@ -66,7 +70,8 @@ RAW: List[Tuple[bytes, int]] = [  # what is sent; the status of the first answer
     (OK + b"X: a" + b" " * 20000 + b"b\r\n\r\n", 200),
     (OK + b"Expect: miracles\r\n\r\n", 417),
     (b"POST /v1/jobs HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-    (b"POST /v1/jobs/callback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 30002\r\n\r\n{\"" + b"\\\"" * 15000, 422),
+    (JSON.replace(b"/jobs", b"/jobs/callback") + b"Content-Length: 30002\r\n\r\n{\""
+     + b"\\\"" * 15000, 422),
     (OK + b"Origin: http://evil.example\r\n\r\n", 403),
     (OK + b"Origin: null\r\n\r\n", 403),
     (BY_ADDRESS + b"Origin: http://127.0.0.1\r\n\r\n", 200),
@@ -89,9 +94,11 @@ class Api(Case):
         super().setUp()
         self.server = Server(self, *self.argv)
 
-    def ask(self, method: str, path: str, body: Any = None, status: int = 200, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: Any = None, status: int = 200,
+            **headers: str) -> Answer:
         """One request, whose status is checked."""
-        answer = self.server.ask(method, "/v1/jobs" + path if not path.startswith("/v1") else path, body, **headers)
+        answer = self.server.ask(method, "/v1/jobs" + path if not path.startswith("/v1") else path,
+                                 body, **headers)
         self.assertEqual(answer.status, status, answer)
         return answer
 
@@ -141,12 +148,14 @@ class Api(Case):
     def test_cancel_and_purge(self) -> None:
         jobid = self.new("", script="sleep 600")
         self.server.wait_for(jobid, "active")
-        self.assertIn("cancel it first", self.ask("DELETE", "/%s?purge=1" % jobid, status=409).json["detail"])
+        self.assertIn("cancel it first",
+                      self.ask("DELETE", "/%s?purge=1" % jobid, status=409).json["detail"])
         self.ask("POST", "/%s/cancel" % jobid)
         self.assertEqual(self.server.wait_for(jobid), "canceled")
 
     def test_lists(self) -> None:
-        made = [self.new(script="true", name="odd" if number % 2 else "even") for number in range(5)][::-1]
+        made = [self.new(script="true", name="odd" if number % 2 else "even")
+                for number in range(5)][::-1]
 
         def listed(query: str) -> List[str]:
             return [row["jobid"] for row in self.ask("GET", query).json]
@@ -174,18 +183,19 @@ class Api(Case):
     def test_bad_input_is_said_with_its_place(self) -> None:
         spec = {"scirpt": 1, "resources": {"duration": "x"}}
         answer = self.ask("POST", "", spec, status=422).json["detail"]
-        self.assertEqual([each["loc"] for each in answer],
-                         [["body", "scirpt"], ["body", "script"], ["body", "resources", "duration"]])
+        places = [["body", "scirpt"], ["body", "script"], ["body", "resources", "duration"]]
+        self.assertEqual([each["loc"] for each in answer], places)
         self.assertEqual({key for each in answer for key in each}, {"loc", "msg", "type"})
-        answer = self.ask("POST", "", "[1,", status=422, Content_Type="application/json").json["detail"]
+        answer = self.ask("POST", "", "[1,", status=422,
+                          Content_Type="application/json").json["detail"]
         self.assertEqual(answer[0]["loc"], ["body"])
         answer = self.ask("POST", "", {"script": "x", "backend": "nope"}, status=422).json["detail"]
         self.assertEqual(answer[0]["loc"], ["body", "backend"])
 
     def test_bad_queries_and_ids(self) -> None:
-        for path, status in (("?limit=0", 422), ("?limit=x", 422), ("?index=-1", 422), ("?state=gone", 422),
-                             ("?backend=none", 404), ("/no-id", 400), ("/1.2", 404), ("/1.2/state", 404),
-                             ("/..", 400)):
+        for path, status in (("?limit=0", 422), ("?limit=x", 422), ("?index=-1", 422),
+                             ("?state=gone", 422), ("?backend=none", 404), ("/no-id", 400),
+                             ("/1.2", 404), ("/1.2/state", 404), ("/..", 400)):
             self.assertIn("detail", self.ask("GET", path, status=status).json)
         for path in ("?backend=none", "/new?machine=none"):
             self.ask("POST", path, {"script": "x"}, status=404)
@@ -193,7 +203,8 @@ class Api(Case):
     def test_a_refusal_of_the_scheduler_comes_back(self) -> None:
         toy = os.path.join(self.folder, "site", "toy")
         os.makedirs(toy)
-        for name, text in (("submit", "#!@shell@\necho no such queue >/dev/stderr\nexit 1\n"), ("job", "#!@shell@\n"), ("cancel", "#!@shell@\n")):
+        for name, text in (("submit", "#!@shell@\necho no such queue >/dev/stderr\nexit 1\n"),
+                           ("job", "#!@shell@\n"), ("cancel", "#!@shell@\n")):
             with open(os.path.join(toy, name), "w") as file:
                 file.write(text)
         self.configure(templates=os.path.dirname(toy), backend={"type": "toy"})
@@ -207,7 +218,8 @@ class Api(Case):
         found: List[Answer] = []
 
         def send() -> None:
-            found.append(self.server.ask("POST", "/v1/jobs", {"script": "true"}, Idempotency_Key="k1"))
+            found.append(self.server.ask("POST", "/v1/jobs", {"script": "true"},
+                                         Idempotency_Key="k1"))
 
         threads = [threading.Thread(target=send) for _ in range(6)]
         for thread in threads:
@@ -220,7 +232,7 @@ class Api(Case):
         self.assertNotEqual(self.new("", script="true"), found[0].json)
 
     def put_files(self) -> Tuple[str, str]:
-        """A job with files in its work directory: (its id, the path of its files in the interface)."""
+        """A job with files in its work directory: (its id, the path of its files' route)."""
         jobid = self.new(script="true")
         files = "/%s/files" % jobid
         for name in NAMES:
@@ -237,7 +249,8 @@ class Api(Case):
                              (content, "application/octet-stream"))
         self.assertEqual(sorted(self.ask("GET", files + "/").json),
                          sorted(set(name.split("/")[0] for name in NAMES)))
-        self.assertEqual(self.ask("GET", files + "/deep/er").json["file"]["size"], len("deep/er/file"))
+        self.assertEqual(self.ask("GET", files + "/deep/er").json["file"]["size"],
+                         len("deep/er/file"))
 
     def test_the_files_of_a_form(self) -> None:
         jobid = self.new(script="true")
@@ -251,9 +264,9 @@ class Api(Case):
     def test_files_that_cannot_be_written_or_removed(self) -> None:
         jobid, files = self.put_files()
         self.ask("DELETE", files + "/plain.txt")
-        for method, path, status in (("DELETE", "plain.txt", 404), ("DELETE", "deep", 409), ("PUT", "deep", 409),
-                                     ("PUT", "deep/er/file/more", 409), ("PUT", "n" * 300, 409),
-                                     ("GET", "n" * 300, 404)):
+        for method, path, status in (("DELETE", "plain.txt", 404), ("DELETE", "deep", 409),
+                                     ("PUT", "deep", 409), ("PUT", "deep/er/file/more", 409),
+                                     ("PUT", "n" * 300, 409), ("GET", "n" * 300, 404)):
             self.ask(method, files + "/" + path, b"x" if method == "PUT" else None, status=status)
         left = os.listdir(os.path.join(self.prefix, "local", jobid, "work"))
         self.assertEqual([name for name in left if name.startswith(psik.PASSING)], [])
@@ -280,8 +293,8 @@ class Api(Case):
             file.write("inside")
         os.symlink("real", os.path.join(work, "inner"))
         self.assertEqual(self.ask("GET", files + "/inner").body, b"inside")
-        for path in ("/link", "/etc/passwd", "/etc", "/spec", "/../spec.json", "/..%2fspec.json", "/%2e%2e/spec.json", "/x/../../spec.json",
-                     "/fifo"):
+        for path in ("/link", "/etc/passwd", "/etc", "/spec", "/../spec.json", "/..%2fspec.json",
+                     "/%2e%2e/spec.json", "/x/../../spec.json", "/fifo"):
             self.ask("GET", files + path, status=403)
         for path in ("/..%2f..%2fx", "/../scripts/run", "/etc/x"):
             self.ask("PUT", files + path, b"bad", status=403)
@@ -298,11 +311,13 @@ class Api(Case):
     def test_cut_uploads_leave_nothing(self) -> None:
         jobid = self.new(script="true")
         head = "PUT /v1/jobs/%s/files/%%s HTTP/1.1\r\nHost: localhost\r\n" % jobid
-        for name, rest in (("a", b"Content-Length: 1000\r\n\r\nabc"), ("b", b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc"),
+        for name, rest in (("a", b"Content-Length: 1000\r\n\r\nabc"),
+                           ("b", b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc"),
                            ("c", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")):
             self.assertIn(status_of(self.server.raw((head % name).encode() + rest)), (0, 400))
         cut = FORM[:FORM.index(b"empty")]
-        self.assertEqual(self.server.ask("POST", "/v1/jobs/%s/files" % jobid, cut, Content_Type="multipart/form-data; boundary=xx").status, 400)
+        self.ask("POST", "/%s/files" % jobid, cut, status=400,
+                 Content_Type="multipart/form-data; boundary=xx")
         work = os.path.join(self.prefix, "local", jobid, "work")
         self.assertEqual(sorted(os.listdir(work)), ["a b\".txt", "sub"])  # what came whole
 
@@ -310,23 +325,28 @@ class Api(Case):
         jobid = self.new(script="true")
         url = "/%s/files/ten" % jobid
         self.ask("PUT", url, b"0123456789")
-        for value, status, body in (("bytes=2-4", 206, b"234"), ("bytes=7-", 206, b"789"), ("bytes=-3", 206, b"789"), ("bytes=-99", 206, b"0123456789"),
-                                    ("bytes=8-99", 206, b"89"), ("lines=1-2", 200, b"0123456789"), ("bytes=0-1,3-4", 200, b"0123456789"),
+        for value, status, body in (("bytes=2-4", 206, b"234"), ("bytes=7-", 206, b"789"),
+                                    ("bytes=-3", 206, b"789"), ("bytes=-99", 206, b"0123456789"),
+                                    ("bytes=8-99", 206, b"89"), ("lines=1-2", 200, b"0123456789"),
+                                    ("bytes=0-1,3-4", 200, b"0123456789"),
                                     ("bytes=-", 200, b"0123456789")):
             self.assertEqual(self.ask("GET", url, status=status, Range=value).body, body, value)
         for value in ("bytes=10-", "bytes=5-2", "bytes=-0"):
-            self.assertEqual(self.ask("GET", url, status=416, Range=value).headers["content-range"], "bytes */10")
-        whole = self.ask("GET", url)
-        self.assertEqual(self.ask("GET", url, status=304, If_None_Match=whole.headers["etag"]).body, b"")
+            answer = self.ask("GET", url, status=416, Range=value)
+            self.assertEqual(answer.headers["content-range"], "bytes */10")
+        etag = self.ask("GET", url).headers["etag"]
+        self.assertEqual(self.ask("GET", url, status=304, If_None_Match=etag).body, b"")
         self.assertEqual(self.ask("GET", url, Range="bytes=0-1", If_Range='"other"').status, 200)
         head = self.ask("HEAD", url)
         self.assertEqual((head.body, head.headers["content-length"]), (b"", "10"))
-        state = self.ask("GET", "/%s/state" % jobid)
-        self.assertEqual(self.ask("GET", "/%s/state" % jobid, status=304, If_None_Match=state.headers["etag"]).body, b"")
+        etag = self.ask("GET", "/%s/state" % jobid).headers["etag"]
+        answer = self.ask("GET", "/%s/state" % jobid, status=304, If_None_Match=etag)
+        self.assertEqual(answer.body, b"")
 
     def test_methods_that_a_route_has_not(self) -> None:
         for method, status in (("PATCH", 405), ("OPTIONS", 204)):
-            self.assertEqual(self.ask(method, "", status=status).headers["allow"], "GET, HEAD, OPTIONS, POST")
+            self.assertEqual(self.ask(method, "", status=status).headers["allow"],
+                             "GET, HEAD, OPTIONS, POST")
         self.ask("GET", "/v1/nothing", status=404)
 
     def test_the_page_and_the_health(self) -> None:
@@ -342,8 +362,10 @@ class Api(Case):
 
     def test_metrics(self) -> None:
         self.new(script="true")
-        self.until(lambda: 'psik_jobs{backend="local",state="new"} 1' in self.ask("GET", "/v1/metrics").text)
-        self.assertIn('psik_requests_total{method="POST",status="200"} 1', self.ask("GET", "/v1/metrics").text)
+        jobs, requests = ('psik_jobs{backend="local",state="new"} 1',
+                          'psik_requests_total{method="POST",status="200"} 1')
+        self.until(lambda: jobs in self.ask("GET", "/v1/metrics").text)
+        self.assertIn(requests, self.ask("GET", "/v1/metrics").text)
 
     def test_what_is_not_http(self) -> None:
         for data, status in RAW:
@@ -355,9 +377,10 @@ class Api(Case):
         self.assertNotIn("Traceback", self.server.said())
 
     def test_a_broken_body_ends_the_connection(self) -> None:
-        head = b"POST /v1/jobs/new HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = JSON.replace(b"/jobs", b"/jobs/new") + b"Transfer-Encoding: chunked\r\n\r\n"
         whole = b"e\r\n{\"script\":\"x\"}\r\n0\r\n"
-        for rest in (whole + b"a: b\r\n" * 100, whole + b"x" * 1025 + b"\r\n", whole + b"X: y\n", b"1\r\nXJUNK\r\n\r\n0\r\n\r\n", b"zz\r\n\r\n0\r\n\r\n",
+        for rest in (whole + b"a: b\r\n" * 100, whole + b"x" * 1025 + b"\r\n",
+                     whole + b"X: y\n", b"1\r\nXJUNK\r\n\r\n0\r\n\r\n", b"zz\r\n\r\n0\r\n\r\n",
                      b" 1\r\nx\r\n0\r\n\r\n", b"1;a\rb\r\nx\r\n0\r\n\r\n"):
             answers = re.findall(rb"HTTP/1\.1 (\d+)", self.server.raw(head + rest + OK + b"\r\n"))
             self.assertEqual(answers, [b"400"], rest[:50])
@@ -366,8 +389,10 @@ class Api(Case):
         jobid = self.new(script="true")
         connection = self.server.connection()
         for _ in range(20):
-            self.assertEqual(self.server.ask("GET", "/v1/jobs/%s/state" % jobid, connection=connection).json, "new")
-            self.assertEqual(self.server.ask("POST", "/v1/jobs/%s/start" % "1.1", b"ignored", connection=connection).status, 404)
+            self.assertEqual(self.server.ask("GET", "/v1/jobs/%s/state" % jobid,
+                                             connection=connection).json, "new")
+            self.assertEqual(self.server.ask("POST", "/v1/jobs/%s/start" % "1.1", b"ignored",
+                                             connection=connection).status, 404)
         connection.close()
         pipelined = self.server.raw((OK + b"\r\n") * 3)
         self.assertEqual(len(re.findall(rb"HTTP/1.1 200", pipelined)), 3)
@@ -376,14 +401,17 @@ class Api(Case):
         jobid = self.new("", script="#!/bin/sh\nfor n in 1 2 3; do echo line $n; sleep 0.4; done")
         text, offset, state = b"", 0, ""
         while state not in ("completed", "failed"):
-            answer = self.server.ask("GET", "/v1/jobs/%s/logs/stdout.1?offset=%d&wait=20" % (jobid, offset))
+            query = "offset=%d&wait=20" % offset
+            answer = self.server.ask("GET", "/v1/jobs/%s/logs/stdout.1?%s" % (jobid, query))
             if answer.status == 404:  # nothing was written yet
                 continue
             text += answer.body
             offset, state = int(answer.headers["x-psik-offset"]), answer.headers["x-psik-state"]
         self.assertEqual(text, b"line 1\nline 2\nline 3\n")
-        self.assertEqual(self.ask("GET", "/%s/logs/stdout.1?tail=2" % jobid).body, b"line 2\nline 3\n")
-        self.assertEqual(self.ask("GET", "/%s/logs/stdout.1" % jobid, status=206, Range="bytes=0-3").body, b"line")
+        self.assertEqual(self.ask("GET", "/%s/logs/stdout.1?tail=2" % jobid).body,
+                         b"line 2\nline 3\n")
+        self.assertEqual(self.ask("GET", "/%s/logs/stdout.1" % jobid, status=206,
+                                  Range="bytes=0-3").body, b"line")
         self.ask("GET", "/%s/logs/stdout.9" % jobid, status=404)
         self.ask("GET", "/%s/logs/stdout.1?tail=1&offset=1" % jobid, status=422)
 
@@ -408,26 +436,32 @@ class Api(Case):
 
     def test_events(self) -> None:
         first: List[Dict[str, Any]] = []
-        listener = threading.Thread(target=lambda: first.extend(self.events("/v1/events", "failed")))
+        listener = threading.Thread(
+            target=lambda: first.extend(self.events("/v1/events", "failed")))
         listener.start()
         self.until(lambda: self.server.handles() > 8)
         time.sleep(0.3)
         jobid = self.new("", script="sleep 0.5; exit 4")
         found = self.events("/v1/jobs/%s/events" % jobid, "never")
-        self.assertEqual([(each["jobndx"], each["state"]) for each in found], [(0, "new"), (1, "queued"), (1, "active"), (1, "failed")])
-        self.assertEqual([each["state"] for each in self.events("/v1/jobs/%s/events" % jobid, "never", found[1]["mark"])], ["active", "failed"])
+        self.assertEqual([(each["jobndx"], each["state"]) for each in found],
+                         [(0, "new"), (1, "queued"), (1, "active"), (1, "failed")])
+        rest = self.events("/v1/jobs/%s/events" % jobid, "never", found[1]["mark"])
+        self.assertEqual([each["state"] for each in rest], ["active", "failed"])
         self.ask("GET", "/%s/events" % jobid, status=204, Last_Event_ID=found[-1]["mark"])
         listener.join(30)
-        self.assertEqual([(each["jobid"], each["state"]) for each in first], [(jobid, each["state"]) for each in found])
+        self.assertEqual([(each["jobid"], each["state"]) for each in first],
+                         [(jobid, each["state"]) for each in found])
         again = self.events("/v1/events", "failed", first[1]["mark"])
         self.assertEqual([each["state"] for each in again], ["active", "failed"])
 
     def test_callbacks_come_in(self) -> None:
         jobid = self.new(script="true", client_secret="s3")
         body = json.dumps({"jobid": jobid, "jobndx": 1, "state": "active", "info": 7}).encode()
-        for signature, status in ((None, 403), ("sha256=00", 403), (psik.sign_message(body, "s3"), 200), (psik.sign_message(body, "s3"), 200)):
+        good = psik.sign_message(body, "s3")
+        for signature, status in ((None, 403), ("sha256=00", 403), (good, 200), (good, 200)):
             headers = {"X_Hub_Signature_256": signature} if signature else {}
-            answer = self.ask("POST", "/callback", body, status=status, Content_Type="application/json", **headers)
+            answer = self.ask("POST", "/callback", body, status=status,
+                              Content_Type="application/json", **headers)
         self.assertEqual(answer.json, "OK")
         self.assertEqual(self.states(jobid), ["0 new", "1 active"])
         self.ask("POST", "/callback", {"jobid": "1.5", "jobndx": 1, "state": "active"}, status=404)
@@ -486,8 +520,11 @@ class Serving(Case):
             self.assertIn(said, self.psik("serve", "--uds", path, status=status).err)
 
     def test_arguments(self) -> None:
-        for argv, said in ((("--host", "0.0.0.0", "--port", "0"), "authz is local"), (("--uds", "a", "--port", "1"), "give one"), (("--port", "99999"), "65535"),
-                           (("--host", "no.such.host.invalid"), "cannot listen"), (("--tls-key", "x"), "--tls-cert"), (("--workers", "0"), "--workers"),
+        for argv, said in ((("--host", "0.0.0.0", "--port", "0"), "authz is local"),
+                           (("--uds", "a", "--port", "1"), "give one"),
+                           (("--port", "99999"), "65535"),
+                           (("--host", "no.such.host.invalid"), "cannot listen"),
+                           (("--tls-key", "x"), "--tls-cert"), (("--workers", "0"), "--workers"),
                            (("--tls-cert", "/nothing"), "cannot be used")):
             self.assertIn(said, self.psik("serve", *argv, status=2).err)
         self.assertEqual(json.loads(self.psik("serve", "--openapi").out)["openapi"], "3.1.0")
@@ -499,7 +536,8 @@ class Serving(Case):
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(server.where)
-            sock.sendall(b"PUT /v1/jobs/%s/files/late HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nabc" % jobid.encode())
+            sock.sendall(b"PUT /v1/jobs/%s/files/late HTTP/1.1\r\nHost: localhost\r\n"
+                         b"Content-Length: 6\r\n\r\nabc" % jobid.encode())
             time.sleep(0.3)
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.5)
@@ -522,12 +560,15 @@ class Serving(Case):
 
     def test_inetd_and_pipes(self) -> None:
         jobid = self.run_spec(script="true")
-        request = ("GET /v1/jobs/%s/spec HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % jobid).encode()
-        done = subprocess.run(FAST + ["serve", "--inetd"], input=request, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+        request = ("GET /v1/jobs/%s/spec HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                   % jobid).encode()
+        done = subprocess.run(FAST + ["serve", "--inetd"], input=request, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=self.env)
         self.assertEqual(status_of(done.stdout), 200)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            child = subprocess.Popen(FAST + ["serve", "--inetd"], stdin=theirs, stdout=theirs, stderr=theirs, env=self.env)
+            child = subprocess.Popen(FAST + ["serve", "--inetd"], stdin=theirs, stdout=theirs,
+                                     stderr=theirs, env=self.env)
             ours.sendall(request)
             ours.settimeout(20)
             answer = ours.recv(65536)
@@ -537,16 +578,18 @@ class Serving(Case):
 
     def test_a_socket_that_is_handed_over(self) -> None:
         path = os.path.join(self.folder, "given.sock")
-        code = ("import os, socket, sys\ns = socket.socket(socket.AF_UNIX); s.bind(%r); s.listen(5)\n"
-                "os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n"
+        code = ("import os, socket, sys\ns = socket.socket(socket.AF_UNIX)\n"
+                "s.bind(%r); s.listen(5)\nos.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n"
                 "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
                 "os.execv(sys.executable, %r + ['serve'])" % (path, FAST))
         server = Server(self, program=[sys.executable, "-c", code])
         self.assertEqual((server.where, server.ask("GET", "/v1/jobs").json), (path, []))
 
     def test_psik_apis_config_is_found(self) -> None:
-        path = self.write("api.json", json.dumps({"authz": "local", "database_url": "sqlite://", "backends": {
-            "one": {"prefix": self.prefix, "psik_path": PSIK, "backend": {"type": "local"}}, "two": {"prefix": self.prefix, "backend": {"type": "at"}}}}))
+        path = self.write("api.json", json.dumps({
+            "authz": "local", "database_url": "sqlite://", "backends": {
+                "one": {"prefix": self.prefix, "psik_path": PSIK, "backend": {"type": "local"}},
+                "two": {"prefix": self.prefix, "backend": {"type": "at"}}}}))
         server = Server(self, "--uds", "s.sock", env={"PSIK_API_CONFIG": path})
         self.assertEqual(list(server.ask("GET", "/v1/backends").json), ["one", "two"])
         self.assertEqual(server.ask("GET", "/v1/jobs?backend=two").json, [])
@@ -561,7 +604,8 @@ class Serving(Case):
             sockets.append(sock)
         for _ in range(10):
             self.assertEqual(server.ask("GET", "/v1/jobs").status, 200)
-        own = 5  # accepting, stopping, looking, polling, delivering; one that makes room for another is gone soon
+        # Accepting, stopping, looking, polling, delivering; one that makes room is gone soon.
+        own = 5
         self.until(lambda: len(os.listdir("/proc/%d/task" % server.process.pid)) <= 8 + own)
         begun = time.time()
         self.assertEqual(server.stop(), 0)
@@ -577,7 +621,8 @@ class Serving(Case):
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(server.where)
             try:
-                sock.sendall(b"PUT /v1/jobs/%s/files/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc" % jobid.encode())
+                sock.sendall(b"PUT /v1/jobs/%s/files/f HTTP/1.1\r\nHost: localhost\r\n"
+                             b"Content-Length: 9\r\n\r\nabc" % jobid.encode())
             except OSError:  # it was told to come again later
                 pass
             sockets.append(sock)
@@ -599,7 +644,8 @@ class Serving(Case):
                 answer, deadline = connection.getresponse(), time.monotonic() + 30
                 while "completed" not in seen and time.monotonic() < deadline:
                     line = answer.readline().decode()
-                    seen.extend([json.loads(line[6:])["state"]] if line.startswith("data: ") else [])
+                    seen.extend([json.loads(line[6:])["state"]]
+                                if line.startswith("data: ") else [])
 
             connection = server.connection()
             connection.request("GET", "/v1/events")
@@ -618,7 +664,8 @@ class Serving(Case):
         server = Server(self, "--uds", "s.sock")
         jobid = str(server.ask("POST", "/v1/jobs", {"script": "exec sleep 600"}).json)
         server.wait_for(jobid, "active")
-        nap = self.until(lambda: [line for line in processes_with("sleep 600") if len(line.split()) == 4])
+        nap = self.until(lambda: [line for line in processes_with("sleep 600")
+                                  if len(line.split()) == 4])
         os.kill(int(self.job(jobid).rows()[-1].info), signal.SIGKILL)
         kill(nap)
         self.assertEqual(server.wait_for(jobid, "failed"), "failed")

@@ -24,10 +24,13 @@ FAULTY: List[Tuple[Dict[str, Any], List[str]]] = [  # changes to a good spec; th
     ({"resources": {"duration": True}}, ["resources.duration: True is not a whole number"]),
     ({"resources": {"duration": 0}}, ["resources.duration: 0 is too small; the least is 1"]),
     ({"resources": {"node_count": -1}}, ["resources.node_count: -1 is too small"]),
-    ({"resources": {"gpu_cores_per_process": -1}}, ["resources.gpu_cores_per_process: -1 is too small; the least is 0"]),
+    ({"resources": {"gpu_cores_per_process": -1}},
+     ["resources.gpu_cores_per_process: -1 is too small; the least is 0"]),
     ({"resources": {"duration": 10 ** 12}}, ["resources.duration: 1000000000000 is too large"]),
-    ({"resources": {"exclusive_node_use": "maybe"}}, ["resources.exclusive_node_use: 'maybe' is neither true nor false"]),
-    ({"resources": {"durration": 5}}, ["resources.durration: unknown key (did you mean 'duration'?)"]),
+    ({"resources": {"exclusive_node_use": "maybe"}},
+     ["resources.exclusive_node_use: 'maybe' is neither true nor false"]),
+    ({"resources": {"durration": 5}},
+     ["resources.durration: unknown key (did you mean 'duration'?)"]),
     ({"resources": {"process_count": 3, "node_count": 2, "processes_per_node": 2}},
      ["resources.process_count: 3 contradicts node_count x processes_per_node = 4"]),
     ({"resources": []}, ["resources: [] is not an object"]),
@@ -36,14 +39,17 @@ FAULTY: List[Tuple[Dict[str, Any], List[str]]] = [  # changes to a good spec; th
     ({"environment": {"A": ["x"]}}, ["environment.A: ['x'] is not a text"]),
     ({"environment": "A=B"}, ["environment: 'A=B' is not an object"]),
     ({"backend": {"queue_name": "a\nb"}}, ["backend.queue_name: it holds a control character"]),
-    ({"backend": {"attributes": {"-C": "a\nrm -rf /"}}}, ["backend.attributes.-C: it holds a control character"]),
+    ({"backend": {"attributes": {"-C": "a\nrm -rf /"}}},
+     ["backend.attributes.-C: it holds a control character"]),
     ({"backend": {"attributes": {"a b": "c"}}}, ["backend.attributes.a b: not an option"]),
     ({"backend": {"typo": "x"}}, ["backend.typo: unknown key"]),
     ({"scirpt": "x"}, ["scirpt: unknown key (did you mean 'script'?)"]),
     ({"callback": "ftp://x", "script": "", "name": "\n",
       "resources": {"duration": "x", "process_count": 3, "node_count": 2, "processes_per_node": 2}},
-     ["callback: 'ftp://x' is not an http", "script: is empty", "name:", "resources.duration:", "resources.process_count: 3 contradicts"]),
-    ({"scirpt": 1, "name": "\n", "resources": {"duration": "x"}}, ["scirpt:", "name:", "resources.duration:"]),
+     ["callback: 'ftp://x' is not an http", "script: is empty", "name:", "resources.duration:",
+      "resources.process_count: 3 contradicts"]),
+    ({"scirpt": 1, "name": "\n", "resources": {"duration": "x"}},
+     ["scirpt:", "name:", "resources.duration:"]),
 ]
 
 
@@ -58,30 +64,39 @@ class Specs(unittest.TestCase):
 
     def test_the_defaults_are_upstreams(self) -> None:
         self.assertEqual(psik.to_json(JobSpec(script="x")), {
-            "name": None, "directory": None, "script": "x", "environment": {}, "inherit_environment": True,
-            "resources": {"duration": 10, "node_count": None, "process_count": None, "processes_per_node": None,
-                          "cpu_cores_per_process": 1, "gpu_cores_per_process": 0, "exclusive_node_use": True},
-            "backend": {"type": "local", "queue_name": None, "project_name": None, "reservation_id": None, "attributes": {}},
-            "callback": None, "cb_secret": None, "cb_headers": {}, "client_secret": None, "attributes": {}})
+            "name": None, "directory": None, "script": "x", "environment": {},
+            "inherit_environment": True,
+            "resources": {"duration": 10, "node_count": None, "process_count": None,
+                          "processes_per_node": None, "cpu_cores_per_process": 1,
+                          "gpu_cores_per_process": 0, "exclusive_node_use": True},
+            "backend": {"type": "local", "queue_name": None, "project_name": None,
+                        "reservation_id": None, "attributes": {}},
+            "callback": None, "cb_secret": None, "cb_headers": {}, "client_secret": None,
+            "attributes": {}})
 
     def test_text_and_numbers_are_converted(self) -> None:
         rows: List[Tuple[Dict[str, Any], Any]] = [
             ({"resources": {"duration": "60"}}, 60), ({"resources": {"duration": 60.0}}, 60),
             ({"resources": {"duration": " 60 "}}, 60)]
         for change, value in rows:
-            self.assertEqual(psik.from_json(JobSpec, dict(SPEC, **change)).resources.duration, value)
-        self.assertEqual(psik.from_json(JobSpec, dict(SPEC, environment={"N": 4, "X": None})).environment, {"N": "4", "X": ""})
-        self.assertIs(psik.from_json(JobSpec, dict(SPEC, inherit_environment="false")).inherit_environment, False)
+            spec = psik.from_json(JobSpec, dict(SPEC, **change))
+            self.assertEqual(spec.resources.duration, value)
+        spec = psik.from_json(JobSpec, dict(SPEC, environment={"N": 4, "X": None},
+                                            inherit_environment="false"))
+        self.assertEqual(spec.environment, {"N": "4", "X": ""})
+        self.assertIs(spec.inherit_environment, False)
 
     def test_constructors_convert_too(self) -> None:
         self.assertEqual(ResourceSpec(duration="60").duration, 60)  # type: ignore[arg-type]
-        config = Config(prefix="/x", backend={"type": "slurm", "queue_name": "batch"})  # type: ignore[arg-type]
+        backend: Any = {"type": "slurm", "queue_name": "batch"}
+        config = Config(prefix="/x", backend=backend)
         self.assertEqual(psik.backends_of(config)["slurm"].settings.queue_name, "batch")
         with self.assertRaises(psik.InvalidError):
             ResourceSpec(duration="x")  # type: ignore[arg-type]
 
     def test_round_trip(self) -> None:
-        spec = psik.from_json(JobSpec, dict(SPEC, cb_secret="s", backend={"attributes": {"---gpu-bind": "closest"}}))
+        spec = psik.from_json(JobSpec, dict(SPEC, cb_secret="s",
+                                            backend={"attributes": {"---gpu-bind": "closest"}}))
         self.assertEqual(psik.from_json(JobSpec, psik.to_json(spec)), spec)
         self.assertIsNone(psik.to_json(spec, secrets=False)["cb_secret"])
 
@@ -89,24 +104,32 @@ class Specs(unittest.TestCase):
 UPSTREAM_SPECS = [  # as psik 1.2.2, psik 3.x and the documents write them
     '{ "script": "#!/usr/bin/env rc\\necho moo\\n" }',
     '{ "script": "cat data.txt",\n}',
-    '{"name": "x", "script": "y", "backend": "default", "attributes": {"--constraint": "gpu"}, "cb_headers": {"X-A": "b"}}',
-    '{"script": "y", "backend": {"type": "slurm", "queue_name": "q", "attributes": {"-b": "packed:rs"}}, "client_secret": "s"}',
-    '{"name": null, "directory": null, "script": "y", "environment": {}, "callback": null, "cb_secret": null}',
+    '{"name": "x", "script": "y", "backend": "default", "attributes": {"--constraint": "gpu"},'
+    ' "cb_headers": {"X-A": "b"}}',
+    '{"script": "y", "backend": {"type": "slurm", "queue_name": "q",'
+    ' "attributes": {"-b": "packed:rs"}}, "client_secret": "s"}',
+    '{"name": null, "directory": null, "script": "y", "environment": {}, "callback": null,'
+    ' "cb_secret": null}',
 ]
 UPSTREAM_CONFIGS = [  # text, backend's name, prefix, type
-    ('{"prefix": "/tmp/.psik", "backend": {"type": "local", "project_name": "p", "attributes": {"-b": "packed:rs"}}}',
-     "local", "/tmp/.psik", "local"),
-    ('{"prefix": "/a", "psik_path": "/x/psik", "rc_path": "/usr/bin/env rc"}', "local", "/a", "local"),
-    ('{"backends": {"default": {"prefix": "/b", "backend": {"type": "local"}}}}', "default", "/b", "local"),
-    ('{"authz": "local", "database_url": "sqlite://", "backends": {"f": {"prefix": "/c", "psik_path": "/p", "rc_path": "/bin/sh",'
-     ' "backend": {"type": "slurm", "project_name": "p", "attributes": {"---gpu-bind": "closest"}}}}}', "f", "/c", "slurm"),
-    ('{"prefix": "/d", "backends": {"default": {"type": "slurm", "queue_name": "q"}, "other": {}}}', "default", "/d", "slurm"),
+    ('{"prefix": "/tmp/.psik", "backend": {"type": "local", "project_name": "p",'
+     ' "attributes": {"-b": "packed:rs"}}}', "local", "/tmp/.psik", "local"),
+    ('{"prefix": "/a", "psik_path": "/x/psik", "rc_path": "/usr/bin/env rc"}',
+     "local", "/a", "local"),
+    ('{"backends": {"default": {"prefix": "/b", "backend": {"type": "local"}}}}',
+     "default", "/b", "local"),
+    ('{"authz": "local", "database_url": "sqlite://", "backends": {"f": {"prefix": "/c",'
+     ' "psik_path": "/p", "rc_path": "/bin/sh", "backend": {"type": "slurm", "project_name": "p",'
+     ' "attributes": {"---gpu-bind": "closest"}}}}}', "f", "/c", "slurm"),
+    ('{"prefix": "/d", "backends": {"default": {"type": "slurm", "queue_name": "q"}, "other": {}}}',
+     "default", "/d", "slurm"),
 ]
 BAD_CONFIGS = [  # text, what is said
     ("{", "psik.json:1:2: not JSON"),
     ("", "it is empty"),
     ("[]", "[] is not an object"),
-    ('{"prefix": "/a", "backend": {"typ": "x"}}', "backend.typ: unknown key (did you mean 'type'?)"),
+    ('{"prefix": "/a", "backend": {"typ": "x"}}',
+     "backend.typ: unknown key (did you mean 'type'?)"),
     ('{"prefixx": "/a"}', "prefixx: unknown key (did you mean 'prefix'?)"),
     ('{"prefix": "/a", "prefix": "/b"}', "'prefix' is given twice"),
     ('{"poll_interval_s": NaN}', "NaN is not JSON"),
@@ -125,14 +148,15 @@ class Documents(Case):
             with self.subTest(text=text):
                 spec = psik.load_spec(text, "spec.json")
                 self.assertTrue(spec.script)
-        chosen = Config(prefix="/x").choose_backend(psik.load_spec(UPSTREAM_SPECS[2], "spec.json"))
-        merged = chosen.with_defaults(psik.load_spec(UPSTREAM_SPECS[2], "spec.json"))
+        spec = psik.load_spec(UPSTREAM_SPECS[2], "spec.json")
+        merged = Config(prefix="/x").choose_backend(spec).with_defaults(spec)
         self.assertEqual(merged.backend.attributes, {"--constraint": "gpu"})
 
     def test_upstream_configs_are_taken(self) -> None:
         for text, name, prefix, kind in UPSTREAM_CONFIGS:
             with self.subTest(text=text):
-                backend = next(iter(psik.backends_of(psik.load_config(self.write("c.json", text))).values()))
+                config = psik.load_config(self.write("c.json", text))
+                backend = next(iter(psik.backends_of(config).values()))
                 self.assertEqual((backend.name, backend.prefix, backend.kind), (name, prefix, kind))
 
     def test_bad_configs_are_one_clear_message(self) -> None:
@@ -147,15 +171,19 @@ class Documents(Case):
 
     def test_relative_paths_start_at_the_config(self) -> None:
         os.mkdir(os.path.join(self.folder, "etc"))
-        config = psik.load_config(self.write("etc/p.json", '{"prefix": "../tree", "templates": "mine"}'))
+        path = self.write("etc/p.json", '{"prefix": "../tree", "templates": "mine"}')
+        config = psik.load_config(path)
         self.assertEqual(config.prefix, os.path.join(self.folder, "tree"))
         self.assertEqual(config.templates, os.path.join(self.folder, "etc", "mine"))
 
     def test_which_backend_a_job_goes_to(self) -> None:
-        config = psik.from_json(Config, {"prefix": "/x", "backends": {"big": {"type": "slurm"}, "here": {"type": "local"}}})
+        config = psik.from_json(Config, {"prefix": "/x", "backends": {
+            "big": {"type": "slurm"}, "here": {"type": "local"}}})
         rows: List[Tuple[Any, Any, Any]] = [  # the spec's backend, --backend, the answer
-            ({}, None, "big"), ({"queue_name": "q"}, None, "big"), ({"type": "local", "queue_name": "q"}, None, "here"), ("big", None, "big"), ({"type": "slurm"}, None, "big"), ("here", "big", "big"),
-            ("default", None, "big"), ("bigg", None, "did you mean 'big'?"), ({"type": "lsf"}, None, "there is big, here")]
+            ({}, None, "big"), ({"queue_name": "q"}, None, "big"),
+            ({"type": "local", "queue_name": "q"}, None, "here"), ("big", None, "big"),
+            ({"type": "slurm"}, None, "big"), ("here", "big", "big"), ("default", None, "big"),
+            ("bigg", None, "did you mean 'big'?"), ({"type": "lsf"}, None, "there is big, here")]
         for given, named, answer in rows:
             spec = psik.from_json(JobSpec, dict(SPEC, backend=given))
             try:
@@ -166,7 +194,8 @@ class Documents(Case):
     def test_what_an_entry_says_itself_counts(self) -> None:
         config = psik.from_json(Config, {"prefix": "/x", "poll_interval_s": 60, "backends": {
             "a": {"type": "local", "poll_interval_s": 10}, "b": {"type": "local"}}})
-        self.assertEqual([config.of_backend(name).poll_interval_s for name in ("a", "b")], [10, 60])
+        found = [config.of_backend(name).poll_interval_s for name in ("a", "b")]
+        self.assertEqual(found, [10, 60])
 
     def test_config_command_shows_what_is_in_force(self) -> None:
         ran = self.psik("config")

@@ -1,5 +1,6 @@
 """psik.py installed with pip, and used by a program that is type-checked."""
 import os
+import shutil
 import subprocess
 import sys
 import unittest
@@ -46,8 +47,9 @@ class Typed(Case):
     @needs("mypy, in .deps/lint (make test-deps)", os.path.exists(MYPY))
     def test_a_program_that_uses_it_passes_mypy_strict(self) -> None:
         path = self.write("program.py", TYPED)
-        done = subprocess.run([MYPY, "--strict", "--cache-dir", os.path.join(self.folder, "cache"), path],
-                              env=dict(self.env, MYPYPATH=ROOT), stdout=subprocess.PIPE, cwd=self.folder)
+        cache = os.path.join(self.folder, "cache")
+        done = subprocess.run([MYPY, "--strict", "--cache-dir", cache, path], cwd=self.folder,
+                              env=dict(self.env, MYPYPATH=ROOT), stdout=subprocess.PIPE)
         self.assertEqual(done.returncode, 0, done.stdout.decode())
 
 
@@ -55,7 +57,8 @@ class Installed(Case):
     def run_in(self, *argv: str) -> str:
         """What a program prints that must succeed."""
         env = {name: value for name, value in self.env.items() if name != "PYTHONPATH"}
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder, env=env)
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              cwd=self.folder, env=env)
         self.assertEqual(done.returncode, 0, done.stdout.decode())
         return done.stdout.decode().strip()
 
@@ -64,21 +67,26 @@ class Installed(Case):
         source = os.path.join(self.folder, "source")
         os.mkdir(source)
         for name in ("psik.py", "pyproject.toml", "README.md", "LICENSE"):
-            with open(os.path.join(ROOT, name), "rb") as old, open(os.path.join(source, name), "wb") as new:
-                new.write(old.read())
-        self.run_in(BUILD, "-m", "pip", "-q", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", self.folder, source)
+            shutil.copy(os.path.join(ROOT, name), source)
+        self.run_in(BUILD, "-m", "pip", "-q", "wheel", "--no-index", "--no-deps",
+                    "--no-build-isolation", "-w", self.folder, source)
         wheels: List[str] = [name for name in os.listdir(self.folder) if name.endswith(".whl")]
         self.assertEqual(wheels, ["psik-%s-py3-none-any.whl" % psik.__version__])
         with zipfile.ZipFile(os.path.join(self.folder, wheels[0])) as file:
-            self.assertEqual([name for name in file.namelist() if ".dist-info/" not in name], ["psik.py"])
+            self.assertEqual([name for name in file.namelist() if ".dist-info/" not in name],
+                             ["psik.py"])
         clean = os.path.join(self.folder, "clean")
         self.run_in(BUILD, "-m", "venv", clean)
         python = os.path.join(clean, "bin", "python")
-        self.run_in(python, "-m", "pip", "-q", "install", "--no-index", os.path.join(self.folder, wheels[0]))
-        self.assertEqual(self.run_in(os.path.join(clean, "bin", "psik"), "--version"), psik.__version__)
-        self.assertEqual(self.run_in(python, "-c", "import psik; print(psik.__version__)"), psik.__version__)
+        self.run_in(python, "-m", "pip", "-q", "install",
+                    "--no-index", os.path.join(self.folder, wheels[0]))
+        self.assertEqual(self.run_in(os.path.join(clean, "bin", "psik"), "--version"),
+                         psik.__version__)
+        self.assertEqual(self.run_in(python, "-c", "import psik; print(psik.__version__)"),
+                         psik.__version__)
         script = self.write("hello", "#!/bin/sh\n$psik --version\n", 0o755)
-        self.assertIn(psik.__version__, self.run_in(os.path.join(clean, "bin", "psik"), "run", "--follow", script))
+        self.assertIn(psik.__version__,
+                      self.run_in(os.path.join(clean, "bin", "psik"), "run", "--follow", script))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from harness import PSIK, ROOT, Case
 
 with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as _file:
     README = _file.read()
-MASKS: List[Tuple[str, str]] = [(r"\d{10}\.\d{3}", "<id>"), (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
+MASKS: List[Tuple[str, str]] = [(r"\d{10}\.\d{3}", "<id>"),
+                                (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
                                 (r"((?:queued|active)[, ]+)\d+", r"\1<pid>")]
 
 
@@ -26,7 +27,8 @@ def masked(text: str) -> str:
 def first_column(head: str) -> Set[str]:
     """What stands in backquotes in the first column of the table with this head."""
     table = README.split("| %s |" % head)[1].split("\n\n")[0]
-    return {name for line in table.split("\n")[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    return {name for line in table.split("\n")[2:]
+            for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
 
 
 def field_names(model: Any) -> Set[str]:
@@ -40,17 +42,21 @@ class Tables(unittest.TestCase):
             ("field of `resources` | default | meaning", field_names(psik.ResourceSpec)),
             ("state | meaning", set(psik.STATES)),
             ("template | what it does", set(psik.JOB_SCRIPTS)),
-            ("type | what runs the jobs", {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
+            ("type | what runs the jobs",
+             {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
         ]
         for head, names in rows:
             self.assertEqual(first_column(head), names, head)
         table = README.split("| method | route | what it does |")[1].split("\n\n")[0]
-        summaries = [(route.handler.__doc__ or "").strip().split("\n")[0].rstrip(".") for route in psik.ROUTES]
-        self.assertEqual(re.findall(r"^\| `([A-Z]+)` \| `([^`]+)` \| (.*) \|$", table, re.MULTILINE),
-                         [(route.method, route.path, summary) for route, summary in zip(psik.ROUTES, summaries)])
+        found = re.findall(r"^\| `([A-Z]+)` \| `([^`]+)` \| (.*) \|$", table, re.MULTILINE)
+        summaries = [(route.handler.__doc__ or "").strip().split("\n")[0].rstrip(".")
+                     for route in psik.ROUTES]
+        self.assertEqual(found, [(route.method, route.path, summary)
+                                 for route, summary in zip(psik.ROUTES, summaries)])
         tables = README.split("| field | default | meaning |")
         for table, model in zip(tables[1:], (psik.JobSpec, psik.Config)):
-            names = set(re.findall(r"`([a-z_]+)`", " ".join(line.split("|")[1] for line in table.split("\n\n")[0].split("\n")[2:])))
+            lines = table.split("\n\n")[0].split("\n")[2:]
+            names = set(re.findall(r"`([a-z_]+)`", " ".join(line.split("|")[1] for line in lines)))
             self.assertEqual(names, field_names(model), model)
 
     def test_the_environment_is_the_codes(self) -> None:
@@ -58,12 +64,15 @@ class Tables(unittest.TestCase):
             read = set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', file.read()))
         table = README.split("| environment | what psik.py reads it for |")[1].split("\n\n")[0]
         self.assertEqual(set(re.findall(r"`([A-Z_]{4,})`", table)), read)
-        body = psik.TEMPLATES["supervisor.py"].split('def environment(self) -> "Dict[bytes')[1].split("def ")[0]
-        self.assertEqual(first_column("variable | value"), set(re.findall('"([a-zA-Z_]+)": ', body)) - {"PWD"})
+        head = 'def environment(self) -> "Dict[bytes'
+        body = psik.TEMPLATES["supervisor.py"].split(head)[1].split("def ")[0]
+        self.assertEqual(first_column("variable | value"),
+                         set(re.findall('"([a-zA-Z_]+)": ', body)) - {"PWD"})
 
     def test_the_job_tree_is_told_alike_in_the_docstring(self) -> None:
         def names(text: str) -> Set[str]:
-            return set(re.findall(r"(?:^|[ ;])([<.\w-]+(?:/|\.json|\.csv|\.N)|callbacks)(?=[ :;]|$)", text, re.MULTILINE))
+            name = r"(?:^|[ ;])([<.\w-]+(?:/|\.json|\.csv|\.N)|callbacks)(?=[ :;]|$)"
+            return set(re.findall(name, text, re.MULTILINE))
 
         doc = psik.__doc__ or ""
         ours = names(doc[doc.index("prefix/"):doc.index("A job's Nth run")])
@@ -75,14 +84,17 @@ class Tables(unittest.TestCase):
             code = file.read()
         for row in README.split("| to add | do this |")[1].split("\n\n")[0].split("\n")[2:]:
             for name in re.findall(r"`(ROUTES|GROUPS|[A-Z]+_NAMES|ScriptWriter|JobHandler)`", row):
-                number = int((re.findall(r"`%s`[^|]*?section (\d+)" % name, row) or re.findall(r"section (\d+)", row))[0])
+                number = (re.findall(r"`%s`[^|]*?section (\d+)" % name, row)
+                          or re.findall(r"section (\d+)", row))[0]
                 at = re.search(r"^(class )?%s\b" % name, code, re.MULTILINE)
                 assert at
-                self.assertEqual(re.findall(r"^# -+ (\d+)\.", code[:at.start()], re.MULTILINE)[-1], str(number), name)
+                found = re.findall(r"^# -+ (\d+)\.", code[:at.start()], re.MULTILINE)[-1]
+                self.assertEqual(found, number, name)
 
     def test_the_changelog_begins_with_this_version(self) -> None:
         with open(os.path.join(ROOT, "CHANGELOG.md"), encoding="utf-8") as file:
-            self.assertEqual(re.findall(r"^## ([0-9.]+),", file.read(), re.MULTILINE)[0], psik.__version__)
+            self.assertEqual(re.findall(r"^## ([0-9.]+),", file.read(), re.MULTILINE)[0],
+                             psik.__version__)
 
     def test_links_lead_somewhere(self) -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", README):
@@ -102,22 +114,25 @@ class Session(Case):
         os.mkdir(os.path.join(home, "bin"))
         os.symlink(sys.executable, os.path.join(home, "bin", "python3"))
         env = {"HOME": home, "PATH": os.path.join(home, "bin") + ":" + os.environ["PATH"]}
-        subprocess.run([sys.executable, "psik.py", "ls"], cwd=home, env=env, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "psik.py", "ls"], cwd=home, env=env,
+                       stderr=subprocess.DEVNULL)
         for step in session.split("$ ")[1:]:
             command, expected = step.split("\n", 1)
-            done = subprocess.run(["bash", "-c", command], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            done = subprocess.run(["bash", "-c", command], cwd=home, env=env,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             said = done.stdout.decode().replace(home, "/home/ada")
             self.assertEqual(masked(said), masked(expected), command)
 
     def test_the_first_command(self) -> None:
         command = re.findall(r"^    (echo .*psik.py run.*)$", README, re.MULTILINE)[0]
-        done = subprocess.run(["sh", "-c", command.replace("python3 psik.py", "%s %s" % (sys.executable, PSIK))],
-                              env=self.env, stdout=subprocess.PIPE)
+        command = command.replace("python3 psik.py", "%s %s" % (sys.executable, PSIK))
+        done = subprocess.run(["sh", "-c", command], env=self.env, stdout=subprocess.PIPE)
         self.assertEqual((done.returncode, done.stdout.split()[-1]), (0, b"moo"))
 
     def test_the_config_is_read(self) -> None:
         text = README.split("```json\n")[1].split("```")[0]
-        self.assertEqual(list(psik.backends_of(psik.load_config(self.write("c.json", text)))), ["here", "frontier"])
+        self.assertEqual(list(psik.backends_of(psik.load_config(self.write("c.json", text)))),
+                         ["here", "frontier"])
 
 
 if __name__ == "__main__":

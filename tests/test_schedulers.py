@@ -1,4 +1,4 @@
-"""The same jobs on every backend, in rc and in sh: one table of cases, each through the command line.
+"""The same jobs on every backend, in rc and in sh: one table of cases, through the command line.
 
 Slurm and atd are the real ones; for LSF, which has no free server, an emulator stands in.
 """
@@ -28,11 +28,14 @@ echo ready
 sleep 1  # the scheduler may have told the other process first
 """ % NAP
 PRINTABLE = "".join(chr(code) for code in range(32, 127)) + "é ß 日本"
-CASES: List[Tuple[str, Optional[Dict[str, Any]], int, List[str]]] = [  # name, spec, exit status, the history's end
+# Name, spec, exit status, the history's end.
+CASES: List[Tuple[str, Optional[Dict[str, Any]], int, List[str]]] = [
     ("success", {"script": "#!/bin/sh\necho moo"}, 0, ["1 queued", "1 active", "1 completed"]),
     ("exit 3", {"script": "exit 3"}, 3, ["1 queued", "1 active", "1 failed"]),
-    ("killed inside", {"script": "#!/bin/sh\nkill -9 $$"}, 137, ["1 queued", "1 active", "1 failed"]),
-    ("every printable character in the name", {"script": "true", "name": PRINTABLE}, 0, ["1 queued", "1 active", "1 completed"]),
+    ("killed inside", {"script": "#!/bin/sh\nkill -9 $$"}, 137,
+     ["1 queued", "1 active", "1 failed"]),
+    ("every printable character in the name", {"script": "true", "name": PRINTABLE}, 0,
+     ["1 queued", "1 active", "1 completed"]),
 ]
 
 
@@ -51,7 +54,8 @@ class Scheduler:
             if shell:
                 with self.subTest(shell=shell):
                     self.env.update(self.environment)
-                    self.configure(rc_path=shell, backend=self.backend, poll_interval_s=1, kill_grace_s=20,
+                    self.configure(rc_path=shell, backend=self.backend, poll_interval_s=1,
+                                   kill_grace_s=20,
                                    **dict({"poll_grace_s": self.grace_s}, **settings))
                     test()
 
@@ -70,12 +74,14 @@ class Scheduler:
     def end(self: Any, jobid: str, status: int, *last: str) -> str:
         """Wait for a job; checks its exit status and its last rows, and returns why it ended."""
         ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
-        self.assertEqual((ran.status, self.states(jobid)[-len(last):]), (status, list(last)), (ran, jobid, self.diagnose(jobid)))
+        self.assertEqual((ran.status, self.states(jobid)[-len(last):]), (status, list(last)),
+                         (ran, jobid, self.diagnose(jobid)))
         return str(json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
 
     def diagnose(self: Any, jobid: str) -> str:
         job = self.job(jobid)
-        return "\n".join("%s: %s" % (name, psik.read_or_empty(job.at("log", name))) for name in os.listdir(job.at("log")))
+        return "\n".join("%s: %s" % (name, psik.read_or_empty(job.at("log", name)))
+                         for name in os.listdir(job.at("log")))
 
     def test_table(self: Any) -> None:
         def test() -> None:
@@ -88,7 +94,8 @@ class Scheduler:
         def test() -> None:
             config = self.config()
             os.environ.update(self.environment)
-            jobs = [psik.create(config, psik.JobSpec(script="exit 3", resources=psik.ResourceSpec(**self.needs_cells)))
+            needed = psik.ResourceSpec(**self.needs_cells)
+            jobs = [psik.create(config, psik.JobSpec(script="exit 3", resources=needed))
                     for _ in range(50)]
             for job in jobs:
                 psik.submit(job)
@@ -104,13 +111,16 @@ class Scheduler:
                 place = os.path.join(self.folder, "a \"place's\" $x, %j \\ ü {}".format(inherit))
                 os.makedirs(place, exist_ok=True)
                 self.env["MARK"] = "two\nlines, 'and' more"
-                jobid = self.put(SHOW + "print(os.getcwd())", environment=odd, inherit_environment=inherit, directory=place)
+                jobid = self.put(SHOW + "print(os.getcwd())", environment=odd,
+                                 inherit_environment=inherit, directory=place)
                 self.end(jobid, 0, "1 completed")
                 shown, where = self.psik("logs", jobid).out.strip().split("\n")
                 env = json.loads(shown)
                 self.assertEqual({name: env.get(name) for name in odd}, odd)
-                self.assertEqual((env.get("MARK"), where), (self.env["MARK"] if inherit else None, place))
-                self.assertEqual((env["jobid"], env["nodes"], env["jobndx"]), (self.native(jobid), "1", "1"))
+                self.assertEqual((env.get("MARK"), where),
+                                 (self.env["MARK"] if inherit else None, place))
+                self.assertEqual((env["jobid"], env["nodes"], env["jobndx"]),
+                                 (self.native(jobid), "1", "1"))
         self.in_both_shells(test)
 
     def test_cancel_while_pending(self: Any) -> None:
@@ -131,8 +141,10 @@ class Scheduler:
             self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
             self.psik("cancel", jobid)
             self.psik("wait", jobid, status=143)
-            self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"], self.diagnose(jobid))
-            self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"), self.diagnose(jobid))
+            self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"],
+                       self.diagnose(jobid))
+            self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"),
+                            self.diagnose(jobid))
             self.assertEqual(processes_with(self.job(jobid).path), [])
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
             done = self.put("true")
@@ -146,7 +158,8 @@ class Scheduler:
             jobid = self.put(NAP)
             self.until(self.is_active(jobid), seconds=120)
             script = "%s/scripts/job 1" % self.job(jobid).path
-            kill(self.until(lambda: processes_with(script) or processes_with("job 1") and self.wrappers(jobid)))
+            kill(self.until(lambda: (processes_with(script)
+                                     or processes_with("job 1") and self.wrappers(jobid))))
             kill(processes_with(NAP))
             ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
             self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
@@ -155,7 +168,8 @@ class Scheduler:
 
     def wrappers(self: Any, jobid: str) -> List[str]:
         """The processes of the job's script where its scheduler runs a copy of it."""
-        return [line for line in processes_with(" 1") if self.env_of(line).get("base", "") == self.job(jobid).path]
+        return [line for line in processes_with(" 1")
+                if self.env_of(line).get("base", "") == self.job(jobid).path]
 
     def env_of(self: Any, line: str) -> Dict[str, str]:
         """The environment of the process in a line of ps."""
@@ -163,7 +177,8 @@ class Scheduler:
         return dict(part.split("=", 1) for part in text.split("\0") if "=" in part)
 
     def test_parallel_launch(self: Any) -> None:
-        launcher = self.write("launch", "#!/bin/sh\nshift\nn=$1\nshift\nfor i in $(seq $n); do \"$@\" & done\nwait\n", 0o755)
+        text = "#!/bin/sh\nshift\nn=$1\nshift\nfor i in $(seq $n); do \"$@\" & done\nwait\n"
+        launcher = self.write("launch", text, 0o755)
 
         def test() -> None:
             jobid = self.put("$mpirun hostname", resources=dict(self.needs_cells, process_count=2))
@@ -176,9 +191,10 @@ class Scheduler:
             jobid = self.put(NAP, **self.pending_or_running)
             job = self.job(jobid)
             self.until(lambda: self.pending_or_running or len(job.rows()) == 3)
-            with open(job.status_path, "w") as file:  # as if we had been killed before the answer was written
+            with open(job.status_path, "w") as file:  # as if we were killed before its answer came
                 file.write("1.5,0,new,0\n")
-            native = self.until(lambda: psik.submit(job).info if len(self.states(jobid)) == 1 else self.job(jobid).rows()[-1].info)
+            native = self.until(lambda: psik.submit(job).info if len(self.states(jobid)) == 1
+                                else self.job(jobid).rows()[-1].info)
             self.assertEqual(self.psik("poll").err, "")
             self.assertNotIn("2 queued", self.states(jobid))
             self.assertTrue(self.known(str(native)))
@@ -205,14 +221,16 @@ class Scheduler:
         with open(os.path.join(folder, program), "w") as file:
             file.write("#!/bin/sh\necho call >>%s/calls\nexec %s \"$@\"\n" % (folder, real))
         os.chmod(os.path.join(folder, program), 0o755)
-        return {"PATH": folder + ":" + dict(self.env, **self.environment)["PATH"]}, folder + "/calls"
+        path = dict(self.env, **self.environment)["PATH"]
+        return {"PATH": folder + ":" + path}, folder + "/calls"
 
     def logged_polls(self: Any, jobs: Sequence[str]) -> str:
         """A file in which the calls of these jobs' poll scripts are counted."""
         calls = os.path.join(self.folder, "calls")
         for job in map(self.job, jobs):
             head, rest = psik.read_text(job.script("poll")).split("\n", 1)
-            psik.write_file(job.script("poll"), "%s\necho call >>%s\n%s" % (head, calls, rest), 0o700)
+            psik.write_file(job.script("poll"),
+                            "%s\necho call >>%s\n%s" % (head, calls, rest), 0o700)
         return calls
 
     def ls_calls_once(self: Any, program: str = "") -> None:
@@ -220,11 +238,14 @@ class Scheduler:
         self.configure(backend=self.backend, poll_interval_s=60)
         with self.held():
             jobs = [self.put(NAP, **self.pending) for _ in range(4)]
-            for job in [self.job(jobid) for jobid in jobs]:  # what has just changed is not asked for: make it old
-                self.until(lambda: self.pending or self.backend["type"] == "at" or len(job.rows()) == 3)
-                psik.write_file(job.status_path, re.sub("(?m)^[0-9]+", "1000000000", psik.read_text(job.status_path)))
+            for job in map(self.job, jobs):  # what has just changed is not asked for: make it old
+                self.until(lambda: self.pending or self.backend["type"] == "at"
+                           or len(job.rows()) == 3)
+                text = re.sub("(?m)^[0-9]+", "1000000000", psik.read_text(job.status_path))
+                psik.write_file(job.status_path, text)
             env, calls = self.logged_calls(program) if program else ({}, self.logged_polls(jobs))
-            children = [subprocess.Popen([sys.executable, psik.__file__, "ls"], stdout=subprocess.PIPE, env=dict(self.env, **env))
+            children = [subprocess.Popen([sys.executable, psik.__file__, "ls"],
+                                         stdout=subprocess.PIPE, env=dict(self.env, **env))
                         for _ in range(3)]
             for child in children:
                 child.communicate()
@@ -246,7 +267,8 @@ class Local(Scheduler, Case):
         self.ls_calls_once()
 
 
-SLURM = shutil.which("sbatch") and shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+SLURM = shutil.which("sbatch") and shutil.which(
+    "slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
 @needs("Slurm", SLURM)
@@ -281,36 +303,43 @@ class Slurm(Scheduler, Case):
             place = os.path.join(self.folder, "it's \"a\" place, $x \\ %j #1")
             os.makedirs(place, exist_ok=True)
             jobid = self.put("true", name=PRINTABLE, directory=place, backend={
-                "queue_name": "main", "attributes": {"--begin": "now+1hour", "--nice": "7", "--requeue": "", "---gpu-bind": "closest"}},
-                resources={"duration": 61, "node_count": 2, "processes_per_node": 2, "cpu_cores_per_process": 2,
-                           "gpu_cores_per_process": 1, "exclusive_node_use": True})
+                "queue_name": "main", "attributes": {"--begin": "now+1hour", "--nice": "7",
+                                                     "--requeue": "", "---gpu-bind": "closest"}},
+                resources={"duration": 61, "node_count": 2, "processes_per_node": 2,
+                           "cpu_cores_per_process": 2, "gpu_cores_per_process": 1,
+                           "exclusive_node_use": True})
             native = self.native(jobid)
             shown = self.shown(native)
-            self.assertEqual({name: shown.get(name) for name in ("TimeLimit", "NumNodes", "CPUs/Task", "Partition", "Nice", "Requeue")}, {
-                "TimeLimit": "01:01:00", "NumNodes": "2-2", "CPUs/Task": "2", "Partition": "main", "Nice": "7", "Requeue": "1"})
+            wanted = {"TimeLimit": "01:01:00", "NumNodes": "2-2", "CPUs/Task": "2",
+                      "Partition": "main", "Nice": "7", "Requeue": "1"}
+            self.assertEqual({name: shown.get(name) for name in wanted}, wanted)
             self.assertIn(shown["NumTasks"], ("4", "4-4"))
             self.assertEqual((shown["OverSubscribe"], shown["NtasksPerN:B:S:C"][:2]), ("NO", "2:"))
             self.assertIn("gpu", shown.get("TresPerTask", ""))
             line = self.slurm.run("scontrol", "show", "job", native).stdout
             self.assertIn("JobName=%s\n" % PRINTABLE, line)
             self.assertIn("WorkDir=%s\n" % place, line)
-            self.assertEqual(self.slurm.run("squeue", "-h", "-j", native, "-o", "%k").stdout.strip(), "psik-%s.1" % jobid)
+            comment = self.slurm.run("squeue", "-h", "-j", native, "-o", "%k").stdout.strip()
+            self.assertEqual(comment, "psik-%s.1" % jobid)
             self.psik("cancel", jobid)
         self.in_both_shells(test)
 
     def test_parallel_launch(self) -> None:
         def test() -> None:
-            jobid = self.put("#!/bin/sh\n$mpirun hostname", resources={"process_count": 2, "exclusive_node_use": False})
+            jobid = self.put("#!/bin/sh\n$mpirun hostname",
+                             resources={"process_count": 2, "exclusive_node_use": False})
             self.end(jobid, 0, "1 completed")
             self.assertEqual(len(self.psik("logs", jobid).out.split()), 2)
         self.in_both_shells(test)
 
     def test_refused(self) -> None:
         def test() -> None:
-            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
+            ran = self.psik("run", "-",
+                            stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
             self.assertIn("Invalid partition name specified", ran.err)
             self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
-            self.assertIn("nvalid partition", psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
+            self.assertIn("nvalid partition",
+                          psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
         self.in_both_shells(test)
 
     def test_why_a_job_waits(self) -> None:
@@ -318,7 +347,8 @@ class Slurm(Scheduler, Case):
             jobid = self.put("true", **self.pending)
             self.psik("poll")
             self.assertIn("BeginTime", self.psik("status", jobid).out)
-            row = next(row for row in json.loads(self.psik("ls", "--json").out) if row["jobid"] == jobid)
+            row = next(row for row in json.loads(self.psik("ls", "--json").out)
+                       if row["jobid"] == jobid)
             self.assertEqual((row["state"], row["reason"]), ("queued", "BeginTime"))
             self.psik("cancel", jobid)
         self.in_both_shells(test)
@@ -332,14 +362,16 @@ class Slurm(Scheduler, Case):
             self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
             self.slurm.run("scancel", self.native(jobid))
             self.end(jobid, 143, "1 failed")
-            self.until(lambda: "CANCELLED" in json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
+            self.until(lambda: "CANCELLED" in json.loads(self.psik("status", "--json", jobid).out)
+                       [0]["reason"])
         self.in_both_shells(test)
 
     def test_a_dependency_that_cannot_be(self) -> None:
         def test() -> None:
             first = self.put("exit 3")
             self.end(first, 3, "1 failed")
-            jobid = self.put("true", backend={"attributes": {"--dependency": "afterok:" + self.native(first)}})
+            needed = {"--dependency": "afterok:" + self.native(first)}
+            jobid = self.put("true", backend={"attributes": needed})
             self.assertIn("DependencyNeverSatisfied", self.end(jobid, 1, "1 failed"))
         self.in_both_shells(test)
 
@@ -347,7 +379,8 @@ class Slurm(Scheduler, Case):
         def test() -> None:
             jobid = self.put(NAP)
             self.until(self.is_active(jobid))
-            node = self.slurm.run("squeue", "-h", "-j", self.native(jobid), "-o", "%N").stdout.strip()
+            queue = self.slurm.run("squeue", "-h", "-j", self.native(jobid), "-o", "%N")
+            node = queue.stdout.strip()
             self.slurm.run("scontrol", "update", "NodeName=" + node, "State=DOWN", "Reason=test")
             try:
                 ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
@@ -380,7 +413,8 @@ class Slurm(Scheduler, Case):
             for verb in ("poll", "start"):
                 self.slurm.freeze_controller()
                 try:
-                    ran = self.psik("run", "-", stdin=json.dumps(dict(self.pending, script="true")), status=4, timeout=60)
+                    ran = self.psik("run", "-", stdin=json.dumps(dict(self.pending, script="true")),
+                                    status=4, timeout=60)
                 finally:
                     self.slurm.thaw_controller()
                 jobid = ran.out.strip()
@@ -397,10 +431,11 @@ class Slurm(Scheduler, Case):
         self.configure(backend=self.backend, poll_interval_s=0)
         self.env.update(self.environment)
         slow, calls = self.logged_calls("sbatch")
-        text = psik.read_text(calls.replace("calls", "sbatch")).replace("exec ", "").rstrip() + "; touch %s.taken; sleep 5\n" % calls
+        text = psik.read_text(calls.replace("calls", "sbatch")).replace("exec ", "").rstrip()
+        text += "; touch %s.taken; sleep 5\n" % calls
         self.write(os.path.relpath(calls.replace("calls", "sbatch"), self.folder), text, 0o755)
-        child = subprocess.Popen([sys.executable, psik.__file__, "run", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 env=dict(self.env, **slow))
+        child = subprocess.Popen([sys.executable, psik.__file__, "run", "-"], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, env=dict(self.env, **slow))
         assert child.stdin and child.stdout
         child.stdin.write(json.dumps(dict(self.pending, script="true")).encode())
         child.stdin.close()
@@ -415,7 +450,8 @@ class Slurm(Scheduler, Case):
         self.psik("cancel", jobid)
 
 
-@needs("Slurm, and cgroups that slurmd may use", SLURM and os.path.isdir("/sys/fs/cgroup/freezer") and os.geteuid() == 0)
+@needs("Slurm, and cgroups that slurmd may use",
+       SLURM and os.path.isdir("/sys/fs/cgroup/freezer") and os.geteuid() == 0)
 class SlurmCgroup(Case):
     """Real sites track processes by cgroup: a signal then reaches the batch shell alone."""
 
@@ -453,7 +489,8 @@ class SlurmForgets(Case):
         self.until(lambda: "1 active" in self.states(jobid))
         native = str(self.job(jobid).rows()[1].info)
         kill(processes_with("%s/scripts/job 1" % self.job(jobid).path))
-        self.until(lambda: native not in self.slurm.run("squeue", "-h", "-t", "all", "-o", "%i").stdout, seconds=120)
+        queue = ("squeue", "-h", "-t", "all", "-o", "%i")
+        self.until(lambda: native not in self.slurm.run(*queue).stdout, seconds=120)
         self.assertEqual(self.states(jobid)[-1], "1 active")
         ran = self.psik("wait", "--timeout", "90", jobid, status=1)
         self.assertIn("no longer knows it", ran.err)
@@ -523,8 +560,10 @@ class At(Scheduler, Case):
 
     def test_refused(self) -> None:
         def test() -> None:
-            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"attributes": {"-y": ""}}}', status=4)
-            self.assertIn("invalid option", psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
+            spec = '{"script": "true", "backend": {"attributes": {"-y": ""}}}'
+            ran = self.psik("run", "-", stdin=spec, status=4)
+            self.assertIn("invalid option",
+                          psik.read_or_empty(self.job(ran.out.strip()).log("submit", 1)))
         self.in_both_shells(test)
 
     def test_ls_asks_once(self) -> None:
@@ -539,25 +578,28 @@ class Lsf(Scheduler, Case):
     def setUp(self) -> None:
         super().setUp()
         place = os.path.join(self.folder, "lsf")
-        self.environment = dict(lsf_emulator.install(place), LSF_EMULATOR_KILL_S="3", LSF_EMULATOR_JSRUN="Y",
-                                LSF_EMULATOR_RESERVATIONS="res1", LSF_EMULATOR_BANNER="filtered by the site")
+        self.environment = dict(lsf_emulator.install(place), LSF_EMULATOR_KILL_S="3",
+                                LSF_EMULATOR_JSRUN="Y", LSF_EMULATOR_RESERVATIONS="res1",
+                                LSF_EMULATOR_BANNER="filtered by the site")
         self.addCleanup(lsf_emulator.clean, place)
         before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
-        self.addCleanup(lambda: [os.environ.__setitem__(n, v) if v is not None else os.environ.pop(n, None) for n, v in before.items()])
+        self.addCleanup(lambda: [os.environ.pop(name, None) if value is None
+                                 else os.environ.__setitem__(name, value)
+                                 for name, value in before.items()])
 
-    def state(self, native: str) -> Dict[str, Any]:
-        return dict(json.loads(psik.read_or_empty(os.path.join(self.environment["LSF_EMULATOR_DIR"], native, "state.json"))))
+    def kept(self, native: str, name: str) -> Dict[str, Any]:
+        """What the emulator keeps of a job in a file of this name."""
+        path = os.path.join(self.environment["LSF_EMULATOR_DIR"], native, name + ".json")
+        return dict(json.loads(psik.read_or_empty(path)))
 
     def known(self, native: str) -> bool:
-        return self.state(native)["stat"] not in ("DONE", "EXIT")
-
-    def record(self, native: str) -> Dict[str, Any]:
-        return dict(json.loads(psik.read_or_empty(os.path.join(self.environment["LSF_EMULATOR_DIR"], native, "record.json"))))
+        return self.kept(native, "state")["stat"] not in ("DONE", "EXIT")
 
     def test_refused(self) -> None:
         def test() -> None:
-            ran = self.psik("run", "-", stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
+            ran = self.psik("run", "-",
+                            stdin='{"script": "true", "backend": {"queue_name": "nope"}}', status=4)
             self.assertIn("Job not submitted", ran.err)
             self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
         self.in_both_shells(test)
@@ -566,11 +608,14 @@ class Lsf(Scheduler, Case):
         self.ls_calls_once("bjobs")
 
     def test_the_run_limit(self) -> None:
-        self.environment.update(LSF_EMULATOR_MINUTE_S="2", LSF_EMULATOR_GRACE_S="1", LSF_EMULATOR_KILL_S="4")
+        self.environment.update(LSF_EMULATOR_MINUTE_S="2", LSF_EMULATOR_GRACE_S="1",
+                                LSF_EMULATOR_KILL_S="4")
 
         def test() -> None:
-            jobid = self.put("#!/bin/bash\ntrap 'echo warned' USR2\ntrap 'echo saved; exit 0' TERM\n"
-                             "for i in $(seq 200); do sleep 0.2; done\n", resources={"duration": 1, "exclusive_node_use": False})
+            jobid = self.put(
+                "#!/bin/bash\ntrap 'echo warned' USR2\ntrap 'echo saved; exit 0' TERM\n"
+                "for i in $(seq 200); do sleep 0.2; done\n",
+                resources={"duration": 1, "exclusive_node_use": False})
             ran = self.psik("wait", "--timeout", "120", jobid, status=None, timeout=150)
             self.assertIn(ran.status, (130, 143), self.diagnose(jobid))
             self.assertEqual(self.psik("logs", jobid).out.split()[:2], ["warned", "saved"])
@@ -580,7 +625,7 @@ class Lsf(Scheduler, Case):
     def options(self, **spec: Any) -> Dict[str, Any]:
         """What the emulator parsed of a job."""
         jobid = self.put("true", **spec)
-        record = self.record(self.native(jobid))
+        record = self.kept(self.native(jobid), "record")
         self.psik("rm", "--force", jobid)
         return record
 
@@ -589,7 +634,8 @@ class LsfDirectives(Lsf):
     """What bsub was told, by the ways that sites have."""
 
     def test_directives(self) -> None:
-        needs = {"duration": 61, "node_count": 2, "gpu_cores_per_process": 3, "exclusive_node_use": False}
+        needs = {"duration": 61, "node_count": 2, "gpu_cores_per_process": 3,
+                 "exclusive_node_use": False}
 
         def test() -> None:
             record = self.options(name=PRINTABLE, resources=needs, backend={
@@ -627,7 +673,8 @@ class Toy(Scheduler, Case):
     def configure(self, **settings: Any) -> str:
         if not os.path.exists(os.path.join(self.folder, "site")):
             os.makedirs(os.path.join(self.folder, "site", "toy"))
-            with open(os.path.join(os.path.dirname(psik.__file__), "README.md"), encoding="utf-8") as file:
+            readme = os.path.join(os.path.dirname(psik.__file__), "README.md")
+            with open(readme, encoding="utf-8") as file:
                 blocks = file.read().split("```sh\n# site/toy/")[1:]
             for block in blocks:
                 name, text = block.split("```")[0].split("\n", 1)

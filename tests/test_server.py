@@ -1,4 +1,4 @@
-"""The REST API with real clients at the other end: curl, ssh, generated ones, many at once; and real Slurm behind it."""
+"""The REST API with real clients: curl, ssh, generated ones, many; and real Slurm behind it."""
 import json
 import os
 import re
@@ -18,6 +18,8 @@ from serving import SSHD, Server, tunnels
 from test_schedulers import SLURM
 
 OPENAPI = os.path.join(DEPS, "openapi", "bin")
+CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance",
+          "response_schema_conformance")
 SHOW_SYSTEM = """curl -s -X POST \\
   http://127.0.0.1:8000/v1/jobs \\
   -H 'accept: application/json' \\
@@ -66,10 +68,12 @@ from psik_client.api.jobs import get_jobs, get_logs, get_state, post_job
 from psik_client.models import JobSpec, ResourceSpec
 import time
 client = Client(base_url=sys.argv[2])
-jobid = post_job.sync(client=client, body=JobSpec(script="echo moo", name="generated", resources=ResourceSpec(duration=5)))
+spec = JobSpec(script="echo moo", name="generated", resources=ResourceSpec(duration=5))
+jobid = post_job.sync(client=client, body=spec)
 while get_state.sync(jobid, client=client) not in ("completed", "failed"):
     time.sleep(0.1)
-print([(job.jobid == jobid, job.name, str(job.state), job.info) for job in get_jobs.sync(client=client, limit=1)])
+print([(job.jobid == jobid, job.name, str(job.state), job.info)
+       for job in get_jobs.sync(client=client, limit=1)])
 print(get_logs.sync(jobid, client=client)["stdout.1"])
 """
 
@@ -81,7 +85,8 @@ class Curl(Case):
     def sh(self, command: str, port: int, jobid: str = "") -> str:
         """What a command prints."""
         text = command.replace(":8000/", ":%d/" % port).replace("1693992878.203", jobid)
-        return subprocess.run(["sh", "-c", text], stdout=subprocess.PIPE, cwd=self.folder, timeout=60).stdout.decode()
+        return subprocess.run(["sh", "-c", text], stdout=subprocess.PIPE, cwd=self.folder,
+                              timeout=60).stdout.decode()
 
     def walk(self, server: Server, port: int) -> None:
         """All of them, in order."""
@@ -90,10 +95,12 @@ class Curl(Case):
         self.write("data.txt", "moo\n")
         self.assertEqual(self.sh(UPLOAD, port, jobid), "null\n")
         self.assertEqual(self.sh(START, port, jobid), "null\n")
-        self.until(lambda: {job["state"] for job in json.loads(self.sh(LIST, port))} <= {"completed", "failed"})
+        self.until(lambda: ({job["state"] for job in json.loads(self.sh(LIST, port))}
+                            <= {"completed", "failed"}))
         self.assertEqual(json.loads(self.sh(LOGS, port, jobid))["stdout.1"], "moo\n")
         self.assertIn("processor", json.loads(self.sh(LOGS, port, shown))["stdout.1"])
-        self.assertEqual([job["name"] for job in json.loads(self.sh(LIST, port))], ["", "show system info"])
+        self.assertEqual([job["name"] for job in json.loads(self.sh(LIST, port))],
+                         ["", "show system info"])
 
     def test_over_tcp(self) -> None:
         server = Server(self, "--port", "0")
@@ -105,34 +112,42 @@ class Curl(Case):
         self.walk(server, tunnels(self, server.where)[0])
 
 
-@needs("openapi-python-client and schemathesis, in .deps/openapi (make test-deps)", os.path.exists(os.path.join(OPENAPI, "st")))
+@needs("openapi-python-client and schemathesis, in .deps/openapi (make test-deps)",
+       os.path.exists(os.path.join(OPENAPI, "st")))
 class Described(Case):
     """What openapi.json promises."""
 
     def test_a_generated_client(self) -> None:
         server = Server(self, "--port", "0")
-        place, path = os.path.join(self.folder, "client"), dict(self.env, PATH=OPENAPI + ":" + self.env["PATH"])
-        done = subprocess.run(["openapi-python-client", "generate", "--url", server.where + "v1/openapi.json", "--output-path", place],
+        place = os.path.join(self.folder, "client")
+        path = dict(self.env, PATH=OPENAPI + ":" + self.env["PATH"])
+        done = subprocess.run(["openapi-python-client", "generate",
+                               "--url", server.where + "v1/openapi.json", "--output-path", place],
                               env=path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, 0, done.stdout.decode())
-        done = subprocess.run([os.path.join(OPENAPI, "python"), "-c", CLIENT, place, server.where.rstrip("/")],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [os.path.join(OPENAPI, "python"), "-c", CLIENT, place, server.where.rstrip("/")],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.stdout.decode(), "[(True, 'generated', 'completed', 0)]\nmoo\n\n")
 
     def test_schemathesis(self) -> None:
-        toy = os.path.join(self.folder, "site", "idle")  # it is sent all kinds of scripts, so none is run
+        # It is sent all kinds of scripts, so none is run.
+        toy = os.path.join(self.folder, "site", "idle")
         os.makedirs(toy)
-        for name, text in (("submit", "#!@shell@\necho 7\n"), ("job", "#!@shell@\n@job_body@\n"), ("cancel", "#!@shell@\nexit 0\n")):
+        for name, text in (("submit", "#!@shell@\necho 7\n"), ("job", "#!@shell@\n@job_body@\n"),
+                           ("cancel", "#!@shell@\nexit 0\n")):
             with open(os.path.join(toy, name), "w") as file:
                 file.write(text)
         self.configure(templates=os.path.dirname(toy), backend={"type": "idle"})
         server = Server(self, "--port", "0")
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         for options in ([], ["--set-path", "jobid=" + jobid]):
-            done = subprocess.run([os.path.join(OPENAPI, "st"), "run", server.where + "v1/openapi.json", "--experimental=openapi-3.1",
-                                   "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-                                   "--hypothesis-max-examples=10", "--exclude-path", "/v1/events", "--request-timeout", "30000"] + options,
-                                  env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder)
+            argv = [os.path.join(OPENAPI, "st"), "run", server.where + "v1/openapi.json",
+                    "--experimental=openapi-3.1", "--checks", ",".join(CHECKS),
+                    "--hypothesis-max-examples=10", "--exclude-path", "/v1/events",
+                    "--request-timeout", "30000"]
+            done = subprocess.run(argv + options, env=self.env, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, cwd=self.folder)
             self.assertEqual(done.returncode, 0, done.stdout.decode()[-6000:])
         self.assertNotIn("Traceback", server.said())
 
@@ -141,15 +156,19 @@ class Load(Case):
     """Many clients, and large files."""
     CLIENTS, SECONDS = 64, float(os.environ.get("PSIK_TEST_LOAD_S", "15"))
 
-    def honest(self, server: Server, jobid: str, number: int, until: float, wrong: List[str], count: List[int]) -> None:
+    def honest(self, server: Server, jobid: str, number: int, until: float, wrong: List[str],
+               count: List[int]) -> None:
         """One client that asks for this and that."""
-        asks = [("GET", "/state", None), ("GET", "", None), ("GET", "/logs", None), ("GET", "/files", None), ("GET", "/spec", None), ("GET", "/scripts", None),
-                ("PUT", "/files/f%d" % number, b"x" * 5000), ("GET", "/files/f%d" % number, None), ("GET", "/archive", None), ("GET", "/events", None),
+        asks = [("GET", "/state", None), ("GET", "", None), ("GET", "/logs", None),
+                ("GET", "/files", None), ("GET", "/spec", None), ("GET", "/scripts", None),
+                ("PUT", "/files/f%d" % number, b"x" * 5000), ("GET", "/files/f%d" % number, None),
+                ("GET", "/archive", None), ("GET", "/events", None),
                 ("GET", "/logs/stdout.1?tail=3", None), ("GET", "/access", None)]
         connection = server.connection()
         while time.time() < until:
             for method, path, body in asks:
-                answer = server.ask(method, "/v1/jobs/%s%s" % (jobid, path), body, connection=connection)
+                answer = server.ask(method, "/v1/jobs/%s%s" % (jobid, path), body,
+                                    connection=connection)
                 count[0] += 1
                 if answer.status != 200:
                     wrong.append("%s %s: %d %s" % (method, path, answer.status, answer.text))
@@ -164,7 +183,8 @@ class Load(Case):
     def rude(self, server: Server, until: float) -> None:
         """One that sends half a request, and hangs up in the middle of answers."""
         while time.time() < until:
-            for data in (b"GET /v1", b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"):
+            for data in (b"GET /v1", b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                         b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"):
                 with socket.socket() as sock:
                     sock.connect(("127.0.0.1", server.port))
                     sock.sendall(data)
@@ -177,7 +197,9 @@ class Load(Case):
         before, until = server.handles(), time.time() + self.SECONDS
         wrong: List[str] = []
         count = [0]
-        threads = [threading.Thread(target=self.honest, args=(server, jobid, number, until, wrong, count)) for number in range(self.CLIENTS)]
+        threads = [threading.Thread(target=self.honest,
+                                    args=(server, jobid, number, until, wrong, count))
+                   for number in range(self.CLIENTS)]
         threads += [threading.Thread(target=self.rude, args=(server, until)) for _ in range(8)]
         for thread in threads:
             thread.start()
@@ -203,13 +225,17 @@ class Load(Case):
                 most[0] = max(most[0], server.rss_mb())
             self.assertEqual(got, size)
 
-        self.assertEqual(server.ask("PUT", url + ".0", (block for _ in range(1024)), Content_Length=str(size)).status, 200)
+        blocks = (block for _ in range(1024))
+        whole = server.ask("PUT", url + ".0", blocks, Content_Length=str(size))
+        self.assertEqual(whole.status, 200)
         reader = threading.Thread(target=down)
         reader.start()
-        self.assertEqual(server.ask("PUT", url + ".1", (block for _ in range(1024))).status, 200)  # in chunks
+        in_chunks = server.ask("PUT", url + ".1", (block for _ in range(1024)))
+        self.assertEqual(in_chunks.status, 200)
         reader.join()
         work = os.path.join(self.prefix, "local", jobid, "work")
-        self.assertEqual([os.path.getsize(os.path.join(work, "large.%d" % number)) for number in range(2)], [size, size])
+        self.assertEqual([os.path.getsize(os.path.join(work, "large.%d" % number))
+                          for number in range(2)], [size, size])
         self.assertLess(most[0], 60)
 
 
@@ -227,11 +253,14 @@ class OnSlurm(Case):
         server = Server(self, "--uds", "s.sock")
         jobid = str(server.ask("POST", "/v1/jobs", {"script": "echo moo; $mpirun hostname"}).json)
         self.assertEqual(server.wait_for(jobid), "completed")
-        self.assertEqual(server.ask("GET", "/v1/jobs/%s/logs/stdout.1" % jobid).body.split()[0], b"moo")
-        refused = server.ask("POST", "/v1/jobs", {"script": "true", "backend": {"queue_name": "no_such_queue"}})
+        said = server.ask("GET", "/v1/jobs/%s/logs/stdout.1" % jobid).body
+        self.assertEqual(said.split()[0], b"moo")
+        refused = server.ask("POST", "/v1/jobs",
+                             {"script": "true", "backend": {"queue_name": "no_such_queue"}})
         self.assertEqual(refused.status, 502)
         self.assertIn("Invalid partition", refused.json["detail"])
-        self.assertEqual(server.ask("GET", "/v1/jobs/%s/state" % refused.json["jobid"]).json, "failed")
+        state = server.ask("GET", "/v1/jobs/%s/state" % refused.json["jobid"]).json
+        self.assertEqual(state, "failed")
         running = str(server.ask("POST", "/v1/jobs", {"script": "sleep 600"}).json)
         server.wait_for(running, "active")
         server.ask("DELETE", "/v1/jobs/" + running)

@@ -1,4 +1,4 @@
-"""What other users of the machine, and strangers on the network, try: each of these attacks succeeded once."""
+"""What other users of the machine, and strangers on the network, try; each succeeded once."""
 import contextlib
 import errno
 import http.client
@@ -50,7 +50,8 @@ class Files(TwoUsers):
     def settings(self, **settings: Any) -> None:
         """Write ada's config."""
         settings.setdefault("prefix", self.tree)
-        self.sh(self.ada, "mkdir -p ~/.config; echo '%s' >~/.config/psik.json" % json.dumps(settings))
+        self.sh(self.ada,
+                "mkdir -p ~/.config; echo '%s' >~/.config/psik.json" % json.dumps(settings))
 
     def make_tree(self, mode: int, owner: str = "") -> None:
         """Make the prefix."""
@@ -80,7 +81,8 @@ class Files(TwoUsers):
         self.plant()
         self.settings()
         for argv in (["ls"], ["poll"], ["rm", "--stale"], ["run", "-"], ["serve", "--uds", "s"]):
-            self.assertIn("belongs to " + self.eve, self.of(self.ada, *argv, stdin='{"script": "true"}', status=6).err)
+            self.assertIn("belongs to " + self.eve,
+                          self.of(self.ada, *argv, stdin='{"script": "true"}', status=6).err)
         self.assertFalse(os.path.exists(self.proof))
 
     def test_a_planted_job_in_a_prefix_that_others_may_write(self) -> None:
@@ -97,7 +99,8 @@ class Files(TwoUsers):
         path = os.path.join(self.tree, "local", jobid)
         job = psik.JobDir(path)
         os.unlink(job.script("poll"))
-        self.sh(self.eve, "cd %s && mkdir own && printf '#!/bin/sh\\nid >%s' >own/poll && chmod 755 own/poll"
+        self.sh(self.eve,
+                "cd %s && mkdir own && printf '#!/bin/sh\\nid >%s' >own/poll && chmod 755 own/poll"
                 % (self.tree, self.proof))
         os.rename(os.path.join(self.tree, "own", "poll"), job.script("poll"))
         with mock.patch("os.geteuid", lambda: os.stat(path).st_uid):
@@ -109,8 +112,8 @@ class Files(TwoUsers):
         path = os.path.join(self.tree, "local", jobid)
         self.sh(self.ada, "chmod -R a+rwX " + path)
         self.of(self.ada, "ls")
-        open_still = [name for name in ("", "status.csv", "spec.json", "scripts", "scripts/poll", "log")
-                      if os.stat(os.path.join(path, name)).st_mode & 0o022]
+        names = ("", "status.csv", "spec.json", "scripts", "scripts/poll", "log")
+        open_still = [name for name in names if os.stat(os.path.join(path, name)).st_mode & 0o022]
         self.assertEqual(open_still, [])
 
     def test_a_config_that_others_can_write_is_closed_to_them(self) -> None:
@@ -131,12 +134,14 @@ class Files(TwoUsers):
         self.settings(templates=self.home(self.eve, "site"), backend={"type": "toy"})
         ran = self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6)
         self.assertIn("belongs to " + self.eve, ran.err)
-        self.assertIn("belongs to " + self.eve, self.of(self.ada, "backends", "--check", status=4).out)
+        self.assertIn("belongs to " + self.eve,
+                      self.of(self.ada, "backends", "--check", status=4).out)
 
     def test_a_policy_of_somebody_elses(self) -> None:
         self.sh(self.eve, "mkdir site; echo 'class P: pass' >site/rule.py")
         self.settings(authz="rule:P", authz_path=self.home(self.eve, "site"))
-        self.assertIn("belongs to " + self.eve, self.of(self.ada, "serve", "--uds", "s", status=6).err)
+        self.assertIn("belongs to " + self.eve,
+                      self.of(self.ada, "serve", "--uds", "s", status=6).err)
 
     def test_a_key_of_tokens_of_somebody_elses(self) -> None:
         self.settings()
@@ -165,7 +170,8 @@ class Files(TwoUsers):
         os.mkdir(self.tree + "/local")
         shutil.chown(self.tree + "/local", self.ada)
         self.settings(group_writable=True, poll_interval_s=0, poll_grace_s=1)
-        return os.path.join(self.tree, "local", self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}').out.strip())
+        ran = self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}')
+        return os.path.join(self.tree, "local", ran.out.strip())
 
     def test_what_is_planted_in_a_job(self) -> None:
         job = self.victim()
@@ -183,7 +189,8 @@ class Files(TwoUsers):
     def test_what_others_could_write_is_not_run_unseen(self) -> None:
         job = self.victim()
         self.sh(self.ada, "chmod -R a+rwX " + job)
-        self.sh(self.eve, "echo 'touch %s' >%s/scripts/run" % (self.proof, job))  # in place: its owner is still ada
+        # In place: its owner is still ada.
+        self.sh(self.eve, "echo 'touch %s' >%s/scripts/run" % (self.proof, job))
         ran = self.of(self.ada, "start", os.path.basename(job), status=6)
         self.assertIn("look at what it holds", ran.err)
         self.assertIn("others could write to jobs in", ran.err)
@@ -194,15 +201,19 @@ class Files(TwoUsers):
         job = self.victim()
         self.sh(self.ada, "echo hers >hers; chmod 777 %s/log; chmod 711 %s" % (job, job))
         self.sh(self.eve, "ln -s %s %s/log/stdout.2" % (self.home(self.ada, "hers"), job))
-        self.assertIn("belongs to " + self.eve, self.of(self.ada, "start", os.path.basename(job), status=6).err)
+        self.assertIn("belongs to " + self.eve,
+                      self.of(self.ada, "start", os.path.basename(job), status=6).err)
         self.assertEqual(self.sh(self.ada, "cat hers"), "hers\n")
 
     def test_a_script_by_another_name_and_a_changed_copy(self) -> None:
         job = self.victim()
         self.sh(self.ada, "ln %s/scripts/run notes" % job)
-        self.assertIn("by another name", self.of(self.ada, "start", os.path.basename(job), status=6).err)
-        self.sh(self.ada, "for file in %s/.psik/*/supervisor.py; do echo 'import os' >>$file; done" % self.tree)
-        self.assertIn("was changed", self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6).err)
+        self.assertIn("by another name",
+                      self.of(self.ada, "start", os.path.basename(job), status=6).err)
+        self.sh(self.ada, "for file in %s/.psik/*/supervisor.py; do echo 'import os' >>$file; done"
+                % self.tree)
+        self.assertIn("was changed",
+                      self.of(self.ada, "run", "-", stdin='{"script": "true"}', status=6).err)
 
     def test_a_file_system_that_keeps_its_modes(self) -> None:
         path = self.write("file", "", 0o666)
@@ -224,7 +235,8 @@ class Files(TwoUsers):
         path = os.path.join(self.folder, "fifo")
         os.mkfifo(path)
         shutil.chown(path, self.eve)
-        self.assertIn("belongs to " + self.eve, self.of(self.ada, "--config", path, "ls", status=6, timeout=20).err)
+        self.assertIn("belongs to " + self.eve,
+                      self.of(self.ada, "--config", path, "ls", status=6, timeout=20).err)
 
     def test_another_users_process_is_no_step_of_ours(self) -> None:
         job = self.victim()
@@ -232,7 +244,8 @@ class Files(TwoUsers):
         self.addCleanup(nap.wait)
         self.addCleanup(nap.kill)
         with open(os.path.join(job, "status.csv"), "a") as file:
-            file.write("1700000001.000,2,queued,%d\n1700000001.001,2,active,%d\n" % (nap.pid, nap.pid))
+            file.write("1700000001.000,2,queued,%d\n1700000001.001,2,active,%d\n"
+                       % (nap.pid, nap.pid))
         jobid = os.path.basename(job)
         self.until(lambda: self.of(self.ada, "poll") and "failed" in self.of(self.ada, "ls").out)
         self.of(self.ada, "cancel", jobid, status=None)
@@ -248,8 +261,9 @@ class Files(TwoUsers):
         job = self.victim()
         jobid = os.path.basename(job)
         copy = os.listdir(self.tree + "/.psik")[0]
-        self.sh(self.eve, "cd %s && mv .psik old && mkdir -p .psik/%s && echo 'open(\"%s\", \"w\")' >.psik/%s/supervisor.py && touch .psik/%s/psik.py"
-                % (self.tree, copy, self.proof, copy, copy))
+        self.sh(self.eve, "cd %s && mv .psik old && mkdir -p .psik/%s && cd .psik/%s && "
+                          "echo 'open(\"%s\", \"w\")' >supervisor.py && touch psik.py"
+                % (self.tree, copy, copy, self.proof))
         with open(os.path.join(job, "status.csv"), "a") as file:
             file.write("1700000001.000,2,queued,77\n")
         self.assertIn("belongs to " + self.eve, self.of(self.ada, "ls").err)
@@ -270,7 +284,8 @@ class Files(TwoUsers):
     def test_a_planted_outbox(self) -> None:
         self.settings()
         self.make_tree(0o777)
-        self.sh(self.eve, "mkdir %s/.outbox; echo '{}' >%s/.outbox/1.5.000001.json" % (self.tree, self.tree))
+        self.sh(self.eve,
+                "mkdir %s/.outbox; echo '{}' >%s/.outbox/1.5.000001.json" % (self.tree, self.tree))
         self.assertIn("/.outbox belongs to " + self.eve, self.of(self.ada, "deliver", status=6).err)
 
     def test_a_config_does_not_switch_off_its_own_check(self) -> None:
@@ -282,10 +297,13 @@ class Files(TwoUsers):
     def test_compiled_files_beside_a_policy(self) -> None:
         place = os.path.join(self.folder, "etc", "__pycache__")
         os.makedirs(place)
-        rule = self.write("etc/rule.py", "class P:\n    def allows(self, *args):\n        return True\n")
-        evil = self.write("evil.py", "class P:\n    def allows(self, *args):\n        raise SystemExit\n")
+        rule = self.write("etc/rule.py",
+                          "class P:\n    def allows(self, *args):\n        return True\n")
+        evil = self.write("evil.py",
+                          "class P:\n    def allows(self, *args):\n        raise SystemExit\n")
         py_compile.compile(evil, importlib.util.cache_from_source(rule), dfile=rule)
-        self.assertTrue(psik.Policy.load_rule(psik.Config(authz="rule:P", authz_path=os.path.join(self.folder, "etc"))).allows())
+        config = psik.Config(authz="rule:P", authz_path=os.path.join(self.folder, "etc"))
+        self.assertTrue(psik.Policy.load_rule(config).allows())
 
     def test_the_place_of_the_socket(self) -> None:
         place = "/tmp/psik-%d" % os.stat(self.home(self.ada)).st_uid
@@ -305,7 +323,8 @@ class Own(Case):
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         self.run_spec("--wait", script="true")
-        for path in (place, os.path.dirname(place), os.path.dirname(os.path.dirname(place)), place + "/local", place + "/.psik"):
+        for path in (place, os.path.dirname(place), os.path.dirname(os.path.dirname(place)),
+                     place + "/local", place + "/.psik"):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o700, path)
 
     def test_a_folder_that_is_named_from_where_one_stands(self) -> None:
@@ -319,7 +338,8 @@ class Own(Case):
         os.mkdir(tree)
         os.symlink(outside, os.path.join(tree, "link"))
         real = os.path.islink
-        with mock.patch("os.path.islink", lambda path: real(path) and not str(path).endswith("link")):
+        with mock.patch("os.path.islink",
+                        lambda path: real(path) and not str(path).endswith("link")):
             psik.delete_tree(tree)
         self.assertEqual(stat.S_IMODE(os.stat(outside).st_mode), 0o750)
         self.assertFalse(os.path.exists(tree))
@@ -343,9 +363,12 @@ class Sockets(TwoUsers):
     @needs("curl", shutil.which("curl"))
     def test_a_strangers_sockets_keep_nobody_out(self) -> None:
         server = self.serve("--port", "0", "--workers", "16")
-        code = ("import socket, sys, time\nsocks = [socket.create_connection(('127.0.0.1', %d)) for _ in range(300)]\n"
-                "print(socks[-1].recv(4096).decode().split()[1], flush=True)\nsys.stdin.read()" % server.port)
-        child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        code = ("import socket, sys, time\n"
+                "socks = [socket.create_connection(('127.0.0.1', %d)) for _ in range(300)]\n"
+                "print(socks[-1].recv(4096).decode().split()[1], flush=True)\nsys.stdin.read()"
+                % server.port)
+        child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert child.stdout is not None and child.stdin is not None
         self.assertEqual(child.stdout.readline(), b"403\n")  # though it had sent nothing
         self.assertEqual(self.curl(self.ada, server.where + "v1/jobs"), "200")
@@ -353,15 +376,19 @@ class Sockets(TwoUsers):
         child.communicate()
 
     def test_whose_socket_it_is_is_asked_of_the_kernel(self) -> None:
-        for family, host, other in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "::1"), (socket.AF_INET6, "::", "127.0.0.1")):
+        for family, host, other in ((socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+                                    (socket.AF_INET6, "::1", "::1"),
+                                    (socket.AF_INET6, "::", "127.0.0.1")):
             with self.subTest(host=host), socket.socket(family) as listening:
                 if family == socket.AF_INET6:
                     listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
                 listening.bind((host, 0))
                 listening.listen(1)
                 port = listening.getsockname()[1]
-                code = "import socket, sys\ns = socket.create_connection((%r, %d))\nsys.stdin.read()" % (other, port)
-                child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE)
+                code = ("import socket, sys\ns = socket.create_connection((%r, %d))\n"
+                        "sys.stdin.read()" % (other, port))
+                child = subprocess.Popen(self.as_user(self.eve) + [SYSTEM_PYTHON, "-c", code],
+                                         stdin=subprocess.PIPE)
                 with listening.accept()[0] as ours:
                     ends = psik.TcpEnds(ours.getpeername(), ours.getsockname())
                     uid = os.stat(self.home(self.eve)).st_uid
@@ -376,14 +403,18 @@ class Slow(Case):
     """Who sends little, much, or reads nothing."""
 
     def test_a_text_without_its_end_takes_no_memory(self) -> None:
-        code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (400 * 2 ** 20,) * 2); sys.path.insert(0, %r); import psik\n"
-                "try: psik.parse_json('{\"script\": \"' + 'x\\\\n' * 5000000, 'body')\nexcept psik.InvalidError as err: print(err)"
-                % os.path.dirname(PSIK))
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        code = ("import resource, sys\n"
+                "resource.setrlimit(resource.RLIMIT_AS, (400 * 2 ** 20,) * 2)\n"
+                "sys.path.insert(0, %r)\nimport psik\n"
+                "try: psik.parse_json('{\"script\": \"' + 'x\\\\n' * 5000000, 'body')\n"
+                "except psik.InvalidError as err: print(err)" % os.path.dirname(PSIK))
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
         self.assertIn(b"not JSON", done.stdout, done.stderr[-300:])
 
     def test_slips_of_the_hand_are_forgiven(self) -> None:
-        for text, value in (('{"a": [1, 2,], }', {"a": [1, 2]}), ('{"a": ",]",\n}', {"a": ",]"}), ("[[1,],[2,],]", [[1], [2]])):
+        for text, value in (('{"a": [1, 2,], }', {"a": [1, 2]}), ('{"a": ",]",\n}', {"a": ",]"}),
+                            ("[[1,],[2,],]", [[1], [2]])):
             self.assertEqual(psik.parse_json(text, "x"), value)
         for text in ("[,]", "[1,,]", "{,}", "[1" + ",]" * 200, "[" + "1," * 40000 + "]"):
             with self.assertRaises(psik.InvalidError):
@@ -392,7 +423,8 @@ class Slow(Case):
     def test_small_chunks(self) -> None:
         server = Server(self, "--port", "0")
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
-        head = ("PUT /v1/jobs/%s/files/f HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % jobid).encode()
+        head = ("PUT /v1/jobs/%s/files/f HTTP/1.1\r\nHost: localhost\r\n"
+                "Transfer-Encoding: chunked\r\n\r\n" % jobid).encode()
         self.assertIn(b" 200 ", server.raw(head + b"1\r\nx\r\n" * 9000 + b"0\r\n\r\n")[:20])
         self.assertEqual(server.ask("GET", "/v1/jobs/%s/files/f" % jobid).body, b"x" * 9000)
         answer = server.raw(head + b"1\r\nx\r\n" * 300000 + b"0\r\n\r\n")
@@ -404,11 +436,13 @@ class Slow(Case):
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         url, much = "/v1/jobs/%s/files" % jobid, b"x" * 1500000
         self.assertEqual(server.ask("PUT", url + "/f", iter([much[:1000000]])).status, 200)
-        form = b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"g\"\r\n\r\n%s\r\n--x--\r\n"
-        many = b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n" * 1001 + b"--x--\r\n"
+        field = b"--x\r\nContent-Disposition: form-data; name="
+        form = field + b'"files"; filename="g"\r\n\r\n%s\r\n--x--\r\n'
+        many = (field + b'"a"\r\n\r\n\r\n') * 1001 + b"--x--\r\n"
         kind = {"Content_Type": "multipart/form-data; boundary=x"}
-        for method, path, body, headers in (("PUT", url + "/f", much, {}), ("PUT", url + "/f", iter([much]), {}),
-                                            ("POST", url, form % much, kind), ("POST", url, many, kind)):
+        for method, path, body, headers in (
+                ("PUT", url + "/f", much, {}), ("PUT", url + "/f", iter([much]), {}),
+                ("POST", url, form % much, kind), ("POST", url, many, kind)):
             connection = server.connection()
             try:
                 status = server.ask(method, path, body, connection=connection, **headers).status
@@ -423,7 +457,8 @@ class Slow(Case):
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         before = server.handles()
         for path in ("/v1/events", "/v1/jobs/%s/events" % jobid) * 5:
-            sock = opened(server, 1, ("GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path).encode())[0]
+            sock = opened(server, 1,
+                          ("GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path).encode())[0]
             self.assertIn(b" 200 ", sock.recv(100))
             sock.close()
         self.until(lambda: server.handles() <= before + 2, "the streams' end", 8)
@@ -448,8 +483,10 @@ class Slow(Case):
                     with key as entry:
                         entry.keep("1.5")
         server = Server(self, "--port", "0")
-        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Idempotency_Key="k" * 300).status, 400)
-        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true", "directory": "/gone"}, Idempotency_Key="k").status, 422)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"},
+                                    Idempotency_Key="k" * 300).status, 400)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true", "directory": "/gone"},
+                                    Idempotency_Key="k").status, 422)
         self.assertEqual(os.listdir(os.path.join(self.prefix, "local", ".keys")), [])
 
     def test_who_waits_for_a_lock_makes_no_second_job(self) -> None:
@@ -476,14 +513,20 @@ class Strangers(test_access.Secure):
     """Who comes over TLS, with little or nothing to show."""
     options = ("--workers", "32")
 
+    def connection(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        """A new connection to the server."""
+        sock = socket.create_connection(("127.0.0.1", self.server.port))
+        return context.wrap_socket(sock, server_hostname="localhost")
+
     def test_who_shows_nothing_keeps_nobody_out(self) -> None:
-        head = b"POST /v1/jobs%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{"
+        head = (b"POST /v1/jobs%s HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 900\r\n\r\n{")
         context = ssl.create_default_context(cafile=self.at("ca.pem"))
         socks = opened(self.server, 20)
         for number in range(60):
             with contextlib.suppress(OSError):
-                sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
-                sock.sendall((head % b"/callback" if number % 2 else head % b"") + b"x" * (number % 3))
+                sock = self.connection(context)
+                sock.sendall(head % (b"/callback" * (number % 2)) + b"x" * (number % 3))
                 socks.append(sock)
         for _ in range(5):
             self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
@@ -495,22 +538,24 @@ class Strangers(test_access.Secure):
         context = ssl.create_default_context(cafile=self.at("ca.pem"))
         said, socks = [], []
         for _ in range(28):
-            sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
-            sock.sendall(("GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n" % eve[6:]).encode())
+            sock = self.connection(context)
+            sock.sendall(("GET /v1/events HTTP/1.1\r\nHost: localhost\r\n"
+                          "Authorization: Bearer %s\r\n\r\n" % eve[6:]).encode())
             said.append(sock.recv(2000))
             socks.append(sock)
-        self.assertEqual([text[9:12] for text in said], [b"200"] * 4 + [b"503"] * 24)  # an eighth of 32
+        an_eighth = [b"200"] * 4 + [b"503"] * 24  # of 32
+        self.assertEqual([text[9:12] for text in said], an_eighth)
         self.assertIn(b'{"detail": "', said[-1])
         self.assertEqual(self.ask("ada", "GET", "/v1/health").status, 200)
         for sock in socks:
             sock.close()
 
     def hold(self, who: str, count: int, data: bytes) -> List[bytes]:
-        """The beginnings of the answers to requests on so many connections, which stay open until the test ends."""
+        """The beginnings of the answers on so many connections, which stay open in this test."""
         context, said = ssl.create_default_context(cafile=self.at("ca.pem")), []
         for _ in range(count):
             with contextlib.suppress(OSError):
-                sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+                sock = self.connection(context)
                 self.addCleanup(sock.close)
                 sock.sendall(data % who[6:].encode())
                 said.append(sock.recv(2000))
@@ -526,7 +571,8 @@ class Strangers(test_access.Secure):
         self.hold(narrow, 24, get)
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
         statuses = [answer[9:12] for answer in self.hold(self.token("--user", "bob"), 12, get)]
-        self.assertEqual((statuses[:8], b"503" in statuses[8:]), ([b"200"] * 8, True))  # and the refused are not served later
+        # And the refused are not served later.
+        self.assertEqual((statuses[:8], b"503" in statuses[8:]), ([b"200"] * 8, True))
 
     def test_a_certificate_that_is_withdrawn_takes_its_tokens_with_it(self) -> None:
         given = "token:" + self.ask("ada", "GET", "/v1/token").text
@@ -535,7 +581,8 @@ class Strangers(test_access.Secure):
         self.configure(authz="owner", users="*", refused_certificates=[self.serial("ada")])
         self.server.process.send_signal(signal.SIGHUP)
         self.until(lambda: "read again" in self.server.said())
-        self.assertEqual([self.ask(token, "GET", "/v1/jobs").status for token in (given, again)], [401, 401])
+        self.assertEqual([self.ask(token, "GET", "/v1/jobs").status for token in (given, again)],
+                         [401, 401])
 
     def test_who_is_no_longer_a_user_runs_nothing(self) -> None:
         eve = self.token("--user", "eve")
@@ -548,9 +595,11 @@ class Strangers(test_access.Secure):
 
     def test_users_of_one_backend(self) -> None:
         self.server.stop()
-        self.begin(backends={"local": {"backend": {"type": "local"}}, "gpu": {"backend": {"type": "local"}, "users": ["bob"]}})
+        self.begin(backends={"local": {"backend": {"type": "local"}},
+                             "gpu": {"backend": {"type": "local"}, "users": ["bob"]}})
         bob = self.token("--user", "bob")
-        asked = [(who, place, self.ask(who, "POST", "/v1/jobs/new?backend=" + place, {"script": "true"}).status)
+        asked = [(who, place,
+                  self.ask(who, "POST", "/v1/jobs/new?backend=" + place, {"script": "true"}).status)
                  for who in ("ada", bob) for place in ("local", "gpu")]
         self.assertEqual([status for _, _, status in asked], [200, 403, 200, 200])
 
@@ -561,16 +610,21 @@ class Strangers(test_access.Secure):
         inside = self.run_spec("--wait", script="true", directory=self.prefix)
         for who in ("root", self.token()):
             for path in (key, "jobs", "jobs/local"):
-                self.assertEqual(self.ask(who, "GET", "/v1/jobs/%s/files/%s" % (jobid, path)).status, 403, path)
-            self.assertEqual(self.ask(who, "PUT", "/v1/jobs/%s/files/%s" % (jobid, key), b"x").status, 403)
+                url = "/v1/jobs/%s/files/%s" % (jobid, path)
+                self.assertEqual(self.ask(who, "GET", url).status, 403, path)
+            url = "/v1/jobs/%s/files/%s" % (jobid, key)
+            self.assertEqual(self.ask(who, "PUT", url, b"x").status, 403)
             self.assertEqual(self.ask(who, "GET", "/v1/jobs/%s/files" % inside).status, 403)
-            with tarfile.open(fileobj=io.BytesIO(self.ask(who, "GET", "/v1/jobs/%s/archive" % jobid).body)) as archive:
+            body = self.ask(who, "GET", "/v1/jobs/%s/archive" % jobid).body
+            with tarfile.open(fileobj=io.BytesIO(body)) as archive:
                 self.assertFalse([name for name in archive.getnames() if "/jobs" in name])
 
     def test_an_admins_narrow_token(self) -> None:
-        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true", "environment": {"KEY": "hush"}}).json)
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new",
+                             {"script": "true", "environment": {"KEY": "hush"}}).json)
         narrow = self.token("--user", "root", "--ops", "GET", "--ops", "PUT")
-        self.assertEqual(self.ask(narrow, "PUT", "/v1/jobs/%s/access" % jobid, {"dora": ["POST"]}).status, 403)
+        access = "/v1/jobs/%s/access" % jobid
+        self.assertEqual(self.ask(narrow, "PUT", access, {"dora": ["POST"]}).status, 403)
         self.assertNotIn("hush", self.ask(narrow, "GET", "/v1/jobs/%s/spec" % jobid).text)
 
     def test_nested_claims(self) -> None:
@@ -578,14 +632,17 @@ class Strangers(test_access.Secure):
         tokens = psik.tokens_of(self.config())
         head = psik.encode_base64(b"[" * 100000)[:2000]
         for text in (head + "." + head, psik.encode_base64(b'{"alg": "HS256"}') + "." + head):
-            self.assertEqual(self.ask("token:%s.%s" % (text, tokens.mark(text)), "GET", "/v1/jobs").status, 401)
+            token = "token:%s.%s" % (text, tokens.mark(text))
+            self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 401)
 
     def test_who_may_make_jobs(self) -> None:
         self.server.stop()
         self.begin(users={"ada": {"roles": ["admin"]}})
         bob = self.token("--user", "bob")
         refused = self.ask(bob, "POST", "/v1/jobs", b"{" * 100, Content_Type="application/json")
-        self.assertEqual((refused.status, '"users" in the config' in refused.json["detail"]), (403, True))  # and its body was not read
+        # And its body was not read.
+        self.assertEqual(refused.status, 403)
+        self.assertIn('"users" in the config', refused.json["detail"])
         for who in ("ada", "root", self.token()):  # the last is the command line's own user
             self.assertEqual(self.ask(who, "POST", "/v1/jobs/new", {"script": "true"}).status, 200)
         self.server.stop()
@@ -597,24 +654,30 @@ class Strangers(test_access.Secure):
         self.assertEqual(self.ask(bob, "POST", "/v1/jobs", {"script": "true"}).status, 200)
 
     def test_what_the_owner_alone_sees(self) -> None:
-        spec = {"script": "true", "environment": {"KEY": "hush-hush"}, "callback": "http://127.0.0.1:9/x?token=hush-hush"}
+        spec = {"script": "true", "environment": {"KEY": "hush-hush"},
+                "callback": "http://127.0.0.1:9/x?token=hush-hush"}
         jobid = str(self.ask("ada", "POST", "/v1/jobs/new", spec).json)
         self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["POST"]})
         narrow = self.token("--user", "ada", "--ops", "GET")
-        for who, sees in (("ada", True), ("root", True), (self.token("--user", "bob"), False), (narrow, False)):
+        for who, sees in (("ada", True), ("root", True), (self.token("--user", "bob"), False),
+                          (narrow, False)):
             for part in ("spec", "scripts"):
-                self.assertEqual("hush-hush" in self.ask(who, "GET", "/v1/jobs/%s/%s" % (jobid, part)).text, sees, (who, part))
-        self.assertEqual(self.ask(narrow, "GET", "/v1/jobs/%s/spec" % jobid).json["callback"], "http://127.0.0.1:9/x")
+                said = self.ask(who, "GET", "/v1/jobs/%s/%s" % (jobid, part)).text
+                self.assertEqual("hush-hush" in said, sees, (who, part))
+        self.assertEqual(self.ask(narrow, "GET", "/v1/jobs/%s/spec" % jobid).json["callback"],
+                         "http://127.0.0.1:9/x")
 
     def test_a_stream_ends_with_the_right_to_it(self) -> None:
         jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
         self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": ["GET"], "carl": ["GET"]})
         context = ssl.create_default_context(cafile=self.at("ca.pem"))
         carl, socks = self.token("--user", "carl"), []
-        for token, path in ((self.token("--user", "bob"), "/v1/jobs/%s/events" % jobid), (carl, "/v1/jobs/%s/events" % jobid), (carl, "/v1/events")):
-            sock = context.wrap_socket(socket.create_connection(("127.0.0.1", self.server.port)), server_hostname="localhost")
+        for token, path in ((self.token("--user", "bob"), "/v1/jobs/%s/events" % jobid),
+                            (carl, "/v1/jobs/%s/events" % jobid), (carl, "/v1/events")):
+            sock = self.connection(context)
             sock.settimeout(20)
-            sock.sendall(("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n" % (path, token[6:])).encode())
+            sock.sendall(("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n"
+                          % (path, token[6:])).encode())
             self.assertIn(b" 200 ", sock.recv(4096))
             socks.append(sock)
         self.ask("ada", "PUT", "/v1/jobs/%s/access" % jobid, {"bob": []})
@@ -626,11 +689,13 @@ class Strangers(test_access.Secure):
             sock.close()
 
     def test_a_certificate_that_is_withdrawn_while_the_server_runs(self) -> None:
-        self.assertEqual(self.ask("gone", "GET", "/v1/jobs").json["detail"], "the certificate was withdrawn")
+        self.assertEqual(self.ask("gone", "GET", "/v1/jobs").json["detail"],
+                         "the certificate was withdrawn")
         self.configure(authz="owner", refused_certificates=[self.serial("ada")[7:].lower()])
         self.server.process.send_signal(signal.SIGHUP)
         self.until(lambda: "read again" in self.server.said())
-        self.assertEqual((self.ask("ada", "GET", "/v1/jobs").status, self.ask("gone", "GET", "/v1/jobs").status), (403, 200))
+        self.assertEqual((self.ask("ada", "GET", "/v1/jobs").status,
+                          self.ask("gone", "GET", "/v1/jobs").status), (403, 200))
         self.configure(refused_certificates=["no number"])
         self.assertIn("hexadecimal", self.psik("ls", status=2).err)
 
@@ -641,13 +706,15 @@ class Strangers(test_access.Secure):
             statuses.append(answer.status)
             token = "token:" + answer.text if answer.status == 200 else token
         self.assertEqual(statuses, [200] * 8 + [403] * 2)
-        self.assertIn("narrow it", self.psik("token", *["--jobs=%d.5" % number for number in range(10 ** 9, 10 ** 9 + 400)], status=2).err)
+        jobs = ["--jobs=%d.5" % number for number in range(10 ** 9, 10 ** 9 + 400)]
+        self.assertIn("narrow it", self.psik("token", *jobs, status=2).err)
 
     def test_an_operation_of_a_biscuit_that_can_be_read_in_two_ways(self) -> None:
         def field(number: int, value: bytes) -> bytes:
             return bytes([number << 3 | 2, len(value)]) + value
 
-        for kinds, fine in ((b"\x08\x04", True), (b"\x08\x04\x08\x08", False), (b"\x08\x08", False), (b"\x08\x84\x80\x80\x80\x10", False), (b"", False)):
+        for kinds, fine in ((b"\x08\x04", True), (b"\x08\x04\x08\x08", False), (b"\x08\x08", False),
+                            (b"\x08\x84\x80\x80\x80\x10", False), (b"", False)):
             operations = psik.Protobuf(field(1, field(3, kinds))).fields(1)
             if fine:
                 self.assertEqual(psik.BiscuitTokens.count_operations(operations), 1)
@@ -660,8 +727,10 @@ class Strangers(test_access.Secure):
         with open(self.prefix + "/.tokens/key") if self.token() else open(os.devnull) as file:
             key = bytes.fromhex(file.read().strip())
         for exp in (float("inf"), float("nan"), "9e99", "inf", True, None, [1]):
-            self.assertEqual(self.ask("token:" + test_access.jwt(dict(claims, exp=exp), key), "GET", "/v1/jobs").status, 401, exp)
-        self.assertEqual(self.ask("token:" + test_access.jwt(dict(claims, exp=time.time() + 9), key), "GET", "/v1/jobs").status, 200)
+            token = "token:" + test_access.jwt(dict(claims, exp=exp), key)
+            self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 401, exp)
+        token = "token:" + test_access.jwt(dict(claims, exp=time.time() + 9), key)
+        self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 200)
 
     def test_a_stranger_makes_us_write_nothing(self) -> None:
         with mock.patch("psik.write_file", side_effect=AssertionError):
@@ -669,7 +738,8 @@ class Strangers(test_access.Secure):
             for backend in api.backends.values():
                 psik.make_folder(backend.root)
             req = psik.Request("GET", "/v1/health", {}, psik.Body(psik.Wire(), 0))
-            self.assertEqual(psik.ServerHandler(api, req, psik.Caller("addr:192.0.2.1")).get_health().status, 200)
+            handler = psik.ServerHandler(api, req, psik.Caller("addr:192.0.2.1"))
+            self.assertEqual(handler.get_health().status, 200)
 
 
 class Requests(Case):
@@ -677,8 +747,9 @@ class Requests(Case):
 
     def test_hosts_of_a_unix_socket(self) -> None:
         server = Server(self, "--uds", "s.sock")
-        for host, status in (("evil:8000", 403), ("evil", 403), ("localhost", 200), ("localhost:8000", 200), ("psik.localhost", 200),
-                             ("127.0.0.1:1", 200), ("[::1]:8", 200), ("localhost.evil.example", 403)):
+        for host, status in (("evil:8000", 403), ("evil", 403), ("localhost", 200),
+                             ("localhost:8000", 200), ("psik.localhost", 200), ("127.0.0.1:1", 200),
+                             ("[::1]:8", 200), ("localhost.evil.example", 403)):
             self.assertEqual(server.ask("GET", "/v1/jobs", Host=host).status, status, host)
 
     def test_a_browser_asks_by_address(self) -> None:
@@ -686,15 +757,20 @@ class Requests(Case):
         self.assertIn("http://127.0.0.1:", server.said())
         self.assertNotIn("localhost:", server.said())
         browser = {"Sec_Fetch_Site": "none"}
-        for host, headers, status in (("localhost:%d", {}, 200), ("localhost:%d", browser, 403), ("127.0.0.1:%d", browser, 200)):
-            self.assertEqual(server.ask("GET", "/v1/jobs", Host=host % server.port, **headers).status, status)
-        self.assertEqual(Server(self, "--uds", "s.sock").ask("GET", "/v1/jobs", Host="localhost:8000", **browser).status, 200)
+        for host, headers, status in (("localhost:%d", {}, 200), ("localhost:%d", browser, 403),
+                                      ("127.0.0.1:%d", browser, 200)):
+            answer = server.ask("GET", "/v1/jobs", Host=host % server.port, **headers)
+            self.assertEqual(answer.status, status)
+        server = Server(self, "--uds", "s.sock")
+        answer = server.ask("GET", "/v1/jobs", Host="localhost:8000", **browser)
+        self.assertEqual(answer.status, 200)
 
     def test_encoded_slashes_and_bodies(self) -> None:
         server = Server(self, "--uds", "s.sock")
         for path in ("/v1%2fjobs", "/v1/jobs%2f1.5", "/v1/jobs/1.5%2fstate", "/v1/backends/a%2fb"):
             self.assertEqual(server.ask("GET", path).status, 404, path)
-        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Content_Encoding="gzip").status, 415)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"},
+                                    Content_Encoding="gzip").status, 415)
 
     def test_a_socket_behind_a_proxy(self) -> None:
         self.configure(authz="owner", users=["bob"])
@@ -702,14 +778,18 @@ class Requests(Case):
         self.assertEqual(stat.S_IMODE(os.stat(server.where).st_mode), 0o660)
         token = self.psik("token", "--user", "bob").out.strip()
         self.assertEqual(server.ask("GET", "/v1/jobs").status, 401)
-        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"}, Authorization="Bearer " + token).status, 200)
+        self.assertEqual(server.ask("POST", "/v1/jobs", {"script": "true"},
+                                    Authorization="Bearer " + token).status, 200)
 
     def test_both_kinds_of_addresses_at_one_socket_of_systemds(self) -> None:
-        code = ("import os, socket, sys\ns = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)\n"
+        code = ("import os, socket, sys\ns = socket.socket(socket.AF_INET6)\n"
+                "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)\n"
                 "s.bind(('::', 0)); s.listen(5); print(s.getsockname()[1], flush=True)\n"
-                "os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\nos.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+                "os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n"
+                "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
                 "os.execv(sys.executable, %r)" % (FAST + ["serve"]))
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self.env)
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, env=self.env)
         self.addCleanup(child.wait)
         self.addCleanup(child.terminate)
         assert child.stdout is not None
@@ -724,11 +804,14 @@ class Requests(Case):
         for argv in (("--port", "0"), ("--uds", "s.sock")):
             server = Server(self, "--token", *argv)
             token = self.until(lambda: re.search(r"#token=([0-9a-f]{48})", server.said())).group(1)
-            self.assertEqual([server.ask("GET", path).status for path in ("/", "/v1", "/v1/jobs", "/v1/health", "/v1/jobs?token=" + token)],
+            paths = ("/", "/v1", "/v1/jobs", "/v1/health", "/v1/jobs?token=" + token)
+            self.assertEqual([server.ask("GET", path).status for path in paths],
                              [200, 200, 401, 401, 401])
-            self.assertEqual(server.ask("GET", "/v1/jobs", Cookie="psik_token=" + token).status, 401)
-            self.assertEqual(server.ask("GET", "/v1/jobs", Authorization="Bearer " + token).status, 200)
-            self.assertNotIn("Set-Cookie", server.ask("GET", "/", Authorization="Bearer " + token).headers)
+            for headers, status in (({"Cookie": "psik_token=" + token}, 401),
+                                    ({"Authorization": "Bearer " + token}, 200)):
+                self.assertEqual(server.ask("GET", "/v1/jobs", **headers).status, status)
+            answer = server.ask("GET", "/", Authorization="Bearer " + token)
+            self.assertNotIn("set-cookie", answer.headers)
             server.stop()
         self.assertIn("leave out", self.psik("serve", "--token", "--inetd", status=2).err)
 
@@ -741,12 +824,14 @@ class Requests(Case):
 
     def test_headers_of_a_callback(self) -> None:
         for name in ("Host", "content-length", "Transfer-Encoding"):
-            ran = self.psik("run", "-", stdin=json.dumps({"script": "true", "cb_headers": {name: "x"}}), status=2)
+            spec = {"script": "true", "cb_headers": {name: "x"}}
+            ran = self.psik("run", "-", stdin=json.dumps(spec), status=2)
             self.assertIn("cb_headers." + name, ran.err)
 
     def test_the_name_of_an_attribute_is_no_command(self) -> None:
         for name in ("-q;id", "-q$(id)", "--x`id`", "-c\n", "-c&id", "-c>x"):
-            ran = self.psik("run", "-", stdin=json.dumps({"script": "true", "attributes": {name: "x"}}), status=2)
+            spec = {"script": "true", "attributes": {name: "x"}}
+            ran = self.psik("run", "-", stdin=json.dumps(spec), status=2)
             self.assertIn("not an option", ran.err)
 
     def test_an_archive_goes_below_no_link(self) -> None:
@@ -766,7 +851,8 @@ class Requests(Case):
 
         data = io.BytesIO()
         with mock.patch("psik.Archive.add", swapping):
-            psik.write_archive(psik.ConfinedFolder(work), "", "job", lambda block: data.write(block) and None)
+            psik.write_archive(psik.ConfinedFolder(work), "", "job",
+                               lambda block: data.write(block) and None)
         with tarfile.open(fileobj=io.BytesIO(data.getvalue())) as archive:
             self.assertEqual([(item.name, item.issym()) for item in archive], [("job/d", True)])
 
@@ -808,18 +894,22 @@ class Installed(Case):
         self.assertNotIn("evil", server.said())
 
     def test_what_it_says_is_to_be_typed_so(self) -> None:
-        self.assertIn("`psik ls` shows them", self.psik("status", "x", status=2, program=[self.program]).err)
+        self.assertIn("`psik ls` shows them",
+                      self.psik("status", "x", status=2, program=[self.program]).err)
         self.assertIn("usage: psik [-h]", self.psik("-h", program=[self.program]).out)
-        self.assertIn("example: psik start last", self.psik("start", "-h", program=[self.program]).out)
+        self.assertIn("example: psik start last",
+                      self.psik("start", "-h", program=[self.program]).out)
         self.assertIn("example: psik.py start last", self.psik("start", "-h").out)
 
     def test_again_and_where_something_else_is(self) -> None:
         self.psik("install", program=[self.program])
         with open(self.program, "w") as file:
             file.write("mine")
-        self.assertIn("is there already", self.psik("install", status=5, program=[sys.executable, os.path.join(self.folder, "psik.py")]).err)
+        program = [sys.executable, os.path.join(self.folder, "psik.py")]
+        self.assertIn("is there already", self.psik("install", status=5, program=program).err)
         with open(PSIK, "rb") as file:
-            done = subprocess.run([sys.executable, "-", "install"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+            done = subprocess.run([sys.executable, "-", "install"], stdin=file,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
         self.assertIn(b"as a file", done.stderr)
 
     def test_a_python_far_away(self) -> None:
@@ -837,19 +927,25 @@ class Installed(Case):
         jobid = self.psik("run", "--no-submit", "-", stdin='{"script": "true"}').out.strip()
         bash = os.path.join(self.folder, ".local/share/bash-completion/completions/psik")
         subprocess.run(["shellcheck", "-s", "bash", "-e", "SC2034", bash], check=True)
-        line = ". %s; COMP_WORDS=(%s %%s); COMP_CWORD=%%d; _psik; echo ${COMPREPLY[*]}" % (bash, self.program)
-        for words, place, wanted in (("st", 1, "start status"), ("rm --f", 2, "--force"), ("wait ''", 2, "last " + jobid)):
-            done = subprocess.run(["bash", "-c", line % (words, place)], stdout=subprocess.PIPE, env=self.env)
+        line = (". %s; COMP_WORDS=(%s %%s); COMP_CWORD=%%d; _psik; echo ${COMPREPLY[*]}"
+                % (bash, self.program))
+        for words, place, wanted in (("st", 1, "start status"), ("rm --f", 2, "--force"),
+                                     ("wait ''", 2, "last " + jobid)):
+            done = subprocess.run(["bash", "-c", line % (words, place)],
+                                  stdout=subprocess.PIPE, env=self.env)
             self.assertEqual(done.stdout.decode().strip(), wanted)
         self.assertEqual(self.typed_in_zsh("show stat\t\n"), "status")
         self.assertEqual(self.typed_in_zsh("show wait %s\t\n" % jobid[:5]), "wait " + jobid)
 
     def typed_in_zsh(self, keys: str) -> str:
-        """What a command that is completed as psik is called with, after these keys in a terminal."""
+        """What a command that is completed as psik is called with, after these keys."""
         place = os.path.join(self.folder, ".local/share/zsh/site-functions")
-        self.write(".zshrc", "PS1=; fpath+=(%s); autoload -Uz compinit; compinit -u; compdef _psik show\n"
-                             "show() { if [[ $1 == ls ]] then psik \"$@\"; else print \"<$*>\"; fi }\nprint READY\n" % place)
-        env = dict(self.env, PATH=os.path.dirname(self.program) + ":" + self.env["PATH"], ZDOTDIR=self.folder, TERM="dumb")
+        self.write(".zshrc", (
+            "PS1=; fpath+=(%s); autoload -Uz compinit; compinit -u; compdef _psik show\n"
+            "show() { if [[ $1 == ls ]] then psik \"$@\"; else print \"<$*>\"; fi }\nprint READY\n"
+        ) % place)
+        env = dict(self.env, PATH=os.path.dirname(self.program) + ":" + self.env["PATH"],
+                   ZDOTDIR=self.folder, TERM="dumb")
         child, fd = pty.fork()
         if not child:
             os.execvpe("zsh", ["zsh", "-i"], env)

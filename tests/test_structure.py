@@ -13,9 +13,11 @@ with open(PSIK, encoding="utf-8") as _file:
     SOURCE = _file.read()
 TREE = ast.parse(SOURCE)
 BANNER = re.compile(r"^# -+ +([0-9]+\. .+)$")
-FUNCTIONS = [node for node in ast.walk(TREE) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+FUNCTIONS = [node for node in ast.walk(TREE)
+             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 EXPECTED_UP = {"TEMPLATES"}  # generated, so it stands last
-EXPECTED_DOWN = {"RANK", "FieldReader", "History", "OpenApi"}  # two that use each other, or a table
+# Two that use each other, or a table that is read first.
+EXPECTED_DOWN = {"RANK", "FieldReader", "History", "OpenApi"}
 
 
 def sections() -> List[Tuple[str, int]]:
@@ -36,13 +38,16 @@ def bound_names(node: Any) -> Set[str]:
     """The names that a top-level statement defines."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = getattr(node, "targets", [])
+    if isinstance(node, ast.AnnAssign):
+        targets = [node.target]
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 class Architecture(unittest.TestCase):
     def test_contents_list_is_the_banners(self) -> None:
-        listed = re.findall(r"^ +([0-9]+\. .+)$", ast.get_docstring(TREE, clean=False) or "", re.MULTILINE)
+        text = ast.get_docstring(TREE, clean=False) or ""
+        listed = re.findall(r"^ +([0-9]+\. .+)$", text, re.MULTILINE)
         self.assertEqual(listed, [title for title, _ in sections()])
 
     def test_banners_end_in_one_column(self) -> None:
@@ -66,8 +71,9 @@ class Architecture(unittest.TestCase):
             for name in bound_names(node):
                 self.assertNotIn(name, home, "is defined twice")
                 home[name] = node.lineno
-        early = {node.id for node in ast.walk(TREE) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-                 and node.id not in EXPECTED_UP and home.get(node.id, -1) > node.lineno}
+        early = {node.id for node in ast.walk(TREE) if isinstance(node, ast.Name)
+                 and isinstance(node.ctx, ast.Load) and node.id not in EXPECTED_UP
+                 and home.get(node.id, -1) > node.lineno}
         self.assertEqual(early, EXPECTED_DOWN)
 
     def test_functions_are_short(self) -> None:
@@ -76,16 +82,17 @@ class Architecture(unittest.TestCase):
         self.assertEqual([node.name for node in FUNCTIONS if last(node) - node.lineno >= 60], [])
 
     def test_every_argument_and_result_is_annotated(self) -> None:
-        bare = [node.name for node in FUNCTIONS
-                if node.returns is None or any(each.annotation is None and each.arg not in ("self", "cls")
-                                               for each in node.args.args + node.args.kwonlyargs)]
+        bare = [node.name for node in FUNCTIONS if node.returns is None
+                or any(each.annotation is None and each.arg not in ("self", "cls")
+                       for each in node.args.args + node.args.kwonlyargs)]
         self.assertEqual(bare, [])
 
     def test_every_public_thing_is_documented(self) -> None:
         inside = {part for node in FUNCTIONS for part in ast.walk(node) if part is not node}
         silent = [node.name for node in ast.walk(TREE)
                   if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node not in inside
-                  and not node.name.startswith("_") and node.name != "faults" and not ast.get_docstring(node)]
+                  and not node.name.startswith("_") and node.name != "faults"
+                  and not ast.get_docstring(node)]
         self.assertEqual(silent, [])
 
     def test_all_names_exist(self) -> None:
@@ -93,31 +100,38 @@ class Architecture(unittest.TestCase):
         self.assertEqual([name for name in psik.__all__ if not hasattr(psik, name)], [])
 
     def test_only_the_standard_library_is_imported(self) -> None:
-        modules = {name.name.split(".")[0] for node in ast.walk(TREE) if isinstance(node, ast.Import) for name in node.names}
-        modules |= {(node.module or "").split(".")[0] for node in ast.walk(TREE) if isinstance(node, ast.ImportFrom)}
+        modules = {name.name.split(".")[0] for node in ast.walk(TREE)
+                   if isinstance(node, ast.Import) for name in node.names}
+        modules |= {(node.module or "").split(".")[0]
+                    for node in ast.walk(TREE) if isinstance(node, ast.ImportFrom)}
         modules.discard("biscuit_auth")  # used where it is installed, and never needed
         known = getattr(sys, "stdlib_module_names", None)
         if known is None:  # before 3.10: whatever is found without site-packages
             code = "import sys\nfor name in sys.argv[1:]: __import__(name)"
-            folder = [] if sys.version_info >= (3, 7) else [__import__("dataclasses").__file__.rsplit("/", 1)[0]]
+            folder = [] if sys.version_info >= (3, 7) else [
+                __import__("dataclasses").__file__.rsplit("/", 1)[0]]
             subprocess.run([sys.executable, "-S", "-c", code] + sorted(modules), check=True,
                            env={"PYTHONPATH": ":".join(folder)})
         else:
             self.assertEqual(modules - set(known), set())
 
     def test_embedded_templates_are_current(self) -> None:
-        done = subprocess.run([sys.executable, ROOT + "/templates/embed.py", "--check"], stdout=subprocess.PIPE)
+        done = subprocess.run([sys.executable, ROOT + "/templates/embed.py", "--check"],
+                              stdout=subprocess.PIPE)
         self.assertEqual(done.returncode, 0, done.stdout.decode())
 
     def test_every_handler_is_routed(self) -> None:
         import psik
-        methods = [method for cls in (psik.ServerHandler, psik.JobHandler) for name, method in vars(cls).items()
-                   if name.startswith(("get_", "post_", "put_", "delete_", "start_", "cancel_"))]
+        verbs = ("get_", "post_", "put_", "delete_", "start_", "cancel_")
+        methods = [method for cls in (psik.ServerHandler, psik.JobHandler)
+                   for name, method in vars(cls).items() if name.startswith(verbs)]
         self.assertGreater(len(methods), 25)
-        self.assertEqual(set(methods) | {psik.get_openapi}, {route.handler for route in psik.ROUTES})
+        self.assertEqual(set(methods) | {psik.get_openapi},
+                         {route.handler for route in psik.ROUTES})
 
     def test_one_exit_and_no_globals(self) -> None:
-        self.assertEqual([node.lineno for node in ast.walk(TREE) if isinstance(node, ast.Global)], [])
+        found = [node.lineno for node in ast.walk(TREE) if isinstance(node, ast.Global)]
+        self.assertEqual(found, [])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What happens to a job when something goes wrong around it: each fault on a real job, in rc and in sh.
+"""What happens to a job when something goes wrong around it: faults on real jobs, in rc and in sh.
 
-A row is a fault; the claim is the same for all: what the record says is so, and a job that is to end ends.
+A row is a fault; the claim is the same for all: what the record says is so, and a job that is to
+end ends.
 """
 import contextlib
 import json
@@ -24,7 +25,8 @@ from harness import (FAST, PSIK, Case, brought_to_the_disk, captured, kill, need
 ROOT_USER = os.geteuid() == 0 and os.path.isdir("/proc/self/ns")
 NAMESPACES = needs("root and Linux namespaces", ROOT_USER and shutil.which("unshare"))
 SLEEP = shutil.which("sleep") or ""
-SAVING = "#!/bin/sh\ntrap 'echo saved; exit 0' USR1 USR2\necho ready\nwhile :; do %s 0.1; done\n" % SLEEP
+SAVING = ("#!/bin/sh\ntrap 'echo saved; exit 0' USR1 USR2\necho ready\n"
+          "while :; do %s 0.1; done\n" % SLEEP)
 PYTHON_DAEMON = """#!%s
 import os, subprocess
 subprocess.Popen(NAP, start_new_session=True)  # which closes what it inherited
@@ -38,8 +40,9 @@ os.wait()
 """ % sys.executable
 
 
-ROWS = ["1.5,0,new,0", "12,1,queued,a b", "12.,1,active,x", "xx9.5,1,active,", "9.5,1,active,7\r", "9.5,²,active,7", "9.5,1,dancing,7",
-        "9.5,1234567890,active,7", "junk1.5,2,completed,0", "1.5,2,failed", ",1,active,7", "x,1,active,7", "1.5,1,active,a\"b"]
+ROWS = ["1.5,0,new,0", "12,1,queued,a b", "12.,1,active,x", "xx9.5,1,active,", "9.5,1,active,7\r",
+        "9.5,²,active,7", "9.5,1,dancing,7", "9.5,1234567890,active,7", "junk1.5,2,completed,0",
+        "1.5,2,failed", ",1,active,7", "x,1,active,7", "1.5,1,active,a\"b"]
 
 
 class Program(unittest.TestCase):
@@ -53,22 +56,25 @@ class Program(unittest.TestCase):
     def test_it_reads_a_history_as_psik_does(self) -> None:
         for line in ROWS:
             with captured():
-                known = [(row.jobndx, row.state.value, str(row.info)) for row in psik.parse_rows(line, "status.csv")]
+                known = [(row.jobndx, row.state.value, str(row.info))
+                         for row in psik.parse_rows(line, "status.csv")]
             self.assertEqual(self.module.rows_of(line), known, line)
 
     def test_a_new_step_is_not_canceled_by_what_ended_an_older_one(self) -> None:
         history = self.module.History.__new__(self.module.History)
-        for rows, canceled in (([(0, "new", "0"), (1, "queued", "7"), (0, "canceled", "0")], {1: True, 2: False}),
-                               ([(0, "new", "0"), (1, "queued", "7"), (0, "canceled", "0"), (1, "canceled", "143")], {2: False}),
-                               ([(0, "new", "0"), (0, "canceled", "0")], {1: True}),
-                               ([(0, "new", "0"), (0, "canceled", "0"), (1, "queued", "7")], {1: False})):
+        new, queued, ended = (0, "new", "0"), (1, "queued", "7"), (0, "canceled", "0")
+        for rows, canceled in (([new, queued, ended], {1: True, 2: False}),
+                               ([new, queued, ended, (1, "canceled", "143")], {2: False}),
+                               ([new, ended], {1: True}), ([new, ended, queued], {1: False})):
             history.rows = rows
-            self.assertEqual({jobndx: history.is_canceled(jobndx) for jobndx in canceled}, canceled, rows)
+            found = {jobndx: history.is_canceled(jobndx) for jobndx in canceled}
+            self.assertEqual(found, canceled, rows)
 
     def test_an_event_is_one_that_psik_reads(self) -> None:
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
-        job = psik.create(psik.Config(prefix=folder), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(psik.Config(prefix=folder),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         self.module.SETTINGS.update(callback_timeout_s=1, base=job.path)
         history = self.module.History(job.path)
         history.lock()
@@ -78,14 +84,16 @@ class Program(unittest.TestCase):
         history.sync()
         events = psik.Outbox(job).events()
         rows = job.rows()
-        self.assertEqual([(event.state, event.info, event.place) for event in events], [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
+        self.assertEqual([(event.state, event.info, event.place) for event in events],
+                         [("queued", 'a"b\\c', 1), ("active", 12, 2), ("completed", 0, 3)])
         self.assertEqual([event.belongs_to(rows) for event in events], [True] * 3)
         self.assertEqual(psik.Outbox(job).missed(rows, events), [])
 
     def test_events_and_then_the_history_are_on_the_disk_before_they_are_delivered(self) -> None:
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
-        job = psik.create(psik.Config(prefix=folder), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(psik.Config(prefix=folder),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         self.module.SETTINGS.update(callback_timeout_s=1, base=job.path)
         run, known = self.module.Run(1, {"jobid": "own", "psik_walltime_s": "600"}), []
         run.history.lock()
@@ -94,15 +102,17 @@ class Program(unittest.TestCase):
         run.history.unlock()
         paths = [psik.Outbox(job).path(place) for place in (1, 2)] + [job.status_path]
         with brought_to_the_disk("posix.fsync") as found:
-            with mock.patch.object(self.module, "start", lambda *words: known.append(list(found)) or 1):
+            with mock.patch.object(self.module, "start",
+                                   lambda *words: known.append(list(found)) or 1):
                 run.deliver()
         self.assertEqual(known, [[(path, psik.read_text(path).encode()) for path in paths]])
 
     def test_a_step_that_was_submitted_twice_is_known_by_the_one_that_runs(self) -> None:
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,active,77\n1.6,1,queued,78\n", "x")
-        self.assertEqual([step.native for step in psik.Steps(rows).live(psik.JobDir("/x/1.5"))], ["77"])
+        job = psik.JobDir("/x/1.5")
+        self.assertEqual([step.native for step in psik.Steps(rows).live(job)], ["77"])
         rows = psik.parse_rows("1.5,0,new,0\n1.5,1,queued,78\n1.6,1,active,0\n", "x")
-        self.assertEqual([step.native for step in psik.Steps(rows).live(psik.JobDir("/x/1.5"))], ["78"])
+        self.assertEqual([step.native for step in psik.Steps(rows).live(job)], ["78"])
 
 
 class Faulty(Case):
@@ -113,7 +123,8 @@ class Faulty(Case):
     def setUp(self) -> None:
         super().setUp()
         Faulty.count += 1
-        self.seconds = "1%05d%03d" % (os.getpid() % 100000, Faulty.count)  # BusyBox takes no fractions
+        # BusyBox takes no fractions.
+        self.seconds = "1%05d%03d" % (os.getpid() % 100000, Faulty.count)
         self.nap = "%s %s" % (SLEEP, self.seconds)
         self.addCleanup(lambda: kill(self.naps()))
 
@@ -136,7 +147,8 @@ class Faulty(Case):
         """Submit a job and wait until so many of its naps have begun; its id."""
         spec.setdefault("resources", {"exclusive_node_use": False})
         jobid = self.run_spec(script=script, **spec)
-        self.until(lambda: len(self.naps()) >= naps, "%d naps: %s" % (naps, psik.read_or_empty(self.job(jobid).log("submit", 1))))
+        self.until(lambda: len(self.naps()) >= naps,
+                   "%d naps: %s" % (naps, psik.read_or_empty(self.job(jobid).log("submit", 1))))
         self.until(lambda: "1 active" in self.states(jobid))
         return jobid
 
@@ -148,7 +160,8 @@ class Faulty(Case):
     def nothing_left(self, jobid: str, *last: str) -> None:
         """Check that nothing of a job runs, and how its history ends."""
         self.assertEqual(self.naps(), [])
-        self.until(lambda: self.states(jobid)[-len(last):] == list(last), "%s, not %s" % (last, self.states(jobid)), seconds=5)
+        self.until(lambda: self.states(jobid)[-len(last):] == list(last),
+                   "%s, not %s" % (last, self.states(jobid)), seconds=5)
 
 
 class Everywhere:
@@ -157,9 +170,11 @@ class Everywhere:
 
     def test_what_the_script_left_running_has_ended_when_the_job_has(self: Any) -> None:
         argv = json.dumps(self.nap.split())
-        scripts = {"in the background": "#!/bin/sh\n%s & exit 0" % self.nap, "in a session": "#!/bin/sh\nsetsid %s & exit 0" % self.nap,
+        scripts = {"in the background": "#!/bin/sh\n%s & exit 0" % self.nap,
+                   "in a session": "#!/bin/sh\nsetsid %s & exit 0" % self.nap,
                    "without its environment": "#!/bin/sh\nenv -i setsid %s & exit 0" % self.nap,
-                   "daemons": PYTHON_DAEMON.replace("NAP", argv), "stubborn": "#!/bin/sh\n(trap '' TERM; %s) & exit 0" % self.nap}
+                   "daemons": PYTHON_DAEMON.replace("NAP", argv),
+                   "stubborn": "#!/bin/sh\n(trap '' TERM; %s) & exit 0" % self.nap}
 
         def test() -> None:
             for script in scripts.values():
@@ -176,7 +191,8 @@ class Everywhere:
                 self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
                 supervisor = self.supervisor(jobid)
                 os.killpg(os.getpgid(supervisor), number)
-                kills = [line for line in processes_with(self.job(jobid).path) if str(supervisor) not in line.split()]
+                kills = [line for line in processes_with(self.job(jobid).path)
+                         if str(supervisor) not in line.split()]
                 for line in kills:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(line.split()[1]), number)
@@ -200,7 +216,8 @@ class Everywhere:
 
     def test_removing_with_force_waits_for_all_of_it(self: Any) -> None:
         def test() -> None:
-            jobid = self.put("#!/bin/sh\n" + "(trap '' TERM; %s; %s) & " % (self.nap, self.nap) * 8 + "wait", naps=8)
+            stubborn = "(trap '' TERM; %s; %s) & " % (self.nap, self.nap)
+            jobid = self.put("#!/bin/sh\n" + stubborn * 8 + "wait", naps=8)
             self.psik("rm", "--force", jobid)
             self.assertEqual(self.naps(), [])
         self.in_both_shells(test)
@@ -214,11 +231,13 @@ class Ends(Everywhere, Faulty):
             config = self.config()
             wanted = {"exit %d" % status: status for status in range(256)}
             wanted.update({"kill -%d $$" % number: 128 + number for number in range(1, 32)
-                           if number not in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP,
-                                             signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)})
+                           if number not in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG,
+                                             signal.SIGWINCH, signal.SIGSTOP, signal.SIGTSTP,
+                                             signal.SIGTTIN, signal.SIGTTOU)})
             jobs = {}
             for script, status in wanted.items():
-                job = jobs[script] = psik.create(config, psik.JobSpec(script="#!/bin/sh\nulimit -c 0\n" + script))
+                job = jobs[script] = psik.create(
+                    config, psik.JobSpec(script="#!/bin/sh\nulimit -c 0\n" + script))
                 psik.submit(job)
             summaries = psik.wait(config, list(jobs.values()), 240)
             self.assertEqual({script: each.info for script, each in zip(jobs, summaries)}, wanted)
@@ -247,19 +266,27 @@ class Ends(Everywhere, Faulty):
 
     def test_a_pipe_breaks_as_in_a_shell(self) -> None:
         jobid = self.run_spec("--wait", script="#!/bin/bash\nyes | head -1\necho ${PIPESTATUS[0]}")
-        self.assertEqual((self.psik("logs", jobid).out, self.psik("logs", "--stderr", jobid).out), ("y\n141\n", ""))
+        self.assertEqual((self.psik("logs", jobid).out, self.psik("logs", "--stderr", jobid).out),
+                         ("y\n141\n", ""))
 
     def test_what_the_payload_is_given(self) -> None:
-        script = "#!%s -S\nimport json, os\nprint(json.dumps([open('/proc/self/status').read(), os.listdir('/proc/self/fd')]))" % sys.executable
+        script = ("#!%s -S\nimport json, os\nstatus = open('/proc/self/status').read()\n"
+                  "print(json.dumps([status, os.listdir('/proc/self/fd')]))" % sys.executable)
 
         def test() -> None:
-            env = {name: value for name, value in self.env.items() if not name.startswith(("LC_", "LANG"))}
+            env = {name: value for name, value in self.env.items()
+                   if not name.startswith(("LC_", "LANG"))}
             job = psik.create(self.config(), psik.JobSpec(script=script))
-            subprocess.run(["/bin/sh", "-c", "trap '' HUP USR1; exec %s 1 7</dev/null" % job.script("job")], env=env, timeout=60)
+            line = "trap '' HUP USR1; exec %s 1 7</dev/null" % job.script("job")
+            subprocess.run(["/bin/sh", "-c", line], env=env, timeout=60)
             status, fds = json.loads(psik.logs(job))
-            masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
-            self.assertEqual((int(masks["SigBlk"], 16), int(masks["SigIgn"], 16) & ~0x181001000), (0, 0))  # less two of Python's and two of the C library's
-            self.assertEqual(sorted(map(int, fds))[:3] + [len(fds)], [0, 1, 2, 5])  # the lock, and what lists them
+            masks = dict(line.split(":\t") for line in status.splitlines()
+                         if line.startswith("Sig"))
+            self.assertEqual(int(masks["SigBlk"], 16), 0)
+            # Less two of Python's and two of the C library's.
+            self.assertEqual(int(masks["SigIgn"], 16) & ~0x181001000, 0)
+            # With the lock, and what lists them.
+            self.assertEqual(sorted(map(int, fds))[:3] + [len(fds)], [0, 1, 2, 5])
             jobid = self.run_spec("--wait", script="#!/bin/sh\nenv")
             self.assertIn("PSIK_MARK=psik-%s.1/" % jobid, self.psik("logs", jobid).out)
             job = psik.create(self.config(), psik.JobSpec(script="#!/bin/sh\nenv"))
@@ -269,11 +296,13 @@ class Ends(Everywhere, Faulty):
 
     def test_a_script_that_cannot_be_started(self) -> None:
         def test() -> None:
+            spec = '{"script": "#!/no/such -x"}'
             self.assertIn("the interpreter of its script is not there: #!/no/such -x",
-                          self.psik("run", "--wait", "-", stdin='{"script": "#!/no/such -x"}', status=127).err)
+                          self.psik("run", "--wait", "-", stdin=spec, status=127).err)
             huge = {"V%d" % number: "x" * 120000 for number in range(40)}
-            self.assertIn("Argument list too long", self.psik("run", "--wait", "-", stdin=json.dumps(
-                {"script": "true", "environment": huge}), status=126).err)
+            spec = json.dumps({"script": "true", "environment": huge})
+            self.assertIn("Argument list too long",
+                          self.psik("run", "--wait", "-", stdin=spec, status=126).err)
             place = os.path.join(self.folder, "place")
             os.makedirs(place)
             jobid = self.run_spec("--no-submit", script="true", directory=place)
@@ -302,7 +331,8 @@ class Ends(Everywhere, Faulty):
                 jobid = self.run_spec(script="#!/bin/sh\ndate +%s.%N", callback=url, status=None)
                 self.until(lambda: self.states(jobid)[-1] == "1 completed")
                 rows = self.job(jobid).rows()
-                self.assertLess(float(self.psik("logs", jobid).out) - rows[2].time, 6)  # a busy disk takes seconds to sync
+                # A busy disk takes seconds to sync.
+                self.assertLess(float(self.psik("logs", jobid).out) - rows[2].time, 6)
                 self.assertLess(rows[3].time - rows[2].time, 6)
             self.in_both_shells(test, callback_timeout_s=8)
 
@@ -310,9 +340,12 @@ class Ends(Everywhere, Faulty):
         def test() -> None:
             jobid = self.put("echo once\n" + self.nap)
             job = self.job(jobid)
-            done = subprocess.run([job.script("job"), "1"], stdin=subprocess.DEVNULL, env=self.env, timeout=30)
+            done = subprocess.run([job.script("job"), "1"], stdin=subprocess.DEVNULL,
+                                  env=self.env, timeout=30)
             self.assertEqual(done.returncode, 0)
-            self.assertRegex(psik.read_or_empty(job.log("submit", 1)), r"step 1 was claimed by \d+ on \S+; this submission of it, \d+, runs nothing")
+            self.assertRegex(
+                psik.read_or_empty(job.log("submit", 1)),
+                r"step 1 was claimed by \d+ on \S+; this submission of it, \d+, runs nothing")
             self.assertEqual((len(self.naps()), psik.logs(job)), (1, "once\n"))
             self.psik("rm", "--force", jobid)
             self.assertEqual(self.naps(), [])
@@ -324,8 +357,10 @@ class OwnProcesses:
 
     def test_its_supervisor_was_killed(self: Any) -> None:
         def test() -> None:
-            for script in (self.nap, "#!/bin/sh\nsetsid %s & wait" % self.nap, "#!/bin/sh\nenv -i %s" % self.nap,
-                           PYTHON_DAEMON.replace("NAP", json.dumps(self.nap.split())) + "subprocess.call(NAP)".replace("NAP", json.dumps(self.nap.split()))):
+            daemon = PYTHON_DAEMON + "subprocess.call(NAP)"
+            daemon = daemon.replace("NAP", json.dumps(self.nap.split()))
+            for script in (self.nap, "#!/bin/sh\nsetsid %s & wait" % self.nap,
+                           "#!/bin/sh\nenv -i %s" % self.nap, daemon):
                 with self.subTest(script=script):
                     jobid = self.put(script)
                     os.kill(self.supervisor(jobid), signal.SIGKILL)
@@ -368,15 +403,19 @@ class Cancels(OwnProcesses, Faulty):
         jobs = []
         for _ in range(2):
             job = psik.create(self.config(), psik.JobSpec(script=self.nap))
-            psik.write_file(job.script("job"), "#!/bin/sh\necho $(date +%%s.%%3N),$1,active,$$ >>%s\n%s\nexit 0\n" % (
-                job.status_path, job.script("run")), 0o700)
+            psik.write_file(job.script("job"),
+                            "#!/bin/sh\necho $(date +%%s.%%3N),$1,active,$$ >>%s\n%s\nexit 0\n"
+                            % (job.status_path, job.script("run")), 0o700)
             psik.write_file(job.script("cancel"), "#!/bin/sh\nkill -- -$1\n", 0o700)
-            psik.write_file(job.script("submit"), "#!/bin/sh\nsetsid %s $1 </dev/null >/dev/null 2>&1 &\necho $!\n" % job.script("job"), 0o700)
+            psik.write_file(job.script("submit"),
+                            "#!/bin/sh\nsetsid %s $1 </dev/null >/dev/null 2>&1 &\necho $!\n"
+                            % job.script("job"), 0o700)
             psik.submit(job)
             jobs.append(job)
         self.until(lambda: len(self.naps()) == 2)
         self.psik("poll")
-        self.assertEqual([psik.Steps(job.rows()).states[1].state for job in jobs], ["active"] * 2)  # in whatever order it was written
+        # In whatever order it was written.
+        self.assertEqual([psik.Steps(job.rows()).states[1].state for job in jobs], ["active"] * 2)
         self.psik("cancel", jobs[0].jobid)
         self.until(lambda: len(self.naps()) == 1)
         kill(processes_with(jobs[1].script("job")))
@@ -394,14 +433,16 @@ class Cancels(OwnProcesses, Faulty):
             self.psik("cancel", jobid)
             self.assertEqual(self.naps(), [])
             jobid = self.run_spec("--no-submit", script=self.nap)
-            children = [subprocess.Popen(FAST + ["start", jobid], env=self.env, stderr=subprocess.DEVNULL) for _ in range(2)]
+            children = [subprocess.Popen(FAST + ["start", jobid], env=self.env,
+                                         stderr=subprocess.DEVNULL) for _ in range(2)]
             self.assertEqual(sorted(child.wait(60) for child in children), [0, 5])
             self.psik("rm", "--force", jobid)
         self.in_both_shells(test)
 
     def test_a_job_that_a_job_submitted_lives_on(self) -> None:
         def test() -> None:
-            script = "#!/bin/sh\n%s %s run %s\n" % (sys.executable, PSIK, self.write("inner.json", json.dumps({"script": self.nap})))
+            spec = self.write("inner.json", json.dumps({"script": self.nap}))
+            script = "#!/bin/sh\n%s %s run %s\n" % (sys.executable, PSIK, spec)
             jobid = self.run_spec("--wait", script=script)
             inner = self.psik("logs", jobid).out.strip()
             self.until(lambda: "1 active" in self.states(inner))
@@ -427,7 +468,8 @@ class Places(Faulty):
             self.configure(prefix=there, rc_path=self.config().rc_path)
             self.psik("start", jobid)
             self.psik("wait", jobid)
-            self.assertEqual(self.psik("logs", jobid).out, "%s\n%s\n" % (self.job(jobid).at("work"), psik.__version__))
+            self.assertEqual(self.psik("logs", jobid).out,
+                             "%s\n%s\n" % (self.job(jobid).at("work"), psik.__version__))
             self.assertFalse(os.path.exists(self.prefix))
             self.psik("rm", jobid)
         self.in_both_shells(test)
@@ -485,9 +527,11 @@ class Places(Faulty):
                 shutil.copy(__import__("dataclasses").__file__, place)
                 self.env["PYTHONPATH"] = place
             with open(PSIK) as text:
-                program = [sys.executable, os.path.join(place, "psik.py")] if start == "file" else [sys.executable, "-"]
+                file = os.path.join(place, "psik.py") if start == "file" else "-"
+                program = [sys.executable, file]
                 spec = self.write("spec.json", json.dumps({"script": "#!/bin/sh\n$psik --version"}))
-                done = subprocess.run(program + ["run", "--no-submit", spec], env=self.env, stdout=subprocess.PIPE, timeout=60,
+                done = subprocess.run(program + ["run", "--no-submit", spec],
+                                      env=self.env, stdout=subprocess.PIPE, timeout=60,
                                       stdin=text if start == "stdin" else subprocess.DEVNULL)
             jobid = done.stdout.decode().strip()
             shutil.rmtree(place)
@@ -517,8 +561,9 @@ class Places(Faulty):
         jobid = self.run_spec("--wait", script="true")
         job = self.job(jobid)
         for verb in (["logs"], ["status"], ["logs", "-f"], ["wait"]):
-            code = FAST[-1].replace("import psik;", "import psik; psik.JobDir.rows = lambda job: [];").replace(
-                "psik.JobDir.rows", "found = psik.JobDir(%r); psik.find_job = lambda *words: found; psik.JobDir.rows" % job.path)
+            gone = ("import psik; found = psik.JobDir(%r); psik.find_job = lambda *words: found; "
+                    "psik.JobDir.rows = lambda job: [];" % job.path)
+            code = FAST[-1].replace("import psik;", gone)
             ran = self.psik(*(verb + [jobid]), program=FAST[:-1] + [code], status=3)
             self.assertRegex(ran.err, "no job at|is gone")
 
@@ -529,17 +574,22 @@ class Places(Faulty):
         ahead = time.time() + 100000
         os.kill(self.supervisor(jobid), signal.SIGKILL)
         kill(self.naps())
-        text = json.dumps({"time": ahead, "fault": "", "steps": {str(job.rows()[1].info): ["active", "-", "", ahead, ahead, ""]}})
-        psik.write_file(os.path.join(os.path.dirname(job.path), ".poll-%s.json" % os.uname().nodename), text)
-        psik.write_file(job.status_path, "".join("%.3f,%d,%s,%s\n" % row._replace(time=ahead) for row in job.rows()))
+        steps = {str(job.rows()[1].info): ["active", "-", "", ahead, ahead, ""]}
+        path = os.path.join(os.path.dirname(job.path), ".poll-%s.json" % os.uname().nodename)
+        psik.write_file(path, json.dumps({"time": ahead, "fault": "", "steps": steps}))
+        rows = [row._replace(time=ahead) for row in job.rows()]
+        psik.write_file(job.status_path, "".join("%.3f,%d,%s,%s\n" % row for row in rows))
         self.psik("wait", "--timeout", "30", jobid, status=1)
 
     def test_closed_descriptors(self) -> None:
         spec = self.write("spec.json", '{"script": "true"}')
-        for words, status in (("ls 2>&-", 0), ("ls >&- 2>&- <&-", 0), ("run %s >&-" % spec, 0), ("run - <&-", 2), ("run %s 2>&-" % spec, 0)):
+        for words, status in (("ls 2>&-", 0), ("ls >&- 2>&- <&-", 0), ("run %s >&-" % spec, 0),
+                              ("run - <&-", 2), ("run %s 2>&-" % spec, 0)):
             line = "%s %s %s" % (sys.executable, PSIK, words)
-            done = subprocess.run(["sh", "-c", line], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
-            self.assertEqual((done.returncode, b"Traceback" in done.stderr), (status, False), (line, done))
+            done = subprocess.run(["sh", "-c", line], env=self.env, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, timeout=60)
+            self.assertEqual((done.returncode, b"Traceback" in done.stderr),
+                             (status, False), (line, done))
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
@@ -558,14 +608,16 @@ class At(Everywhere, OwnProcesses, Faulty):
 
     def test_a_job_that_the_payload_gives_to_at_lives_on(self) -> None:
         def test() -> None:
-            jobid = self.run_spec("--wait", script="#!/bin/sh\necho exec %s | at -q a now 2>/dev/null; sleep 1" % self.nap)
+            script = "#!/bin/sh\necho exec %s | at -q a now 2>/dev/null; sleep 1" % self.nap
+            jobid = self.run_spec("--wait", script=script)
             self.assertEqual(self.states(jobid)[-1], "1 completed")
             self.assertEqual(len(self.naps()), 1)
             kill(self.naps())
         self.in_both_shells(test)
 
 
-SLURM = shutil.which("sbatch") and shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+SLURM = shutil.which("sbatch") and shutil.which(
+    "slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
 @needs("Slurm", SLURM)
@@ -597,14 +649,15 @@ class Slurm(Everywhere, Faulty):
             self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
             self.slurm.run("scancel", "--full", "-s", "USR2", self.native(jobid))
             self.psik("wait", jobid)
-            self.assertEqual((self.states(jobid)[-1], self.psik("logs", jobid).out), ("1 completed", "ready\nsaved\n"))
+            self.assertEqual((self.states(jobid)[-1], self.psik("logs", jobid).out),
+                             ("1 completed", "ready\nsaved\n"))
         self.in_both_shells(test)
 
     def test_a_job_that_the_payload_gives_to_slurm_lives_on(self) -> None:
         def test() -> None:
-            jobid = self.run_spec("--wait", resources=self.needs_cells,
-                                  script="#!/bin/sh\nsbatch --parsable -n1 -o /dev/null --wrap 'exec %s'; while ! pgrep -f '%s'; do sleep 0.2; done" % (
-                                      self.nap, "^" + self.nap))
+            script = ("#!/bin/sh\nsbatch --parsable -n1 -o /dev/null --wrap 'exec %s'\n"
+                      "while ! pgrep -f '^%s'; do sleep 0.2; done" % (self.nap, self.nap))
+            jobid = self.run_spec("--wait", resources=self.needs_cells, script=script)
             self.assertEqual(self.states(jobid)[-1], "1 completed")
             self.assertEqual(len([line for line in self.naps() if "/bin/sh" not in line]), 1)
             self.slurm.run("scancel", self.psik("logs", jobid).out.split()[0])
@@ -615,14 +668,16 @@ class Slurm(Everywhere, Faulty):
         def test() -> None:
             jobid = self.put("echo run $jobndx\n%s" % self.nap, attributes={"--requeue": ""})
             self.slurm.run("scontrol", "requeue", self.native(jobid))
-            for _ in range(12):  # it would begin after two minutes, and is told to while the first run is still being ended
+            # It would begin after two minutes, and is told to while the first run is being ended.
+            for _ in range(12):
                 self.slurm.run("scontrol", "update", "JobId=" + self.native(jobid), "StartTime=now")
                 with contextlib.suppress(self.failureException):
                     self.until(lambda: "2 active" in self.states(jobid), seconds=5)
                     break
             self.assertIn("2 active", self.states(jobid))
             self.until(lambda: psik.read_or_empty(self.job(jobid).log("stdout", 2)))
-            self.assertEqual([psik.logs(self.job(jobid), "stdout", jobndx) for jobndx in (1, 2)], ["run 1\n", "run 2\n"])
+            self.assertEqual([psik.logs(self.job(jobid), "stdout", jobndx) for jobndx in (1, 2)],
+                             ["run 1\n", "run 2\n"])
             self.psik("cancel", "--wait", jobid)
             self.until(lambda: self.states(jobid)[-1] == "2 canceled")
             self.assertEqual(self.naps(), [])
@@ -643,10 +698,12 @@ class Systems(Faulty):
     """Other systems, made of this one's namespaces."""
 
     def inside(self, script: str, *options: str, root: str = "") -> Any:
-        """Start a shell script in namespaces of its own; of a process namespace the first process reaps no orphans."""
-        first = [sys.executable, "-c", "import subprocess, sys; subprocess.call(['/bin/sh', '-c', sys.argv[1]])"]  # reaps nobody else
+        """Start a shell script in namespaces of its own; their first process reaps no orphans."""
+        code = "import subprocess, sys; subprocess.call(['/bin/sh', '-c', sys.argv[1]])"
+        first = [sys.executable, "-c", code]
         argv = ["unshare"] + list(options) + (["chroot", root] if root else []) + first + [script]
-        child = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.addCleanup(child.wait)
         self.addCleanup(child.kill)
         self.addCleanup(child.stdout.close)
@@ -658,7 +715,8 @@ class Systems(Faulty):
 
     def until_said(self, line: str) -> str:
         """A line that waits until another prints something, for some seconds at most."""
-        return "n=0; until test -n \"$(%s)\" || test $n -gt 100; do n=$((n + 1)); sleep 0.2; done" % line
+        return ("n=0; until test -n \"$(%s)\" || test $n -gt 100; do n=$((n + 1)); sleep 0.2; done"
+                % line)
 
     def until_active(self) -> str:
         """A line that waits until the job is active."""
@@ -681,37 +739,44 @@ class Systems(Faulty):
             os.makedirs(os.path.join(root, folder))
         shutil.copy(shutil.which("busybox") or "", os.path.join(root, "bin"))
         os.makedirs(self.prefix)
-        lines = ["cd %s && ./bin/busybox --install bin 2>/dev/null; mount -t proc proc proc && mount --bind /dev dev" % root]
-        for place in ["/usr/lib", "/lib", "/lib64", sys.base_prefix, os.path.dirname(PSIK), self.prefix] + [rc_path()] * bool(rc_path()):
+        lines = ["cd %s && ./bin/busybox --install bin 2>/dev/null" % root,
+                 "mount -t proc proc proc && mount --bind /dev dev"]
+        needed = ["/usr/lib", "/lib", "/lib64", sys.base_prefix, os.path.dirname(PSIK), self.prefix]
+        for place in needed + [rc_path()] * bool(rc_path()):
             if os.path.isdir(str(place)):
                 lines.append("mkdir -p .%s && mount --bind %s .%s" % (place, place, place))
             else:
-                lines.append("mkdir -p .%s && touch .%s && mount --bind %s .%s" % (os.path.dirname(str(place)), place, place, place))
+                lines.append("mkdir -p .%s && touch .%s && mount --bind %s .%s"
+                             % (os.path.dirname(str(place)), place, place, place))
         config = {"prefix": self.prefix, "poll_interval_s": 0, "kill_grace_s": 1}
         chroot = shutil.which("chroot", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
         run = "HOME=/ PSIK_CONFIG=/psik.json PATH=/bin exec %s . /bin/sh -c 'cd /; %%s'" % chroot
         tool = "%s %s" % (sys.executable, PSIK)
         inner = ["%s run /long.json" % tool, "%s run /spec.json" % tool, "sleep 2",
-                 "%s cancel last; echo $?; %s rm last; echo $?" % (tool, tool), "%s wait last; echo $?" % tool, "%s ls" % tool]
+                 "%s cancel last; echo $?; %s rm last; echo $?" % (tool, tool),
+                 "%s wait last; echo $?" % tool, "%s ls" % tool]
         naps = "#!/bin/sh\nsleep %s & setsid sleep %s & sleep %s" % ((self.seconds,) * 3)
 
         def test() -> None:
-            for name, document in (("spec", {"script": naps}), ("long", {"script": naps, "resources": {"duration": 1}})):
+            for name, document in (("spec", {"script": naps}),
+                                   ("long", {"script": naps, "resources": {"duration": 1}})):
                 self.write("root/%s.json" % name, json.dumps(document))
             self.write("root/psik.json", json.dumps(dict(config, rc_path=self.config().rc_path)))
             said = self.said("\n".join(lines + [run % "; ".join(inner)]), "--mount")
-            self.assertRegex(said, r"(?s)^[\d.]+\n[\d.]+\n0\n0\n.*its walltime of 1 min was over\n143\n")
+            ends = r"(?s)^[\d.]+\n[\d.]+\n0\n0\n.*its walltime of 1 min was over\n143\n"
+            self.assertRegex(said, ends)
             self.assertEqual(self.naps(), [])
         self.in_both_shells(test)
 
     def test_nobody_reaps(self) -> None:
-        script = "#!/bin/sh\n(%s &)\n%s" % (self.nap, self.nap)  # the orphan will be a zombie for ever
+        # The orphan will be a zombie for ever.
+        script = "#!/bin/sh\n(%s &)\n%s" % (self.nap, self.nap)
 
         def test() -> None:
-            said = self.said("\n".join([
-                self.psik_line("run", self.spec(script)), self.until_active(),
-                "sleep 0.5", self.psik_line("cancel", "last"), "echo $?",
-                self.until_said("grep 1,canceled %s/local/*/status.csv" % self.prefix)]), "--pid", "--fork", "--mount-proc").split()
+            lines = [self.psik_line("run", self.spec(script)), self.until_active(), "sleep 0.5",
+                     self.psik_line("cancel", "last"), "echo $?",
+                     self.until_said("grep 1,canceled %s/local/*/status.csv" % self.prefix)]
+            said = self.said("\n".join(lines), "--pid", "--fork", "--mount-proc").split()
             self.assertEqual(said[1:], ["0"])
             rows = self.job(said[0]).rows()
             self.assertEqual(self.states(said[0])[-2:], ["0 canceled", "1 canceled"])
@@ -721,10 +786,11 @@ class Systems(Faulty):
 
     def test_without_proc(self) -> None:
         def test() -> None:
-            said = self.said("\n".join([
-                "mount -t tmpfs none /proc", self.psik_line("run", self.spec("#!/bin/sh\n%s & %s" % (self.nap, self.nap))),
-                self.until_active(), "sleep 0.5", self.psik_line("cancel", "last"),
-                "echo status $?", self.psik_line("rm", "last"), "echo status $?"]), "--mount")
+            spec = self.spec("#!/bin/sh\n%s & %s" % (self.nap, self.nap))
+            lines = ["mount -t tmpfs none /proc", self.psik_line("run", spec), self.until_active(),
+                     "sleep 0.5", self.psik_line("cancel", "last"), "echo status $?",
+                     self.psik_line("rm", "last"), "echo status $?"]
+            said = self.said("\n".join(lines), "--mount")
             self.assertEqual(said.split("\n", 1)[1], "status 0\nstatus 0\n")
             self.assertEqual(self.naps(), [])
         self.in_both_shells(test)
@@ -732,24 +798,28 @@ class Systems(Faulty):
     def test_a_history_that_cannot_be_written(self) -> None:
         def test() -> None:
             os.makedirs(self.prefix, exist_ok=True)
-            said = self.said("\n".join([
-                "mount -t tmpfs -o size=4m,mode=700 none %s" % self.prefix, self.psik_line("run", self.spec(self.nap)),
-                self.until_active(), "sleep 0.5",
-                "unshare --mount sh -c 'mount --bind %s %s; mount -o remount,ro,bind %s; cd; %s'; echo status $?" % (
-                    self.prefix, self.prefix, self.prefix, self.psik_line("cancel", "last")),
-                "ps -ww -eo args | grep -c '[s]leep %s'; sleep 0.5" % self.seconds, "cat %s/local/*/status.csv" % self.prefix]), "--mount")
-            self.assertRegex(said, "(?s)was told to end, and .* cannot be written: read-only.*status 1\n0\n")
+            lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
+                     self.psik_line("run", self.spec(self.nap)), self.until_active(), "sleep 0.5",
+                     "unshare --mount sh -c 'mount --bind PREFIX PREFIX; "
+                     "mount -o remount,ro,bind PREFIX; cd; %s'" % self.psik_line("cancel", "last"),
+                     "echo status $?", "ps -ww -eo args | grep -c '[s]leep %s'" % self.seconds,
+                     "sleep 0.5", "cat PREFIX/local/*/status.csv"]
+            said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
+            ends = "(?s)was told to end, and .* cannot be written: read-only.*status 1\n0\n"
+            self.assertRegex(said, ends)
             self.assertRegex(said, r",1,failed,143\n$")
         self.in_both_shells(test)
 
     def test_a_full_disk_at_the_end(self) -> None:
         def test() -> None:
             os.makedirs(self.prefix, exist_ok=True)
-            said = self.said("\n".join([
-                "mount -t tmpfs -o size=4m,mode=700 none %s" % self.prefix, self.psik_line("run", self.spec("sleep 1.5")),
-                self.until_active(),
-                "cat /dev/zero >%s/full 2>/dev/null; cd %s/local/*/; dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null" % ((self.prefix,) * 2),
-                "sleep 3", self.psik_line("ls"), "rm %s/full" % self.prefix, "sleep 3", self.psik_line("ls")]), "--mount")
+            lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
+                     self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
+                     "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/",
+                     "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
+                     "sleep 3", self.psik_line("ls"), "rm PREFIX/full", "sleep 3",
+                     self.psik_line("ls")]
+            said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
             self.assertRegex(said, "(?s) active .* completed ")
             self.assertNotIn("failed", said)
         self.in_both_shells(test)
@@ -772,13 +842,15 @@ class Systems(Faulty):
 
     def test_another_host_that_does_not_answer(self) -> None:
         def test() -> None:
-            child = self.inside("hostname elsewhere\n%s\nexec sleep 60" % self.psik_line("run", self.spec(self.nap)),
+            line = self.psik_line("run", self.spec(self.nap))
+            child = self.inside("hostname elsewhere\n%s\nexec sleep 60" % line,
                                 "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
             jobid = child.stdout.readline().decode().strip()
             self.until(self.naps)
             for line in processes_with(self.job(jobid).path):
                 os.kill(int(line.split()[1]), signal.SIGSTOP)
-            self.assertIn("its host, elsewhere, has not answered", self.psik("cancel", jobid, status=4).err)
+            self.assertIn("its host, elsewhere, has not answered",
+                          self.psik("cancel", jobid, status=4).err)
             self.assertEqual(self.states(jobid)[-1], "1 active")
             self.psik("rm", jobid, status=5)
             self.assertTrue(os.path.exists(self.job(jobid).path))

@@ -22,15 +22,16 @@ RULES: List[Tuple[str, Dict[str, Any], Shell, str]] = [  # template, values, she
     ("a @x@", {"x": "it's"}, RC, "a 'it''s'\n"),
     ("a @x@", {"x": ""}, SH, "a ''\n"),
     ("#SBATCH -J @x@", {"x": "a b"}, SH, '#SBATCH -J "a b"\n'),
-    ("#SBATCH @x@", {"x": [Option("-C", "gpu"), Option("--gpu-bind", "a b"), Option("--no-requeue", "")]}, SH,
+    ("#SBATCH @x@", {"x": [Option("-C", "gpu"), Option("--gpu-bind", "a b"),
+                           Option("--no-requeue", "")]}, SH,
      '#SBATCH -C gpu\n#SBATCH --gpu-bind="a b"\n#SBATCH --no-requeue\n'),
     ("x @x@", {"x": [Option("-C", "a b")]}, SH, "x -C 'a b'\n"),
     ("#!@x@", {"x": "/usr/bin/env rc"}, SH, "#!/usr/bin/env rc\n"),
     ('$VAR "$@" ${a[@]} %j a@b @ @@ @X', {}, SH, '$VAR "$@" ${a[@]} %j a@b @ @@ @X\n'),
     ("a @x@", {"x": "@y@ $z"}, SH, "a '@y@ $z'\n"),
 ]
-ATTRIBUTES = [("-C", "-C"), ("--gpu-bind", "--gpu-bind"), ("---gpu-bind", "--gpu-bind"), ("C", "-C"), ("constraint", "--constraint"),
-              ("-alloc_flags", "-alloc_flags")]
+ATTRIBUTES = [("-C", "-C"), ("--gpu-bind", "--gpu-bind"), ("---gpu-bind", "--gpu-bind"),
+              ("C", "-C"), ("constraint", "--constraint"), ("-alloc_flags", "-alloc_flags")]
 
 
 class Rules(unittest.TestCase):
@@ -42,8 +43,8 @@ class Rules(unittest.TestCase):
     def test_an_unknown_name_is_said_with_its_line(self) -> None:
         with self.assertRaises(psik.InvalidError) as caught:
             psik.Template("site/job", "a\nb @directry@").render({"directory": ""}, SH)
-        self.assertEqual(str(caught.exception),
-                         "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)")
+        said = "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)"
+        self.assertEqual(str(caught.exception), said)
 
     def test_attributes(self) -> None:
         for key, name in ATTRIBUTES:
@@ -67,14 +68,16 @@ class Rules(unittest.TestCase):
 
 class Scripts(Case):
     def rendered(self, shell: Shell, kind: str = "local") -> Dict[str, str]:
-        backend = next(iter(psik.backends_of(psik.Config(prefix="/p", backend=psik.BackendConfig(type=kind))).values()))
+        config = psik.Config(prefix="/p", backend=psik.BackendConfig(type=kind))
+        backend = next(iter(psik.backends_of(config).values()))
         spec = backend.with_defaults(JobSpec(script="x", name="a b", directory="/d",
                                              environment={"A": "it's\nx"}))
         return psik.ScriptWriter(psik.JobDir("/p/%s/1.5" % kind), spec, backend, shell).texts()
 
     def test_templates_are_shell_as_they_lie(self) -> None:
         for path in glob.glob(ROOT + "/templates/**/*", recursive=True):
-            if os.path.isfile(path) and not path.endswith((".py", ".rc", ".html", ".bash", ".zsh", "/supervise")):
+            others = (".py", ".rc", ".html", ".bash", ".zsh", "/supervise")
+            if os.path.isfile(path) and not path.endswith(others):
                 done = subprocess.run(["sh", "-n", path], stderr=subprocess.PIPE)
                 self.assertEqual((done.returncode, done.stderr), (0, b""), path)
 
@@ -95,7 +98,8 @@ class Scripts(Case):
                 if text.startswith("#!/bin/sh\n") or name == "supervise":
                     continue
                 self.write("script", text)
-                done = subprocess.run([rc_path() or "", "-n", os.path.join(self.folder, "script")], stderr=subprocess.PIPE)
+                done = subprocess.run([rc_path() or "", "-n", os.path.join(self.folder, "script")],
+                                      stderr=subprocess.PIPE)
                 self.assertEqual((done.returncode, done.stderr), (0, b""), (kind, name))
 
     def test_a_script_without_an_interpreter_gets_the_chosen_one(self) -> None:
@@ -122,7 +126,9 @@ class Scripts(Case):
             file.write("@nme@\n")
         self.configure(templates="mine")
         ran = self.psik("backends", "--check", status=4)
-        self.assertRegex(ran.out, r"local: .*mine/local/cancel:\d+: @nme@ is not a template's name \(did you mean 'name'\?\)")
+        said = (r"local: .*mine/local/cancel:\d+: @nme@ is not a template's name "
+                r"\(did you mean 'name'\?\)")
+        self.assertRegex(ran.out, said)
         os.remove(folder + "/local/cancel")
         self.assertRegex(self.psik("backends", "--check").out, r"local +local +\S+ +yes")
 
@@ -136,8 +142,9 @@ class Scripts(Case):
     def test_what_the_supervisor_is_told_is_python(self) -> None:
         found: Dict[str, Any] = {}
         exec(self.rendered(SH)["supervise"].split("\nif SETTINGS")[0], found)
-        self.assertEqual({name: found["SETTINGS"][name] for name in ("base", "directory", "environment", "duration_min")},
-                         {"base": "/p/local/1.5", "directory": "/d", "environment": {"A": "it's\nx"}, "duration_min": 10})
+        wanted = {"base": "/p/local/1.5", "directory": "/d", "duration_min": 10,
+                  "environment": {"A": "it's\nx"}}
+        self.assertEqual({name: found["SETTINGS"][name] for name in wanted}, wanted)
 
     def test_directives_stand_before_the_first_command(self) -> None:
         for name, text in psik.TEMPLATES.items():

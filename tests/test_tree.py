@@ -13,7 +13,7 @@ import psik
 from harness import DEPS, KILLED_AT, ROOT, Case, brought_to_the_disk, captured, needs
 from psik import JobSpec
 
-HISTORIES: List[Tuple[str, str, int]] = [  # rows as `jobndx state`, the job's state, its latest step
+HISTORIES: List[Tuple[str, str, int]] = [  # rows as `jobndx state`, the job's state, its last step
     ("0 new", "new", 0),
     ("0 new/1 queued", "queued", 1),
     ("0 new/1 queued/1 active", "active", 1),
@@ -72,7 +72,8 @@ class States(Case):
             with self.subTest(text=text), captured() as (_, err):
                 rows = psik.parse_rows(text, "status.csv")
                 self.assertEqual(["%d %s" % (row.jobndx, row.state) for row in rows], kept)
-                foreign = [line for line in text.split("\n") if line.strip() and not psik.ROW.fullmatch(line)]
+                foreign = [line for line in text.split("\n") if line.strip()
+                           and not psik.ROW.fullmatch(line)]
                 self.assertEqual(err.getvalue().count("skipped"), len(foreign))
 
     def test_an_append_mends_a_torn_last_line(self) -> None:
@@ -89,18 +90,23 @@ class Creation(Case):
         job = psik.create(self.config(), JobSpec(script="echo", cb_secret="s3cret"))
         found = sorted(os.path.relpath(os.path.join(folder, name), job.path)
                        for folder, folders, names in os.walk(job.path) for name in folders + names)
-        self.assertEqual(found, ["log", "scripts", "scripts/.psik.py", "scripts/cancel", "scripts/job", "scripts/poll", "scripts/psik",
-                                 "scripts/run", "scripts/submit", "scripts/supervise", "spec.json", "status.csv", "work"])
-        modes = [oct(os.stat(path).st_mode & 0o777) for path in (job.path, job.at("spec.json"), job.script("run"))]
+        self.assertEqual(found,
+                         ["log", "scripts", "scripts/.psik.py", "scripts/cancel", "scripts/job",
+                          "scripts/poll", "scripts/psik", "scripts/run", "scripts/submit",
+                          "scripts/supervise", "spec.json", "status.csv", "work"])
+        modes = [oct(os.stat(path).st_mode & 0o777)
+                 for path in (job.path, job.at("spec.json"), job.script("run"))]
         self.assertEqual(modes, ["0o700", "0o600", "0o700"])
         with open(job.at("spec.json")) as file:
             self.assertEqual(json.load(file)["cb_secret"], "s3cret")
 
     def test_ten_processes_creating_at_once_get_distinct_ids(self) -> None:
-        code = ("import sys; sys.path.insert(0, %r); import psik; config = psik.load_config(sys.argv[1])\n"
-                "for i in range(20): print(psik.create(config, psik.JobSpec(script='echo')).jobid)" % ROOT)
-        children = [subprocess.Popen([sys.executable, "-c", code, self.env["PSIK_CONFIG"]], stdout=subprocess.PIPE)
-                    for _ in range(10)]
+        code = ("import sys; sys.path.insert(0, %r); import psik\n"
+                "config = psik.load_config(sys.argv[1])\n"
+                "for _ in range(20): print(psik.create(config, psik.JobSpec(script='echo')).jobid)"
+                % ROOT)
+        children = [subprocess.Popen([sys.executable, "-c", code, self.env["PSIK_CONFIG"]],
+                                     stdout=subprocess.PIPE) for _ in range(10)]
         ids = [jobid for child in children for jobid in child.communicate()[0].split()]
         self.assertEqual((len(ids), len(set(ids))), (200, 200))
         self.assertEqual(len(psik.list_jobs(self.config())), 200)
@@ -108,7 +114,8 @@ class Creation(Case):
     def test_a_crash_at_any_call_of_a_creation_leaves_a_job_or_none(self) -> None:
         whole = lost = 0
         for count in range(1, 2000, 47):
-            done = subprocess.run([sys.executable, "-c", CRASH, self.env["PSIK_CONFIG"], str(count)], stdout=subprocess.PIPE)
+            argv = [sys.executable, "-c", CRASH, self.env["PSIK_CONFIG"], str(count)]
+            done = subprocess.run(argv, stdout=subprocess.PIPE)
             if done.returncode == 0:
                 whole += 1
                 break
@@ -122,25 +129,30 @@ class Creation(Case):
         for name in os.listdir(root):
             os.utime(os.path.join(root, name), (1, 1))
         self.psik("rm", "--stale")
-        self.assertEqual(sorted(os.listdir(root)), sorted(each.jobid for each in psik.list_jobs(self.config())))
+        self.assertEqual(sorted(os.listdir(root)),
+                         sorted(each.jobid for each in psik.list_jobs(self.config())))
 
     def test_sweeping_takes_nothing_of_the_users(self) -> None:
         jobid = self.run_spec("--wait", script="true")
         os.makedirs(os.path.join(self.prefix, "2024", "results"))
-        for name, inside in (("1000000001.001", "work"), ("1000000002.002", "mine"), ("1000000003.003", "log")):
-            os.makedirs(os.path.join(self.prefix, "local", name, inside, "x" if inside != "log" else ""))
+        for name, inside in (("1000000001.001", "work"), ("1000000002.002", "mine"),
+                             ("1000000003.003", "log")):
+            os.makedirs(os.path.join(self.prefix, "local", name, inside,
+                                     "x" if inside != "log" else ""))
         for folder in (os.path.join(self.prefix, "local"), self.prefix):
             for name in os.listdir(folder):
                 os.utime(os.path.join(folder, name), (1, 1))
         self.psik("rm", "--stale")
-        self.assertEqual(sorted(os.listdir(os.path.join(self.prefix, "local"))), ["1000000001.001", "1000000002.002", jobid])
+        self.assertEqual(sorted(os.listdir(os.path.join(self.prefix, "local"))),
+                         ["1000000001.001", "1000000002.002", jobid])
         self.assertTrue(os.path.isdir(os.path.join(self.prefix, "2024", "results")))
 
     def test_removing_does_not_follow_links(self) -> None:
         outside = os.path.join(self.folder, "outside")
         os.mkdir(outside)
         os.chmod(outside, 0o750)
-        jobid = self.run_spec("--wait", script="mkdir -p ro/deep; ln -s %s ro/link; chmod 000 ro/deep; chmod 500 ro" % outside)
+        script = "mkdir -p ro/deep; ln -s %s ro/link; chmod 000 ro/deep; chmod 500 ro" % outside
+        jobid = self.run_spec("--wait", script=script)
         self.psik("rm", jobid)
         self.assertEqual(oct(os.stat(outside).st_mode & 0o777), "0o750")
 
@@ -164,15 +176,18 @@ class Creation(Case):
         self.assertEqual(psik.submit(ended).jobndx, 2)
 
     def test_a_faulty_spec_leaves_no_directory(self) -> None:
-        for argv, spec in ((["--backend", "nope"], {"script": "x"}), ([], {"script": "x", "directory": "/no/such"}),
-                           ([], {"script": ""}), (["--set", "resources.duration=x"], {"script": "x"})):
+        for argv, spec in ((["--backend", "nope"], {"script": "x"}),
+                           ([], {"script": "x", "directory": "/no/such"}), ([], {"script": ""}),
+                           (["--set", "resources.duration=x"], {"script": "x"})):
             ran = self.psik("run", "-", *argv, stdin=json.dumps(spec), status=2)
             self.assertEqual(len(ran.err.splitlines()), 1, ran)
             self.assertFalse(os.path.exists(os.path.join(self.prefix, "local")), ran)
         self.configure(rc_path="/bin/cat")
-        self.assertIn("rc_path: '/bin/cat' does not answer", self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
+        self.assertIn("rc_path: '/bin/cat' does not answer",
+                      self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
         self.configure(backend={"type": "nosuch"})
-        self.assertIn("'nosuch' is no backend", self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
+        self.assertIn("'nosuch' is no backend",
+                      self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
         self.assertEqual([names for _, _, names in os.walk(self.prefix) if names], [])
 
     def test_a_directory_of_ones_own(self) -> None:
@@ -186,7 +201,7 @@ class Creation(Case):
 
 
 class SeveralBackends(Case):
-    """The jobs of a tree with several backends are one list, in the order in which they were made."""
+    """The jobs of a tree with several backends are one list, in the order in which they came."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -202,7 +217,8 @@ class SeveralBackends(Case):
 
     def test_a_listing_has_the_newest_first(self) -> None:
         self.assertEqual(self.listed(), self.made[::-1])
-        self.assertEqual([line.split()[0] for line in self.psik("ls").out.splitlines()[1:]], self.made[::-1])
+        self.assertEqual([line.split()[0] for line in self.psik("ls").out.splitlines()[1:]],
+                         self.made[::-1])
 
     def test_a_part_of_a_listing_is_the_newest_of_all(self) -> None:
         self.assertEqual(self.listed(limit=2), [self.made[5], self.made[4]])
@@ -246,10 +262,12 @@ class Modes(Case):
         """The mode of a folder and of all that lies in it, by path."""
         paths = [folder] + [os.path.join(place, name) for place, folders, names in os.walk(folder)
                             for name in folders + names]
-        return {os.path.relpath(path, folder): "%o" % (os.lstat(path).st_mode & 0o7777) for path in paths}
+        return {os.path.relpath(path, folder): "%o" % (os.lstat(path).st_mode & 0o7777)
+                for path in paths}
 
     def test_of_all_that_a_job_consists_of(self) -> None:
-        spec = psik.load_spec(json.dumps({"script": "true", "callback": "http://127.0.0.1:9/"}), "here")
+        spec = psik.load_spec(json.dumps({"script": "true", "callback": "http://127.0.0.1:9/"}),
+                              "here")
         job = psik.create(self.config(), spec, access={"owner": "ada", "shared": {}})
         psik.submit(job)
         psik.wait(self.config(), [job], 60)
@@ -260,8 +278,9 @@ class Modes(Case):
         self.assertEqual(modes, JOB_MODES)
 
     def test_of_what_a_share_writes(self) -> None:
-        job = psik.create(self.config(), JobSpec(script="true"), access={"owner": "ada", "shared": {}})
-        psik.share(job, {"eve": ["GET"]})
+        job = psik.create(self.config(), JobSpec(script="true"),
+                          access={"owner": "ada", "shared": {}})
+        psik.Access.share(job, {"eve": ["GET"]})
         self.assertEqual(self.modes(job.path)["access.json"], "600")
 
     def test_of_what_lies_beside_the_jobs(self) -> None:
@@ -272,14 +291,17 @@ class Modes(Case):
         self.psik("cancel", jobid)
         self.gone(jobid)
         psik.Keyring(self.config()).key()
-        with psik.IdempotencyKeys(os.path.join(self.prefix, "local")).entry("key", "request") as entry:
+        keys = psik.IdempotencyKeys(os.path.join(self.prefix, "local"))
+        with keys.entry("key", "request") as entry:
             entry.keep(jobid)
-        self.assertIn("%s.000001.json" % jobid, os.listdir(os.path.join(self.prefix, "local", ".outbox")))
+        self.assertIn("%s.000001.json" % jobid,
+                      os.listdir(os.path.join(self.prefix, "local", ".outbox")))
         folders = [".", ".psik", ".tokens", "local", "local/.keys", "local/.outbox"]
         files = [".tokens/key"] + [name % os.uname().nodename
                                    for name in ("local/.poll-%s.json", "local/.poll-%s.lock")]
         for folder in ("local/.keys", "local/.outbox"):
-            files += [os.path.join(folder, name) for name in os.listdir(os.path.join(self.prefix, folder))]
+            files += [os.path.join(folder, name)
+                      for name in os.listdir(os.path.join(self.prefix, folder))]
         modes = self.modes(self.prefix)
         self.assertEqual({path: modes[path] for path in folders}, dict.fromkeys(folders, "700"))
         self.assertEqual({path: modes[path] for path in files}, dict.fromkeys(files, "600"))
@@ -289,13 +311,14 @@ class Durable(Case):
     """What must not be lost when the machine stops is on the disk when the call returns, whole."""
 
     def check(self, found: Tuple[str, bytes], path: str) -> None:
-        """Check that this file, whole, was brought to the disk, under its own name or on its way there."""
+        """Check that this file, whole, was brought to the disk, maybe under its passing name."""
         self.assertEqual(found[0] if found[0] == path else found[0].rsplit(".", 1)[0], path)
         with open(path, "rb") as file:
             self.assertEqual(found[1], file.read())
 
     def test_an_event_and_then_its_row(self) -> None:
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         with job.history() as history, brought_to_the_disk() as found:
             psik.record(job, history, 1, psik.JobState.active, 7)
             self.assertEqual(len(found), 2)
@@ -304,7 +327,8 @@ class Durable(Case):
         self.assertTrue(found[1][1].endswith(b",1,active,7\n"))
 
     def test_an_event_that_is_tried_again_later(self) -> None:
-        job = psik.create(self.config(), psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
+        job = psik.create(self.config(),
+                          psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         event = psik.Outbox(job).announce(1, 1, psik.JobState.active, 7)
         with brought_to_the_disk() as found:
             psik.Outbox(job).keep(event._replace(attempts=3))
@@ -312,9 +336,10 @@ class Durable(Case):
         self.check(found[0], psik.Outbox(job).path(1))
 
     def test_whom_a_job_is_shared_with(self) -> None:
-        job = psik.create(self.config(), JobSpec(script="true"), access={"owner": "ada", "shared": {}})
+        job = psik.create(self.config(), JobSpec(script="true"),
+                          access={"owner": "ada", "shared": {}})
         with brought_to_the_disk() as found:
-            psik.share(job, {"eve": ["GET"]})
+            psik.Access.share(job, {"eve": ["GET"]})
         self.assertEqual(len(found), 1)
         self.check(found[0], job.at("access.json"))
 
@@ -338,7 +363,8 @@ UPSTREAM = os.path.join(DEPS, "psik-1.2.2", "bin", "psik")
 @needs("psik 1.2.2 from PyPI", os.path.exists(UPSTREAM))
 class Upstream(Case):
     def upstream(self, *argv: str) -> str:
-        done = subprocess.run([UPSTREAM] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.env)
+        done = subprocess.run([UPSTREAM] + list(argv), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, env=self.env)
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout.decode()
 
@@ -346,15 +372,18 @@ class Upstream(Case):
         spec = self.write("spec.json", '{"name": "moo", "script": "#!/bin/sh\\necho moo"}')
         self.upstream("run", "--no-submit", spec)
         listing = json.loads(self.psik("ls", "--json").out)
-        self.assertEqual([(job["name"], job["state"], job["backend"]) for job in listing], [("moo", "new", "local")])
+        self.assertEqual([(job["name"], job["state"], job["backend"]) for job in listing],
+                         [("moo", "new", "local")])
         self.assertEqual(self.psik("status", "last").err, "")
         self.psik("rm", "last", "--force")
         self.assertEqual(self.psik("ls", "--json").out, "[]\n")
 
     def test_it_reads_ours(self) -> None:
-        jobid = self.run_spec("--wait", name="moo", script="exit 3", environment={"A": "b"}, status=3)
+        jobid = self.run_spec("--wait", name="moo", script="exit 3",
+                              environment={"A": "b"}, status=3)
         self.configure(prefix=os.path.join(self.prefix, "local"))
-        self.assertIn("%s/local/%s 'moo' JobState.failed/1" % (self.prefix, jobid), self.upstream("ls"))
+        self.assertIn("%s/local/%s 'moo' JobState.failed/1" % (self.prefix, jobid),
+                      self.upstream("ls"))
         self.assertRegex(self.upstream("status", jobid), r"1 JobState.failed +3")
 
 

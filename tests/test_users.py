@@ -16,14 +16,17 @@ from serving import SSHD, Server, tunnels
 from users import CAN_MAKE_USERS, SYSTEM_PYTHON, TwoUsers
 
 BISCUIT = os.path.join(DEPS, "biscuit", "bin", "python")
-EVIL = """<!doctype html><title>begun</title><form id=f method=POST enctype=text/plain action=%(url)sv1/jobs target=t>
+EVIL = """<!doctype html><title>begun</title>
+<form id=f method=POST enctype=text/plain action=%(url)sv1/jobs target=t>
 <input name='{"script": "touch evil", "name": "' value='"}'></form><iframe name=t></iframe><script>
 document.getElementById("f").submit()
 const spec = JSON.stringify({script: "touch evil"})
 Promise.all([
   fetch("%(url)sv1/jobs", {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
-  fetch("%(url)sv1/jobs", {method: "POST", headers: {"Content-Type": "application/json"}, body: spec}).catch(e => e),
-  fetch("http://evil.example:%(port)d/v1/jobs", {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
+  fetch("%(url)sv1/jobs", {method: "POST", headers: {"Content-Type": "application/json"},
+                           body: spec}).catch(e => e),
+  fetch("http://evil.example:%(port)d/v1/jobs",
+        {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
 ]).then(() => setTimeout(() => { document.title = "ended" }, 500))
 </script>"""
 
@@ -43,7 +46,8 @@ class Doors(TwoUsers):
         server.stop()
         for host in ("127.0.0.1", "::1"):
             server = self.serve("--host", host, "--port", "0")
-            self.assertEqual((self.curl(first, server.where + "v1/jobs"), self.curl(second, server.where + "v1/jobs")), ("200", "403"))
+            self.assertEqual((self.curl(first, server.where + "v1/jobs"),
+                              self.curl(second, server.where + "v1/jobs")), ("200", "403"))
             server.stop()
 
     @needs("sshd", SSHD)
@@ -52,7 +56,8 @@ class Doors(TwoUsers):
         for name in self.names:
             subprocess.run(["usermod", "-p", "*", name], check=True)  # no password, but not locked
         ports = tunnels(self, server.where, self.names)
-        self.assertEqual([self.curl("root", "http://127.0.0.1:%d/v1/jobs" % port) for port in ports], ["200", "000"])
+        self.assertEqual([self.curl("root", "http://127.0.0.1:%d/v1/jobs" % port)
+                          for port in ports], ["200", "000"])
 
 
 @needs("chromium", shutil.which("chromium"))
@@ -61,9 +66,12 @@ class Browser(Case):
 
     def dump(self, *argv: str) -> str:
         """What the browser makes of a page."""
-        done = subprocess.run(["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir=" + os.path.join(self.folder, "profile"),
-                               "--host-resolver-rules=MAP evil.example 127.0.0.1", "--virtual-time-budget=8000", "--dump-dom"] + list(argv),
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, env=dict(self.env, HOME=self.folder))
+        done = subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--user-data-dir=" + os.path.join(self.folder, "profile"),
+             "--host-resolver-rules=MAP evil.example 127.0.0.1", "--virtual-time-budget=8000",
+             "--dump-dom"] + list(argv), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            timeout=120, env=dict(self.env, HOME=self.folder))
         return done.stdout.decode("utf-8", "replace")
 
     def test_pages(self) -> None:
@@ -86,12 +94,14 @@ class Browser(Case):
         self.addCleanup(other.shutdown)
         said = self.dump("http://127.0.0.1:%d/" % other.server_port)
         self.assertIn("<title>ended</title>", said)
-        self.assertIn("this server is not", self.dump("http://evil.example:%d/v1/jobs" % server.port))
+        self.assertIn("this server is not",
+                      self.dump("http://evil.example:%d/v1/jobs" % server.port))
         posts = re.findall(r'"POST /v1/jobs" (\d+)', server.said())
         self.assertGreaterEqual(len(posts), 3, server.said())
         self.assertEqual(set(posts), {"403"}, server.said())
         self.assertEqual(server.ask("GET", "/v1/jobs").json, [])
-        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true", "name": "<b>odd & name</b>"}).json)
+        jobid = str(server.ask("POST", "/v1/jobs/new",
+                               {"script": "true", "name": "<b>odd & name</b>"}).json)
         ours = self.dump(server.where)
         self.assertIn(jobid, ours)
         self.assertIn("&lt;b&gt;odd &amp; name&lt;/b&gt;", ours)
@@ -100,7 +110,8 @@ class Browser(Case):
     def test_a_page_that_wants_a_token(self) -> None:
         server = Server(self, "--host", "127.0.0.1", "--port", "0", "--token")
         token = re.findall("#token=([0-9a-f]+)", server.said())[0]
-        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}, Authorization="Bearer " + token).json)
+        jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"},
+                               Authorization="Bearer " + token).json)
         self.assertIn(jobid, self.dump("http://127.0.0.1:%d/#token=%s" % (server.port, token)))
         without = self.dump("http://127.0.0.1:%d/" % server.port)
         self.assertNotIn(jobid, without)
@@ -111,8 +122,8 @@ class Browser(Case):
 @needs("biscuit-python, in .deps/biscuit (make test-deps)", os.path.exists(BISCUIT))
 class Biscuits(test_access.Secured):
     """The same with biscuits."""
-    program = [BISCUIT, "-c", "import sys; sys.path.insert(0, %r); sys.argv[0] = 'psik.py'; import psik; sys.exit(psik.main())" % os.path.dirname(PSIK)]
-
+    program = [BISCUIT, "-c", "import sys; sys.path.insert(0, %r); sys.argv[0] = 'psik.py'\n"
+               "import psik; sys.exit(psik.main())" % os.path.dirname(PSIK)]
     narrowed = 401  # all that a biscuit says is a condition on its holding
 
     def begin(self, **settings: Any) -> None:
@@ -121,21 +132,27 @@ class Biscuits(test_access.Secured):
     def revoked(self) -> str:
         token = self.token("--user", "ada")
         shown = self.psik("token", "--show", token[6:], program=self.program).out
-        self.psik("token", "--revoke", re.findall(r"revocation id: (\w+)", shown)[0], program=self.program)
+        self.psik("token", "--revoke", re.findall(r"revocation id: (\w+)", shown)[0],
+                  program=self.program)
         return token
 
     def expired(self) -> str:
-        return self.attenuated(self.token("--user", "ada"), "check if time($t), $t < 2020-01-01T00:00:00Z")
+        return self.attenuated(self.token("--user", "ada"),
+                               "check if time($t), $t < 2020-01-01T00:00:00Z")
 
     def token(self, *argv: str) -> str:
         return "token:" + self.psik("token", *argv, program=self.program).out.strip()
 
     def attenuated(self, token: str, block: str) -> str:
         """A biscuit that its holder has narrowed."""
-        code = ("import sys, biscuit_auth as a; key = a.PrivateKey.from_bytes(bytes.fromhex(open(sys.argv[3]).read()), a.Algorithm.Ed25519)\n"
-                "found = a.Biscuit.from_base64(sys.argv[1], a.KeyPair.from_private_key(key).public_key)\n"
+        code = ("import sys, biscuit_auth as a\nsecret = bytes.fromhex(open(sys.argv[3]).read())\n"
+                "key = a.PrivateKey.from_bytes(secret, a.Algorithm.Ed25519)\n"
+                "public = a.KeyPair.from_private_key(key).public_key\n"
+                "found = a.Biscuit.from_base64(sys.argv[1], public)\n"
                 "print(found.append(a.BlockBuilder(sys.argv[2])).to_base64())")
-        done = subprocess.run([BISCUIT, "-c", code, token[6:], block, psik.Keyring(self.config()).path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        key = psik.Keyring(self.config()).path
+        done = subprocess.run([BISCUIT, "-c", code, token[6:], block, key],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertEqual(done.returncode, 0, done.stderr.decode())
         return "token:" + done.stdout.decode().strip()
 
@@ -146,47 +163,64 @@ class Biscuits(test_access.Secured):
         self.assertIn('user("bob");', block)
         given = "token:" + self.ask("ada", "GET", "/v1/token").text
         self.assertEqual(self.ask(given, "GET", "/v1/jobs").status, 200)
-        for token in (good[:-8] + "AAAAAAA=", good[6:][::-1], "x", test_access.jwt({"sub": "bob"}, b"k")):
-            self.assertEqual(self.ask("token:" + token.replace("token:", ""), "GET", "/v1/jobs").status, 401)
-        self.psik("token", "--revoke", re.findall(r"revocation id: (\w+)", block)[0], program=self.program)
+        for token in (good[:-8] + "AAAAAAA=", good[6:][::-1], "x",
+                      test_access.jwt({"sub": "bob"}, b"k")):
+            self.assertEqual(self.ask("token:" + token.replace("token:", ""), "GET",
+                                      "/v1/jobs").status, 401)
+        self.psik("token", "--revoke", re.findall(r"revocation id: (\w+)", block)[0],
+                  program=self.program)
         self.assertEqual(self.ask(good, "GET", "/v1/jobs").status, 401)
         self.assertIn("biscuit-python", self.psik("token", status=2).err)
 
     def test_narrow_tokens(self) -> None:
         full = self.token("--user", "bob")
         jobid = str(self.ask(full, "POST", "/v1/jobs/new", {"script": "true"}).json)
-        for reader in (self.token("--user", "bob", "--ops", "GET"), self.attenuated(full, 'check if operation("GET")'),
-                       self.attenuated(full, 'check if operation($o), ["GET", "HEAD"].contains($o) && ($o == "GET" || $o.starts_with("H"))')):
+        long = ('check if operation($o), ["GET", "HEAD"].contains($o)'
+                ' && ($o == "GET" || $o.starts_with("H"))')
+        for reader in (self.token("--user", "bob", "--ops", "GET"),
+                       self.attenuated(full, 'check if operation("GET")'),
+                       self.attenuated(full, long)):
             self.assertEqual(self.ask(reader, "GET", "/v1/jobs").status, 200)
             self.assertEqual(self.ask(reader, "POST", "/v1/jobs/%s/start" % jobid).status, 401)
         here = self.attenuated(full, 'check if path("/v1/jobs/%s")' % jobid)
-        self.assertEqual((self.ask(here, "GET", "/v1/jobs/" + jobid).status, self.ask(here, "GET", "/v1/jobs").status), (200, 401))
+        self.assertEqual((self.ask(here, "GET", "/v1/jobs/" + jobid).status,
+                          self.ask(here, "GET", "/v1/jobs").status), (200, 401))
         for block in ('user("root")', 'right($u) <- user($u)'):
             self.assertEqual(self.ask(self.attenuated(full, block), "GET", "/v1/jobs").status, 401)
         one = self.token("--user", "bob", "--jobs", "1.5")
         self.assertEqual(self.ask(one, "GET", "/v1/jobs").json, [])
-        self.assertEqual(self.ask(self.attenuated(full, "check if time($t), $t < 2020-01-01T00:00:00Z"), "GET", "/v1/jobs").status, 401)
+        late = self.attenuated(full, "check if time($t), $t < 2020-01-01T00:00:00Z")
+        self.assertEqual(self.ask(late, "GET", "/v1/jobs").status, 401)
 
     def test_a_biscuit_that_would_take_long(self) -> None:
         full = self.token("--user", "bob")
         facts = "".join("a(%d);" % number for number in range(60))
+        sixteen = ",".join(map(str, range(16)))
+        nested = "".join("[%s].all($x%d -> " % (sixteen, number) for number in range(9))
         for block in (facts + "b($w) <- a($w), a($x), a($y), a($z), $w + $x + $y + $z == 1000;",
                       facts + "check if a($w), a($x), a($y), a($z), $w + $x + $y + $z == 1000;",
-                      "check if operation($a), operation($b), operation($c), operation($d)", "check if time($t);" * 40,
-                      "check if " + "".join("[%s].all($x%d -> " % (",".join(map(str, range(16))), number) for number in range(9)) + "true" + ")" * 9,
-                      'check if !"a".matches("\\\\pL{400}N")', "check if " + " || ".join(["1 == 2"] * 60)):
+                      "check if operation($a), operation($b), operation($c), operation($d)",
+                      "check if time($t);" * 40, "check if " + nested + "true" + ")" * 9,
+                      'check if !"a".matches("\\\\pL{400}N")',
+                      "check if " + " || ".join(["1 == 2"] * 60)):
+            token = self.attenuated(full, block)
             begun = time.time()
-            self.assertEqual(self.ask(self.attenuated(full, block), "GET", "/v1/health").status, 401)
+            self.assertEqual(self.ask(token, "GET", "/v1/health").status, 401)
             self.assertLess(time.time() - begun, 2)
 
     def test_the_public_key_narrows(self) -> None:
         key = self.psik("token", "--public-key", program=self.program).out.strip()
-        code = ("import sys, biscuit_auth as a; found = a.Biscuit.from_base64(sys.argv[1], a.PublicKey.from_bytes(bytes.fromhex(sys.argv[2]),"
-                " a.Algorithm.Ed25519)); print(found.append(a.BlockBuilder('check if operation(\"GET\")')).to_base64())")
-        narrow = subprocess.run([BISCUIT, "-c", code, self.token("--user", "bob")[6:], key], stdout=subprocess.PIPE).stdout.decode().strip()
-        self.assertEqual(self.ask("token:" + narrow, "GET", "/v1/jobs").status, 200)
-        self.assertEqual(self.ask("token:" + narrow, "POST", "/v1/jobs", {"script": "true"}).status, 401)
-        self.assertEqual(self.ask("token:" + narrow, "POST", "/v1/token").status, 200)
+        code = ("import sys, biscuit_auth as a\n"
+                "key = a.PublicKey.from_bytes(bytes.fromhex(sys.argv[2]), a.Algorithm.Ed25519)\n"
+                "found = a.Biscuit.from_base64(sys.argv[1], key)\n"
+                "block = a.BlockBuilder('check if operation(\"GET\")')\n"
+                "print(found.append(block).to_base64())")
+        narrow = subprocess.run([BISCUIT, "-c", code, self.token("--user", "bob")[6:], key],
+                                stdout=subprocess.PIPE).stdout.decode().strip()
+        narrow = "token:" + narrow
+        self.assertEqual(self.ask(narrow, "GET", "/v1/jobs").status, 200)
+        self.assertEqual(self.ask(narrow, "POST", "/v1/jobs", {"script": "true"}).status, 401)
+        self.assertEqual(self.ask(narrow, "POST", "/v1/token").status, 200)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,14 @@ class TwoUsers(Case):
     def of(self, name: str, *argv: str, **options: Any) -> Ran:
         """A command line of a user, who has no config but ~/.config/psik.json."""
         self.env.pop("PSIK_CONFIG", None)
-        return self.psik(*argv, program=self.as_user(name) + [SYSTEM_PYTHON, self.program], **options)
+        return self.psik(*argv,
+                         program=self.as_user(name) + [SYSTEM_PYTHON, self.program], **options)
 
     def curl(self, name: str, *argv: str) -> str:
         """The status that a user's curl gets; 000 where it cannot connect."""
-        done = subprocess.run(self.as_user(name) + ["curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}"]
-                              + list(argv), stdout=subprocess.PIPE)
+        done = subprocess.run(self.as_user(name) + ["curl", "-s", "-m", "20", "-o", "/dev/null",
+                                                    "-w", "%{http_code}"] + list(argv),
+                              stdout=subprocess.PIPE)
         return done.stdout.decode()
 
     def serve(self, *argv: str) -> Server:

@@ -1,4 +1,4 @@
-"""The peers of psik.py: an environment for each, made once; and job trees that psik.py and they can read."""
+"""The peers of psik.py: an environment for each, made once; and job trees that all can read."""
 import glob
 import json
 import os
@@ -10,13 +10,15 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 OURS, UPSTREAM, API = "psik.py", "psik 1.2.2", "psik_api 1.0.0"
 PEERS = {  # name: (folder of the environment below DEPS, what pip installs)
     UPSTREAM: ("psik-1.2.2", "psik==1.2.2"),
-    API: ("bench-psik_api", "psik_api==1.0.0 pydantic==2.11.10"),  # its FastAPI does not start with a later pydantic
+    # Its FastAPI does not start with a later pydantic.
+    API: ("bench-psik_api", "psik_api==1.0.0 pydantic==2.11.10"),
     "psik 3.1.1": ("bench-psik-3.1.1", "psik==3.1.1"),
     "psij-python": ("bench-psij", "psij-python==0.9.11"),
     "submitit": ("bench-submitit", "submitit==1.5.4"),
 }
 NEED_RC = (UPSTREAM, API)  # their jobs are rc scripts
-BROUGHT_BY_VENV = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack", "distutils-precedence")
+BROUGHT_BY_VENV = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack",
+                   "distutils-precedence")
 UNWANTED = ("PSIK_CONFIG", "PSIK_API_CONFIG", "VIRTUAL_ENV", "XDG_DATA_HOME")
 
 
@@ -30,14 +32,15 @@ class Peer(NamedTuple):
         return os.path.join(os.path.dirname(self.python), name)
 
     def installed(self) -> Tuple[List[str], float]:
-        """Its packages (`name-version`) and their size in MB, without what every environment has."""
+        """Its packages (`name-version`) and their size in MB, less what every environment has."""
         folder = glob.glob(self.program("../lib/python*/site-packages"))[0]
         packages, size = [], 0
         for entry in sorted(os.listdir(folder)):
             if entry.split("-")[0].split(".")[0] not in BROUGHT_BY_VENV:
                 packages += [entry[:-len(".dist-info")]] if entry.endswith(".dist-info") else []
                 path = os.path.join(folder, entry)
-                files = [os.path.join(where, name) for where, _, names in os.walk(path) for name in names] or [path]
+                files = [os.path.join(where, name) for where, _, names in os.walk(path)
+                         for name in names] or [path]
                 size += sum(os.lstat(file).st_size for file in files)
         return packages, size / 1e6
 
@@ -49,7 +52,8 @@ def environment(deps: str, folder: str, packages: str) -> str:
     if not os.path.exists(os.path.join(place, "done")):
         print("installing " + packages, file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        subprocess.run([python, "-m", "pip", "-q", "install", "--disable-pip-version-check"] + packages.split(), check=True)
+        subprocess.run([python, "-m", "pip", "-q", "install", "--disable-pip-version-check"]
+                       + packages.split(), check=True)
         open(os.path.join(place, "done"), "w").close()
     return python
 
@@ -70,7 +74,8 @@ def install(deps: str) -> Tuple[Dict[str, Peer], Dict[str, str]]:
 
 def clean_environment(home: str, **variables: str) -> Dict[str, str]:
     """The variables for a program that is measured: ours, without what would lead it elsewhere."""
-    kept = {name: value for name, value in os.environ.items() if name not in UNWANTED and not name.startswith("PYTHON")}
+    kept = {name: value for name, value in os.environ.items()
+            if name not in UNWANTED and not name.startswith("PYTHON")}
     return dict(kept, HOME=home, **variables)
 
 
@@ -82,7 +87,7 @@ def write_json(path: str, value: Any) -> str:
 
 
 def make_tree(psik: Any, root: str, count: int, callback: Optional[str] = None) -> str:
-    """Make a folder of so many jobs that have completed, without the help of any of those measured; the last job's path.
+    """Make a folder of so many completed jobs, by none of those measured; the last job's path.
 
     The specs are those that psik.py writes; psik 1.2.2 and psik_api read them too.
     """
@@ -91,7 +96,9 @@ def make_tree(psik: Any, root: str, count: int, callback: Optional[str] = None) 
     for begun in range(1700000000, 1700000000 + count):
         base = os.path.join(root, "%d.%03d" % (begun, begun % 1000))
         os.makedirs(base)
-        write_json(os.path.join(base, "spec.json"), dict(spec, directory=os.path.join(base, "work")))
+        write_json(os.path.join(base, "spec.json"),
+                   dict(spec, directory=os.path.join(base, "work")))
         with open(os.path.join(base, "status.csv"), "w") as file:
-            file.write("{0}.000,0,new,0\n{0}.010,1,queued,4242\n{0}.020,1,active,4242\n{0}.030,1,completed,0\n".format(begun))
+            file.write("{0}.000,0,new,0\n{0}.010,1,queued,4242\n{0}.020,1,active,4242\n"
+                       "{0}.030,1,completed,0\n".format(begun))
     return base

@@ -1,4 +1,4 @@
-"""The growth curves of a benchmark as SVG: the same numbers give the same bytes, and nothing is fetched to show them."""
+"""The growth curves of a benchmark as SVG: the same numbers give the same bytes."""
 import io
 import math
 import os
@@ -11,8 +11,10 @@ FIGURES = {  # name: (title, x, y)
     "connections": ("GET /v1/jobs/{id}/state", "connections, kept alive", "requests per second"),
     "bytes": ("A file, sent and fetched", "MB", "seconds"),
 }
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "psik", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-TRACES = re.compile(r"<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", re.DOTALL)  # they name other places
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "psik", "font.size": 9, "axes.spines.top": False,
+         "axes.spines.right": False}
+# They name other places, and nothing is to be fetched.
+TRACES = re.compile(r"<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", re.DOTALL)
 
 
 def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
@@ -23,7 +25,8 @@ def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
     for name, (title, x_label, y_label) in FIGURES.items():
         if name in curves:
             with open(os.path.join(folder, name + ".svg"), "w") as file:
-                file.write(TRACES.sub("", figure(curves[name], title=title, xlabel=x_label, ylabel=y_label)))
+                file.write(TRACES.sub("", figure(curves[name], title=title, xlabel=x_label,
+                                                 ylabel=y_label)))
             yield name + ".svg", title
 
 
@@ -32,7 +35,8 @@ def figure(series: Dict[str, List[Tuple[float, float]]], **labels: str) -> str:
     import matplotlib.pyplot as plt
     sheet, axes = plt.subplots(figsize=(7.5, 3.6))  # type: Any, Any
     for label, points in sorted(series.items()):
-        axes.plot(*zip(*sorted(points)), marker="o", markersize=3, linestyle="-" if label.startswith("psik.py") else "--", label=label)
+        axes.plot(*zip(*sorted(points)), marker="o", markersize=3,
+                  linestyle="-" if label.startswith("psik.py") else "--", label=label)
     axes.set(xscale="log", yscale="log", **labels)
     places = sorted({x for points in series.values() for x, _ in points})
     axes.set_xticks(places)

@@ -1,4 +1,4 @@
-"""What is measured of the two servers, psik.py's and psik_api's, which have the same jobs in the same folders."""
+"""What is measured of two servers, psik.py's and psik_api's, which have the same jobs."""
 import functools
 import json
 import os
@@ -19,7 +19,7 @@ CONNECTIONS = (1, 4, 16, 64)  # a quick run takes every other one
 FILE_MB = 100
 Command = Tuple[List[str], Dict[str, str]]  # words, variables
 
-# psik_api 1.0.0 looks for its settings when its inner application starts, which uvicorn does not tell it.
+# psik_api 1.0.0 looks for its settings when its inner application starts; uvicorn does not tell it.
 STARTED = """from psik_api.main import app
 from psik_api.config import load_config
 from psik_api.dependencies import setup_security
@@ -34,19 +34,24 @@ def server_commands(run: Run) -> Dict[str, Command]:
         os.makedirs(os.path.join(run.trees, name), exist_ok=True)
     at, found = ["--host", "127.0.0.1", "--port", "{port}"], {}
     serve = [sys.executable, run.file, "serve"]
-    if subprocess.run(serve + ["--help"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
-        ours = {"prefix": run.trees, "backends": {name: {"backend": {"type": "local"}} for name in names}}
+    tried = subprocess.run(serve + ["--help"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if tried.returncode == 0:
+        ours = {"prefix": run.trees,
+                "backends": {name: {"backend": {"type": "local"}} for name in names}}
         path = peers.write_json(os.path.join(run.work, "serve.json"), ours)
-        found[OURS] = (serve + ["--quiet"] + at, peers.clean_environment(run.work, PSIK_CONFIG=path))
+        found[OURS] = (serve + ["--quiet"] + at,
+                       peers.clean_environment(run.work, PSIK_CONFIG=path))
     else:
         run.missing["psik.py serve"] = "this psik.py has no such command"
     if API in run.peers:
         run.psik.write_file(os.path.join(run.work, "started.py"), STARTED)
         psik = run.peers[API].program("psik")
-        theirs = {"authz": "local", "backends": {name: {
-            "prefix": os.path.join(run.trees, name), "backend": {"type": "local"}, "psik_path": psik} for name in names}}
+        theirs = {"authz": "local", "backends": {
+            name: {"prefix": os.path.join(run.trees, name), "backend": {"type": "local"},
+                   "psik_path": psik} for name in names}}
         path = peers.write_json(os.path.join(run.work, "psik_api.json"), theirs)
-        found[API] = ([run.peers[API].program("uvicorn"), "--app-dir", run.work, "started:app", "--log-level", "warning"] + at,
+        found[API] = ([run.peers[API].program("uvicorn"),
+                       "--app-dir", run.work, "started:app", "--log-level", "warning"] + at,
                       peers.clean_environment(run.work, PSIK_API_CONFIG=path))
     return found
 
@@ -54,11 +59,12 @@ def server_commands(run: Run) -> Dict[str, Command]:
 def state_path(run: Run, count: int = 1000) -> str:
     """The path of the state of a job in the middle of a tree."""
     name = run.tree(count)
-    return "/v1/jobs/%s/state?backend=%s" % (sorted(os.listdir(os.path.join(run.trees, name)))[count // 2], name)
+    jobs = sorted(os.listdir(os.path.join(run.trees, name)))
+    return "/v1/jobs/%s/state?backend=%s" % (jobs[count // 2], name)
 
 
 def starts(run: Run) -> Iterator[Row]:
-    """From start to the first answer, and the memory then; the last ones that are started are used further on."""
+    """From start to the first answer, and the memory then; the last ones are used further on."""
     path = state_path(run)
 
     def start(name: str, command: Command) -> Tuple[float, float]:
@@ -67,9 +73,12 @@ def starts(run: Run) -> Iterator[Row]:
         run.servers[name] = server = Server(command[0], command[1], path, run.server_log)
         return server.start_ms, server.memory()
 
-    found = in_turn({name: functools.partial(start, name, command) for name, command in server_commands(run).items()}, run.pick(7, 2))
-    yield both("from start to the first answer", "ms", medians(found, lambda each: float(each[0])), "<= 0.2 x")
-    yield both("memory (RSS), idle", "MB", medians(found, lambda each: float(each[1])), "<= 0.333 x")
+    found = in_turn({name: functools.partial(start, name, command)
+                     for name, command in server_commands(run).items()}, run.pick(7, 2))
+    yield both("from start to the first answer", "ms",
+               medians(found, lambda each: float(each[0])), "<= 0.2 x")
+    yield both("memory (RSS), idle", "MB", medians(found, lambda each: float(each[1])),
+               "<= 0.333 x")
 
 
 def states(run: Run) -> Iterator[Row]:
@@ -90,9 +99,11 @@ def states(run: Run) -> Iterator[Row]:
         if connections in (1, 16):
             what = "GET state, keep-alive, %d connection%s" % (connections, "s" * (connections > 1))
             yield both(what, "/s", rates, ">= 2 x")
-            yield both(what + ", p99", "ms", medians(found, lambda each: float(each.p99_ms)), "<= 1 x")
+            yield both(what + ", p99", "ms",
+                       medians(found, lambda each: float(each.p99_ms)), "<= 1 x")
             peaks = {name: server.memory("VmHWM") for name, server in run.servers.items()}
-            yield both("memory (RSS), at most, so far", "MB", peaks, "<= 0.333 x" if connections == 16 else "")
+            yield both("memory (RSS), at most, so far", "MB", peaks,
+                       "<= 0.333 x" if connections == 16 else "")
 
 
 def rest_listings(run: Run) -> Iterator[Row]:
@@ -107,9 +118,11 @@ def rest_listings(run: Run) -> Iterator[Row]:
             if len(jobs) != min(count, NEWEST):
                 raise RuntimeError("%s has %d jobs" % (path, len(jobs)))
             return (time.perf_counter() - begun) * 1000
-        found = medians(in_turn(run.on_both(get), run.pick(21, 7), {API: {10: 7, 1000: run.pick(3, 1), 10000: run.pick(1, 0)}[count]}))
+        few = {10: 7, 1000: run.pick(3, 1), 10000: run.pick(1, 0)}[count]
+        found = medians(in_turn(run.on_both(get), run.pick(21, 7), {API: few}))
         run.points("jobs", count, found, "%%s GET /v1/jobs?limit=%d" % NEWEST)
-        ours[count], what = found.get(OURS), "GET /v1/jobs?limit={}, {:,} jobs".format(NEWEST, count)
+        ours[count] = found.get(OURS)
+        what = "GET /v1/jobs?limit={}, {:,} jobs".format(NEWEST, count)
         if API in found:
             yield both(what, "ms", found, "<= 0.1 x" if count >= 1000 else "")
         if count > 10:
@@ -117,26 +130,29 @@ def rest_listings(run: Run) -> Iterator[Row]:
 
 
 def posts(run: Run) -> Iterator[Row]:
-    """Jobs that are taken one after the other; psik_api answers before it submits, psik.py when the scheduler has the job."""
+    """Jobs that are taken one after the other; psik_api answers before it submits."""
     folder = os.path.join(run.trees, "posts")
-    found = medians(in_turn(run.on_both(lambda server: post_jobs(server, folder, run.pick(20, 6))), run.pick(3, 2)))
+    found = medians(in_turn(run.on_both(lambda server: post_jobs(server, folder, run.pick(20, 6))),
+                            run.pick(3, 2)))
     yield both("POST /v1/jobs, one client", "/s", found, ">= 1 x")
 
 
 def transfers(run: Run) -> Iterator[Row]:
     """One file, sent and fetched, and the memory that it takes."""
     config = {"prefix": run.trees, "backends": {"files": {"backend": {"type": "local"}}}}
-    job = run.psik.create(run.psik.from_json(run.psik.Config, config), run.psik.JobSpec(script="true"))
+    job = run.psik.create(run.psik.from_json(run.psik.Config, config),
+                          run.psik.JobSpec(script="true"))
     path = "/v1/jobs/%s/files%%s?backend=files" % job.jobid
 
     def both_ways(server: Server, megabytes: int) -> Tuple[float, float, float]:
         server.forget_peak()
         before = server.memory()
-        return (upload(server, path % "", "data", megabytes), download(server, path % "/data", megabytes),
-                server.memory("VmHWM") - before)
+        return (upload(server, path % "", "data", megabytes),
+                download(server, path % "/data", megabytes), server.memory("VmHWM") - before)
 
     for megabytes in (10, FILE_MB) if run.quick else (1, 10, FILE_MB, 300):
-        found = in_turn(run.on_both(lambda server: both_ways(server, megabytes)), run.pick(3, 1) if megabytes == FILE_MB else 1)
+        found = in_turn(run.on_both(lambda server: both_ways(server, megabytes)),
+                        run.pick(3, 1) if megabytes == FILE_MB else 1)
         for column, what in enumerate(("upload", "download")):
             seconds = medians(found, lambda each: float(each[column]))
             run.points("bytes", megabytes, seconds, "%s " + what)

@@ -20,7 +20,7 @@ class Run:
 
     def __init__(self, work: str, deps: str, quick: bool, psik_file: str) -> None:
         self.work, self.quick = work, quick
-        self.file = os.path.join(work, "lib", "psik.py")  # a copy: the original may change meanwhile
+        self.file = os.path.join(work, "lib", "psik.py")  # a copy: the original may change
         os.mkdir(os.path.dirname(self.file))
         shutil.copy(psik_file, self.file)
         sys.path.insert(0, os.path.dirname(self.file))
@@ -53,7 +53,8 @@ class Run:
 
         def call() -> float:
             begun = time.perf_counter()
-            subprocess.run(argv, env=env, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            subprocess.run(argv, env=env, check=True, stdin=subprocess.DEVNULL,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             return (time.perf_counter() - begun) * 1000
         return call
 
@@ -76,8 +77,12 @@ def both(what: str, unit: str, found: Dict[str, float], goal: str) -> Row:
     return Row(what, unit, found.get(peers.OURS), peers.API, found.get(peers.API), goal)
 
 
-def in_turn(actions: Dict[str, Callable[[], Any]], rounds: int, few: Optional[Dict[str, int]] = None) -> Dict[str, List[Any]]:
-    """What each action returned, round by round, so that a busy moment meets all of them; `few` have fewer rounds."""
+def in_turn(actions: Dict[str, Callable[[], Any]], rounds: int,
+            few: Optional[Dict[str, int]] = None) -> Dict[str, List[Any]]:
+    """What each action returned, round by round, so that a busy moment meets all of them.
+
+    Those that few names have fewer rounds.
+    """
     found = {name: [] for name in actions}  # type: Dict[str, List[Any]]
     for number in range(rounds):
         for name, action in actions.items():

@@ -17,7 +17,8 @@ HEADERS = {"User-Agent": "bench", "Accept": "*/*"}  # psik_api fails without eit
 
 # wrk calls done() at the end; what it prints by itself is rounded.
 WRK_REPORT = """done = function(summary, latency, requests)
-    local failed = summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write
+    local failed = summary.errors.status + summary.errors.connect
+        + summary.errors.read + summary.errors.write
     io.write(string.format('{"rate": %f, "p99_ms": %f, "failed": %d}\\n',
         summary.requests / summary.duration * 1e6, latency:percentile(99) / 1000, failed))
 end
@@ -31,7 +32,7 @@ class Load(NamedTuple):
 
 
 class Server:
-    """A server that has been started and has answered once, after start_ms.  `{port}` in argv is where it listens."""
+    """A server that has answered once, after start_ms; it listens at `{port}` in argv."""
 
     def __init__(self, argv: Sequence[str], env: Dict[str, str], first_path: str, log: str) -> None:
         with socket.socket() as sock:
@@ -39,8 +40,9 @@ class Server:
             self.port = sock.getsockname()[1]
         begun = time.perf_counter()
         with open(log, "ab") as file:
-            self.child = subprocess.Popen([word.format(port=self.port) for word in argv], env=env, stdin=subprocess.DEVNULL,
-                                          stdout=file, stderr=file, start_new_session=True)
+            self.child = subprocess.Popen([word.format(port=self.port) for word in argv], env=env,
+                                          stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                                          start_new_session=True)
         try:
             self.await_answer(first_path, time.monotonic() + START_TIMEOUT_S)
         except BaseException:
@@ -63,7 +65,8 @@ class Server:
         """A connection, kept alive while the server allows it."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_TIMEOUT_S)
 
-    def request(self, method: str, path: str, body: Any = None, headers: Optional[Dict[str, str]] = None,
+    def request(self, method: str, path: str, body: Any = None,
+                headers: Optional[Dict[str, str]] = None,
                 connection: Optional[http.client.HTTPConnection] = None) -> bytes:
         """The body of an answer, which must be a success."""
         used = connection or self.connect()
@@ -73,7 +76,8 @@ class Server:
         if used is not connection:
             used.close()
         if answer.status // 100 != 2:
-            raise RuntimeError("%s %s: %d %s" % (method, path, answer.status, said[:300].decode("utf-8", "replace")))
+            raise RuntimeError("%s %s: %d %s" % (method, path, answer.status,
+                                                 said[:300].decode("utf-8", "replace")))
         return said
 
     def processes(self) -> Iterator[str]:
@@ -86,7 +90,7 @@ class Server:
                 continue
 
     def memory(self, line: str = "VmRSS") -> float:
-        """What its processes have in memory, MB; with VmHWM, what they had at most since forget_peak()."""
+        """What its processes have in memory, MB; with VmHWM, at most since forget_peak()."""
         found = 0
         for folder in self.processes():
             with open(folder + "/status") as file:
@@ -117,7 +121,8 @@ def wrk(server: Server, path: str, connections: int, seconds: int, folder: str) 
     argv = ["wrk", "-t1", "-c%d" % connections, "-d%ds" % seconds, "--timeout", "10s", "-s", script]
     for header in HEADERS.items():
         argv += ["-H", "%s: %s" % header]
-    said = subprocess.run(argv + ["http://127.0.0.1:%d%s" % (server.port, path)], check=True, stdout=subprocess.PIPE).stdout
+    said = subprocess.run(argv + ["http://127.0.0.1:%d%s" % (server.port, path)], check=True,
+                          stdout=subprocess.PIPE).stdout
     found = json.loads(said.decode().strip().split("\n")[-1])
     if found.pop("failed"):
         raise RuntimeError("requests of %s failed: %s" % (path, said.decode()))
@@ -125,11 +130,12 @@ def wrk(server: Server, path: str, connections: int, seconds: int, folder: str) 
 
 
 def post_jobs(server: Server, folder: str, count: int) -> float:
-    """Jobs accepted per second by the backend of a folder, from one client; waits, unmeasured, until they have ended."""
+    """Jobs accepted per second by the backend of a folder, from one client; waits for their end."""
     connection = server.connect()
     path, body = "/v1/jobs?backend=" + os.path.basename(folder), json.dumps({"script": "true"})
     begun = time.perf_counter()
-    answers = [server.request("POST", path, body, {"Content-Type": "application/json"}, connection) for _ in range(count)]
+    answers = [server.request("POST", path, body, {"Content-Type": "application/json"}, connection)
+               for _ in range(count)]
     rate = count / (time.perf_counter() - begun)
     connection.close()
     jobs = [os.path.join(folder, json.loads(answer.decode())) for answer in answers]
@@ -143,8 +149,9 @@ def upload(server: Server, path: str, name: str, megabytes: int) -> float:
             "Content-Type: application/octet-stream\r\n\r\n" % (BOUNDARY, name)).encode()
     tail = ("\r\n--%s--\r\n" % BOUNDARY).encode()
     begun = time.perf_counter()
-    server.request("POST", path, iter([head] + [MB] * megabytes + [tail]), {
-        "Content-Type": "multipart/form-data; boundary=" + BOUNDARY, "Content-Length": str(len(head) + len(MB) * megabytes + len(tail))})
+    server.request("POST", path, iter([head] + [MB] * megabytes + [tail]),
+                   {"Content-Type": "multipart/form-data; boundary=" + BOUNDARY,
+                    "Content-Length": str(len(head) + len(MB) * megabytes + len(tail))})
     return time.perf_counter() - begun
 
 

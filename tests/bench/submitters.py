@@ -1,9 +1,9 @@
-"""Submit jobs that run `true` through one library, and say at which pace; runs in that library's environment.
+"""Submit jobs that run `true` through one library, in its environment, and say at which pace.
 
     python submitters.py LIBRARY FOLDER JOBS SINGLES RESULT
 
-Writes {"rate": jobs/s, "latency_ms": [...]} to RESULT: JOBS one after the other from this one process; then SINGLES jobs,
-each until its end is known.
+Writes {"rate": jobs/s, "latency_ms": [...]} to RESULT: JOBS one after the other from this one
+process; then SINGLES jobs, each until its end is known.
 """
 import asyncio
 import json

@@ -8,7 +8,7 @@ COMPARE = {"<=": operator.le, ">=": operator.ge}  # type: Dict[str, Callable[[An
 
 
 class Row(NamedTuple):
-    """One comparison.  A goal is `<= 1 x` for the ratio, ours / theirs, or has the row's unit: `<= 1000 ms`."""
+    """One comparison.  A goal is `<= 1 x` for the ratio, ours / theirs, or in the row's unit."""
     what: str
     unit: str
     ours: Optional[float]
@@ -32,14 +32,16 @@ class Row(NamedTuple):
         """The texts of HEAD's columns."""
         theirs = short(self.theirs, self.unit) if self.peer else ""
         ratio = short(self.ratio(), "x") if self.ratio() is not None else ""
-        return (self.what, short(self.ours, self.unit), self.peer, theirs, ratio, self.goal, self.met())
+        return (self.what, short(self.ours, self.unit), self.peer, theirs, ratio,
+                self.goal, self.met())
 
 
 def short(value: Optional[float], unit: str) -> str:
     """A number with about three digits, and its unit."""
     if value is None:
         return "-"
-    form = next((form for form, least in ((",.0f", 100), (".1f", 10), (".2f", 0.1)) if value >= least), ".2g")
+    form = next((form for form, least in ((",.0f", 100), (".1f", 10), (".2f", 0.1))
+                 if value >= least), ".2g")
     form = ",d" if isinstance(value, int) else form
     return "{} {}".format(format(value, form), unit).rstrip()
 
@@ -48,11 +50,16 @@ def as_text(rows: Sequence[Row]) -> str:
     """The rows for a terminal."""
     table = [HEAD] + [row.cells() for row in rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(HEAD))]
-    return "\n".join("  ".join(cell.rjust(widths[column]) if column in TO_THE_RIGHT else cell.ljust(widths[column])
-                               for column, cell in enumerate(line)).rstrip() for line in table)
+    def padded(column: int, cell: str) -> str:
+        width = widths[column]
+        return cell.rjust(width) if column in TO_THE_RIGHT else cell.ljust(width)
+
+    return "\n".join("  ".join(padded(column, cell) for column, cell in enumerate(line)).rstrip()
+                     for line in table)
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     rule = ["--:" if column in TO_THE_RIGHT else "---" for column in range(len(HEAD))]
-    return "\n".join("| %s |" % " | ".join(line) for line in [HEAD, rule] + [row.cells() for row in rows])
+    return "\n".join("| %s |" % " | ".join(line)
+                     for line in [HEAD, rule] + [row.cells() for row in rows])
