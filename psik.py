@@ -1,35 +1,40 @@
 #!/usr/bin/env python3
 """psik.py: submit, follow and keep track of batch jobs, from one file and nothing but Python.
 
-    python3 psik.py run spec.json       run what the JSON spec (or a #! script) says; print the job's id
-    python3 psik.py ls                  the jobs, newest first
-    python3 psik.py serve               the REST API and a page, on a socket for you alone
-    python3 psik.py --help              every command
+    python3 psik.py run spec.json       run the job of a JSON spec (or a #! script); print its id
+    python3 psik.py ls                  list the jobs, newest first
+    python3 psik.py serve               serve the REST API and a page, on a socket for you alone
+    python3 psik.py --help              list every command
 
 The job tree, all of it readable with cat:
 
-    prefix/                 of the config; without one ~/.local/share/psik
-      .psik/                copies of psik.py by their hash, for the jobs that need them
-      .tokens/              the key that signs the server's tokens, and the ids of those revoked
+    prefix/                 named in the config; by default ~/.local/share/psik
+      .psik/                copies of psik.py, each named by its hash, for the jobs that need them
+      .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       <backend>/            the backend's name in the config
-        .poll.json          what its scheduler said last, and when; .poll-HOST.json where only that host can ask it
-        .outbox/            callbacks that are not delivered yet, a file each; dead/ holds those given up
-        .keys/              idempotency keys of a day
+        .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
+                            that only this host can get
+        .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up
+        .keys/              the Idempotency-Keys of the last day
         <jobid>/            seconds since the epoch, three decimals
-          spec.json         the JobSpec; mode 0600, for it can hold secrets
+          spec.json         the JobSpec; mode 0600, because it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
-          scripts/          submit job cancel poll run psik supervise; callback.json where there is a callback;
+          scripts/          submit job cancel poll run psik supervise;
+                            callback.json if the job has a callback;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
-          log/              stdout.N stderr.N of step N; submit.N: what submitting said; reason.N: why it failed;
-                            host.N: the one host that knows its native id; claim.N: which submission runs it, and
-                            where; alive.N: locked while anything of it lives; cancel.N: it is to end;
-                            callbacks: time,jobndx,state,delivery,row,attempts,answer of each that was delivered
-          access.json       owner and shares, where it came through the REST API
+          log/              stdout.N stderr.N of step N; submit.N: stderr of its submission;
+                            reason.N: why it failed; host.N: the one host that knows its native id;
+                            claim.N: which submission runs it, and where;
+                            alive.N: locked while any of its processes lives;
+                            cancel.N: a request to end it;
+                            callbacks: time,jobndx,state,delivery,row,attempts,answer of each event
+                            that was delivered
+          access.json       owner and shares of a job that was made through the REST API
 
 A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.
 
-Contents, each section using only what stands above it:
+Contents; each section uses only what stands above it:
 
      1. Constants
      2. Errors
@@ -53,13 +58,15 @@ Contents, each section using only what stands above it:
     20. Command line
     21. Embedded templates
 
-Not a stable interface: what __all__ leaves out.
+The stable interface is what __all__ lists.
 """
-# Modules that cost start-up time (argparse, subprocess, shutil, difflib) are imported where they are used:
-# the call inside a job should not pay for them.
+# Modules that cost start-up time (argparse, subprocess, shutil, difflib) are imported where they
+# are used: the call inside a job should not pay for them.
 import sys
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-    BESIDE = sys.path.pop(0)  # the folder of this file, or where one stands: whoever can write there would be imported
+    # This file's folder, or the current one: whoever can write there could plant a module, say
+    # json.py, and we would import it.
+    BESIDE = sys.path.pop(0)
 import errno
 import fcntl
 import json
@@ -94,7 +101,7 @@ from typing import TypeVar
 from typing import Union
 
 STANDARD = os.path.dirname(os.__file__)
-sys.path.insert(0, STANDARD)  # a backport of dataclasses that lies beside psik.py is for Python 3.6 alone
+sys.path.insert(0, STANDARD)  # the backport dataclasses.py beside psik.py is for Python 3.6 alone
 if sys.version_info < (3, 7) and __name__ == "__main__" and not sys.flags.isolated:
     sys.path.append(BESIDE)
 try:
@@ -103,7 +110,8 @@ try:
     from dataclasses import fields
     from dataclasses import replace
 except ImportError:  # Python 3.6 lacks it
-    message = "psik.py: on Python 3.6 put the one-file backport dataclasses.py beside psik.py, or use Python 3.7 or newer"
+    message = ("psik.py: on Python 3.6 put the one-file backport dataclasses.py beside psik.py, "
+               "or use Python 3.7 or newer")
     if __name__ == "__main__":
         sys.exit(message)
     raise ImportError(message)
@@ -112,89 +120,95 @@ finally:
 
 __all__ = [
     "JobManager", "Job", "AsyncPath",
-    "JobState", "ResourceSpec", "BackendConfig", "JobAttributes", "JobSpec", "Callback", "Config", "Backend",
-    "PsikError", "InvalidError", "NotFoundError", "ForbiddenError", "ConflictError", "BackendError", "Fault",
-    "InvalidJobException", "SubmitException",
+    "JobState", "ResourceSpec", "BackendConfig", "JobAttributes", "JobSpec", "Callback", "Config",
+    "Backend",
+    "PsikError", "InvalidError", "NotFoundError", "ForbiddenError", "ConflictError", "BackendError",
+    "Fault", "InvalidJobException", "SubmitException",
     "JobDir", "Row", "Summary", "load_config", "load_spec", "from_json", "to_json", "backends_of",
-    "create", "submit", "reached", "find_job", "list_jobs", "find_log", "logs", "wait", "watch", "exit_status",
-    "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
+    "create", "submit", "reached", "find_job", "list_jobs", "find_log", "logs", "wait", "watch",
+    "exit_status", "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
     "sign_message", "verify_signature", "web", "main",
 ]
 __version__ = "1.1.0"
-FILE = str(globals().get("__file__", ""))           # no file where the program is read from stdin
-CODE = None if os.path.isfile(FILE) else sys._getframe().f_code  # so that a job can call it all the same
+# A program that is read from stdin has no file; its jobs get a copy of the compiled code instead.
+FILE = str(globals().get("__file__", ""))
+CODE = None if os.path.isfile(FILE) else sys._getframe().f_code
 
 
 # ------------------------------------------------------------------------------------------ 1. Constants
 
-JOBID = re.compile(r"[0-9]+(\.[0-9]+)?")            # matched whole, before an id from outside touches a path
-BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # begins with a letter, so never looks like a job id
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")        # what a one-line field may not hold
-SURROGATE = re.compile("[\ud800-\udfff]")           # half a character: no file could hold it
-ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),(new|queued|active|completed|failed|canceled),([^,\s]*)$")
-NATIVE_ID = re.compile(r"[^\s,]+")                  # what submit prints; a comma or blank would break status.csv
-SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and in sh
+JOBID = re.compile(r"[0-9]+(\.[0-9]+)?")      # matched whole before an id becomes part of a path
+BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # the first letter sets it off from a job id
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # not allowed in one-line fields
+SURROGATE = re.compile("[\ud800-\udfff]")     # half a character, which no UTF-8 file can hold
+ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),"
+                 r"(new|queued|active|completed|failed|canceled),([^,\s]*)$")
+NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
+SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
-JOB_SCRIPTS = ("submit", "job", "cancel", "poll")   # made from the backend's templates; poll may be missing
-OUR_SCRIPTS = ("psik", "supervise")                 # the same for every backend
-MAX_ANSWER_HEAD = 65536                             # bytes, of what a callback's receiver answers
-STALE_S = 3600                                      # a directory without a job is swept when older than this
-PROBE_TIMEOUT_S = 5                                 # for asking a program called rc whether it is rc
-POLL_TIMEOUT_S = 15                                 # for a scheduler's answer when somebody waits for a listing
-WANTED_S = 600                                      # others' steps are asked for too while somebody wanted them of late
-EXPLAIN_S = 300                                     # a scheduler forgets a job after about so long
-CANCEL_TIMEOUT_S = 60                               # for a scheduler's answer when a job is ended, or removed
-ASKED_S = 86400                                     # a canceled job is not removed unasked before it is so old
-END_WAIT_S = 120                                    # for a scheduler to end what it was told to
-MAX_COUNT = 2 ** 31 - 1
-MAX_STEP = 10 ** 9 - 1                              # what ROW takes
-MAX_INFO = 200                                      # characters
-BLOCK = 262144                                      # bytes, of what is read or sent at once
-MAX_HEAD = 32768                                    # bytes, of a request's head
-MAX_HEADERS = 100
-MAX_PARTING = 64                                    # connections that were turned away and are not closed yet
-MAX_PARTS = 1000                                    # of a form
-MAX_TOKEN = 4096                                    # characters
-MAX_PARENTS = 8                                     # tokens that a token was got with, one after the other
-MAX_KEY = 255                                       # characters of an Idempotency-Key
-MAX_KEYS = 10000                                    # that a backend remembers
-BEAT_S = 2                                          # a stream says that it is there, and looks whether it still may
-MAX_FAULTS = 100                                    # that are looked for in one document
-MAX_SHARES = 65536                                  # bytes, of what a request says of who may use a job
-MAX_CALLBACK = 65536                                # bytes, of what a job elsewhere tells
-MAX_CHUNK_LINE = 1024                               # bytes
-MAX_SMALL_CHUNKS = 10000                            # of a body; of more, each has 16 bytes on the average
-MAX_TEXTS = 1000                                    # files whose text a process remembers
-MAX_TYPED = 65536                                   # characters of JSON, in which slips of the hand are forgiven
-MAX_JSON = 16 * 1024 * 1024                         # bytes, of a body that is read whole
-HEAD_TIMEOUT_S = 10                                 # from a head's first byte to its last
-IDLE_TIMEOUT_S = 75                                 # between two requests on a connection
-BODY_TIMEOUT_S = 30                                 # from one piece of a body to the next
-BODY_RATE = 1000                                    # bytes in a second, that a body has to come with at the least
-SEND_TIMEOUT_S = 60                                 # for a client to take what it asked for
-CROWD_S = 1                                         # that a connection has, where its peer has too many
-LINGER_S = 2                                        # for a client to notice that its body is not wanted
-STOP_GRACE_S = 30                                   # for the requests in hand when a server is stopped
-LOOK_S = 0.25                                       # between two looks at what somebody follows
-BACKLOG = 1024                                      # connections that wait to be accepted
-MAX_NEWS = 2000                                     # transitions that a server remembers
-KEY_LIFE_S = 86400                                  # an Idempotency-Key is remembered so long
-PASSING = ".psik-upload-"                           # what a file is called until it is there whole
+JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
+OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
+MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
+STALE_S = 3600                 # a directory that never became a job is swept when older than this
+PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
+POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
+WANTED_S = 600                 # a poll covers the steps that any process wanted this recently
+EXPLAIN_S = 300                # about when a scheduler forgets an ended job (Slurm's MinJobAge)
+CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
+ASKED_S = 86400                # a canceled job older than this is removed even if its scheduler
+                               # cannot be asked whether it has ended
+END_WAIT_S = 120               # for a scheduler to end a canceled job
+MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
+MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
+MAX_INFO = 200                 # characters of a row's info
+BLOCK = 262144                 # bytes read or sent at once
+MAX_HEAD = 32768               # bytes of a request's head
+MAX_HEADERS = 100              # lines
+MAX_PARTING = 64               # connections that were turned away and are not closed yet
+MAX_PARTS = 1000               # of a multipart form
+MAX_TOKEN = 4096               # characters
+MAX_PARENTS = 8                # in a chain of tokens, each issued to the bearer of the one before
+MAX_KEY = 255                  # characters of an Idempotency-Key
+MAX_KEYS = 10000               # Idempotency-Keys that a backend remembers
+BEAT_S = 2                     # between checks that an event stream is still read and admitted
+MAX_FAULTS = 100               # about so many are reported of one document
+MAX_SHARES = 65536             # bytes of a request that sets the shares of a job
+MAX_CALLBACK = 65536           # bytes of a callback from a job elsewhere
+MAX_CHUNK_LINE = 1024          # bytes
+MAX_SMALL_CHUNKS = 10000       # of a body; if it has more, they must average 16 bytes
+MAX_TEXTS = 1000               # files whose text a process caches
+MAX_TYPED = 65536              # characters; longer JSON was not typed, so no slip is forgiven
+MAX_JSON = 16 * 1024 * 1024    # bytes of a body that is read whole
+HEAD_TIMEOUT_S = 10            # from a head's first byte to its last; for a TLS handshake
+IDLE_TIMEOUT_S = 75            # between two requests on a connection
+BODY_TIMEOUT_S = 30            # from one piece of a body to the next
+BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
+SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
+CROWD_S = 1                    # a connection this young is not ended for a newer one of its peer
+LINGER_S = 2                   # for a client to stop sending and read why its request was refused
+STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
+LOOK_S = 0.25                  # between two looks at a job that somebody follows
+BACKLOG = 1024                 # connections waiting to be accepted
+MAX_NEWS = 2000                # transitions that a server remembers
+KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
+PASSING = ".psik-upload-"      # begins the name of an upload until it is complete
 TOKEN_ISSUER = "psik"
-CLOCK_SKEW_S = 60                                   # by which the clocks of two hosts may differ
-SHELL_WORDS = "\x01"                                # what rc puts between the words of an exported list
+CLOCK_SKEW_S = 60              # by how much the clocks of two hosts may differ
+SHELL_WORDS = "\x01"           # separates the words of a list that rc exports
 
-# What a job that does not inherit its environment is left with: who and where one is, and what the
-# schedulers' own programs need to find their servers.
-BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "SLURM_CONF", "LSF_ENVDIR",
-                     "LSF_SERVERDIR", "LSF_BINDIR", "LSF_LIBDIR", "EGO_TOP", "EGO_CONFDIR")
+# The variables of a job that does not inherit its environment: who and where the user is, and what
+# the schedulers' own programs need to find their servers.
+BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG",
+                     "SLURM_CONF", "LSF_ENVDIR", "LSF_SERVERDIR", "LSF_BINDIR", "LSF_LIBDIR",
+                     "EGO_TOP", "EGO_CONFDIR")
 
-# What a process remembers, besides what @lru_cache keeps: nothing else at module level changes.
-WARNED: Set[str] = set()                            # the warnings that were printed
-PROBED: Dict[str, str] = {}                         # {a command: the first line that it printed}
-TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # {path: (its inode, mtime in ns, size), its text}
-LISTED: Dict[str, Tuple[int, List[str]]] = {}       # {folder: its mtime in ns, its job ids, newest first}
-OPENED: Set[str] = set()                            # jobs that others could write, and that were not run since
+# The only state at module level that changes, besides the caches of @lru_cache.
+WARNED: Set[str] = set()                       # the warnings that were printed
+PROBED: Dict[str, str] = {}                    # {command: the first line that it printed}
+TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # {path: ((inode, mtime ns, size), text)}
+LISTED: Dict[str, Tuple[int, List[str]]] = {}  # {folder: (mtime ns, job ids, newest first)}
+OPENED: Set[str] = set()                       # jobs that others could write to, until a run of
+                                               # their scripts has been refused once
 
 Json = Any
 ExitStatus = int
@@ -206,7 +220,7 @@ M = TypeVar("M", bound="Model")
 # --------------------------------------------------------------------------------------------- 2. Errors
 
 class Fault(NamedTuple):
-    """One thing wrong with what was given: where (`resources.duration`, or '') and what."""
+    """One fault of a document: its place (`resources.duration`, or '') and what is wrong there."""
     path: str
     message: str
 
@@ -215,9 +229,11 @@ class Fault(NamedTuple):
 
 
 class PsikError(Exception):
-    """A failure that the user can act on; main() prints it and exits with its exit_status, the server answers http_status.
+    """A failure that the user can act on.
 
-    faults says every thing that is wrong, source where it was read (a file, or ''); path and message are the first fault's.
+    main() prints it and exits with exit_status; the server answers with http_status.  faults lists
+    everything that is wrong; source is the file it was read from, or ''; path and message are those
+    of the first fault.
     """
     exit_status, http_status = 1, 500
 
@@ -230,7 +246,7 @@ class PsikError(Exception):
 
 
 class InvalidError(PsikError):
-    """A spec, config, argument or request that does not hold."""
+    """A spec, config, argument or request is invalid."""
     exit_status, http_status = 2, 400
 
 
@@ -240,7 +256,7 @@ class NotFoundError(PsikError):
 
 
 class ForbiddenError(PsikError):
-    """What was asked for is not for the one who asks, or not signed."""
+    """The caller may not do this, a signature is wrong, or a file could be somebody else's work."""
     exit_status, http_status = 6, 403
 
 
@@ -250,69 +266,75 @@ class BackendError(PsikError):
 
 
 class ConflictError(PsikError):
-    """What was asked for does not go with the state that the job is in."""
+    """The request does not fit the state that the job is in."""
     exit_status, http_status = 5, 409
 
 
 # ---------------------------------------------------------------------------------------------- 3. Tools
 
 def write_log(text: str) -> None:
-    """Write to stderr; where nobody reads that any more, the work goes on."""
+    """Write to stderr; if nobody reads that any more, the work goes on."""
     with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def complain(text: str) -> None:
-    """Say one line of talk on stderr; stdout is for results."""
+    """Print a message of one line to stderr; stdout is for results."""
     write_log("psik: %s\n" % text)
 
 
 def called() -> str:
-    """What the user called this program, for a line to type: psik where `install` put it so, else psik.py."""
+    """The program's name in a command to type: `psik...` as `install` names it, else psik.py."""
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     return name if re.fullmatch("psik[0-9A-Za-z._-]*", name) else "psik.py"
 
 
 def complain_once(text: str) -> None:
-    """As complain(), the first time that this process says so; `wait` and a server look again and again."""
+    """Like complain(), but once per process and text: `wait` and a server look again and again."""
     if text not in WARNED:
         WARNED.add(text)
         complain(text)
 
 
 def shown(value: Any) -> str:
-    """A value as a message may show it, which is not whole where it is long."""
+    """repr(value), cut to 100 characters."""
     text = repr(value[:100] if isinstance(value, (str, bytes, list, tuple)) else value)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 def strict_pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    """A JSON object, which names each of its keys once; ValueError otherwise."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """The dict of a JSON object; ValueError if a key is given twice."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = sorted(name for name, _ in pairs)
-        raise ValueError("%s is given twice" % shown(next(name for name, after in zip(names, names[1:]) if name == after)))
-    return found
+        twice = next(name for name, after in zip(names, names[1:]) if name == after)
+        raise ValueError("%s is given twice" % shown(twice))
+    return values
 
 
 def refuse_constant(name: str) -> None:
-    """JSON has no NaN and no Infinity, though Python's reader would take them."""
+    """Raise ValueError: JSON has no NaN and no Infinity, though Python's reader accepts them."""
     raise ValueError("%s is not JSON" % name)
 
 
 def without_comma(text: str, position: int) -> str:
-    """A JSON text that fails at this position, less the comma before a closing bracket there, where that is the fault."""
-    head = text[:position + (text[position:position + 1] == ",")].rstrip()  # Python 3.13 names the comma, others what follows
+    """Take out the comma before a closing bracket, if it is the fault of this JSON text.
+
+    position is that of the fault; a text with another fault is returned unchanged.
+    """
+    # Python 3.13 gives the position of the comma, earlier versions that of what follows it.
+    head = text[:position + (text[position:position + 1] == ",")].rstrip()
     rest = text[len(head):]
-    slip = head.endswith(",") and rest.lstrip()[:1] in ("]", "}") and head[:-1].rstrip()[-1:] not in ("[", "{", ",")
-    return head[:-1] + rest if slip else text
+    is_last = head.endswith(",") and rest.lstrip()[:1] in ("]", "}")
+    is_slip = is_last and head[:-1].rstrip()[-1:] not in ("[", "{", ",")
+    return head[:-1] + rest if is_slip else text
 
 
 def load_json(text: str) -> Json:
-    """The value of a JSON text; a comma before a closing bracket is forgiven, in a text that somebody may have typed.
+    """The value of a JSON text; ValueError or RecursionError if it is invalid.
 
-    ValueError, or RecursionError, where it is none.
+    A comma before a closing bracket is forgiven in a text that is short enough to have been typed.
     """
     slips = 100 if len(text) <= MAX_TYPED else 0
     while True:
@@ -326,13 +348,14 @@ def load_json(text: str) -> Json:
 
 
 def parse_json(text: str, source: str) -> Json:
-    """The value of a JSON text, as load_json(); InvalidError names source, line and column."""
+    """Like load_json(); InvalidError names source, line and column of a fault."""
     try:
         return load_json(text)
     except json.JSONDecodeError as err:
-        where = "%s:%d:%d" % (source, err.lineno, err.colno)
+        place = "%s:%d:%d" % (source, err.lineno, err.colno)
         hint = "" if text.lstrip()[:1] in ("{", "[", '"') else "; a script begins with #!"
-        raise InvalidError("not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty", where) from None
+        message = "not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty"
+        raise InvalidError(message, place) from None
     except RecursionError:
         raise InvalidError("nested too deeply", source) from None
     except ValueError as err:
@@ -340,7 +363,7 @@ def parse_json(text: str, source: str) -> Json:
 
 
 def read_text(path: str) -> str:
-    """A file's text, UTF-8; InvalidError where it cannot be read."""
+    """The text of a UTF-8 file; InvalidError if it cannot be read."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
@@ -351,7 +374,10 @@ def read_text(path: str) -> str:
 
 
 def write_file(path: str, text: str, mode: int = 0o600, durable: bool = False) -> None:
-    """Make a file of this text and mode, whatever the umask."""
+    """Make a file with this text and mode, whatever the umask.
+
+    durable: return when the text is on the disk.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with open(fd, "w", encoding="utf-8", newline="") as file:
         os.fchmod(fd, mode)
@@ -362,7 +388,10 @@ def write_file(path: str, text: str, mode: int = 0o600, durable: bool = False) -
 
 
 def replace_file(path: str, text: str, durable: bool = False) -> None:
-    """Make or replace a file in one step; a reader sees the old or the new.  A durable one is on the disk then."""
+    """Make or replace a file in one step, so that a reader sees the old text or the new one.
+
+    durable: the text is on the disk before it takes the file's name.
+    """
     passing = "%s.%s" % (path, os.urandom(6).hex())
     try:
         write_file(passing, text, durable=durable)
@@ -374,20 +403,23 @@ def replace_file(path: str, text: str, durable: bool = False) -> None:
 
 
 def paths_in(folder: str) -> List[str]:
-    """The paths of what lies in a folder; none where there is no such folder."""
+    """The paths of a folder's entries; [] if there is no such folder."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [entry.path for entry in os.scandir(folder)]
     return []
 
 
 def read_or_empty(path: str) -> str:
-    """A text file's content, or '' where there is none; what is not UTF-8 shows as `?`-marks."""
+    """A file's text, '' if it cannot be read; bytes that are not UTF-8 become U+FFFD."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that a FIFO holds nobody up; os.open costs a third of what open() costs, and a listing does this for every job
+        # O_NONBLOCK, because a FIFO without a writer would hold us up.  os.open() costs a third of
+        # open(), and a listing does this for every job.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return ""
     try:
-        return b"".join(iter(lambda: os.read(fd, 65536), b"")).decode("utf-8", "replace")  # /proc gives little at a time
+        blocks = iter(lambda: os.read(fd, 65536), b"")  # several, for /proc gives little at a time
+        return b"".join(blocks).decode("utf-8", "replace")
     except OSError:
         return ""
     finally:
@@ -395,19 +427,22 @@ def read_or_empty(path: str) -> str:
 
 
 def make_folder(path: str) -> None:
-    """Make a directory for us alone, and so each one above it that is missing; os.makedirs would do so for the last only."""
+    """Make a directory of mode 0700, and each missing one above it likewise.
+
+    os.makedirs() gives the mode to the last one only.
+    """
     path, missing = os.path.abspath(path), []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
     for folder in reversed(missing):
-        with suppress(FileExistsError):  # another process was first; a file that is there fails at the next step
+        with suppress(FileExistsError):  # another process was first; a file fails at the next use
             os.mkdir(folder, 0o700)
 
 
 @contextmanager
 def closing_fd(fd: int) -> Iterator[int]:
-    """A descriptor that is closed in the end."""
+    """Close a descriptor at the end of the block."""
     try:
         yield fd
     finally:
@@ -415,28 +450,34 @@ def closing_fd(fd: int) -> Iterator[int]:
 
 
 def open_up(path: str) -> None:
-    """Give us all permissions for a directory; never for what a link leads to, though one takes its place meanwhile."""
+    """Give us all permissions for a directory, but never for what a symbolic link leads to.
+
+    The change goes through a descriptor, because a link may take the directory's place meanwhile.
+    """
     fd = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW)
     with closing_fd(fd):
         os.chmod("/proc/self/fd/%d" % fd, 0o700)
 
 
 def read_unless_known(path: str) -> str:
-    """As read_or_empty(), for a file that is asked for again and again: it is read only when it has changed."""
+    """Like read_or_empty(), for a file that is needed often: read again only if it has changed."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ""
-    mark = found.st_ino, found.st_mtime_ns, found.st_size
+    version = status.st_ino, status.st_mtime_ns, status.st_size
     if len(TEXTS) > MAX_TEXTS:
         TEXTS.clear()
-    if TEXTS.get(path, ((0, 0, 0), ""))[0] != mark:
-        TEXTS[path] = mark, read_or_empty(path)
+    if TEXTS.get(path, ((0, 0, 0), ""))[0] != version:
+        TEXTS[path] = version, read_or_empty(path)
     return TEXTS[path][1]
 
 
 def delete_tree(path: str) -> None:
-    """Remove a directory, also where the job took the permissions off its parts; of a link, the link alone."""
+    """Remove a directory, even if the job took permissions from parts of it; of a link, the link.
+
+    PsikError if something of it remains.
+    """
     import shutil
     if os.path.islink(path):
         os.unlink(path)
@@ -447,15 +488,15 @@ def delete_tree(path: str) -> None:
                 open_up(os.path.join(folder, name))
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
-        raise PsikError("%s could not be removed whole; something may still write to it" % path)
+        raise PsikError("%s could not be removed whole: something may still write to it" % path)
 
 
 @contextmanager
 def locked(fd: int, patient: bool = True) -> Iterator[None]:
     """Hold the exclusive flock(2) of an open file, the one that flock(1) takes in the job scripts.
 
-    Where the file system has no locks the block runs without one: one short O_APPEND write must do.  Unless patient,
-    BlockingIOError where somebody else holds it.
+    On a file system without locks the block runs without one: then it has to be enough that one
+    short O_APPEND write does not tear.  Unless patient, BlockingIOError if somebody else holds it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -472,18 +513,20 @@ def locked(fd: int, patient: bool = True) -> Iterator[None]:
 
 
 def find_program(name: str) -> Optional[str]:
-    """The path of a program, as a shell would find it (shutil.which, without its 8 ms)."""
+    """The path of a program as a shell finds it, or None: shutil.which() without its import."""
     folders = [""] if os.sep in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = (os.path.join(folder, name) for folder in folders)
-    return next((os.path.abspath(path) for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), None)
+    programs = (path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK))
+    return next((os.path.abspath(path) for path in programs), None)
 
 
-# Whose files: who can write what we run, or read for its meaning, can act as us.  So it must be ours, or root's, and
-# others may not write it, as ssh has it for its own.
+# Ownership of files.  Whoever can write to a file that we run, or whose content we act on, can act
+# as us.  So such a file must be ours or root's, and nobody else may write to it; ssh demands the
+# same of its own files.
 
 @lru_cache(maxsize=None)
 def is_ours_alone(gid: int) -> bool:
-    """Whether a group has no member but us: the one that bears our name, which Linux makes for each user."""
+    """Whether a group has no member but us: the one of our name that Linux makes for each user."""
     import grp
     import pwd
     try:
@@ -494,31 +537,34 @@ def is_ours_alone(gid: int) -> bool:
     return group.gr_name == name and set(members) <= {name}
 
 
-def others_may_write(found: os.stat_result) -> bool:
-    """Whether somebody besides the owner may write here; a sticky directory is one where others can add."""
-    return bool(found.st_mode & 0o002) or bool(found.st_mode & 0o020 and not is_ours_alone(found.st_gid))
+def others_may_write(status: os.stat_result) -> bool:
+    """Whether anybody but the owner may write here, a sticky directory included: others can add."""
+    if status.st_mode & 0o002:
+        return True
+    return bool(status.st_mode & 0o020) and not is_ours_alone(status.st_gid)
 
 
-def is_foreign(found: os.stat_result) -> bool:
-    """Whether it is neither ours nor root's."""
-    return found.st_uid not in (os.geteuid(), 0)
+def is_foreign(status: os.stat_result) -> bool:
+    """Whether a file is neither ours nor root's."""
+    return status.st_uid not in (os.geteuid(), 0)
 
 
 def close_to_others(path: str) -> bool:
-    """Take from others the permission to write what is ours; whether they had it."""
-    found = os.lstat(path)
-    if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode) or not others_may_write(found):
+    """Take write permission for a file of ours from others; True if they had it, and lost it."""
+    status = os.lstat(path)
+    is_ours = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
+    if not is_ours or not others_may_write(status):
         return False
     try:
-        os.chmod(path, stat.S_IMODE(found.st_mode) & ~0o022)
+        os.chmod(path, stat.S_IMODE(status.st_mode) & ~0o022)
     except OSError as err:
-        if err.errno != errno.EROFS:  # where nobody can write now
+        if err.errno != errno.EROFS:  # on a read-only file system nobody can write now
             raise
-    return not found.st_mode & 0o022 & os.lstat(path).st_mode
+    return not status.st_mode & 0o022 & os.lstat(path).st_mode  # some file systems keep the mode
 
 
 def name_of_user(uid: int) -> str:
-    """The name of a user, or the uid where there is none."""
+    """The name of a user, or the uid if it has none."""
     import pwd
     with suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
@@ -526,28 +572,29 @@ def name_of_user(uid: int) -> str:
 
 
 class Guarded:
-    """A path that others could have put there or changed: it is checked before it is read or run.
+    """A path that others could have made or changed; it is checked before it is read or run.
 
-    instead says what the user can do where it is somebody else's.  to_run: it is a program.
+    instead: what the user can do if it is somebody else's.  to_run: it is a program.
     """
 
     def __init__(self, path: str, instead: str = "", to_run: bool = False) -> None:
         self.path, self.instead, self.to_run = path, instead, to_run
 
     def refuse_owner(self, uid: int) -> None:
-        """ForbiddenError, because it is this user's."""
+        """Raise ForbiddenError: the path belongs to this user."""
         raise ForbiddenError(
-            '%s belongs to %s, so it is not read: %s (or "check_owner": false in the config, where a '
-            "file system does not know owners)" % (self.path, name_of_user(uid), self.instead))
+            '%s belongs to %s, so it is not read: %s (or set "check_owner": false in the config, '
+            "if the file system does not know owners)"
+            % (self.path, name_of_user(uid), self.instead))
 
-    def close(self, found: os.stat_result) -> None:
-        """Take from others the permission to write to what is ours, and say so.
+    def close(self, status: os.stat_result) -> None:
+        """Take write permission from others and report it; status is that of the path.
 
-        ForbiddenError where it is root's, or a folder for everybody.  A program is refused this
-        once too: others may have changed it before.
+        ForbiddenError if the path is root's, or a sticky folder for everybody like /tmp.  A program
+        is refused too, this once: others may have changed it before.
         """
-        ours, open_to_others = found.st_uid == os.geteuid(), others_may_write(found)
-        if open_to_others and (not ours or found.st_mode & stat.S_ISVTX):
+        ours, open_to_others = status.st_uid == os.geteuid(), others_may_write(status)
+        if open_to_others and (not ours or status.st_mode & stat.S_ISVTX):
             raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s"
                                  % (self.path, self.path))
         if close_to_others(os.path.realpath(self.path)):
@@ -556,85 +603,89 @@ class Guarded:
                 raise ForbiddenError(text + ": look at what it holds, and try again")
             complain_once(text)
         elif ours and open_to_others:
-            complain_once('others can write to %s, and its file system keeps it so; "check_owner": '
-                          "false in the config says that this is meant" % self.path)
+            complain_once("others can write to %s, and its file system keeps it so; if that is "
+                          'meant, set "check_owner": false in the config' % self.path)
 
     def check_ours(self) -> None:
-        """ForbiddenError where it is neither ours nor root's, or others could write to it.
+        """ForbiddenError if it is neither ours nor root's; then close() it to others.
 
-        Nothing happens where nothing is there: whoever reads it will report that.
+        A missing path passes: whoever reads it will report that.
         """
         with suppress(FileNotFoundError, NotADirectoryError):
-            found = os.stat(self.path)
-            if is_foreign(found):
-                self.refuse_owner(found.st_uid)
-            self.close(found)
+            status = os.stat(self.path)
+            if is_foreign(status):
+                self.refuse_owner(status.st_uid)
+            self.close(status)
 
     def check_own(self) -> None:
-        """As check_ours(), for a part of the tree: root's is refused too, and a link of others."""
+        """Like check_ours(), for a part of the tree: root's is refused too, and others' links."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            link, found = os.lstat(self.path), os.stat(self.path)
+            link, status = os.lstat(self.path), os.stat(self.path)
             if is_foreign(link):
                 self.refuse_owner(link.st_uid)
-            if found.st_uid != os.geteuid():
-                self.refuse_owner(found.st_uid)
-            self.close(found)
+            if status.st_uid != os.geteuid():
+                self.refuse_owner(status.st_uid)
+            self.close(status)
 
 
 def last_line(text: str) -> str:
-    """The last line of a text that is not blank, or ''."""
+    """The last line of a text that is not blank, stripped; '' if there is none."""
     lines = text.split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class Finished(NamedTuple):
-    """What a program left: exit status (128+n for signal n), stdout and stderr."""
+    """The result of a program: exit status (128+n for signal n), stdout and stderr."""
     status: int
     out: str
     err: str
 
     @property
     def fault(self) -> str:
-        """What a script that failed said last, or its exit status."""
+        """Why a script failed: the last line of its stderr, else its exit status."""
         return last_line(self.err) or "exit %d" % self.status
 
 
 def end_session(child: Any) -> None:
-    """Kill a program that leads its session, and all that it started there; let go of its pipes."""
+    """Kill a program that leads its session, and what it started there; close its pipes."""
     import signal
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    for pipe in (child.stdout, child.stderr):  # a descendant that left the session may hold them for ever
+    # They are not read to their end: a descendant that left the session may hold them for ever.
+    for pipe in (child.stdout, child.stderr):
         if pipe:
             pipe.close()
 
 
-def run_program(argv: Sequence[str], timeout_s: Optional[float], env: Optional[Dict[str, str]] = None,
-                stderr_path: Optional[str] = None, cwd: Optional[str] = None, text: str = "") -> Finished:
+def run_program(argv: Sequence[str], timeout_s: Optional[float],
+                env: Optional[Dict[str, str]] = None, stderr_path: Optional[str] = None,
+                cwd: Optional[str] = None, text: str = "") -> Finished:
     """Run a program to its end, in a session of its own; text is its stdin.
 
-    stderr goes to the end of the file stderr_path, if one is named.  TimeoutError where it takes longer than
-    timeout_s; its whole session is killed then.  OSError where it cannot be started.
+    stderr is appended to the file stderr_path, if there is one.  TimeoutError after timeout_s; the
+    program and its process group are killed then.  OSError if it cannot be started.
     """
     import subprocess
-    err = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
+    log = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=err, env=env, cwd=cwd, start_new_session=True)
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd,
+                                 start_new_session=True)
     finally:
-        if not isinstance(err, int):
-            err.close()
+        if not isinstance(log, int):
+            log.close()
+    data = text.encode("utf-8", "surrogateescape") if text else None
     try:
-        out, said = child.communicate(text.encode("utf-8", "surrogateescape") if text else None, timeout=timeout_s)
+        out, err = child.communicate(data, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         end_session(child)
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
     status = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    return Finished(status, out.decode("utf-8", "replace"), (said or b"").decode("utf-8", "replace"))
+    return Finished(status, out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))
 
 
 def ask_program(argv: Sequence[str]) -> str:
-    """The first line that a program prints, or '' where it fails; asked once per process."""
+    """The first line that a command prints, or '' if it cannot be run; run once per process."""
     key = "\0".join(argv)
     if key not in PROBED:
         try:
@@ -648,35 +699,42 @@ PORTS = {"http": 80, "https": 443}
 
 
 def encode_percent(text: str, plain: str = "[A-Za-z0-9_./~-]") -> str:
-    """A text as it may stand in a URL or a header: what does not match plain, one character, as %XX of its UTF-8."""
-    return "".join(char if re.match(plain, char) else "".join("%%%02X" % byte for byte in char.encode("utf-8", "surrogateescape"))
-                   for char in text)
+    """A text for a URL or a header: a character that does not match `plain` as %XX of its UTF-8."""
+    def encoded(char: str) -> str:
+        return "".join("%%%02X" % byte for byte in char.encode("utf-8", "surrogateescape"))
+
+    return "".join(char if re.match(plain, char) else encoded(char) for char in text)
 
 
 def split_url(url: str) -> Tuple[str, str, int, str]:
     """(scheme, host, port, path with query) of an http or https URL; ValueError otherwise."""
-    match = re.fullmatch(r"(https?)://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\[\]\s]+)(?::([0-9]{1,5}))?([/?][^#\s]*)?(?:#\S*)?", url, re.IGNORECASE)
+    match = re.fullmatch(r"(https?)://(\[[0-9A-Fa-f:.%]+\]|[^/?#@:\[\]\s]+)(?::([0-9]{1,5}))?"
+                         r"([/?][^#\s]*)?(?:#\S*)?", url, re.IGNORECASE)
     if not match or int(match.group(3) or 1) not in range(1, 65536):
         hint = "; a user or password does not belong in it" if "@" in url.split("?")[0] else ""
         raise ValueError("%r is not an http or https URL%s" % (url, hint))
-    scheme, host, port, path = match.group(1).lower(), match.group(2), match.group(3), match.group(4) or "/"
-    return scheme, host, int(port or PORTS[scheme]), "/" * (path[0] != "/") + encode_percent(path, "[!-~]")
+    scheme, host, port, path = match.groups()
+    scheme, path = scheme.lower(), encode_percent(path or "/", "[!-~]")
+    return scheme, host, int(port or PORTS[scheme]), path if path[0] == "/" else "/" + path
 
 
 def age_s(stamp: float) -> float:
-    """The seconds since a time that another process or host may have written.  What lies in the future counts as old, for a
-    clock was set back, unless two hosts' clocks may differ by as much."""
+    """The seconds since a time that another process or host may have written.
+
+    A time in the future counts as old (inf), because a clock was set back; within CLOCK_SKEW_S as
+    now, because the clocks of two hosts may differ by that.
+    """
     age = time.time() - stamp
     return max(age, 0) if age > -CLOCK_SKEW_S else float("inf")
 
 
 def one_line(text: str) -> str:
-    """A text from a spec or a log, fit for a terminal."""
+    """A text from a spec or a log, safe for a terminal: each control character is a `?`."""
     return CONTROL.sub("?", text)
 
 
 def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
-    """Move to the start of the last lines of a file; reads no more of it than those."""
+    """Seek to the start of the last lines of a file, and read no more of it; None: do not seek."""
     if lines is None:
         return
     end = position = file.seek(0, os.SEEK_END)
@@ -697,11 +755,11 @@ def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
     file.seek(position)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, for the end of a message, or ''."""
+def nearest(word: str, names: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the end of a message; '' if no name is similar."""
     import difflib
-    found = difflib.get_close_matches(word, list(known), 1)
-    return " (did you mean %r?)" % found[0] if found else ""
+    matches = difflib.get_close_matches(word, list(names), 1)
+    return " (did you mean %r?)" % matches[0] if matches else ""
 
 
 # --------------------------------------------------------------------------------------------- 4. Models
