@@ -780,27 +780,28 @@ class JobState(str, Enum):
         return format(self.value, spec)
 
     def is_final(self) -> bool:
-        """Whether nothing comes after this state."""
+        """Whether a step in this state has ended."""
         return RANK[self] == 3
 
 
-# What is known of a step only ever moves up; the first final state stays.
+# A step only moves to a higher rank, so its first final state stays.
 RANK = {JobState.new: 0, JobState.queued: 1, JobState.active: 2,
         JobState.completed: 3, JobState.failed: 3, JobState.canceled: 3}
 STATES: Dict[str, JobState] = {state.value: state for state in JobState}
 
 
 def no_state(text: str) -> str:
-    """What to say of a text that is no state."""
+    """The message for a text that is not a state."""
     return "%r is not a state%s" % (text, nearest(text, STATES))
 
 
 def option(default: Any, doc: str, **limits: Any) -> Any:
     """A model's field with its description.
 
-    limits: least (the smallest number), lines (the text may have several), path (`~` is a home), of (the model
-    of a dict's values), secret (never shown).  A default that is a class is called for each object; `...`
-    stands for a field that must be given.
+    limits: least (the smallest number, or number of words), lines (the text may have several), path
+    (a leading `~` is expanded), keys (a dict's: pattern, and message for others), of (a function
+    that gives the model of a dict's values), secret (never shown).  A default that is a class is
+    called for each object; the default `...` marks a required field.
     """
     meta = dict(limits, doc=doc, required=default is ...)
     if isinstance(default, type):
@@ -809,9 +810,12 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
 
 
 class Model:
-    """A dataclass whose fields are checked and converted from JSON's types, from a file or from Python."""
+    """A dataclass whose fields are checked, and converted from JSON's types.
 
-    given: ClassVar[FrozenSet[str]] = frozenset()  # the keys that a file gave, defaults too
+    That holds for one that is read from a file and for one that is made in Python.
+    """
+
+    given: ClassVar[FrozenSet[str]] = frozenset()  # the keys in the file, also with default values
 
     def __post_init__(self) -> None:
         reader = FieldReader()
@@ -822,24 +826,24 @@ class Model:
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
-        """Today's form of what upstream versions wrote."""
+        """Convert what upstream versions wrote to today's form."""
         return data
 
     def faults(self) -> Iterator[Fault]:
-        """What is wrong between fields that are right each by itself."""
+        """The faults that no field has by itself, such as two fields that contradict each other."""
         return iter(())
 
 
 def default_of(item: Any) -> Any:
-    """The value of a dataclass's field that nobody gave."""
+    """The default value of a dataclass's field."""
     return item.default_factory() if callable(item.default_factory) else item.default
 
 
 class FieldReader:
     """Reads the fields of models from JSON's types; collects every fault with its path.
 
-    number, flag, line and words read one value each: meta holds the limits of option(), and
-    ValueError says what is wrong.
+    number, flag, line and words read one value each; meta holds the limits of option().  They raise
+    ValueError with the message of the fault.
     """
 
     FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -870,14 +874,14 @@ class FieldReader:
     @classmethod
     def flag(cls, value: Any, meta: Any) -> bool:
         """A truth value from true, "true", "yes", 1 and their opposites."""
-        known = cls.FLAGS.get(str(value).strip().lower())
-        if known is None:
+        flag = cls.FLAGS.get(str(value).strip().lower())
+        if flag is None:
             raise ValueError("%s is neither true nor false" % shown(value))
-        return known
+        return flag
 
     @staticmethod
     def line(value: Any, meta: Any) -> str:
-        """A text; a number counts as its digits.  One line, unless the field takes several."""
+        """A text, of one line unless the field takes several; a number becomes its digits."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
@@ -893,17 +897,17 @@ class FieldReader:
 
     @classmethod
     def words(cls, value: Any, meta: Any) -> List[str]:
-        """A list of words, from a list or from one line of them."""
+        """A list of words, from a list or from a text with blanks between them."""
         words = value.split() if isinstance(value, str) else value
         if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
             raise ValueError("%s is not a list of words" % shown(value))
         return [cls.line(word, {}) for word in words]
 
     def value(self, kind: Any, value: Any, meta: Any, path: str) -> Any:
-        """One value of a field annotated with kind; None where it is wrong.
+        """One value of a field annotated with kind; None if it is invalid.
 
-        Of an optional field the kind is what it may be besides None; of a Union it is str for a
-        text, else the last one.
+        An Optional is read as the type that it allows besides None; any other Union as str if the
+        value is a text, else as the last of its types.
         """
         if getattr(kind, "__origin__", None) is Union:
             options = [part for part in kind.__args__ if part is not type(None)]
@@ -919,7 +923,7 @@ class FieldReader:
             return None
 
     def object(self, value: Any, meta: Any, path: str) -> Dict[str, Any]:
-        """An object of texts (null is ''), or of models where the field says so."""
+        """The valid items of an object of texts (null is ''), or of models if meta has `of`."""
         if not isinstance(value, dict):
             self.fault(path, "%s is not an object {...}" % shown(value))
             return {}
@@ -929,7 +933,8 @@ class FieldReader:
                 break
             place = "%s.%s" % (path, name)
             pattern, what = meta["keys"]
-            if not isinstance(name, str) or not re.fullmatch(pattern, name) or SURROGATE.search(name):
+            is_text = isinstance(name, str) and not SURROGATE.search(name)
+            if not is_text or not re.fullmatch(pattern, name):
                 self.fault(place, what)
             elif "of" in meta:
                 read[name] = self.model(meta["of"](), item, place)
@@ -938,9 +943,9 @@ class FieldReader:
         return read
 
     def given(self, known: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
-        """The fields that data has, as far as they are right; known is {name: field}."""
-        strange = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
-        for name in strange:
+        """The valid fields of those that data has, where null is none; known is {name: field}."""
+        unknown = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
+        for name in unknown:
             self.fault(prefix + name, "unknown key" + nearest(name, known))
         values = {}
         for name, item in known.items():
@@ -952,9 +957,9 @@ class FieldReader:
         return values
 
     def fields(self, cls: Type[Model], data: Dict[str, Any], path: str) -> Dict[str, Any]:
-        """Every field of cls: converted where data has it, else its default.
+        """Every field of cls: converted if data has it, else its default.
 
-        For a field that is wrong its default stands in, so that the rest is checked too.
+        An invalid field gets its default too, so that cls.faults() can check the others.
         """
         prefix = path + "." if path else ""
         known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
@@ -971,7 +976,7 @@ class FieldReader:
         return values
 
     def model(self, cls: Type[M], data: Json, path: str) -> Optional[M]:
-        """The model that a JSON object describes; None where something in it is wrong."""
+        """The model that a JSON object describes; None if anything in it is invalid."""
         if isinstance(data, cls):
             return data
         if not isinstance(data, dict):
@@ -987,7 +992,8 @@ class FieldReader:
 
 
 VARIABLE_NAMES = ("[^-=\0-\x1f][^=\0-\x1f]*", "not the name of a variable")
-OPTION_NAMES = ("-*[A-Za-z0-9][A-Za-z0-9_.:+-]*", "not an option; it should look like -C or --gpu-bind")
+OPTION_NAMES = ("-*[A-Za-z0-9][A-Za-z0-9_.:+-]*",
+                "not an option; it should look like -C or --gpu-bind")
 
 
 @dataclass
@@ -995,7 +1001,8 @@ class ResourceSpec(Model):
     """What a job needs; counts are whole numbers."""
     duration: int = option(10, "walltime, minutes", least=1)
     node_count: Optional[int] = option(None, "nodes", least=1)
-    process_count: Optional[int] = option(None, "processes in all; not with node_count x processes_per_node", least=1)
+    process_count: Optional[int] = option(
+        None, "processes in all; not with node_count x processes_per_node", least=1)
     processes_per_node: Optional[int] = option(None, "processes on each node", least=1)
     cpu_cores_per_process: int = option(1, "CPU cores for each process", least=1)
     gpu_cores_per_process: int = option(0, "GPUs for each process", least=0)
@@ -1006,7 +1013,7 @@ class ResourceSpec(Model):
         return self.process_count or (self.node_count or 1) * (self.processes_per_node or 1)
 
     def processes_on_a_node(self) -> Optional[int]:
-        """At most so many processes on a node, None where that is left open."""
+        """The most processes that a node may have; None if the spec leaves that open."""
         if self.process_count and self.node_count and not self.processes_per_node:
             return -(-self.process_count // self.node_count)
         return self.processes_per_node
@@ -1014,18 +1021,19 @@ class ResourceSpec(Model):
     def faults(self) -> Iterator[Fault]:
         product = (self.node_count or 0) * (self.processes_per_node or 0)
         if self.process_count and product and product != self.process_count:
-            yield Fault("process_count", "%d contradicts node_count x processes_per_node = %d; leave one out"
-                        % (self.process_count, product))
+            yield Fault("process_count", "%d contradicts node_count x processes_per_node = %d; "
+                        "leave one out" % (self.process_count, product))
 
 
 @dataclass
 class BackendConfig(Model):
-    """How jobs go to a scheduler: the kind of scheduler, and what to ask of it by default."""
+    """How jobs go to a scheduler: the kind of scheduler, and the default options of its jobs."""
     type: str = option("local", "local, at, slurm, lsf, or a folder of the config's templates")
     queue_name: Optional[str] = option(None, "queue or partition")
     project_name: Optional[str] = option(None, "project or account that is charged")
     reservation_id: Optional[str] = option(None, "reservation")
-    attributes: Dict[str, str] = option(dict, "further options of the scheduler, {\"-C\": \"gpu\"}", keys=OPTION_NAMES)
+    attributes: Dict[str, str] = option(
+        dict, "further options of the scheduler, {\"-C\": \"gpu\"}", keys=OPTION_NAMES)
 
     def faults(self) -> Iterator[Fault]:
         if not BACKEND_NAME.fullmatch(self.type):
@@ -1034,23 +1042,29 @@ class BackendConfig(Model):
 
 @dataclass
 class JobSpec(Model):
-    """A job: the script, where and with what it runs, and who is told of it."""
+    """A job: its script, where and with what it runs, and where its changes of state are sent."""
     name: Optional[str] = option(None, "the job's name")
-    directory: Optional[str] = option(None, "where it runs; by default work/ in the job's own directory", path=True)
-    script: str = option(..., "the script; without #! it runs in the shell that psik chose", lines=True)
+    directory: Optional[str] = option(
+        None, "where it runs; by default work/ in the job's own directory", path=True)
+    script: str = option(
+        ..., "the script; without #! it runs in the shell that psik chose", lines=True)
     environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
     inherit_environment: bool = option(True, "take over the submitter's environment too")
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
-    backend: Union[str, BackendConfig] = option(BackendConfig, "a backend's name, or settings over the config's")
-    callback: Optional[str] = option(None, "URL that is told of every change of state")
-    cb_secret: Optional[str] = option(None, "signs what the callback is told", secret=True)
-    cb_headers: Dict[str, str] = option(dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
-    client_secret: Optional[str] = option(None, "checks what a client's callback tells the server", secret=True)
-    attributes: Dict[str, str] = option(dict, "further options of the scheduler, over the config's", keys=OPTION_NAMES)
+    backend: Union[str, BackendConfig] = option(
+        BackendConfig, "a backend's name, or settings over the config's")
+    callback: Optional[str] = option(None, "URL to which every change of state is sent")
+    cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
+    cb_headers: Dict[str, str] = option(
+        dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
+    client_secret: Optional[str] = option(
+        None, "key that verifies callbacks to the server about this job", secret=True)
+    attributes: Dict[str, str] = option(
+        dict, "further options of the scheduler, over the config's", keys=OPTION_NAMES)
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
-        """Settings without a type are for the default backend, not for a local one."""
+        """Direct backend settings without a type to the default backend, not to a local one."""
         settings = data.get("backend")
         if isinstance(settings, dict) and settings.get("type") is None:
             data["backend"] = dict(settings, type="default")
@@ -1060,7 +1074,8 @@ class JobSpec(Model):
         if not self.script.strip():
             yield Fault("script", "is empty")
         elif self.script.startswith("#!") and self.script.split("\n")[0].endswith("\r"):
-            yield Fault("script", "its lines end in CR LF, so its #! line names no program; save it with LF")
+            yield Fault("script", "its lines end in CR LF, so its #! line names no program; "
+                        "save it with LF")
         if self.callback is not None:
             try:
                 split_url(self.callback)
@@ -1068,14 +1083,14 @@ class JobSpec(Model):
                 yield Fault("callback", str(err))
         for name in self.cb_headers:
             if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
-                yield Fault("cb_headers.%s" % name, "is psik.py's own to say")
+                yield Fault("cb_headers.%s" % name, "is a header that psik.py sets itself")
         if self.directory == "":
             yield Fault("directory", "is empty; leave it out to run in the job's own work/")
 
 
 @dataclass
 class Callback(Model):
-    """What a callback is told: the step that changed, its new state, and the info of status.csv."""
+    """What is sent to a callback: the step, its new state, and the info of status.csv."""
     jobid: str = option(..., "the job's id")
     jobndx: int = option(..., "the step, from 1; 0 is the job as a whole")
     state: str = option(..., "the state reached")
@@ -1089,18 +1104,23 @@ class Callback(Model):
 
 
 def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
-    """A model as JSON's types; without secrets, what is secret shows as null."""
+    """A model as JSON's types; without secrets, each secret field is null."""
     def plain(value: Any) -> Json:
         if isinstance(value, Model):
             return to_json(value, secrets)
-        return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return value
 
-    return {item.name: None if item.metadata.get("secret") and not secrets else plain(getattr(model, item.name))
-            for item in fields(model)}  # type: ignore[arg-type]
+    data: Dict[str, Json] = {}
+    for item in fields(model):  # type: ignore[arg-type]
+        is_hidden = item.metadata.get("secret") and not secrets
+        data[item.name] = None if is_hidden else plain(getattr(model, item.name))
+    return data
 
 
 def from_json(cls: Type[M], data: Json, source: str = "") -> M:
-    """The model that a JSON value describes; InvalidError with every fault and its path."""
+    """The model that a JSON value describes; InvalidError lists every fault with its path."""
     reader = FieldReader()
     model = reader.model(cls, data, "")
     if model is None:
@@ -1109,9 +1129,11 @@ def from_json(cls: Type[M], data: Json, source: str = "") -> M:
 
 
 def set_path(data: Json, change: str) -> None:
-    """Apply `resources.duration=30` to a JSON object; objects on the way are made."""
+    """Apply `resources.duration=30` to a JSON object; missing objects on the way are made."""
     path, equals, value = change.partition("=")
-    names = re.fullmatch(r"(?:(environment|attributes|backend\.attributes|cb_headers)\.(.+)|(.+))", path)
+    # What follows the name of a dict is one key: an option or a variable may have dots in it.
+    names = re.fullmatch(
+        r"(?:(environment|attributes|backend\.attributes|cb_headers)\.(.+)|(.+))", path)
     if not equals or not names:
         raise InvalidError("%r should look like resources.duration=30" % change, "--set")
     parts = names.group(1).split(".") + [names.group(2)] if names.group(1) else path.split(".")
@@ -1122,14 +1144,15 @@ def set_path(data: Json, change: str) -> None:
             break
         data = data.setdefault(name, {})
     if not isinstance(data, dict):
-        raise InvalidError("%r leads into what is no object" % path, "--set")
+        raise InvalidError("%r leads into a value that is not an object" % path, "--set")
     data[parts[-1]] = value
 
 
 def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
-    """The JobSpec of a JSON text, or of a script that starts with #!, whose name is then the source's.
+    """The JobSpec of a JSON text, or of a script that starts with #!.
 
-    changes are `path.to.field=value` texts, applied before anything is checked.
+    A job that is given as a script is named after its source.  changes are texts like
+    `path.to.field=value`; they are applied before anything is checked.
     """
     if text.startswith("#!"):
         data: Json = {"script": text, "name": None if source == "-" else os.path.basename(source)}
@@ -1143,13 +1166,13 @@ def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
 # -------------------------------------------------------------------------------------- 5. Configuration
 
 def data_home() -> str:
-    """Where jobs are kept when no config says so."""
+    """The default of a config's prefix."""
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return os.path.join(home, "psik")
 
 
 class Backend(NamedTuple):
-    """A backend as configured: its name, its tree, the defaults of its jobs, and the config that holds it."""
+    """A backend as configured: its name, its tree, its jobs' defaults, and the config in force."""
     name: str
     prefix: str
     settings: BackendConfig
@@ -1162,11 +1185,14 @@ class Backend(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The folder of its templates."""
+        """The name of the folder that its templates come from."""
         return self.settings.type
 
     def with_defaults(self, spec: JobSpec) -> JobSpec:
-        """The spec with the backend's settings filled in where it has none of its own."""
+        """The spec, with the backend's settings for what it does not set itself.
+
+        Attributes of spec.backend replace the config's; spec.attributes are added to those.
+        """
         own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
         attributes = own.attributes or self.settings.attributes
         merged = BackendConfig(
@@ -1179,56 +1205,84 @@ class Backend(NamedTuple):
 
 
 def plain_serial(text: str) -> str:
-    """A certificate's serial number as Python has it, '' where the text is none: openssl writes `serial=` before it, or colons into it."""
+    """A certificate's serial number as Python's ssl writes it, '' if the text is not one.
+
+    openssl writes `serial=` before it, or colons between the bytes.
+    """
     digits = re.sub("^serial=|^0x|:", "", text.strip()).upper().lstrip("0")
     return digits if re.fullmatch("[0-9A-F]*", digits) else ""
 
 
 @dataclass
 class UserConfig(Model):
-    """What a server knows of a user."""
+    """The settings of a user of a server."""
     roles: List[str] = option(list, "the user's roles")
 
 
-ANYBODY = "*"   # in `users`: whoever a certificate or a token names
+ANYBODY = "*"  # in `users`: everybody whom a certificate or a token names
 
 
 @dataclass
 class Config(Model):
     """Where jobs are kept and what runs them: one file for one backend or for several."""
-    prefix: Optional[str] = option(None, "the job tree; by default $XDG_DATA_HOME/psik or ~/.local/share/psik", path=True)
+    prefix: Optional[str] = option(
+        None, "the job tree; by default $XDG_DATA_HOME/psik or ~/.local/share/psik", path=True)
     backend: Optional[BackendConfig] = option(None, "the one backend")
-    backends: Dict[str, "Config"] = option(dict, "or several, by name", of=lambda: Config,
-                                           keys=(BACKEND_NAME.pattern, "not a backend's name"))
-    psik_path: Optional[str] = option(None, "the psik that jobs call, where it is not this file", path=True)
-    rc_path: Optional[str] = option(None, "the shell of the scripts; by default rc if there is one, else /bin/sh", path=True)
-    templates: Optional[str] = option(None, "a folder of backends of your own, searched first", path=True)
-    check_owner: bool = option(True, "read and run only what is yours or root's; false for file systems that do not know owners")
-    group_writable: bool = option(False, "others may write to the prefix and the backend's folder; a job is yours alone all the same")
-    launcher: Optional[List[str]] = option(None, "the words of $mpirun, over the template's", least=1)
-    poll_interval_s: int = option(10, "the scheduler is asked at most this often, seconds", least=0)
-    poll_grace_s: int = option(30, "a job that the scheduler no longer knows is failed after this, seconds", least=0)
-    kill_grace_s: int = option(10, "from TERM to KILL, where the job script itself stops a job, seconds", least=1)
+    backends: Dict[str, "Config"] = option(
+        dict, "or several, by name", of=lambda: Config,
+        keys=(BACKEND_NAME.pattern, "not a backend's name"))
+    psik_path: Optional[str] = option(
+        None, "the psik that jobs call, if it is not this file", path=True)
+    rc_path: Optional[str] = option(
+        None, "the shell of the scripts; by default rc if there is one, else /bin/sh", path=True)
+    templates: Optional[str] = option(
+        None, "a folder of backends of your own, searched first", path=True)
+    check_owner: bool = option(
+        True, "read and run only what is yours or root's; false for file systems that do not know "
+        "owners")
+    group_writable: bool = option(
+        False, "others may write to the prefix and the backend's folder; a job is yours alone all "
+        "the same")
+    launcher: Optional[List[str]] = option(
+        None, "the words of $mpirun, instead of the template's", least=1)
+    poll_interval_s: int = option(
+        10, "the scheduler is asked at most this often, seconds", least=0)
+    poll_grace_s: int = option(
+        30, "a job that the scheduler no longer knows is failed after this, seconds", least=0)
+    kill_grace_s: int = option(
+        10, "from TERM to KILL, for a job that is stopped and for what it leaves running, seconds",
+        least=1)
     submit_timeout_s: int = option(60, "for an answer of the scheduler, seconds", least=1)
-    callback_timeout_s: int = option(5, "what telling a callback may take, for each transition, seconds", least=1)
-    callback_give_up_s: int = option(259200, "an event that nobody takes is given up after this, seconds", least=0)
+    callback_timeout_s: int = option(
+        5, "what delivering callbacks may take at each transition, seconds", least=1)
+    callback_give_up_s: int = option(
+        259200, "an event that could not be delivered is given up after this, seconds", least=0)
     callback_proxy: bool = option(False, "use the proxy that the environment names")
-    ca_file: Optional[str] = option(None, "certificates of authorities to trust besides the system's, for https callbacks", path=True)
-    database_url: Optional[str] = option(None, "read for psik_api's sake, and not used")
-    authz: Optional[str] = option(None, "who may use the server: local, owner, or module:Class of a policy of your own")
+    ca_file: Optional[str] = option(
+        None, "certificates of authorities to trust besides the system's, for https callbacks",
+        path=True)
+    database_url: Optional[str] = option(None, "accepted from the files of psik_api, and not used")
+    authz: Optional[str] = option(
+        None, "who may use the server: local, owner, or module:Class of a policy of your own")
     authz_path: Optional[str] = option(None, "the folder of that module", path=True)
-    tokens: str = option("jwt", "what the server's tokens are: jwt or biscuit")
-    trusted_proxy: List[str] = option(list, "addresses of proxies that end TLS, from which tokens are taken")
-    users: Dict[str, UserConfig] = option(dict, "who may make jobs: a list of users, {user: {\"roles\": [...]}}, or \"*\" for whoever has a certificate or a token",
-                                          of=lambda: UserConfig, keys=("[^\0-\x1f]+", "not a user"))
+    tokens: str = option("jwt", "the kind of the server's tokens: jwt or biscuit")
+    trusted_proxy: List[str] = option(
+        list, "addresses of proxies that end TLS, from which tokens are accepted")
+    users: Dict[str, UserConfig] = option(
+        dict, "who may make jobs: a list of users, {user: {\"roles\": [...]}}, or \"*\" for "
+        "whoever has a certificate or a token",
+        of=lambda: UserConfig, keys=("[^\0-\x1f]+", "not a user"))
     admins: List[str] = option(list, "users who own every job, and may make them")
-    refused_certificates: List[str] = option(list, "serial numbers of client certificates that are no longer taken, as openssl prints them")
-    max_upload_mb: int = option(102400, "an upload is at most so large, MB", least=1)
-    tls_user_field: str = option("commonName", "the part of a client certificate's subject that names the user")
+    refused_certificates: List[str] = option(
+        list, "serial numbers of client certificates that are no longer accepted, as openssl "
+        "prints them")
+    max_upload_mb: int = option(102400, "the largest upload, MB", least=1)
+    tls_user_field: str = option(
+        "commonName", "the part of a client certificate's subject that names the user")
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
-        """psik 3.x puts a BackendConfig where psik_api puts a Config; both are taken as the latter."""
+        """In `backends`, turn the BackendConfigs of psik 3.x into Configs as psik_api has them."""
         if isinstance(data.get("backends"), dict):
             data["backends"] = {name: cls.around_settings(entry)
                                 for name, entry in data["backends"].items()}
@@ -1238,7 +1292,7 @@ class Config(Model):
 
     @staticmethod
     def around_settings(entry: Any) -> Any:
-        """An entry of `backends`, with the settings of the backend below `backend`."""
+        """An entry of `backends`, with the backend's settings moved below its `backend`."""
         if not isinstance(entry, dict) or "backend" in entry:
             return entry
         names = {item.name for item in fields(BackendConfig)} & set(entry)
@@ -1260,18 +1314,19 @@ class Config(Model):
             yield Fault("tokens", "%r is neither jwt nor biscuit" % self.tokens)
         for serial in self.refused_certificates:
             if not plain_serial(serial):
-                yield Fault("refused_certificates", "%s is no serial number, which is hexadecimal" % shown(serial))
+                yield Fault("refused_certificates",
+                            "%s is not a serial number, in hexadecimal" % shown(serial))
 
     @property
     def is_personal(self) -> bool:
-        """Whether a server of this config is for its own user alone, which is the default."""
+        """Whether a server with this config serves its own user alone, which is the default."""
         return self.authz in (None, "local")
 
     @property
     def by_name(self) -> Dict[str, Backend]:
-        """The backends by name, the default one first; resolved once, so a Config in use is not changed.
+        """The backends by name, the default one first; an entry inherits from the config around it.
 
-        What an entry of `backends` does not say itself, the config around it says.
+        They are resolved once, so a change of a Config that is in use has no effect on them.
         """
         resolved = vars(self).get("resolved")
         if resolved is None:
@@ -1279,13 +1334,14 @@ class Config(Model):
         return dict(resolved)
 
     def resolve(self) -> Dict[str, Backend]:
-        """The backends, for by_name."""
+        """Resolve the backends, for by_name."""
         prefix = os.path.abspath(self.prefix or data_home())
         if not self.backends:
             settings = self.backend or BackendConfig()
             return {settings.type: Backend(settings.type, prefix, settings, self)}
         resolved = {}
         for name, entry in self.backends.items():
+            # A value that a file gives counts as given, even if it is the default.
             inherited = {item.name: getattr(self, item.name) for item in fields(Config)
                          if item.name not in entry.given
                          and getattr(entry, item.name) == default_of(item)}
@@ -1295,37 +1351,43 @@ class Config(Model):
         return resolved
 
     def of_backend(self, name: str) -> "Config":
-        """The config of a backend's jobs; this one where no backend has that name."""
-        known = self.by_name
-        return known[name].config if name in known else self
+        """The config of a backend's jobs; this one if no backend has that name."""
+        backends = self.by_name
+        return backends[name].config if name in backends else self
 
     def choose_backend(self, spec: JobSpec, name: Optional[str] = None) -> Backend:
-        """The backend that a job goes to: the one named, else the one that its spec names, else the first.
+        """The backend that a job goes to: the one of this name, else the spec's, else the first.
 
-        A spec's backend.type picks the backend of that name or type.  Settings that say nothing, as upstream writes them
-        when nobody chose, pick the first.  InvalidError names those configured.
+        A spec's backend.type picks the backend of that name or type.  Settings that all have their
+        defaults, as upstream writes them when nobody chose, pick the first.  InvalidError, with the
+        names of those configured, if there is none such.
         """
-        known = self.by_name
+        backends = self.by_name
         asked = "default" if spec.backend == BackendConfig() else spec.backend
         wanted = name or (asked if isinstance(asked, str) else asked.type)
-        if wanted in known:
-            return known[wanted]
+        if wanted in backends:
+            return backends[wanted]
         if not name:
-            first = next(iter(known.values())) if wanted in ("local", "default") else None
-            chosen = next((backend for backend in known.values() if backend.kind == wanted), first)
+            first = next(iter(backends.values())) if wanted in ("local", "default") else None
+            of_kind = (backend for backend in backends.values() if backend.kind == wanted)
+            chosen = next(of_kind, first)
             if chosen:
                 return chosen
         raise InvalidError([Fault("backend", "%r is not configured%s; there is %s"
-                                  % (wanted, nearest(wanted, known), ", ".join(known)))])
+                                  % (wanted, nearest(wanted, backends), ", ".join(backends)))])
 
     def check_site_file(self, path: str) -> None:
-        """ForbiddenError where somebody else could write a program in a folder that the config names."""
+        """ForbiddenError if somebody else could write to a program in a folder of the config."""
+        instead = "copy it to a folder of your own, and name that in the config"
         for place in (os.path.dirname(path), path) if self.check_owner else ():
-            Guarded(place, "copy it to a folder of your own, and name that in the config", to_run=True).check_ours()
+            Guarded(place, instead, to_run=True).check_ours()
 
     @staticmethod
     def place(path: Optional[str], serving: bool = False) -> Tuple[str, str]:
-        """Where the config is looked for: (who says so, path).  A server looks where psik_api did before."""
+        """The path of the config, and what names it: (`$PSIK_CONFIG`, path).
+
+        A server looks first where psik_api does.
+        """
         if path:
             return "--config", path
         if serving and os.environ.get("PSIK_API_CONFIG"):
@@ -1344,17 +1406,19 @@ def backends_of(config: Config) -> Dict[str, Backend]:
 
 
 def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
-    """The config of the file path, else of $PSIK_CONFIG, ~/.config/psik.json, or the built-in one.
+    """The config in the file `path`, else $PSIK_CONFIG, ~/.config/psik.json, or the built-in one.
 
-    serving: psik_api's places come before $PSIK_CONFIG.  Relative paths in it start at the file's own folder.
-    InvalidError where it does not hold, or where a file that was named is not there.
+    serving: psik_api's places come before $PSIK_CONFIG.  Relative paths in the file start at its
+    own folder.  InvalidError if the config is invalid, or a file that was named does not exist;
+    ForbiddenError if it is somebody else's.
     """
-    who, place = Config.place(path, serving)
-    if who == "the usual place" and not os.path.exists(place):
+    namer, place = Config.place(path, serving)
+    if namer == "the usual place" and not os.path.exists(place):
         return Config(prefix=data_home())
-    if os.path.exists(place) and is_foreign(os.stat(place)):  # whatever it says of check_owner
-        raise ForbiddenError("%s belongs to %s, so it is not read: copy it, and name the copy: --config FILE"
-                             % (place, name_of_user(os.stat(place).st_uid)))
+    # Before it is read: its own `check_owner` must not decide on this.
+    if os.path.exists(place) and is_foreign(os.stat(place)):
+        raise ForbiddenError("%s belongs to %s, so it is not read: copy it, and name the copy: "
+                             "--config FILE" % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
     if config.check_owner:
         Guarded(place).close(os.stat(place))

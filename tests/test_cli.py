@@ -26,7 +26,7 @@ BROKEN: List[Tuple[str, str]] = [  # what is given as a spec, what is said
 ]
 SETTINGS: List[Tuple[str, str]] = [  # --set, what is said
     ("resources.duration", "--set: 'resources.duration' should look like resources.duration=30"),
-    ("script.x=1", "--set: 'script.x' leads into what is no object"),
+    ("script.x=1", "--set: 'script.x' leads into a value that is not an object"),
     ("resources.durtion=1", "resources.durtion: unknown key (did you mean 'duration'?)"),
 ]
 

@@ -618,7 +618,7 @@ class CommandLine(Amiss):
 
     def test_changes_of_a_spec_that_lead_nowhere(self) -> None:
         for change, said in ((".a=1", "names no field"),
-                             ("script.x.y=1", "leads into what is no object"),
+                             ("script.x.y=1", "leads into a value that is not an object"),
                              ("moo", "should look like")):
             ran = self.psik("run", "-", "--set", change, stdin='{"script": "true"}', status=2)
             self.assertIn(said, ran.err)
