@@ -1441,7 +1441,7 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One job, in a listing.  reason is what the scheduler or psik said of its state, or ''."""
+    """One job in a listing.  reason: the scheduler's or psik's reason for its state, or ''."""
     jobid: str
     name: str
     backend: str
@@ -1453,14 +1453,15 @@ class Summary(NamedTuple):
 
 
 def read_info(text: str) -> Info:
-    """The info column: a number where it is one."""
+    """A value of the info column: an int if it is a number of up to 18 digits, else the text."""
+    # Only ASCII digits count; str.isdigit() accepts those of other scripts too.
     return int(text) if text.isdigit() and len(text) < 19 and text.encode().isdigit() else text
 
 
 def parse_rows(text: str, source: str) -> List[Row]:
     """The rows of a status.csv in file order.
 
-    A torn or foreign line is skipped with a warning; of a row that was glued to a torn one, the row is kept.
+    A torn or foreign line is skipped with a warning; a row behind the rest of a torn one is kept.
     """
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -1469,14 +1470,16 @@ def parse_rows(text: str, source: str) -> List[Row]:
             stamp, jobndx, state, info = match.groups()
             rows.append(Row(float(stamp), int(jobndx), STATES[state], read_info(info)))
         if line and (not match or match.start()) and line.strip():
-            complain_once("%s:%d: skipped what is no transition: %r" % (source, number, line[:60]))
+            complain_once("%s:%d: not a transition, so it is skipped: %r"
+                          % (source, number, line[:60]))
     return rows
 
 
 class JobDir:
-    """One job's directory: every path in it, its spec and its history.  It holds nothing; it reads.
+    """One job's directory: every path in it, its spec and its history.
 
-    check_owner: run no script of it that is neither ours nor root's.
+    Nothing is kept in memory: spec and history are read at each call.  check_owner: refuse to run a
+    script of it that could be somebody else's.
     """
 
     def __init__(self, path: str, backend: str = "", check_owner: bool = True) -> None:
@@ -1493,20 +1496,23 @@ class JobDir:
         return "/".join((self.path,) + parts)
 
     def log(self, kind: str, jobndx: int) -> str:
-        """The path of a step's log: kind is stdout, stderr, submit, reason, host, claim, alive or cancel."""
+        """The path of a step's log.
+
+        kind is stdout, stderr, submit, reason, host, claim, alive or cancel.
+        """
         return self.at("log", "%s.%d" % (kind, jobndx))
 
     def host(self, jobndx: int) -> str:
-        """The one host that knows a step's native id; '' where any does."""
+        """The only host that knows a step's native id, such as a process id; '' if all hosts do."""
         return read_or_empty(self.log("host", jobndx)).strip()
 
     def is_elsewhere(self, jobndx: int) -> bool:
-        """Whether another host alone knows a step's native id."""
+        """Whether only another host knows a step's native id."""
         return self.host(jobndx) not in ("", os.uname().nodename)
 
     @property
     def tag(self) -> str:
-        """What its scheduler is told; with `.jobndx` behind it, a step can be found by it."""
+        """Its name for its scheduler; with `.JOBNDX` behind it, the name of a step."""
         return "psik-" + self.jobid
 
     def script(self, name: str) -> str:
@@ -1519,23 +1525,23 @@ class JobDir:
         return self.at("status.csv")
 
     def spec(self) -> JobSpec:
-        """The JobSpec as it was when the job was made."""
+        """The JobSpec, with the backend's defaults of the time when the job was made."""
         path = self.at("spec.json")
         return from_json(JobSpec, parse_json(read_text(path), path), path)
 
     def rows(self) -> List[Row]:
-        """The history in file order; [] where there is no such job, or none yet."""
+        """The history in file order; [] if there is no such job, or none yet."""
         return parse_rows(read_or_empty(self.status_path), self.status_path)
 
     def directory(self) -> str:
-        """Where it runs."""
+        """The directory that it runs in."""
         return os.path.realpath(self.at("work"))
 
     @contextmanager
     def history(self, patient: bool = True) -> Iterator["History"]:
-        """The history, held under its lock, to be read and added to.
+        """Hold the lock of the history, to read it and to add to it.
 
-        NotFoundError where there is no job; unless patient, BlockingIOError where somebody else holds it.
+        NotFoundError if there is no job; unless patient, BlockingIOError if somebody else holds it.
         """
         try:
             fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -1543,25 +1549,31 @@ class JobDir:
             raise NotFoundError("no job at %s" % self.path) from None
         with closing_fd(fd), locked(fd, patient):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise PsikError("%s is no plain file" % self.status_path)
+                raise PsikError("%s is not a plain file" % self.status_path)
             yield History(self, fd)
 
     def close_to_others(self) -> bool:
-        """Take from others the permission to write to a job that an older psik made under a lax umask; whether all in it is ours."""
+        """Take write permission from others for a job that an older psik made under a lax umask.
+
+        False, with nothing changed, if something in it is not ours.
+        """
         folders = [self.path, self.at("scripts"), self.at("log")]
         paths = folders + [path for folder in folders for path in paths_in(folder)]
         with suppress(FileNotFoundError):
-            if any(os.lstat(path).st_uid != os.geteuid() for path in paths if os.path.lexists(path)):
+            present = [path for path in paths if os.path.lexists(path)]
+            if any(os.lstat(path).st_uid != os.geteuid() for path in present):
                 return False
-            complain_once("others could write to jobs in %s, as %s; their permission was taken away" % (os.path.dirname(self.path), self.jobid))
+            complain_once("others could write to jobs in %s, such as %s; their permission was "
+                          "taken away" % (os.path.dirname(self.path), self.jobid))
             OPENED.add(self.path)
-            for path in reversed(paths):  # the folder itself last: where this is cut, it is looked at again
+            # The job's own folder comes last: if this is cut short, the job is looked at again.
+            for path in reversed(paths):
                 close_to_others(path)
         return True
 
     @property
     def name(self) -> str:
-        """The name in a job's spec, or ''."""
+        """The name in its spec, or ''."""
         try:
             return str(json.loads(read_or_empty(self.at("spec.json"))).get("name") or "")
         except (ValueError, AttributeError):
@@ -1569,7 +1581,7 @@ class JobDir:
 
 
 class History:
-    """A status.csv that is locked and open."""
+    """A status.csv that is open and locked."""
 
     def __init__(self, job: JobDir, fd: int) -> None:
         self.fd = fd
@@ -1580,7 +1592,7 @@ class History:
         self.rows = parse_rows(text, job.status_path)
 
     def append(self, jobndx: int, state: JobState, info: Info, durable: bool = False) -> Row:
-        """Add one row, in one write; durable rows are on the disk when this returns."""
+        """Add one row, in one write; a durable row is on the disk when this returns."""
         row = Row(round(time.time(), 3), jobndx, state, info)
         line = "%.3f,%d,%s,%s\n" % row
         os.write(self.fd, ("\n" * self.torn + line).encode())
@@ -1592,29 +1604,30 @@ class History:
 
 
 class Step(NamedTuple):
-    """A step that a scheduler knows, or knew, by its native id."""
+    """A step with the native id by which a scheduler knows it, or knew it."""
     job: JobDir
     jobndx: int
     native: str
 
     @property
     def tag(self) -> str:
-        """What its scheduler was told of it."""
+        """Its name for its scheduler."""
         return "%s.%d" % (self.job.tag, self.jobndx)
 
 
 class Steps:
-    """What a history comes to: each step's state and native id.
+    """The state and the native id of each step, from a job's history.
 
-    Decided by the whole history, not by its last row: final beats active beats queued beats new, and the first final row
-    stays.  A `canceled` row of step 0 ends every step that had begun and not ended.
+    The whole history decides, not its last row: final beats active beats queued beats new, and the
+    first final row stays.  A `canceled` row of step 0 ends every step that had begun and not ended.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
-        self.states: Dict[int, Row] = {}    # the row that tells each step's state; {0: row} where none was ever started
-        self.queued: Dict[int, Info] = {}   # the native id that a step's submission said
-        self.active: Dict[int, Info] = {}   # the native id that says of itself what runs a step
+        # The row that decides each step's state; {0: row} if no step was ever submitted.
+        self.states: Dict[int, Row] = {}
+        self.queued: Dict[int, Info] = {}   # the native id that a step's submission returned
+        self.active: Dict[int, Info] = {}   # the native id that a running step recorded for itself
         self.ended: Set[int] = set()        # by a final row of their own
         self.canceled: Set[int] = set()     # by a cancel of the whole job
         for row in rows:
@@ -1623,7 +1636,7 @@ class Steps:
             self.states.pop(0, None)
 
     def take_in(self, row: Row) -> None:
-        """Go on by one row."""
+        """Take the next row into account."""
         if row.jobndx == 0 and row.state is JobState.canceled:
             self.canceled.update(self.queued, self.active)
             for jobndx in list(self.states) or [0]:
@@ -1638,14 +1651,14 @@ class Steps:
             self.ended.add(row.jobndx)
 
     def settle(self, row: Row) -> None:
-        """Let a row tell its step's state, where it moves the step on."""
-        known = self.states.get(row.jobndx)
-        if known is None or RANK[row.state] > RANK[known.state]:
+        """Let a row decide its step's state, if it moves the step on."""
+        before = self.states.get(row.jobndx)
+        if before is None or RANK[row.state] > RANK[before.state]:
             self.states[row.jobndx] = row
 
     @property
     def latest(self) -> Optional[Row]:
-        """The row that tells the state of the latest step, which is the job's; None where there is no row."""
+        """The row that decides the latest step's state, and so the job's; None without rows."""
         return self.states[max(self.states)] if self.states else None
 
     @property
@@ -1655,98 +1668,113 @@ class Steps:
 
     @property
     def natives(self) -> Dict[int, Info]:
-        """The native id of each step.  What runs it says so itself; until then, what its submission said counts.
+        """The native id of each step: its own once it runs, until then that of its submission.
 
-        The two differ where a step was submitted twice: only one of the submissions runs it.
+        The two differ if a step was submitted twice: only one of the submissions runs it.
         """
-        return {**self.active, **self.queued, **{jobndx: info for jobndx, info in self.active.items() if info}}
+        own = {jobndx: info for jobndx, info in self.active.items() if info}
+        return {**self.active, **self.queued, **own}
 
     def live(self, job: JobDir, canceled_too: bool = False) -> List[Step]:
-        """The steps that were queued, or ran, and have not ended.
+        """The steps that were queued or active and have not ended.
 
-        canceled_too: also those which only a cancel of the whole job has ended, whose processes may live on.
+        canceled_too: also those that only a cancel of the whole job ended; they may live on.
         """
         over = self.ended if canceled_too else self.ended | self.canceled
-        return [Step(job, jobndx, str(native)) for jobndx, native in self.natives.items() if native != "" and jobndx not in over]
+        return [Step(job, jobndx, str(native)) for jobndx, native in self.natives.items()
+                if native != "" and jobndx not in over]
 
     def stopped(self, job: JobDir) -> List[Step]:
-        """The steps that a signal ended of late: why, the scheduler may know (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL)."""
-        found = [row.jobndx for row in self.rows if row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
-                 and age_s(row.time) < EXPLAIN_S]
-        natives = self.natives if found else {}
-        return [Step(job, jobndx, str(natives[jobndx])) for jobndx in found if jobndx in natives]
+        """The steps that a signal ended within the last EXPLAIN_S.
+
+        Their scheduler may still know the reason: TIMEOUT, OUT_OF_MEMORY, NODE_FAIL.
+        """
+        ended = [row.jobndx for row in self.rows if row.state is JobState.failed
+                 and isinstance(row.info, int) and row.info > 128 and age_s(row.time) < EXPLAIN_S]
+        natives = self.natives if ended else {}
+        return [Step(job, jobndx, str(natives[jobndx])) for jobndx in ended if jobndx in natives]
 
     def unqueued(self) -> Optional[Row]:
-        """The last row, where its step is active and was never queued."""
+        """The last row, if its step is active and was never queued: its submission was cut."""
         last = self.rows[-1]
-        known = [row for row in self.rows if row.jobndx == last.jobndx and row.state is not JobState.active]
-        return last if last.state is JobState.active and not known else None
+        others = [row for row in self.rows
+                  if row.jobndx == last.jobndx and row.state is not JobState.active]
+        return last if last.state is JobState.active and not others else None
 
 
 class Root(NamedTuple):
-    """A folder that holds jobs: the name of their backend, and the config that counts for them."""
+    """A folder that holds jobs, with the name and the config of their backend."""
     backend: str
     folder: str
     config: Config
 
     def check(self) -> None:
-        """ForbiddenError where others could plant jobs here, unless the config lets them, or have planted what is not a job."""
+        """ForbiddenError if others could make jobs here, unless the config lets them.
+
+        Also if what psik.py keeps beside the jobs could be somebody else's.
+        """
         instead = 'name a folder of your own in the config, as "prefix": "~/jobs"'
         if self.config.check_owner and not self.config.group_writable:
             Guarded(self.folder, instead).check_own()
-        for name in (".outbox", ".outbox/dead", ".keys", ".poll.json") if self.config.check_owner else ():
-            Guarded(os.path.join(self.folder, name), "remove it").check_own()
+        if self.config.check_owner:
+            for name in (".outbox", ".outbox/dead", ".keys", ".poll.json"):
+                Guarded(os.path.join(self.folder, name), "remove it").check_own()
 
     def job(self, jobid: str) -> Optional[JobDir]:
-        """What may be the job of this id; None where nothing is there, or where it is somebody else's, which is said."""
+        """The directory of this job id, which may or may not hold a job.
+
+        None if there is none, or, with a warning, if it could be somebody else's work.
+        """
         if not JOBID.fullmatch(jobid):
             return None
         job = JobDir(os.path.join(self.folder, jobid), self.backend, self.config.check_owner)
         if not self.config.check_owner:
             return job
         try:
-            found = os.lstat(job.path)
-            if stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid():  # what a link of ours leads to
-                found = os.stat(job.path)
+            status = os.lstat(job.path)
+            if stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid():
+                status = os.stat(job.path)  # a link of ours counts as what it leads to
         except OSError:
             return None
-        if found.st_uid != os.geteuid():
-            complain_once("%s holds jobs of %s, which are passed over" % (self.folder, name_of_user(found.st_uid)))
+        if status.st_uid != os.geteuid():
+            complain_once("%s holds jobs of %s, which are passed over"
+                          % (self.folder, name_of_user(status.st_uid)))
             return None
-        if others_may_write(found) and not job.close_to_others():
-            complain_once("%s could be written by others, and holds what is not yours, so it is passed over" % job.path)
+        if others_may_write(status) and not job.close_to_others():
+            complain_once("%s could be written by others, and holds what is not yours, so it is "
+                          "passed over" % job.path)
             return None
         return job
 
     def jobs(self) -> Iterator[Tuple[float, JobDir]]:
-        """(time of creation, directory) of what may be a job here, newest first."""
+        """(time of creation, directory) of each that may be a job's, newest first."""
         for jobid in self.ids():
             job = self.job(jobid)
             if job:
                 yield float(jobid), job
 
     def ids(self) -> List[str]:
-        """The ids in the folder, newest first; read again only when the folder has changed."""
+        """The ids in the folder, newest first; read again only if the folder has changed."""
         try:
             changed = os.stat(self.folder).st_mtime_ns
-            known = LISTED.get(self.folder)
-            if known is None or known[0] != changed:
+            listed = LISTED.get(self.folder)
+            if listed is None or listed[0] != changed:
                 names = [name for name in os.listdir(self.folder) if JOBID.fullmatch(name)]
                 names.sort(reverse=True)
-                if len({len(name) for name in names}) > 1:  # else text sorts as numbers do
+                if len({len(name) for name in names}) > 1:  # else they sort as texts like numbers
                     names.sort(key=float, reverse=True)
-                if time.time() - changed / 1e9 < 2:  # another change may bear the same time
+                if time.time() - changed / 1e9 < 2:  # another change may have the same time
                     changed = 0
-                known = LISTED[self.folder] = (changed, names)
-            return known[1]
+                listed = LISTED[self.folder] = (changed, names)
+            return listed[1]
         except FileNotFoundError:
             return []
 
 
 class JobTree:
-    """The folders of a config that hold jobs; ForbiddenError where one is somebody else's.
+    """The folders of a config that hold jobs; ForbiddenError if one could be somebody else's work.
 
-    Upstream keeps jobs in the prefix itself; those are shown too, under the first backend of that prefix.
+    Upstream keeps jobs in the prefix itself; they are listed too, under the first backend of it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -1759,19 +1787,22 @@ class JobTree:
             root.check()
 
     def of_id(self, jobid: str, backend: Optional[str] = None) -> Iterator[JobDir]:
-        """What may be the job of this id, in each of the folders."""
+        """The directories of this job id in all the folders; see Root.job()."""
         roots = (root for root in self.roots if backend in (None, root.backend))
         return filter(None, (root.job(jobid) for root in roots))
 
     def jobs(self, backend: Optional[str] = None) -> Iterator[JobDir]:
-        """Every directory that may be a job's, newest first."""
+        """Every directory that may be a job's, newest first over all the folders."""
         import heapq
         dated = [root.jobs() for root in self.roots if backend in (None, root.backend)]
         for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
             yield job
 
     def reserve(self, backend: Backend) -> JobDir:
-        """Make the directory of a new job: the current millisecond, or the next that is free in every folder."""
+        """Make the directory of a new job.
+
+        Its id is the current millisecond, or the next one that is free in every folder.
+        """
         make_folder(backend.root)
         others = [root.folder for root in self.roots if root.folder != backend.root]
         stamp_ms = int(time.time() * 1000)
@@ -1785,7 +1816,7 @@ class JobTree:
                 continue
             if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
                 return JobDir(path, backend.name, backend.config.check_owner)
-            os.rmdir(path)
+            os.rmdir(path)  # another backend has a job of this id
 
 
 # ------------------------------------------------------------------------------------------ 7. Templates
@@ -1793,66 +1824,84 @@ class JobTree:
 class ShellTemplate(string.Template):
     """`@name@` is the only markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched."""
     pattern: ClassVar[Any] = (r"@(?P<named>[a-z][a-z0-9_]*)@"
-                              r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # these never match
+                              r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # no match
 
 
 class Option(NamedTuple):
-    """An option of the scheduler; it stands as `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
+    """An option of the scheduler, written `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
     name: str
     value: str
 
     @classmethod
     def of(cls, key: str, value: str) -> "Option":
-        """The option that an attribute means: `---x` is `--x`; a word without dashes is given them."""
+        """The option that an attribute means.
+
+        `---x` is `--x`; `x` without dashes is `-x`, and a longer word gets two.
+        """
         word = key.lstrip("-")
         dashes = min(len(key) - len(word), 2) or (1 if len(word) == 1 else 2)
         return cls("-" * dashes + word, value)
 
 
 class Block(str):
-    """Ready-made text: the line that names it becomes it, whole and unquoted."""
+    """Ready-made text, which replaces the line that names it, whole and unquoted."""
 
 
 Value = Union[None, int, str, Option, List[str], List[Option]]
 
-# Every name that a template may use, with what it stands for.
+# Every name that a template may use, and what it stands for; "nothing" makes its line vanish.
 TEMPLATE_NAMES = {
-    "shell": "what stands behind #!", "psik": "the program that $psik names", "rc": "the words of the shell rc",
-    "by_itself": "yes where a script can record transitions, else nothing",
-    "base": "the job's directory", "log": "its log/", "job": "its scripts/job", "supervise": "its scripts/supervise",
+    "shell": "the command behind #!", "psik": "the program that $psik names",
+    "rc": "the words of the shell rc",
+    "by_itself": "yes if a script can record transitions itself, else nothing",
+    "base": "the job's directory", "log": "its log/", "job": "its scripts/job",
+    "supervise": "its scripts/supervise",
     "directory": "where the payload runs", "name": "the job's name",
-    "tag": "psik-JOBID; with .JOBNDX behind it, what a scheduler must be told to find the step",
-    "job_body": "the file job_body, which hands over to the supervisor", "settings": "what the supervisor has to know of the job",
-    "inherit_environment": "yes or nothing", "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
-    "node_count": "", "process_count": "", "processes_per_node": "",
-    "cpu_cores_per_process": "", "gpu_cores_per_process": "nothing where none is asked for", "exclusive": "an empty word, or nothing",
-    "plain_name": "the name in letters, digits and _.-", "cores": "cpu_cores_per_process, where more than 1",
-    "slots": "process_count, where no node_count is given", "ptile": "processes on a node, where that can be told",
-    "processes": "in all, at least 1", "queue_name": "", "project_name": "", "reservation_id": "",
+    "tag": "psik-JOBID; the scheduler must get it with .JOBNDX behind it, to find the step by it",
+    "job_body": "the file job_body, which hands over to the supervisor",
+    "settings": "what the supervisor has to know of the job",
+    "inherit_environment": "yes or nothing",
+    "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
+    "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
+    "gpu_cores_per_process": "nothing if the job asks for none",
+    "exclusive": "an empty word, or nothing",
+    "plain_name": "the name, with _ for all but letters, digits and _.-",
+    "cores": "cpu_cores_per_process if more than 1",
+    "slots": "process_count if there is no node_count",
+    "ptile": "processes on a node, if the spec decides that",
+    "processes": "in all, at least 1",
+    "queue_name": "", "project_name": "", "reservation_id": "",
     "attributes": "options of the scheduler, one a line", "launcher": "the config's launcher",
-    "mpiexec": "mpirun -n N where there is one, else env", "python": "this interpreter", "psik_dir": "where the job's copy of psik.py lies",
-    # What the templates of version 1.0.0 use, where a site keeps them.
-    "reporter": "the program that records transitions; none where the script can do it by itself", "run": "its scripts/run",
-    "status": "its status.csv", "environment": "NAME=value, one a line", "nearly_min": "a little less than the walltime",
-    "grace_fifths": "grace_s in fifths of a second", "timeout": "timeout(1)", "psik_module": "psik", "psik_file": "psik_dir/psik.py",
-    "backport_dir": "psik_dir",
+    "mpiexec": "mpirun -n N if there is an mpirun, else env", "python": "this interpreter",
+    "psik_dir": "the folder of the job's copy of psik.py",
+    # For templates of version 1.0.0 that a site has kept.
+    "reporter": "the program that records transitions; nothing if the script does so itself",
+    "run": "its scripts/run", "status": "its status.csv", "environment": "NAME=value, one a line",
+    "nearly_min": "a little less than the walltime",
+    "grace_fifths": "grace_s in fifths of a second", "timeout": "timeout(1)",
+    "psik_module": "psik", "psik_file": "psik_dir/psik.py", "backport_dir": "psik_dir",
 }
 
 
 def quote_sbatch(value: str) -> str:
-    """A value as one word of an #SBATCH line: a backslash takes the next character as it is, in quotes too.
+    """A value as one word of an #SBATCH line.
 
-    `pack` and `het` before `job` are parted by one, for older versions cut the word out (Slurm 20 to 22, tried).
+    A backslash makes the next character literal, inside quotes too.  One goes between `pack` or
+    `het` and `job`, because older versions cut that word out (tried with Slurm 20 to 22).
     """
     word = re.sub(r"""(["'#\\])""", r"\\\1", value)
     return '"%s"' % re.sub(r"(?i)(pack|het)(?=job)", r"\1\\", word)
 
 
 def quote_bsub(value: str) -> str:
-    """A value as one word of a #BSUB line, which has no escape inside quotes.  InvalidError where it has no form."""
+    """A value as one word of a #BSUB line, which has no escape inside quotes.
+
+    InvalidError if it cannot be written.
+    """
     mark = "'" if '"' in value else '"'
     if mark in value or value.startswith("#"):
-        raise InvalidError("%r: LSF takes no value with both kinds of quotes in it, or # before it" % value)
+        raise InvalidError("%r: LSF cannot take a value that holds both kinds of quotes, or begins "
+                           "with #" % value)
     return mark + value + mark
 
 
@@ -1860,7 +1909,7 @@ DIRECTIVES = {"#SBATCH": quote_sbatch, "#BSUB": quote_bsub}
 
 
 class Shell(NamedTuple):
-    """The shell of a job's scripts: its kind, rc or sh, and what stands behind #!."""
+    """The shell of a job's scripts: its kind, rc or sh, and the command behind #!."""
     kind: str
     command: str
 
@@ -1871,7 +1920,7 @@ class Shell(NamedTuple):
         return "'%s'" % value.replace("'", "''" if self.kind == "rc" else "'\\''")
 
     def quote(self, value: Union[int, str, Option], line: str) -> str:
-        """A value as it must stand in this line of a template."""
+        """A value, quoted for this line of a template: a directive or shell."""
         if line.startswith("#!"):
             return str(value)
         if isinstance(value, Option):
@@ -1885,14 +1934,14 @@ class Shell(NamedTuple):
 
     @staticmethod
     def is_rc(words: Sequence[str]) -> bool:
-        """Whether this command is Rakitzis' rc: init tools, and Plan 9's shell, bear the same name."""
+        """Whether this is Rakitzis' rc: init tools and Plan 9's shell are called rc too."""
         return ask_program(list(words) + ["-c", "if(~ a b) {echo x} else {echo rc}"]) == "rc"
 
     @classmethod
     def of(cls, config: Config) -> "Shell":
-        """The shell of the scripts: rc_path, else rc where one is found and answers like rc, else /bin/sh.
+        """The shell of the scripts: rc_path, else an rc that answers like rc, else /bin/sh.
 
-        InvalidError where rc_path is neither rc nor a POSIX shell.
+        InvalidError if rc_path is neither rc nor a POSIX shell.
         """
         if not config.rc_path:
             path = find_program("rc")
@@ -1902,8 +1951,8 @@ class Shell(NamedTuple):
             return cls("rc", config.rc_path)
         if ask_program(words + ["-c", "test a = a && echo sh"]) == "sh":
             return cls("sh", config.rc_path)
-        raise InvalidError([Fault("rc_path", "%r does not answer like rc or sh; correct it or leave it out" % config.rc_path)],
-                           "config")
+        raise InvalidError([Fault("rc_path", "%r does not answer like rc or sh; correct it or "
+                                  "leave it out" % config.rc_path)], "config")
 
 
 SH = Shell("sh", "/bin/sh")
@@ -1911,7 +1960,10 @@ SH = Shell("sh", "/bin/sh")
 
 @lru_cache(maxsize=64)
 def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
-    """(its first line's number, text, names) of the pieces of a template: a line that has names, or many that have none."""
+    """The pieces of a template: (number of the first line, text, names).
+
+    A piece is one line with names in it, or several in a row without.
+    """
     pieces: List[Tuple[int, str, List[str]]] = []
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         names = [match.group("named") for match in ShellTemplate.pattern.finditer(line)]
@@ -1923,59 +1975,64 @@ def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
 
 
 class Template(NamedTuple):
-    """A template: its text, and where it comes from, a path or `templates/NAME`."""
+    """A template: its text and its source, a path or `templates/NAME`."""
     source: str
     text: str
 
     @classmethod
     def built_in(cls, name: str) -> "Template":
-        """One that stands at the end of this file."""
+        """A template of those at the end of this file."""
         return cls("templates/" + name, TEMPLATES[name])
 
     @classmethod
     def find(cls, kind: str, name: str, shell: str, config: Config) -> Optional["Template"]:
-        """A backend's template: the file of this shell, else the one for both.
+        """A backend's template: the file for this shell, else the one for both, else None.
 
-        The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is for what all share.  None where
-        there is none; ForbiddenError where somebody else could write it.
+        The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is that of
+        the templates which all backends share.  ForbiddenError if somebody else could write to it.
         """
-        kinds, folder = [kind, kind.split("-")[0]] if "-" in kind else [kind], config.templates
-        for path in [os.path.join(folder_name, name + end) for folder_name in kinds for end in ("." + shell, "")]:
-            if folder and os.path.isfile(os.path.join(folder, path)):
-                config.check_site_file(os.path.join(folder, path))
-                return cls(os.path.join(folder, path), read_text(os.path.join(folder, path)))
+        kinds = [kind, kind.split("-")[0]] if "-" in kind else [kind]
+        files = (name + "." + shell, name)
+        for path in [os.path.join(each, file) for each in kinds for file in files]:
+            own = os.path.join(config.templates, path) if config.templates else ""
+            if own and os.path.isfile(own):
+                config.check_site_file(own)
+                return cls(own, read_text(own))
             if path in TEMPLATES:
                 return cls.built_in(path)
         return None
 
     @staticmethod
     def repeated(values: Dict[str, Value]) -> List[Dict[str, Value]]:
-        """The values of each line that a line becomes: one for each item of a list among them."""
+        """The values of each copy of a line: a copy for each item of the first list among them."""
         many = next((name for name, value in values.items() if isinstance(value, list)), None)
-        return [dict(values, **{many: item}) for item in values[many]] if many else [values]  # type: ignore
+        items: Any = values[many] if many else ()
+        return [dict(values, **{many: item}) for item in items] if many else [values]
 
     def render_line(self, line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
-        """The lines that one line becomes."""
+        """The lines that one piece becomes."""
         block = next((value for value in values.values() if isinstance(value, Block)), None)
         if block is not None or not values:
             return [line if block is None else block]
         if None in values.values():
             return []
         template = ShellTemplate(line)
-        return [template.substitute({name: shell.quote(value, line) for name, value in one.items()})  # type: ignore
-                for one in self.repeated(values)]
+        return [template.substitute({name: shell.quote(value, line)  # type: ignore
+                                     for name, value in copy.items()})
+                for copy in self.repeated(values)]
 
     def render(self, values: Dict[str, Value], shell: Shell) -> str:
         """The text with the values in place, line by line.
 
-        A line whose value is None vanishes; one whose value is a list is repeated, once per item; one that names a Block
-        becomes it.  InvalidError names source and line of a name that is not known.
+        A line with a value None vanishes; one with a list is repeated, once per item; one with a
+        Block is replaced by it.  InvalidError gives source and line of an unknown name.
         """
         lines: List[str] = []
         for number, piece, names in template_pieces(self.text):
             unknown = [name for name in names if name not in values]
             if unknown:
-                raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], nearest(unknown[0], values)),
+                hint = nearest(unknown[0], values)
+                raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], hint),
                                    "%s:%d" % (self.source, number))
             lines += self.render_line(piece, {name: values[name] for name in names}, shell)
         return "\n".join(lines) + "\n"
