@@ -418,7 +418,7 @@ def read_or_empty(path: str) -> str:
     except OSError:
         return ""
     try:
-        blocks = iter(lambda: os.read(fd, 65536), b"")  # several, for /proc gives little at a time
+        blocks = iter(lambda: os.read(fd, 65536), b"")  # a file in /proc comes in small pieces
         return b"".join(blocks).decode("utf-8", "replace")
     except OSError:
         return ""
@@ -699,7 +699,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 def encode_percent(text: str, plain: str = "[A-Za-z0-9_./~-]") -> str:
-    """A text for a URL or a header: a character that does not match `plain` as %XX of its UTF-8."""
+    """A text for a URL or a header; a character that does not match `plain` as %XX of its UTF-8."""
     def encoded(char: str) -> str:
         return "".join("%%%02X" % byte for byte in char.encode("utf-8", "surrogateescape"))
 
@@ -861,6 +861,7 @@ class FieldReader:
         """A whole number from 60, 60.0 or "60"."""
         is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         text = str(value) if is_number else ""
+        # A float holds whole numbers of up to 15 digits exactly, so int(float()) is safe below.
         if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
             raise ValueError("%s is not a whole number" % shown(value))
         number = int(float(text))
@@ -942,13 +943,13 @@ class FieldReader:
                 read[name] = self.value(str, "" if item is None else item, meta, place)
         return read
 
-    def given(self, known: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
-        """The valid fields of those that data has, where null is none; known is {name: field}."""
-        unknown = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in known]
+    def given(self, items: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
+        """The valid fields of those that data gives; null gives none.  items is {name: field}."""
+        unknown = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in items]
         for name in unknown:
-            self.fault(prefix + name, "unknown key" + nearest(name, known))
+            self.fault(prefix + name, "unknown key" + nearest(name, items))
         values = {}
-        for name, item in known.items():
+        for name, item in items.items():
             if data.get(name) is not None:
                 value = self.value(item.type, data[name], item.metadata, prefix + name)
                 values.update({} if value is None else {name: value})
@@ -962,11 +963,11 @@ class FieldReader:
         An invalid field gets its default too, so that cls.faults() can check the others.
         """
         prefix = path + "." if path else ""
-        known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+        items = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
         before = len(self.faults)
-        values = self.given(known, data, prefix)
+        values = self.given(items, data, prefix)
         wrong = {fault.path for fault in self.faults[before:]}
-        for name, item in known.items():
+        for name, item in items.items():
             values.setdefault(name, default_of(item))
         model = cls.__new__(cls)
         vars(model).update(values)
@@ -1470,7 +1471,7 @@ def parse_rows(text: str, source: str) -> List[Row]:
             stamp, jobndx, state, info = match.groups()
             rows.append(Row(float(stamp), int(jobndx), STATES[state], read_info(info)))
         if line and (not match or match.start()) and line.strip():
-            complain_once("%s:%d: not a transition, so it is skipped: %r"
+            complain_once("%s:%d: skipped text that is not a transition: %r"
                           % (source, number, line[:60]))
     return rows
 
@@ -1544,6 +1545,7 @@ class JobDir:
         NotFoundError if there is no job; unless patient, BlockingIOError if somebody else holds it.
         """
         try:
+            # Somebody may have put a FIFO or a link in its place: neither wait nor follow.
             fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFoundError("no job at %s" % self.path) from None
@@ -1595,6 +1597,7 @@ class History:
         """Add one row, in one write; a durable row is on the disk when this returns."""
         row = Row(round(time.time(), 3), jobndx, state, info)
         line = "%.3f,%d,%s,%s\n" % row
+        # The rest of a torn row gets an end of its own, else the two would be one line.
         os.write(self.fd, ("\n" * self.torn + line).encode())
         if durable:
             os.fsync(self.fd)
@@ -1709,9 +1712,9 @@ class Root(NamedTuple):
     config: Config
 
     def check(self) -> None:
-        """ForbiddenError if others could make jobs here, unless the config lets them.
+        """ForbiddenError if others could make jobs here, and the config does not let them.
 
-        Also if what psik.py keeps beside the jobs could be somebody else's.
+        Also if a file that psik.py keeps beside the jobs could be somebody else's work.
         """
         instead = 'name a folder of your own in the config, as "prefix": "~/jobs"'
         if self.config.check_owner and not self.config.group_writable:
@@ -1761,9 +1764,9 @@ class Root(NamedTuple):
             if listed is None or listed[0] != changed:
                 names = [name for name in os.listdir(self.folder) if JOBID.fullmatch(name)]
                 names.sort(reverse=True)
-                if len({len(name) for name in names}) > 1:  # else they sort as texts like numbers
+                if len({len(name) for name in names}) > 1:  # at one length, texts sort like numbers
                     names.sort(key=float, reverse=True)
-                if time.time() - changed / 1e9 < 2:  # another change may have the same time
+                if time.time() - changed / 1e9 < 2:  # a later change may bear the same time
                     changed = 0
                 listed = LISTED[self.folder] = (changed, names)
             return listed[1]
@@ -1816,7 +1819,7 @@ class JobTree:
                 continue
             if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
                 return JobDir(path, backend.name, backend.config.check_owner)
-            os.rmdir(path)  # another backend has a job of this id
+            os.rmdir(path)  # another folder has a job of this id
 
 
 # ------------------------------------------------------------------------------------------ 7. Templates
@@ -1935,6 +1938,7 @@ class Shell(NamedTuple):
     @staticmethod
     def is_rc(words: Sequence[str]) -> bool:
         """Whether this is Rakitzis' rc: init tools and Plan 9's shell are called rc too."""
+        # Plan 9's rc has `if not` in place of else.
         return ask_program(list(words) + ["-c", "if(~ a b) {echo x} else {echo rc}"]) == "rc"
 
     @classmethod
