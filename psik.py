@@ -2044,12 +2044,13 @@ class Template(NamedTuple):
 
 # ------------------------------------------------------------------------------------------- 8. Backends
 
-# The copy of psik.py that a job calls: it stays where it is when psik.py is moved, replaced or was read from stdin.
+# A job calls a copy of psik.py: it stays in place when psik.py is moved or replaced, and there is
+# one even when the program was read from stdin.
 
 class Copies:
     """The copies of psik.py that the jobs of a prefix share, each in a folder named by its hash.
 
-    A hard link in each job counts who needs a copy.
+    Each job holds a hard link to the copy that it calls, so the link count tells which are unused.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -2066,7 +2067,7 @@ class Copies:
     @staticmethod
     @lru_cache(maxsize=1)
     def files() -> Dict[str, bytes]:
-        """{name: content} of a copy: psik.py, or psik.pyc where it was read from stdin; the supervisor."""
+        """{name: content} of a copy: the supervisor, and psik.py (psik.pyc if read from stdin)."""
         files = {"supervisor.py": TEMPLATES["supervisor.py"].encode()}
         if CODE is None:
             with open(os.path.realpath(FILE), "rb") as file:
@@ -2081,14 +2082,14 @@ class Copies:
     @staticmethod
     @lru_cache(maxsize=1)
     def hash() -> str:
-        """The name of our copy: a hash of its files."""
+        """The name of our copy's folder: 16 hexadecimal digits, a hash of its files."""
         import hashlib
         content = b"".join(content for _, content in sorted(Copies.files().items()))
         return hashlib.sha256(content).hexdigest()[:16]
 
     @classmethod
     def of(cls, job: JobDir) -> "Copies":
-        """Those of a job's prefix."""
+        """The copies under a job's prefix."""
         return cls(os.path.dirname(os.path.dirname(job.path)))
 
     @property
@@ -2098,20 +2099,23 @@ class Copies:
 
     @staticmethod
     def counted(copy: str) -> str:
-        """The file of a copy whose hard links tell how many jobs need it."""
-        return os.path.join(copy, "psik.py" if os.path.exists(os.path.join(copy, "psik.py")) else "psik.pyc")
+        """The file of a copy to which the jobs that need it hold hard links."""
+        path = os.path.join(copy, "psik.py")
+        return path if os.path.exists(path) else os.path.join(copy, "psik.pyc")
 
     def write(self) -> None:
-        """Make the folder of our copy, whole or not at all."""
+        """Make the folder of our copy, complete or not at all."""
         passing = "%s.%s" % (self.own, os.urandom(6).hex())
-        os.makedirs(os.path.join(passing, "__pycache__"), 0o700)  # by Python it would be made as the umask has it
+        # Python itself would make __pycache__ with whatever permissions the umask leaves.
+        os.makedirs(os.path.join(passing, "__pycache__"), 0o700)
         for name, content in self.files().items():
-            with open(os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            fd = os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(fd, "wb") as file:
                 file.write(content)
         os.rename(passing, self.own)
 
     def is_whole(self) -> bool:
-        """Whether our copy holds what it is to hold."""
+        """Whether the files of our copy have the content that they should have."""
         for name, content in self.files().items():
             with open(os.path.join(self.own, name), "rb") as file:
                 if file.read() != content:
@@ -2119,15 +2123,19 @@ class Copies:
         return True
 
     def link(self, job: JobDir) -> None:
-        """Link our copy into a job, in place of the one that it had."""
+        """Link our copy into a job, in place of the link to an earlier one."""
         passing = job.script(".psik.%s" % os.urandom(6).hex())
         os.link(self.counted(self.own), passing)
-        os.replace(passing, job.script(".psik.py"))  # does nothing where both are one file already
+        # If both names are links to one file, rename(2) does nothing, and leaves both.
+        os.replace(passing, job.script(".psik.py"))
         if os.path.exists(passing):
             os.unlink(passing)
 
     def keep(self, job: JobDir) -> None:
-        """Keep our copy for as long as the job is."""
+        """Make our copy unless it is there, and keep it for as long as the job exists.
+
+        ForbiddenError if it was changed, or if somebody else could have written it.
+        """
         make_folder(self.folder)
         if job.check_owner:
             self.check(self.own)
@@ -2138,13 +2146,17 @@ class Copies:
                 raise ForbiddenError("%s was changed: remove it" % self.own)
             try:
                 self.link(job)
-            except OSError:  # a file system without hard links, or too many of them: nobody counts, so it stays
+            except OSError:
+                # The file system has no hard links, or allows no more of them to this file.  Then
+                # links do not tell who needs the copy, so it is never removed.
                 write_file(os.path.join(self.own, "keep"), "")
 
     def check(self, copy: str) -> None:
-        """ForbiddenError where somebody else could have written a copy."""
-        for path in [self.folder, copy] + paths_in(copy) + paths_in(os.path.join(copy, "__pycache__")):
-            Guarded(path, "remove it, or name a prefix of your own in the config", to_run=path.startswith(copy + os.sep)).check_own()
+        """Raise ForbiddenError if somebody else could have written a copy."""
+        instead = "remove it, or name a prefix of your own in the config"
+        cached = paths_in(os.path.join(copy, "__pycache__"))
+        for path in [self.folder, copy] + paths_in(copy) + cached:
+            Guarded(path, instead, to_run=path.startswith(copy + os.sep)).check_own()
 
     def drop_unused(self) -> None:
         """Remove the copies that no job needs any more."""
@@ -2152,13 +2164,15 @@ class Copies:
             return
         with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
             for copy in paths_in(self.folder):
+                is_copy = re.fullmatch("[0-9a-f]{16}", os.path.basename(copy))
                 with suppress(FileNotFoundError):
-                    if re.fullmatch("[0-9a-f]{16}", os.path.basename(copy)) and self.is_unused(copy):
+                    if is_copy and self.is_unused(copy):
                         delete_tree(copy)
 
     def is_unused(self, copy: str) -> bool:
-        """Whether no job links to a copy, where links count."""
-        return os.stat(self.counted(copy)).st_nlink == 1 and not os.path.exists(os.path.join(copy, "keep"))
+        """Whether no job has a link to a copy; never true of one that is not counted by links."""
+        uncounted = os.path.exists(os.path.join(copy, "keep"))
+        return os.stat(self.counted(copy)).st_nlink == 1 and not uncounted
 
 
 class ScriptWriter:
@@ -2171,11 +2185,14 @@ class ScriptWriter:
 
     @staticmethod
     def can_record() -> bool:
-        """Whether a script can append a transition by itself: it needs flock(1), and milliseconds from date(1)."""
+        """Whether a script can append a transition without Python.
+
+        That takes flock(1), and a date(1) that prints milliseconds.
+        """
         return bool(find_program("flock")) and ask_program(["date", "+%3N"]).isdigit()
 
     def resource_values(self) -> Dict[str, Value]:
-        """The values of the names that say what the job needs."""
+        """{name: value} of the template names for what the job needs."""
         needs, mpirun = self.spec.resources, find_program("mpirun")
         mpiexec = [mpirun, "-n", str(needs.processes())] if mpirun else ["env"]
         cores = needs.cpu_cores_per_process
@@ -2197,7 +2214,7 @@ class ScriptWriter:
         }
 
     def spec_values(self) -> Dict[str, Value]:
-        """The values of the names that say what else the spec asks for."""
+        """{name: value} of the template names for everything else in the spec."""
         spec, settings = self.spec, self.settings
         plain_name = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None
         return {
@@ -2213,7 +2230,7 @@ class ScriptWriter:
         }
 
     def place_values(self) -> Dict[str, Value]:
-        """The values of the names that say where the job's files and programs are."""
+        """{name: value} of the template names for the job's files and the programs it calls."""
         job, config, copy = self.job, self.config, Copies.of(self.job).own
         psik, alone = config.psik_path or job.script("psik"), self.can_record()
         rc = self.shell.command.split() if self.shell.kind == "rc" else ["/usr/bin/env", "rc"]
@@ -2242,7 +2259,7 @@ class ScriptWriter:
         }
 
     def supervisor_settings(self, values: Dict[str, Value]) -> Block:
-        """What scripts/supervise says of the job."""
+        """The line SETTINGS of scripts/supervise: what the supervisor has to know of the job."""
         spec, config = self.spec, self.config
         return Block("SETTINGS = %r" % {
             "home": values["psik_dir"], "check_owner": config.check_owner, "base": self.job.path,
@@ -2252,20 +2269,24 @@ class ScriptWriter:
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
     def values(self) -> Dict[str, Value]:
-        """What each name of TEMPLATE_NAMES stands for in the scripts of this job; job_body excepted."""
+        """{name: value} of all TEMPLATE_NAMES but job_body, for the scripts of this job."""
         values = {**self.place_values(), **self.spec_values(), **self.resource_values()}
         return dict(values, settings=self.supervisor_settings(values))
 
     def payload(self) -> str:
-        """scripts/run: the user's script, under its own #! or in the chosen shell, where $mpirun splits into its words."""
+        """The text of scripts/run: the user's script, under its own #! or the chosen shell's."""
         script, shell = self.spec.script, self.shell
         head = "" if script.startswith("#!") else "#!%s\n" % shell.command
         if head and shell.kind == "sh":
+            # So that sh splits $mpirun, a list as rc exports it, into its words.
             head += "IFS=$(printf ' \\t\\n\\001')\n"
         return head + script + ("" if script.endswith("\n") else "\n")
 
     def texts(self) -> Dict[str, str]:
-        """{name: text} of the scripts; InvalidError where a template is missing or has unknown names."""
+        """{name: text} of the scripts.
+
+        InvalidError if a template is missing or holds an unknown name.
+        """
         config, shell, values = self.config, self.shell, self.values()
         body = Template.find("", "job_body", shell.kind, config) or Template("", "")
         values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
@@ -2274,46 +2295,50 @@ class ScriptWriter:
             kind = "" if name in OUR_SCRIPTS else self.kind
             template = Template.find(kind, name, shell.kind, config)
             if template:
-                is_sh = template.text.startswith("#!/bin/sh")  # whatever shell the others are for
+                # A template may name /bin/sh, whatever the shell of the others is.
+                is_sh = template.text.startswith("#!/bin/sh")
                 scripts[name] = template.render(values, SH if is_sh else shell)
             elif name != "poll":
                 where = config.templates or "psik.py, and the config names no folder of templates"
-                raise InvalidError([Fault("backend", "%r is no backend: it has no template %r in %s"
-                                          % (self.kind, name, where))], "config")
+                text = "%r is not a backend: there is no template %r in %s"
+                raise InvalidError([Fault("backend", text % (self.kind, name, where))], "config")
         return scripts
 
 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
-    """What one of a backend's templates lacks."""
+    """What is wrong with one of a backend's templates, or missing; [] if nothing is."""
     try:
-        found = Template.find(backend.kind, name, shell.kind, backend.config)
+        template = Template.find(backend.kind, name, shell.kind, backend.config)
     except PsikError as err:
         return [str(err)]
-    if not found:
-        return ["no template %r%s" % (name, "; jobs that die stay active" if name == "poll" else "")]
+    if not template:
+        effect = "; jobs that are killed stay active" if name == "poll" else ""
+        return ["no template %r%s" % (name, effect)]
     missing = []
     try:
-        found.render({known: "" for known in TEMPLATE_NAMES}, shell)
+        template.render({known: "" for known in TEMPLATE_NAMES}, shell)
     except InvalidError as err:
         missing.append(str(err))
-    wanted = [word for line in re.findall(r"^# needs:(.*)$", found.text, re.MULTILINE) for word in line.split()]
-    return missing + ["no program %r, which %s calls" % (word, found.source) for word in wanted if not find_program(word)]
+    lines = re.findall(r"^# needs:(.*)$", template.text, re.MULTILINE)
+    absent = [word for line in lines for word in line.split() if not find_program(word)]
+    return missing + ["no program %r, which %s calls" % (word, template.source) for word in absent]
 
 
 def check_backend(backend: Backend) -> List[str]:
-    """What a backend lacks: templates, names in them that psik.py does not know, programs; [] where nothing."""
+    """What a backend lacks: templates, known names in them, programs; [] if it lacks nothing."""
+    config = backend.config
     try:
-        shell = Shell.of(backend.config)
+        shell = Shell.of(config)
     except InvalidError as err:
         return [str(err)]
     missing = [fault for name in JOB_SCRIPTS for fault in check_template(backend, name, shell)]
-    if backend.config.psik_path and not find_program(backend.config.psik_path):
-        missing.insert(0, "no program %r, which psik_path names" % backend.config.psik_path)
+    if config.psik_path and not find_program(config.psik_path):
+        missing.insert(0, "no program %r, which psik_path names" % config.psik_path)
     return missing
 
 
 def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> Finished:
-    """Run a program, text its stdin; one that does not start, or not end in time, fails, and stderr says why."""
+    """Run a program, text its stdin; if it cannot start or takes too long, stderr says so."""
     try:
         return run_program(argv, timeout_s, text=text)
     except OSError as err:
@@ -2321,51 +2346,55 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> F
 
 
 class JobScripts:
-    """The scripts of a job as they lie there, to be run."""
+    """The scripts of a job that lie in its scripts/, to be run."""
 
     def __init__(self, job: JobDir) -> None:
         self.job = job
 
     @property
     def copy(self) -> str:
-        """The folder of the copy of psik.py that they call, by scripts/supervise; '' in a job of version 1.0.0, which has none."""
+        """The folder of the copy of psik.py that they call; '' in a job of version 1.0.0."""
         copy = re.search(r"/\.psik/([0-9a-f]+)", read_or_empty(self.job.script("supervise")))
         return os.path.join(Copies.of(self.job).folder, copy.group(1)) if copy else ""
 
     @property
     def are_stale(self) -> bool:
-        """Whether they were made for another place than the job's, or the psik.py that they call is gone."""
-        settings = read_or_empty(self.job.script("supervise"))  # '' in a job of version 1.0.0, or of psik
-        return bool(settings) and not (("'base': %r," % self.job.path) in settings and os.path.isdir(self.copy))
+        """Whether the job was moved since they were made, or the psik.py that they call is gone."""
+        settings = read_or_empty(self.job.script("supervise"))  # '' in jobs of 1.0.0 or upstream
+        is_here = ("'base': %r," % self.job.path) in settings
+        return bool(settings) and not (is_here and os.path.isdir(self.copy))
 
     def has(self, name: str) -> bool:
         """Whether the job has a script of this name."""
         return os.path.exists(self.job.script(name))
 
     def check(self) -> None:
-        """ForbiddenError where somebody else could have put one of them there, or what they call."""
+        """Raise ForbiddenError if somebody else could have written them, or what they call."""
         job, instead = self.job, "remove the job, or what was put into it"
-        if job.path in OPENED:
+        if job.path in OPENED:  # refused once: whoever tries again has been warned
             OPENED.discard(job.path)
-            raise ForbiddenError("others could write to job %s: look at what it holds, and try again" % job.jobid)
+            raise ForbiddenError("others could write to job %s: look at what it holds, and try "
+                                 "again" % job.jobid)
         folders = [job.path, job.at("scripts"), job.at("log"), job.at("spec.json")]
         for path in folders + paths_in(job.at("log")):
             Guarded(path, instead).check_own()
         for path in paths_in(job.at("scripts")):
             Guarded(path, instead, to_run=True).check_own()
             if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
-                raise ForbiddenError("%s is a file by another name too, which others may write: remove it" % path)
+                raise ForbiddenError("%s is also a file by another name, which others may be able "
+                                     "to write: remove it" % path)
         if self.copy:
             Copies.of(job).check(self.copy)
 
     def path(self, name: str) -> str:
-        """The path of a script that is to be run; ForbiddenError as check()."""
+        """The path of a script that is about to be run; ForbiddenError as check()."""
         if self.job.check_owner:
             self.check()
         return self.job.script(name)
 
-    def run(self, name: str, words: Sequence[str], timeout_s: Optional[float], text: str = "") -> Finished:
-        """Run a script to its end; where that fails, stderr says why."""
+    def run(self, name: str, words: Sequence[str], timeout_s: Optional[float],
+            text: str = "") -> Finished:
+        """Run a script with these arguments, text its stdin; if that fails, stderr says why."""
         try:
             return try_program([self.path(name)] + list(words), timeout_s, text)
         except ForbiddenError as err:
@@ -2377,7 +2406,7 @@ def export_templates(folder: str) -> List[str]:
     paths = {name: os.path.join(folder, name) for name in sorted(TEMPLATES)}
     for path in paths.values():
         if os.path.lexists(path):
-            raise ConflictError("%s is there already; name another folder" % path)
+            raise ConflictError("%s exists already; name another folder" % path)
     for name, path in paths.items():
         make_folder(os.path.dirname(path))
         write_file(path, TEMPLATES[name], 0o644)
@@ -2386,8 +2415,9 @@ def export_templates(folder: str) -> List[str]:
 
 # ------------------------------------------------------------------------------------------ 9. Callbacks
 
-# An event lies in .outbox/ before its row stands in the history, and leaves when a 2xx has come back.  So a
-# process that dies in between leaves an event without a row, which is dropped, or one that the next will send.
+# An event is written to .outbox/ before its row to the history, and removed once a 2xx has come
+# back.  So a process that dies on the way leaves an event without a row, which is dropped, or one
+# that the next process sends, perhaps a second time; none is lost.
 
 def as_bytes(text: Union[str, bytes]) -> bytes:
     """Text as UTF-8; bytes as they are."""
@@ -2395,19 +2425,21 @@ def as_bytes(text: Union[str, bytes]) -> bytes:
 
 
 def sign_message(payload: Union[str, bytes], secret: Union[str, bytes]) -> str:
-    """The X-Hub-Signature-256 of a message, `sha256=<hex>`, as GitHub makes it; text counts as UTF-8."""
+    """The X-Hub-Signature-256 of a message, `sha256=<hex>`, as GitHub makes it; text is UTF-8."""
     import hashlib
     import hmac
     return "sha256=" + hmac.new(as_bytes(secret), as_bytes(payload), hashlib.sha256).hexdigest()
 
 
-def verify_signature(payload: Union[str, bytes], secret: Union[str, bytes], signature: Optional[str]) -> bool:
-    """True where a message bears its signature, compared in constant time; ForbiddenError otherwise."""
+def verify_signature(payload: Union[str, bytes], secret: Union[str, bytes],
+                     signature: Optional[str]) -> bool:
+    """True if this is the message's signature, compared in constant time; else ForbiddenError."""
     import hmac
     if not signature:
         raise ForbiddenError("the X-Hub-Signature-256 header is missing")
-    if not hmac.compare_digest(sign_message(payload, secret).encode(), signature.strip().encode("utf-8", "replace")):
-        raise ForbiddenError("the signature is not that of the message")
+    given = signature.strip().encode("utf-8", "replace")
+    if not hmac.compare_digest(sign_message(payload, secret).encode(), given):
+        raise ForbiddenError("the signature does not match the message")
     return True
 
 
@@ -2418,7 +2450,7 @@ class web:
 
 
 class CallbackSettings(NamedTuple):
-    """What of the config the callbacks of a job need where there is no config, in the job; scripts/callback.json."""
+    """What callbacks need of the config: scripts/callback.json, because a job reads no config."""
     timeout_s: float
     give_up_s: float
     ca_file: Optional[str]
@@ -2426,64 +2458,70 @@ class CallbackSettings(NamedTuple):
 
     @classmethod
     def of(cls, job: JobDir) -> Optional["CallbackSettings"]:
-        """Those of a job; None where it has no callback."""
+        """The settings of a job; None if it has no callback."""
         text = read_unless_known(job.script("callback.json"))
         with suppress(ValueError, TypeError):
             return cls(**json.loads(text)) if text else None
-        raise InvalidError("it is broken; write what another job's has", job.script("callback.json"))
+        raise InvalidError("it is broken; copy the one of another job", job.script("callback.json"))
 
 
 class Post:
-    """One POST to a callback, which has to be answered before a deadline of time.monotonic().
+    """One POST to a callback, to be answered before a deadline of time.monotonic().
 
-    By hand: http.client would cost the call in the job more than the interpreter's start.  An OSError wherever there is no
-    answer; TimeoutError where it is too late.
+    OSError if there is no answer; TimeoutError if there is none before the deadline.
     """
+    # By hand, because each call in a job pays for it: http.client would cost 26 ms of CPU, where an
+    # interpreter's start costs 8.  Only the head of the answer is read, and strictly: HTTP/1.0 or
+    # 1.1, a status of three digits, then anything up to an empty line, in all at most
+    # MAX_ANSWER_HEAD bytes.  Heads of 1xx are skipped; headers and body are of no interest.
 
     def __init__(self, url: str, settings: CallbackSettings, deadline: float) -> None:
         self.url, self.settings, self.deadline = url, settings, deadline
         self.scheme, self.host, self.port, self.target = split_url(url)
-        self.name = self.host if self.port in PORTS.values() else "%s:%d" % (self.host, self.port)
+        is_usual = self.port in PORTS.values()
+        self.name = self.host if is_usual else "%s:%d" % (self.host, self.port)
 
-    def left(self) -> float:
-        """The seconds until the deadline; TimeoutError where there are none."""
+    def remaining_s(self) -> float:
+        """The seconds until the deadline; TimeoutError if it has passed."""
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("no answer in time")
         return seconds
 
     def resolve(self, host: str, port: int) -> List[Any]:
-        """The addresses of a host, as socket.getaddrinfo has them.  The look-up of a name has no time-out, so a thread of its own
-        runs it."""
+        """The addresses of a host, as socket.getaddrinfo() returns them."""
         import socket
-        found: List[Any] = []
+        result: List[Any] = []  # the addresses, or one exception
+        name: Any = host.strip("[]")
+        if re.fullmatch("[!-~]+", name):  # a str would go through the idna codec, which costs 2 ms
+            name = name.encode()
 
         def look_up() -> None:
-            try:  # as bytes, for a text is passed through the idna codec, which costs 2 ms
-                name = host.strip("[]")
-                found.extend(socket.getaddrinfo(name.encode() if re.fullmatch("[!-~]+", name) else name, port, 0, socket.SOCK_STREAM))
+            try:
+                result.extend(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM))
             except (OSError, UnicodeError) as err:
-                found.append(err)
+                result.append(err)
 
-        if re.fullmatch(r"[0-9.]+|\[.*\]", host):  # an address needs no look-up
+        if re.fullmatch(r"[0-9.]+|\[.*\]", host):  # an address, which needs no look-up
             look_up()
-        else:
+        else:  # in a thread, because getaddrinfo(3) has no time-out
             import threading
             thread = threading.Thread(target=look_up, daemon=True)
             thread.start()
-            thread.join(self.left())
-        if not found or isinstance(found[0], Exception):
-            raise OSError("%s does not resolve: %s" % (host, getattr(found[0], "strerror", found[0]) if found else "no answer"))
-        return found
+            thread.join(self.remaining_s())
+        if not result or isinstance(result[0], Exception):
+            reason = getattr(result[0], "strerror", result[0]) if result else "no answer"
+            raise OSError("%s does not resolve: %s" % (host, reason))
+        return result
 
     def connect(self, host: str, port: int) -> Any:
-        """A socket that is connected, to the first of a host's addresses that takes it."""
+        """A socket connected to the first address of a host that accepts the connection."""
         import socket
         problem = OSError("no address")
         for family, kind, protocol, _, address in self.resolve(host, port):
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(self.left())
+                sock.settimeout(self.remaining_s())
                 sock.connect(address)
                 return sock
             except OSError as err:
@@ -2492,28 +2530,29 @@ class Post:
         raise problem
 
     def proxy(self) -> Optional[str]:
-        """The proxy that the environment names for the host, as urllib.request reads it; None unless the config wants one."""
+        """The proxy that the environment names for the host; None unless the config wants one."""
         if not self.settings.proxy:
             return None
-        import urllib.request
-        return None if urllib.request.proxy_bypass(self.host) else urllib.request.getproxies().get(self.scheme)
+        from urllib import request
+        return None if request.proxy_bypass(self.host) else request.getproxies().get(self.scheme)
 
     def receive(self, sock: Any) -> bytes:
         """The next block of an answer."""
-        sock.settimeout(self.left())
+        sock.settimeout(self.remaining_s())
         try:
             block = bytes(sock.recv(4096))
         except TimeoutError:
             raise TimeoutError("no answer in time") from None
-        except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
-            raise (TimeoutError("no answer in time") if str(err) == "timed out" else err) from None
+        except OSError as err:  # before Python 3.10 socket.timeout is not a TimeoutError
+            is_late = str(err) == "timed out"
+            raise (TimeoutError("no answer in time") if is_late else err) from None
         if not block:
-            raise OSError("the receiver closed in mid-answer")
+            raise OSError("the receiver closed the connection in mid-answer")
         return block
 
     def exchange(self, sock: Any, head: str, body: bytes = b"") -> Tuple[int, str]:
-        """Send a request and read the head of its answer: (status, `200 OK`)."""
-        sock.settimeout(self.left())
+        """Send a request and read the head of the answer: (status, `200 OK`)."""
+        sock.settimeout(self.remaining_s())
         sock.sendall(head.encode("latin-1", "replace") + body)
         answer = b""
         while True:
@@ -2524,40 +2563,46 @@ class Post:
             match = re.match(rb"HTTP/1\.[01] ([0-9]{3}) ?([^\r\n]{0,100})", answer)
             if not match:
                 raise OSError("the answer is not HTTP/1")
-            if not 100 <= int(match.group(1)) < 200:
-                return int(match.group(1)), ("%s %s" % (match.group(1).decode(), match.group(2).decode("latin-1"))).strip()
-            answer = answer.split(b"\r\n\r\n", 1)[1]  # 100 Continue and its like: the answer is yet to come
+            status, phrase = match.group(1).decode(), match.group(2).decode("latin-1")
+            if not 100 <= int(status) < 200:
+                return int(status), ("%s %s" % (status, phrase)).strip()
+            answer = answer.split(b"\r\n\r\n", 1)[1]  # after 100 Continue and its like
 
     def wrap_tls(self, sock: Any) -> Any:
-        """The socket under TLS, the server's certificate checked against the system's roots and the config's ca_file."""
+        """The socket under TLS.
+
+        The server's certificate is checked against the system's roots and the config's ca_file.
+        """
         import ssl
         context = ssl.create_default_context()
         if self.settings.ca_file:
             context.load_verify_locations(self.settings.ca_file)
-        sock.settimeout(self.left())
+        sock.settimeout(self.remaining_s())
         return context.wrap_socket(sock, server_hostname=self.host.strip("[]"))
 
     def open_tunnel(self, sock: Any) -> None:
-        """Let a proxy connect to the host."""
-        status, answer = self.exchange(sock, "CONNECT %s:%d HTTP/1.1\r\nHost: %s\r\n\r\n" % (self.host, self.port, self.name))
+        """Have a proxy connect to the host."""
+        place = self.host, self.port, self.name
+        status, answer = self.exchange(sock, "CONNECT %s:%d HTTP/1.1\r\nHost: %s\r\n\r\n" % place)
         if status != 200:
             raise OSError("the proxy refused: %s" % answer)
 
     def send(self, body: bytes, headers: Dict[str, str]) -> Tuple[int, str]:
-        """POST and read the answer's head: (status, `200 OK`).
+        """POST the body and read the head of the answer: (status, `200 OK`).
 
-        Redirects are not followed: nobody but the job's owner says where its events go.
+        Redirects are not followed: nobody but the job's owner decides where its events go.
         """
         proxy = self.proxy()
-        near = split_url(proxy) if proxy else (self.scheme, self.host, self.port, self.target)
-        sock = self.connect(near[1], near[2])
+        host, port = split_url(proxy)[1:3] if proxy else (self.host, self.port)
+        sock = self.connect(host, port)
         try:
             if self.scheme == "https":
                 if proxy:
                     self.open_tunnel(sock)
                 sock = self.wrap_tls(sock)
             target = self.url if proxy and self.scheme == "http" else self.target
-            lines = ["POST %s HTTP/1.1" % target, "Host: " + self.name, "Content-Length: %d" % len(body), "Connection: close"]
+            lines = ["POST %s HTTP/1.1" % target, "Host: " + self.name,
+                     "Content-Length: %d" % len(body), "Connection: close"]
             lines += ["%s: %s" % header for header in headers.items()]
             return self.exchange(sock, "\r\n".join(lines) + "\r\n\r\n", body)
         finally:
@@ -2565,26 +2610,30 @@ class Post:
 
 
 class Event(NamedTuple):
-    """A transition that a callback is to be told.  Times are seconds since the epoch."""
-    delivery: str       # X-Psik-Delivery, the same at every try
+    """A transition to be delivered to a callback.  Times are seconds since the epoch."""
+    delivery: str       # X-Psik-Delivery, the same at each try
     jobid: str
-    place: int          # its row's place in the history, which is the order of delivery
+    place: int          # of its row in the history, which is the order of delivery
     jobndx: int
     state: str
     info: Info
     made: float
     attempts: int = 0
-    due: float = 0.0    # not tried before
-    said: str = ""      # what came of the last try
+    due: float = 0.0    # when the next try is due
+    said: str = ""      # the outcome of the last try: the answer, or the error
 
     @property
     def body(self) -> bytes:
         """The bytes that are sent and signed."""
-        return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx, "state": self.state, "info": self.info}).encode()
+        return json.dumps({"jobid": self.jobid, "jobndx": self.jobndx,
+                           "state": self.state, "info": self.info}).encode()
 
     @classmethod
     def read(cls, path: str) -> Optional["Event"]:
-        """The event of a file; None where it was just delivered, or where the file is no event, which is printed."""
+        """The event in a file.
+
+        None if it was delivered meanwhile, or, with a warning, if the file holds no event.
+        """
         text = read_or_empty(path)
         with suppress(ValueError, TypeError):
             event = cls(**json.loads(text)) if text else None
@@ -2594,14 +2643,14 @@ class Event(NamedTuple):
         return None
 
     def belongs_to(self, rows: Sequence[Row]) -> bool:
-        """Whether its row was written; its writer may have died before, and another row may stand there."""
+        """Whether its row was written: its maker may have died, and another row be in its place."""
         if self.place >= len(rows):
             return False
-        row = rows[self.place]
-        return (self.jobndx, self.state, read_info(str(self.info))) == (row.jobndx, row.state.value, row.info)
+        row, info = rows[self.place], read_info(str(self.info))
+        return (self.jobndx, self.state, info) == (row.jobndx, row.state.value, row.info)
 
     def post(self, spec: JobSpec, settings: CallbackSettings, deadline: float) -> Tuple[int, str]:
-        """Try once to deliver it: (HTTP status, or 0 where there was none; the answer or the error)."""
+        """Try once to deliver it: (HTTP status, the answer), or (0, the error)."""
         headers = dict(spec.cb_headers)
         headers.update({"Content-Type": "application/json", "Accept": "application/json",
                         "User-Agent": "psik/" + __version__, "X-Psik-Delivery": self.delivery})
@@ -2609,22 +2658,28 @@ class Event(NamedTuple):
             headers["X-Hub-Signature-256"] = sign_message(self.body, spec.cb_secret)
         try:
             return Post(spec.callback or "", settings, deadline).send(self.body, headers)
-        except (OSError, ValueError) as err:  # ssl's errors and time-outs are OSErrors
+        except (OSError, ValueError) as err:  # the errors of ssl, and time-outs, are OSErrors
             return 0, str(err) or type(err).__name__
 
     def describe(self, outcome: str) -> Dict[str, Json]:
-        """What `status` shows of one that nobody has taken."""
-        return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place, attempts=self.attempts,
-                    said=self.said, delivered=None, outcome=outcome)
+        """What `status` shows of an event that is not delivered."""
+        return dict(jobndx=self.jobndx, state=self.state, delivery=self.delivery, place=self.place,
+                    attempts=self.attempts, said=self.said, delivered=None, outcome=outcome)
 
 
 def backoff_s(attempts: int) -> float:
-    """Seconds until the next try: from one to an hour, doubling, give or take a third so that jobs do not march in step."""
+    """Seconds until the next try: they double from one second up to an hour.
+
+    Up to a third more or less, so that jobs whose receiver was down do not retry all at once.
+    """
     return float(min(3600, 2 ** min(attempts, 12))) * (0.67 + 0.66 * os.urandom(1)[0] / 255)
 
 
 class Outbox:
-    """The events of one job, in the folder that the jobs of its backend share; those given up lie in its dead/."""
+    """The events of one job, in the folder .outbox/ that the jobs of its backend share.
+
+    Its dead/ holds those that were given up.
+    """
 
     def __init__(self, job: JobDir) -> None:
         self.job = job
@@ -2632,7 +2687,7 @@ class Outbox:
 
     @staticmethod
     def files(folder: str, dead: bool = False) -> List[str]:
-        """The files of all events that wait below a folder of jobs, or were given up; none where it is out of reach."""
+        """The event files of a folder of jobs, waiting or given up; [] if they are out of reach."""
         with suppress(OSError):
             paths = paths_in(os.path.join(folder, ".outbox", "dead" * dead))
             return sorted(path for path in paths if path.endswith(".json"))
@@ -2640,28 +2695,32 @@ class Outbox:
 
     @classmethod
     def jobs_in(cls, folder: str, dead: bool = False) -> List[str]:
-        """The ids of the jobs in a folder that have such events."""
+        """The ids of the jobs to which the events of files() belong."""
         names = (os.path.basename(path)[:-len(".json")] for path in cls.files(folder, dead))
-        return sorted({name.rpartition(".")[0] for name in names if JOBID.fullmatch(name.rpartition(".")[0])})
+        jobids = {name.rpartition(".")[0] for name in names}
+        return sorted(jobid for jobid in jobids if JOBID.fullmatch(jobid))
 
     def path(self, place: int, dead: bool = False) -> str:
-        """The file of the event of the row at this place of the history."""
-        return os.path.join(self.folder, "dead" * dead, "%s.%06d.json" % (self.job.jobid, place))
+        """The file of the event for the row at this place of the history."""
+        name = "%s.%06d.json" % (self.job.jobid, place)
+        return os.path.join(self.folder, "dead" * dead, name)
 
     def events(self, rows: Optional[int] = None, dead: bool = False) -> List[Event]:
         """The events that wait, or those given up, in the order of delivery.
 
-        rows: the length of the history, where it is known: then nothing of the other jobs' events is looked at.
+        rows: the length of the history, if known; then the events of other jobs are not listed,
+        however many there are.
         """
         if rows is None:
             beginning = self.job.jobid + "."
-            paths = [path for path in self.files(os.path.dirname(self.folder), dead) if os.path.basename(path).startswith(beginning)]
-        else:
-            paths = [self.path(place, dead) for place in range(rows + 1)]  # the last may be without its row
+            paths = [path for path in self.files(os.path.dirname(self.folder), dead)
+                     if os.path.basename(path).startswith(beginning)]
+        else:  # one more than there are rows, because an event is written before its row
+            paths = [self.path(place, dead) for place in range(rows + 1)]
         return [event for event in map(Event.read, paths) if event]
 
     def keep(self, event: Event, dead: bool = False) -> None:
-        """Write an event's file, onto the disk; of one that is given up, in place of the one that waits."""
+        """Write an event's file, durably; if it is given up, in place of the one that waits."""
         path = self.path(event.place, dead)
         make_folder(os.path.dirname(path))
         replace_file(path, json.dumps(event._asdict()) + "\n", durable=True)
@@ -2673,27 +2732,33 @@ class Outbox:
         os.unlink(self.path(event.place, dead))
 
     def announce(self, place: int, jobndx: int, state: JobState, info: Info) -> Event:
-        """Make the event of a row of the history, onto the disk."""
-        event = Event(os.urandom(16).hex(), self.job.jobid, place, jobndx, state.value, info, round(time.time(), 3))
+        """Make and keep the event for the row that is, or will be, at this place of the history."""
+        event = Event(os.urandom(16).hex(), self.job.jobid, place, jobndx, state.value, info,
+                      round(time.time(), 3))
         self.keep(event)
         return event
 
     def delivered(self) -> List[Dict[str, Json]]:
-        """The events that were taken, from log/callbacks."""
-        lines = (line.split(",", 6) for line in read_or_empty(self.job.at("log", "callbacks")).split("\n"))
-        return [dict(jobndx=int(parts[1]), state=parts[2], delivery=parts[3], place=int(parts[4]), attempts=int(parts[5]),
-                     said=parts[6], delivered=float(parts[0]), outcome="delivered") for parts in lines if len(parts) == 7]
+        """The events that were delivered, from log/callbacks."""
+        lines = read_or_empty(self.job.at("log", "callbacks")).split("\n")
+        rows = [parts for parts in (line.split(",", 6) for line in lines) if len(parts) == 7]
+        return [dict(jobndx=int(jobndx), state=state, delivery=delivery, place=int(place),
+                     attempts=int(attempts), said=answer, delivered=float(stamp),
+                     outcome="delivered")
+                for stamp, jobndx, state, delivery, place, attempts, answer in rows]
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
-        """The places of the rows that nobody has announced: a job script had to write them, for psik.py did not run there."""
-        known = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
-        known.update(each["place"] for each in self.delivered())
-        return [place for place, row in enumerate(rows) if row.state is not JobState.new and place not in known]
+        """The places of the rows without an event: a job script wrote them for want of psik.py."""
+        announced = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
+        announced.update(each["place"] for each in self.delivered())
+        return [place for place, row in enumerate(rows)
+                if row.state is not JobState.new and place not in announced]
 
     def settle(self, rows: Sequence[Row], thorough: bool) -> List[Event]:
-        """The events to be delivered, in order, once each row has one and each one its row; the history is locked meanwhile.
+        """The events to deliver, in order; the history must be locked.
 
-        thorough: look for events behind the history's end too.
+        An event without a row is dropped, a row without an event gets one.  thorough: look for
+        events behind the end of the history too.
         """
         waiting = []
         for event in self.events(None if thorough else len(rows)):
@@ -2701,25 +2766,37 @@ class Outbox:
                 waiting.append(event)
             else:
                 self.drop(event)
-        waiting += [self.announce(place, rows[place].jobndx, rows[place].state, rows[place].info) for place in self.missed(rows, waiting)]
+        for place in self.missed(rows, waiting):
+            row = rows[place]
+            waiting.append(self.announce(place, row.jobndx, row.state, row.info))
         return sorted(waiting, key=lambda event: event.place)
 
-    def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int, deadline: float) -> bool:
-        """Try to deliver an event, and keep what came of it; whether it no longer waits."""
+    def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int,
+             deadline: float) -> bool:
+        """Try to deliver an event, and keep the outcome; whether the event no longer waits."""
         status, answer = event.post(spec, settings, deadline)
-        event = event._replace(attempts=event.attempts + 1, said=answer, due=time.time() + backoff_s(event.attempts))
+        due = time.time() + backoff_s(event.attempts)
+        event = event._replace(attempts=event.attempts + 1, said=answer, due=due)
         taken, late = 200 <= status < 300, time.time() - event.made > settings.give_up_s
         if taken:
-            os.write(log_fd, ("%.3f,%d,%s,%s,%d,%d,%s\n" % (time.time(), event.jobndx, event.state, event.delivery, event.place,
-                                                           event.attempts, CONTROL.sub(" ", answer))).encode())
+            line = "%.3f,%d,%s,%s,%d,%d,%s\n" % (
+                time.time(), event.jobndx, event.state, event.delivery, event.place,
+                event.attempts, CONTROL.sub(" ", answer))
+            os.write(log_fd, line.encode())
             self.drop(event)
         else:
             self.keep(event, dead=late)
         return taken or late
 
-    def send_all(self, settings: CallbackSettings, log_fd: int, deadline: float, now: bool, thorough: bool) -> bool:
-        """Send the events, in order, until one fails; whether none is left.  log_fd is locked by this process."""
-        with self.job.history() as history:  # its lock: whoever put an event there has written the row by now
+    def send_all(self, settings: CallbackSettings, log_fd: int, deadline: float, now: bool,
+                 thorough: bool) -> bool:
+        """Send the events in order until one fails; whether none is left.
+
+        This process must hold the lock of log_fd.
+        """
+        # Whoever makes an event holds this lock until its row is written, so an event that has no
+        # row now will never have one.
+        with self.job.history() as history:
             events = self.settle(history.rows, thorough)
         spec = self.job.spec()
         for event in events:
@@ -2730,13 +2807,14 @@ class Outbox:
         return True
 
     def describe(self) -> List[Dict[str, Json]]:
-        """Every event: what it told, whether and when it was delivered, what the receiver said."""
+        """Every event: its transition, whether and when it was delivered, the receiver's answer."""
         return (self.delivered() + [event.describe("dead") for event in self.events(dead=True)]
                 + [event.describe("pending") for event in self.events()])
 
     def is_owed(self, waits: bool) -> bool:
-        """Whether the callback is to be told of something: an event waits, or a row that a job script wrote has none."""
-        return CallbackSettings.of(self.job) is not None and (waits or bool(self.missed(self.job.rows(), [])))
+        """Whether a callback is to be told anything: an event waits, or a row has none."""
+        has_callback = CallbackSettings.of(self.job) is not None
+        return has_callback and (waits or bool(self.missed(self.job.rows(), [])))
 
     def clear(self) -> None:
         """Remove every event."""
@@ -2745,40 +2823,42 @@ class Outbox:
                 self.drop(event, dead)
 
     def revive(self) -> None:
-        """Let the events that were given up wait again, to be tried as long again."""
+        """Let the events that were given up wait again, for as long as new ones."""
         for event in self.events(dead=True):
             self.keep(event._replace(made=time.time()))
             self.drop(event, dead=True)
 
 
 def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
-    """Send a job's events in order, until one fails; whether none is left.
+    """Send a job's events in order until one fails; whether none is left.
 
-    now: also those whose next try is not due yet.  thorough: look at the whole outbox.  Takes as long as the config allows
-    for one transition, and no longer; only one process sends for a job at a time, and another waits for it.
+    now: also those whose next try is not due yet.  thorough: look at the whole outbox.  This takes
+    at most the time that the config allows for one transition, in which it also waits for another
+    process that sends for the job: only one does so at a time.
     """
     settings = CallbackSettings.of(job)
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
-    fd = os.open(job.at("log", "callbacks"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    fd = os.open(job.at("log", "callbacks"), flags, 0o600)
     with closing_fd(fd):
         while time.monotonic() < deadline:
             try:
                 with locked(fd, patient=False):
                     return Outbox(job).send_all(settings, fd, deadline, now, thorough)
-            except BlockingIOError:
+            except BlockingIOError:  # flock(2) has no time-out
                 time.sleep(0.05)
         return False
 
 
 def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[str, bool]:
-    """Send the events of every job: {jobid: whether none is left}.
+    """Send the events of every job that has some: {jobid: whether none is left}.
 
-    now: also those whose next try is not due yet, and those that a job script could not announce; this looks at
-    every job.  dead: also those that were given up.
+    now: also those whose next try is not due yet, and those of rows for which no event was made;
+    this looks at every job.  dead: also those that were given up.
     """
-    found = {}
+    outcomes = {}
     for root in JobTree(config).roots:
         for jobid in Outbox.jobs_in(root.folder, dead=True) if dead else ():
             Outbox(JobDir(os.path.join(root.folder, jobid))).revive()
@@ -2787,11 +2867,11 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
             job = root.job(jobid)
             try:
                 if job and Outbox(job).is_owed(jobid in waiting):
-                    found[jobid] = deliver(job, now or dead, thorough=True)
-            except (PsikError, OSError) as err:  # one broken job must not keep the others' events
+                    outcomes[jobid] = deliver(job, now or dead, thorough=True)
+            except (PsikError, OSError) as err:  # a broken job must not hold up the others' events
                 complain(str(err))
-                found[jobid] = False
-    return found
+                outcomes[jobid] = False
+    return outcomes
 
 
 # ------------------------------------------------------------------------------------ 10. Reconciliation

@@ -370,7 +370,7 @@ class Rude(Case):
 
     def test_closing_in_mid_answer(self) -> None:
         port = self.serve(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-"))
-        self.try_job("http://127.0.0.1:%d/" % port, "closed in mid-answer", 40)
+        self.try_job("http://127.0.0.1:%d/" % port, "closed the connection in mid-answer", 40)
 
     def test_no_http(self) -> None:
         port = self.serve(lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"))
