@@ -2876,11 +2876,12 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
 
 # ------------------------------------------------------------------------------------ 10. Reconciliation
 
-# How a history grows: by what psik.py and the job scripts record, and, where a script could not, because it was killed
-# or its node was lost, by what the scheduler says: one call for all steps of a backend, its answer shared between processes.
+# A history grows by what psik.py and the job's supervisor record.  A supervisor that was killed, or
+# lost with its node, can record nothing: then the scheduler status of the step counts.  One call
+# asks for all steps of a backend, and processes share its answer.
 
 def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
-    """Add a transition to a history that is locked, its event before it: the one way in which psik.py does so."""
+    """Add a transition to a locked history, after its event; psik.py has no other way to do so."""
     wanted = CallbackSettings.of(job) is not None
     if wanted:
         Outbox(job).announce(len(history.rows), jobndx, state, info)
@@ -2889,61 +2890,66 @@ def record(job: JobDir, history: History, jobndx: int, state: JobState, info: In
 
 @contextmanager
 def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
-    """A job's history to be read and added to; what was added is told to its callback, once the lock is free."""
+    """A job's history, locked, to be read and added to; afterwards new events are delivered."""
     with job.history(patient) as history:
         before = len(history.rows)
         yield history
-    if len(history.rows) > before:
+    if len(history.rows) > before:  # without the lock, which a slow receiver must not hold up
         deliver(job)
 
 
 def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
-    """Record that a step has come to a state; what the job script calls."""
+    """Record that a step has come to a state, as `$psik reached` does in a job."""
     with transitions(job) as history:
         return record(job, history, jobndx, state, info)
 
 
 class PollLine(NamedTuple):
-    """One line of a poll script: how the scheduler has one of its jobs."""
+    """A poll line: one line that a poll script prints about one of its scheduler's jobs."""
     native: str
     state: str
-    exit_status: str    # '-' where the scheduler gave none
-    tag: str            # '-' where the scheduler gave none
+    exit_status: str    # '-' if the scheduler gives none
+    tag: str            # '-' if the scheduler gives none
     reason: str
 
     @staticmethod
     def parse(text: str) -> List["PollLine"]:
-        """The lines of a poll script, `nativeid state exitstatus [tag [reason...]]`; others are passed over."""
+        """The poll lines `nativeid state [exitstatus [tag [reason...]]]` among these lines."""
         lines = (line.split(None, 4) for line in text.split("\n"))
-        return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines if len(words) > 1 and words[1] in STATES]
+        return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines
+                if len(words) > 1 and words[1] in STATES]
 
 
 # Submissions whose answer never came.
 
 def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
-    """What a scheduler says of a step whose native id nobody knows, found by its tag; BackendError where it cannot be asked."""
+    """The poll line of a step whose native id nobody knows, found by its tag.
+
+    None if its scheduler does not have it; BackendError if that cannot be asked here and now.
+    """
     if job.is_elsewhere(jobndx):
-        raise BackendError("job %s: an earlier submission was cut on %s; ask there"
+        raise BackendError("job %s: an earlier submission was cut short on %s; try again there"
                            % (job.jobid, job.host(jobndx)))
     tag = "%s.%d" % (job.tag, jobndx)
     done = JobScripts(job).run("poll", [tag], POLL_TIMEOUT_S, "- %s\n" % tag)
     if done.status:
-        raise BackendError("job %s: an earlier submission was cut, and its scheduler cannot be asked for it now: %s"
-                           % (job.jobid, done.fault))
+        raise BackendError("job %s: an earlier submission was cut short, and its scheduler cannot "
+                           "be asked about it now: %s" % (job.jobid, done.fault))
     return next((line for line in PollLine.parse(done.out) if line.tag == tag), None)
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
-    """Record a submission whose answer never came, where its step runs or its scheduler has it; else None.
+    """Record a submission whose answer never came, if its step runs or its scheduler has it.
 
-    What a cut submission leaves: log/submit.N without a row of step N, or a step that is active and was never queued.
-    BackendError where the scheduler cannot be asked.
+    A submission that was cut short leaves log/submit.N without a row of step N, or a step that is
+    active and was never queued.  None if there is nothing to adopt; BackendError if the scheduler
+    cannot be asked.
     """
     steps = Steps(history.rows)
     jobndx, running = steps.next, steps.unqueued()
     if running:
         jobndx = running.jobndx
-        if running.info:
+        if running.info:  # the supervisor knows the native id
             return record(job, history, jobndx, JobState.queued, running.info)
     if not os.path.exists(job.log("submit", jobndx)) or not JobScripts(job).has("poll"):
         return None
@@ -2952,9 +2958,10 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
 
 
 def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
-    """Adopt what cut submissions of these jobs left, as far as it can be told now; their rows are kept true.
+    """Adopt the submissions of these jobs that were cut short, and bring their rows up to date.
 
-    A step that runs already, and was never queued, needs no adoption until the job is started again or canceled.
+    One that cannot be looked for now is left for later.  A step that is active and was never queued
+    needs no adoption until the job is started again or canceled.
     """
     for job, rows in jobs:
         if os.path.exists(job.log("submit", Steps(rows).next)):
@@ -2962,52 +2969,62 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
                 with transitions(job, patient=False) as history:
                     adopt(job, history)
                 rows[:] = job.rows()
-            except (BackendError, NotFoundError, BlockingIOError):  # nobody answers, or the submission is still under way
-                pass
+            except (BackendError, NotFoundError, BlockingIOError):
+                pass  # nobody answers, the job is gone, or it is being submitted at this moment
 
 
-# What is asked of schedulers, and what is made of their answers.
+# What schedulers are asked, and what becomes of their answers.
 
 def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
-    """What poll and cancel find on stdin: a line `NATIVEID TAG` for each of these pairs."""
+    """The stdin of poll and cancel scripts: a line `NATIVEID TAG` for each of these pairs."""
     return "".join("%s %s\n" % pair for pair in steps)
 
 
 class Status(NamedTuple):
-    """How a scheduler has a step; times are seconds since the epoch."""
-    state: str          # '' where it no longer knows the step
-    exit_status: str    # '-' where it gave none
+    """The scheduler status of a step; times are seconds since the epoch."""
+    state: str          # '' if the scheduler no longer knows the step
+    exit_status: str    # '-' if it gave none
     reason: str
-    since: float        # when it was first so
-    wanted: float       # when somebody last wanted to know
+    since: float        # when an answer first had this state
+    wanted: float       # when somebody last asked for the step
     tag: str = ""       # of the step
 
     def write_reason(self, step: Step) -> None:
-        """Keep why a step failed, by its scheduler's status, in log/reason.N."""
-        reason, path = (self.reason or "its scheduler says that it failed") + "\n", step.job.log("reason", step.jobndx)
+        """Write why a step failed, by its scheduler status, to log/reason.N."""
+        reason = (self.reason or "its scheduler reports that it failed") + "\n"
+        path = step.job.log("reason", step.jobndx)
         if read_or_empty(path) != reason:
             replace_file(path, reason)
 
     def record_end(self, step: Step, history: History) -> None:
-        """Record the end of a step by its scheduler's status, and why, where it has not recorded one itself.
+        """Record the end of a step by its scheduler status, unless the history has it, and why.
 
-        Of a step that has, a scheduler may know better why it failed; this host, where nobody else runs it, does not.
-        What the scheduler calls canceled is failed here, unless psik was asked for it; then the history says so already.
+        A step that the scheduler calls canceled is failed here: if psik had been asked to cancel
+        it, the history would have that already.
         """
-        known = Steps(history.rows).states.get(step.jobndx)
-        if known is None:
+        latest = Steps(history.rows).states.get(step.jobndx)
+        if latest is None:
             return
-        failed, ended = self.state != JobState.completed, known.state.is_final()
-        knows_better = self.state and known.state is JobState.failed and not step.job.host(step.jobndx)
+        failed, ended = self.state != JobState.completed, latest.state.is_final()
+        # Why a supervisor was stopped (TIMEOUT, OUT_OF_MEMORY), its scheduler may know better than
+        # it did.  A step that only one host knows has no scheduler but that host's supervisor.
+        knows_better = (self.state and latest.state is JobState.failed
+                        and not step.job.host(step.jobndx))
         if failed and (not ended or knows_better):
             self.write_reason(step)
         if not ended:
-            state, info = JobState.failed if failed else JobState.completed, read_info(self.exit_status)
-            record(step.job, history, step.jobndx, state, info if isinstance(info, int) else int(failed))
+            state = JobState.failed if failed else JobState.completed
+            code = read_info(self.exit_status)
+            info = code if isinstance(code, int) else int(failed)
+            record(step.job, history, step.jobndx, state, info)
 
     def record(self, step: Step, grace_s: float) -> List[Row]:
-        """Record the end of a step, where its scheduler's status is final or has been silence for the grace; the history then, or []."""
-        if self.state in ("new", "queued", "active") or (not self.state and time.time() - self.since < grace_s):
+        """Record the end of a step, if this is final, or the step has been unknown for grace_s.
+
+        The history as it is then; [] if the step has not ended, or the job is gone.
+        """
+        is_unsure = not self.state and time.time() - self.since < grace_s
+        if self.state in ("new", "queued", "active") or is_unsure:
             return []
         try:
             with transitions(step.job) as history:
@@ -3017,51 +3034,65 @@ class Status(NamedTuple):
             return []
 
 
+# What stands in for the line of a step that an answer does not mention.
 SILENCE = PollLine("", "", "-", "-", "the scheduler no longer knows it")
 
 
 class Answer(NamedTuple):
-    """The last answer of a scheduler: when it came, {native id: status}, and why it did not come, or ''."""
+    """A scheduler's last answer: its time, {native id: status}, and why there was none, or ''."""
     time: float = 0.0
     steps: Dict[str, Status] = {}
     fault: str = ""
 
     @classmethod
     def read(cls, path: str) -> "Answer":
-        """The answer that a file keeps; an empty one where there is none."""
+        """The answer in a file; an empty one if there is none."""
         with suppress(ValueError, TypeError, KeyError):
             data = json.loads(read_or_empty(path))
-            return cls(float(data["time"]), {native: Status(*known) for native, known in data["steps"].items()}, str(data["fault"]))
+            steps = {native: Status(*values) for native, values in data["steps"].items()}
+            return cls(float(data["time"]), steps, str(data["fault"]))
         return cls()
 
-    def next(self, lines: Sequence[PollLine], asked: Dict[str, str], ours: Iterable[str]) -> "Answer":
-        """The answer after this one: poll lines to a question for the steps asked, {native id: tag}, of which we want ours."""
+    def next(self, lines: Sequence[PollLine], asked: Dict[str, str],
+             ours: Iterable[str]) -> "Answer":
+        """The answer that follows this one, from the poll lines.
+
+        asked: {native id: tag} of the steps that the scheduler was asked for; ours: the native ids
+        of those among them that this process wants, where the others are here for other processes.
+        """
         now = time.time()
-        steps = {native: known for native, known in self.steps.items() if age_s(known.wanted) < WANTED_S}
+        steps = {native: status for native, status in self.steps.items()
+                 if age_s(status.wanted) < WANTED_S}
         by_native = {line.native: line for line in lines}
         for native, tag in asked.items():
             line = by_native.get(native, SILENCE)
             new = Status(line.state, line.exit_status, line.reason, since=now, wanted=now, tag=tag)
             old = steps.get(native, new)
-            steps[native] = new._replace(since=min(old.since, now) if old.state == new.state else now,
-                                         wanted=now if native in ours else old.wanted)
+            # Not after now, whatever was written before a clock was set back.
+            since = min(old.since, now) if old.state == new.state else now
+            steps[native] = new._replace(since=since, wanted=now if native in ours else old.wanted)
         return Answer(now, steps)
 
     @staticmethod
     def fault_of(root: str) -> str:
-        """Why the scheduler of a backend gave no answer of late, or ''."""
-        answers = (Answer.read(os.path.join(root, name)) for name in (".poll.json", ".poll-%s.json" % os.uname().nodename))
-        return next((answer.fault for answer in answers if answer.fault and age_s(answer.time) < WANTED_S), "")
+        """Why the scheduler of the backend with this folder did not answer of late, or ''."""
+        names = (".poll.json", ".poll-%s.json" % os.uname().nodename)
+        answers = (Answer.read(os.path.join(root, name)) for name in names)
+        return next((answer.fault for answer in answers
+                     if answer.fault and age_s(answer.time) < WANTED_S), "")
 
 
 class Poll:
-    """One question to a scheduler: the steps that it is asked of, by one call; each with its job's history."""
+    """One question to a scheduler, asked by one call: the steps, each with its job's history.
+
+    host is the only one that knows their native ids, '' if any does.  The processes that ask share
+    answer_path, the file of the last answer.
+    """
 
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.root, self.config = root, config
         self.members: List[Tuple[Step, List[Row]]] = []
-        self.quiet = False  # whether one of the steps has not changed of late, so that there may be news
-        # The file of the last answer, which processes share; host is the one that knows the native ids, '' where any does.
+        self.quiet = False  # whether a step has not changed of late, so that there may be news
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
 
     def add(self, step: Step, rows: List[Row]) -> None:
@@ -3070,18 +3101,23 @@ class Poll:
         self.quiet = self.quiet or age_s(rows[-1].time) >= self.config.poll_interval_s
 
     def asker(self) -> Optional[JobDir]:
-        """The job whose poll script asks for all: the newest that has one, for a newer psik.py knows more."""
-        jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(), key=lambda job: float(job.jobid), reverse=True)
-        return next((job for job in jobs if JobScripts(job).has("poll") and not JobScripts(job).are_stale), None)
+        """The job whose poll script asks for all: the newest, made by the newest psik.py."""
+        jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(),
+                      key=lambda job: float(job.jobid), reverse=True)
+        return next((job for job in jobs
+                     if JobScripts(job).has("poll") and not JobScripts(job).are_stale), None)
 
     def ask(self, job: JobDir, before: Answer) -> Answer:
-        """Run this job's poll script, for the steps of ours and for those that others wanted of late; where the scheduler
-        does not answer, the answer before, and why."""
+        """Run this job's poll script, for our steps and for those that others asked for of late.
+
+        If the scheduler does not answer: the answer before, and why.
+        """
         ours = {step.native: step.tag for step, _ in self.members}
-        others = {native: known.tag for native, known in before.steps.items()
-                  if age_s(known.wanted) < WANTED_S and known.state in ("queued", "active")}
+        others = {native: status.tag for native, status in before.steps.items()
+                  if age_s(status.wanted) < WANTED_S and status.state in ("queued", "active")}
         asked = dict(others, **ours)
-        done = JobScripts(job).run("poll", sorted(asked), POLL_TIMEOUT_S, steps_text(asked.items()))
+        text = steps_text(asked.items())
+        done = JobScripts(job).run("poll", sorted(asked), POLL_TIMEOUT_S, text)
         if done.status:
             fault = "%s could not ask the scheduler: %s" % (job.script("poll"), done.fault)
             complain(fault)
@@ -3089,11 +3125,13 @@ class Poll:
         return before.next(PollLine.parse(done.out), asked, ours)
 
     def ask_in_turn(self, job: JobDir, interval_s: float) -> Answer:
-        """Ask, one process at a time, and keep the answer; the answer of the process before, where that is fresh by then.
+        """Ask, one process at a time, and keep the answer for the others.
 
-        OSError where the answer cannot be kept.
+        A process that had to wait takes the answer it finds, if that is fresh.  OSError if the
+        answer cannot be kept.
         """
-        lock = os.open(self.answer_path[:-len("json")] + "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        path = self.answer_path[:-len("json")] + "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         with closing_fd(lock), locked(lock):
             answer = Answer.read(self.answer_path)
             if age_s(answer.time) >= interval_s:
@@ -3102,21 +3140,29 @@ class Poll:
             return answer
 
     def statuses(self, force: bool) -> Dict[str, Status]:
-        """How the scheduler has the steps, {native id: status}: as it answered last, while that is fresh or all of them have
-        changed of late; else as it answers now."""
+        """{native id: scheduler status} of the steps, and of others.
+
+        The scheduler is asked again if its last answer is old and one of the steps is quiet; with
+        force in any case.
+        """
         interval_s = 0 if force else self.config.poll_interval_s
         answer = Answer.read(self.answer_path)
-        job = self.asker() if age_s(answer.time) >= interval_s and (force or self.quiet) else None
+        is_due = age_s(answer.time) >= interval_s and (force or self.quiet)
+        job = self.asker() if is_due else None
         if job is None:
             return answer.steps
         try:
             return self.ask_in_turn(job, interval_s).steps
-        except OSError:  # on a disk that is full or read-only each process asks for itself
+        except OSError:  # the disk is full or read-only, so each process asks for itself
             return self.ask(job, answer).steps
 
     @staticmethod
     def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
-        """The questions to schedulers that may have news of these jobs; the steps that another host knows are left out."""
+        """The questions about these jobs' steps, except those that only another host knows.
+
+        A scheduler is asked for the steps that have not ended, and for those that a signal has
+        ended of late, because it may know why.
+        """
         configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
         polls: Dict[Tuple[str, str], Poll] = {}
         for job, rows in jobs:
@@ -3124,30 +3170,34 @@ class Poll:
             for step in steps.live(job) + steps.stopped(job):
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
                 if not job.is_elsewhere(step.jobndx):
-                    polls.setdefault((root, host), Poll(root, host, configs[job.backend])).add(step, rows)
+                    poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
+                    poll.add(step, rows)
         return list(polls.values())
 
 
-# The statuses of steps by the folder of their jobs and the native id, which two schedulers may both have given.
+# {(folder of the jobs, native id): status}; two schedulers may give the same native id.
 Statuses = Dict[Tuple[str, str], Status]
 
 
-def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]], force: bool = False) -> Statuses:
+def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
+              force: bool = False) -> Statuses:
     """Bring histories up to date with the schedulers, and return the statuses of their steps.
 
-    jobs holds each job with its rows; the rows of those that changed are replaced in place.  A scheduler is asked
-    again only when its last answer is older than the config's poll_interval_s, or with force.  Cut submissions are
-    looked for where a job's first one may have been, and with force everywhere.
+    jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
+    scheduler is asked again only if its last answer is older than the config's poll_interval_s, or
+    with force.  Submissions that were cut short are looked for in jobs that are `new`, and with
+    force in all.
     """
-    adopt_lost([pair for pair in jobs if pair[1] and (force or pair[1][-1].state is JobState.new)])
-    found: Statuses = {}
+    adopt_lost([(job, rows) for job, rows in jobs
+                if rows and (force or rows[-1].state is JobState.new)])
+    statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
-        statuses = poll.statuses(force)
-        found.update({(poll.root, native): status for native, status in statuses.items()})
+        answer = poll.statuses(force)
+        statuses.update({(poll.root, native): status for native, status in answer.items()})
         for step, rows in poll.members:
-            if step.native in statuses:
-                rows[:] = statuses[step.native].record(step, poll.config.poll_grace_s) or rows
-    return found
+            if step.native in answer:
+                rows[:] = answer[step.native].record(step, poll.config.poll_grace_s) or rows
+    return statuses
 
 
 # ---------------------------------------------------------------------------------------- 11. Operations

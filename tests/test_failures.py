@@ -234,10 +234,10 @@ class Trees(Amiss):
     def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
         self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
         self.spoil("", "log", "submit.1")
-        self.refused(psik.BackendError, "cannot be asked for it now: no such controller",
+        self.refused(psik.BackendError, "cannot be asked about it now: no such controller",
                      psik.submit, self.made)
         self.spoil("elsewhere", "log", "host.1")
-        self.refused(psik.BackendError, "was cut on elsewhere; ask there", psik.submit, self.made)
+        self.refused(psik.BackendError, "was cut short on elsewhere; try again there", psik.submit, self.made)
         self.assertEqual([row.state for row in self.made.rows()], ["new"])
         self.psik("ls")
         os.unlink(self.made.log("host", 1))
