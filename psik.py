@@ -3960,15 +3960,20 @@ class JobManager:
 
 # ------------------------------------------------------------------------------------ 13. Confined files
 
-# What lies in a folder that a name from outside may not leave: by `..`, by a link, or by one put there meanwhile.
+# Files in a folder, by names that come from outside.  No name leads out of the folder: not by `..`,
+# not by a link, and not by a link that a job puts there between the check and the use.  So a path
+# is resolved and checked first (real), and then opened part by part, following no link (descend).
 
-Refusals = Dict[int, Tuple[Type[PsikError], str]]
-NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP), (NotFoundError, "no file %(path)r"))
+Refusals = Dict[int, Tuple[Type[PsikError], str]]   # {errno: our error, its message}
+NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+                                  (NotFoundError, "no file %(path)r"))
 NO_READING: Refusals = dict(NO_FILE)
-NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # but a socket
+NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # a socket
 NO_REMOVING: Refusals = dict(NO_FILE)
 NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
-MOVING: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO), (NotFoundError, "%(path)r is something else now"))
+# An entry of an archive that was replaced by a link or a socket since it was looked at.
+MOVING: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
+                                 (NotFoundError, "%(path)r is something else now"))
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
     (ConflictError, "%(path)r cannot be a file here: %(why)s"))
@@ -3976,7 +3981,7 @@ NO_WRITING: Refusals = dict.fromkeys(
 
 @contextmanager
 def refusing(path: str, refusals: Refusals) -> Iterator[None]:
-    """Turn an OSError that `refusals` lists into our error about path; let others through."""
+    """Turn an OSError listed in `refusals` into our error about `path`; let others through."""
     try:
         yield
     except OSError as err:
@@ -3987,33 +3992,34 @@ def refusing(path: str, refusals: Refusals) -> Iterator[None]:
 
 
 class ConfinedFolder:
-    """A folder, and what lies in it by names from outside.
+    """A folder and the files in it, by paths that come from outside and are relative to it.
 
-    A path is relative to it.  ForbiddenError where one leads out of it, or into one of the folders that are hidden from it.
+    ForbiddenError if a path leads out of the folder, or into one of the hidden folders.
     """
 
     def __init__(self, root: str, hidden: Iterable[str] = ()) -> None:
         self.root = os.path.realpath(root)
         self.hidden = [os.stat(path) for path in hidden if os.path.isdir(path)]
 
-    def hides(self, found: os.stat_result) -> bool:
+    def hides(self, folder: os.stat_result) -> bool:
         """Whether this is one of the hidden folders, by whatever path it was reached."""
-        return any(os.path.samestat(found, other) for other in self.hidden)
+        return any(os.path.samestat(folder, other) for other in self.hidden)
 
     def real(self, path: str) -> str:
-        """The real path of what is called path here."""
+        """The absolute path of `path`, with all its links resolved."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         real = os.path.realpath(os.path.join(self.root, *parts))
-        if ".." in parts or (real != self.root and not real.startswith(self.root.rstrip("/") + "/")):
+        inside = real == self.root or real.startswith(self.root.rstrip("/") + "/")
+        if ".." in parts or not inside:
             raise ForbiddenError("%r leads out of the directory" % path)
         return real
 
     def is_folder(self, path: str) -> bool:
-        """Whether path is a folder."""
+        """Whether there is a folder at this path."""
         return os.path.isdir(self.real(path))
 
     def descend(self, real: str, make: bool = False) -> int:
-        """A descriptor of a folder in here, reached without a link on the way; make: make what is missing."""
+        """A descriptor of the folder at a path that real() gave; make: create what is missing."""
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -4023,21 +4029,23 @@ class ConfinedFolder:
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=fd)
+                # real() has resolved every link, so a link that is met now was put there since.
                 inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = inner
             if self.hides(os.fstat(fd)):
                 os.close(fd)
-                raise ForbiddenError("%s holds the jobs of everybody, and no files of this one" % real)
+                raise ForbiddenError("%s holds everybody's jobs, and no files of this one" % real)
         return fd
 
     def open(self, path: str) -> IO[bytes]:
-        """A file, open for reading.  NotFoundError, or ForbiddenError where it is no plain file."""
+        """A file, open for reading.  NotFoundError; ForbiddenError if it is not a plain file."""
         real = self.real(path)
         above = os.path.dirname(real) if real != self.root else real
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # not to wait for a FIFO's writer
         with refusing(path, NO_READING), closing_fd(self.descend(above)) as folder:
-            fd = os.open(os.path.basename(real), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            fd = os.open(os.path.basename(real), flags, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise ForbiddenError("%r is not a plain file" % path)
@@ -4045,8 +4053,9 @@ class ConfinedFolder:
 
     @staticmethod
     def write(folder: int, name: str, blocks: Iterable[bytes]) -> None:
-        """Write blocks to a new file of an open folder."""
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+        """Write blocks to a new file in an open folder."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        fd = os.open(name, flags, 0o666, dir_fd=folder)
         with open(fd, "wb", buffering=0) as file:
             for block in blocks:
                 view = memoryview(block)
@@ -4054,17 +4063,20 @@ class ConfinedFolder:
                     view = view[file.write(view):]
 
     def save(self, path: str, blocks: Iterable[bytes]) -> None:
-        """Write a file; the folders on the way are made.  It is there whole, or not at all.
+        """Write a file, and make the folders above it; the file appears whole or not at all.
 
-        InvalidError where path names no file; ConflictError where a directory is there, or a file on the way.
+        InvalidError if path names no file; ConflictError if it names a directory, or if it leads
+        through a file.
         """
         above, _, name = path.rpartition("/")
         if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
             raise InvalidError("%s names no file" % shown(path))
         passing = "%s%s" % (PASSING, os.urandom(8).hex())
-        with refusing(path, NO_WRITING), closing_fd(self.descend(self.real(above), make=True)) as folder:
+        with refusing(path, NO_WRITING), closing_fd(
+                self.descend(self.real(above), make=True)) as folder:
             try:
                 self.write(folder, passing, blocks)
+                # Replaces a link itself, and never what the link leads to.
                 os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(FileNotFoundError):
@@ -4072,7 +4084,7 @@ class ConfinedFolder:
                 raise
 
     def unlink(self, path: str) -> None:
-        """Remove a file, or a link; NotFoundError, or ConflictError where it is a directory."""
+        """Remove a file or a link.  NotFoundError; ConflictError if it is a directory."""
         above, _, name = path.rstrip("/").rpartition("/")
         if name in ("", ".", ".."):
             raise InvalidError("%r names no file" % path)
@@ -4080,86 +4092,103 @@ class ConfinedFolder:
             os.unlink(name, dir_fd=folder)
 
     def stat(self, path: str = "") -> Dict[str, Dict[str, int]]:
-        """{name: {size, atime, mtime}} of what lies in a folder; a link counts as itself.  NotFoundError."""
+        """{name: {size, atime, mtime}} of a folder's entries, where a link stands for itself.
+
+        NotFoundError if there is no such folder.
+        """
         try:
             fd = self.descend(self.real(path))
         except OSError:
             raise NotFoundError("no directory %r" % path) from None
-        found = {}
+        entries = {}
         with closing_fd(fd):
             for item in sorted(os.listdir(fd)):
                 try:
-                    known = os.stat(item, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:  # gone meanwhile
+                    status = os.stat(item, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:  # removed meanwhile
                     continue
                 if not item.startswith(PASSING):
+                    # JSON cannot carry the bytes of a name that is not UTF-8.
                     name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                    found[name] = {"size": known.st_size, "atime": int(known.st_atime), "mtime": int(known.st_mtime)}
-        return found
+                    entries[name] = {"size": status.st_size, "atime": int(status.st_atime),
+                                     "mtime": int(status.st_mtime)}
+        return entries
 
 
 class Padded:
-    """A file that yields exactly size bytes, zeros behind its end."""
+    """A file that yields exactly size bytes, with zeros after its end."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.left = file, size
+        self.file, self.remaining = file, size
 
     def read(self, size: int) -> bytes:
         """The next block."""
-        size = min(size, self.left)
-        self.left -= size
+        size = min(size, self.remaining)
+        self.remaining -= size
         data = self.file.read(size)
         return data + b"\0" * (size - len(data))
 
 
 class Archive:
-    """A .tar.gz that is sent while it is made: links as links, and what grows or shrinks meanwhile at its first size."""
+    """A .tar.gz that is sent while it is made; links stay links.
 
-    def __init__(self, send: Callable[[bytes], None], hides: Callable[[os.stat_result], bool]) -> None:
+    A file that grows or shrinks meanwhile keeps the size that its header has announced.
+    """
+
+    def __init__(self, send: Callable[[bytes], None],
+                 hides: Callable[[os.stat_result], bool]) -> None:
         import tarfile
         self.send, self.hides = send, hides
         self.tar: Any = tarfile.open(fileobj=self, mode="w|gz", bufsize=65536)  # type: ignore
 
     def write(self, data: bytes) -> int:
-        """What tarfile calls; pass it on."""
+        """Pass on what tarfile writes."""
         self.send(bytes(data))
         return len(data)
 
     def add(self, name: str, folder: int, item: str) -> bool:
-        """Add what lies in an open folder; what is gone meanwhile, not ours to read, or a device, is left out.  Whether it was
-        a directory."""
+        """Add an entry of an open folder; True if it was added as a directory.
+
+        An entry that is gone meanwhile, not ours to read, hidden, a device or a socket is left out.
+        """
         import tarfile
         info = tarfile.TarInfo(name)
-        with suppress(NotFoundError, FileNotFoundError, PermissionError, NotADirectoryError), refusing(item, MOVING):
-            found = os.stat(item, dir_fd=folder, follow_symlinks=False)
-            info.mode, info.mtime = stat.S_IMODE(found.st_mode), max(0, int(found.st_mtime))
-            if stat.S_ISREG(found.st_mode):
+        passed_over = NotFoundError, FileNotFoundError, PermissionError, NotADirectoryError
+        with suppress(*passed_over), refusing(item, MOVING):
+            status = os.stat(item, dir_fd=folder, follow_symlinks=False)
+            info.mode, info.mtime = stat.S_IMODE(status.st_mode), max(0, int(status.st_mtime))
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if stat.S_ISREG(status.st_mode):
                 self.add_file(info, folder, item)
-            elif stat.S_ISLNK(found.st_mode):
+            elif stat.S_ISLNK(status.st_mode):
                 info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
                 self.tar.addfile(info)
-            elif (stat.S_ISDIR(found.st_mode) and not self.hides(found)) or stat.S_ISFIFO(found.st_mode):
-                info.type = tarfile.DIRTYPE if stat.S_ISDIR(found.st_mode) else tarfile.FIFOTYPE
+            elif (is_folder and not self.hides(status)) or stat.S_ISFIFO(status.st_mode):
+                info.type = tarfile.DIRTYPE if is_folder else tarfile.FIFOTYPE
                 self.tar.addfile(info)
             return info.isdir()
         return False
 
     def add_file(self, info: Any, folder: int, item: str) -> None:
-        """Add a plain file of an open folder."""
-        with open(os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as content:
+        """Add a plain file of an open folder, at the size that it has now."""
+        fd = os.open(item, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with open(fd, "rb") as content:
             info.size = os.fstat(content.fileno()).st_size
             self.tar.addfile(info, Padded(content, info.size))
 
     def add_folder(self, name: str, top: int) -> None:
-        """Add all that lies in an open folder, below name."""
+        """Add everything in an open folder, below name."""
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
+            place = os.path.normpath(os.path.join(name, folder))
             items = sorted(item for item in folders + files if not item.startswith(PASSING))
-            # Below what went into the archive as a directory, and not below a link that another process put there since.
-            folders[:] = [item for item in items if self.add(os.path.normpath(os.path.join(name, folder, item)), fd, item)]
+            # os.fwalk enters what remains in `folders`, so only what was added as a directory: what
+            # was added as a link may have become a directory since.
+            folders[:] = [item for item in items if self.add(os.path.join(place, item), fd, item)]
 
 
-def write_archive(folder: ConfinedFolder, path: str, name: str, send: Callable[[bytes], None]) -> None:
-    """Send a folder inside another as .tar.gz, below name."""
+def write_archive(folder: ConfinedFolder, path: str, name: str,
+                  send: Callable[[bytes], None]) -> None:
+    """Send the folder at path as a .tar.gz, in which everything lies below name."""
     with closing_fd(folder.descend(folder.real(path))) as top:
         archive = Archive(send, folder.hides)
         with archive.tar:
@@ -4168,10 +4197,19 @@ def write_archive(folder: ConfinedFolder, path: str, name: str, send: Callable[[
 
 # ---------------------------------------------------------------------------------------------- 14. HTTP
 
-# The protocol, without a word of jobs: what a connection sends, strictly read, and what it is answered.
+# The protocol, without a word of jobs.  http.server accepts the connections (section 19), and no
+# more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
+# because of what strangers can send.
+# - A request that a proxy and we read differently can hide another one.  So what is ambiguous is
+#   refused: two lengths, a length and chunks, folded lines, a blank before a colon, a lone LF.
+# - A byte a second holds a thread for ever if only each read has a time-out.  So a whole head has
+#   one deadline, and a body a least rate.  A connection that is idle, or whose caller has no name
+#   yet, can be ended to make room for another (section 16).
+# - A body can be larger than memory, or nothing but chunk heads and trailers.  So heads, lines,
+#   chunks, parts and bodies are bounded, and uploads and downloads pass in blocks.
 
 class RequestError(PsikError):
-    """A request that is answered with this status, and these headers, and not carried out."""
+    """Answers a request with a status and headers (`_` for `-`) instead of carrying it out."""
     exit_status = 2
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -4181,12 +4219,15 @@ class RequestError(PsikError):
 
 
 class InvalidInput(InvalidError):
-    """A body or a query that does not hold; source says which of the two."""
+    """A body or a query that is invalid; source says which of the two."""
     http_status = 422
 
 
 def socket_shutdown(sock: Any) -> None:
-    """End both directions of a socket.  An SSLSocket's own method would take TLS off it under its thread's feet."""
+    """End both directions of a socket that another thread may be using.
+
+    SSLSocket.shutdown() would drop its TLS object first, and that thread go on in plain text.
+    """
     import socket
     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
@@ -4194,26 +4235,29 @@ def socket_shutdown(sock: Any) -> None:
 class Peer(NamedTuple):
     """Who is at the other end of a connection, as far as the system knows."""
     address: str            # an IP address; '' for a UNIX socket or a pipe
-    uid: Optional[int]      # None where the system cannot tell
+    uid: Optional[int]      # None if the system cannot tell
     subject: str = ""       # the name in a client's certificate
     serial: str = ""        # the serial number of that certificate
 
 
 class Wire:
-    """One connection: a socket, or two file descriptors; what is received is buffered, and has a deadline."""
+    """One connection, over a socket or two file descriptors; it buffers what it receives.
+
+    No call waits without a limit.
+    """
 
     def __init__(self, sock: Any = None, fds: Tuple[int, int] = (0, 1)) -> None:
         self.sock, self.fds = sock, fds
         self.buffer = bytearray()
-        self.searched = 0           # bytes of it that hold no end of a head
-        self.idle = True            # waits for the first byte of a request
+        self.searched = 0           # bytes of the buffer in which no head ends
+        self.idle = True            # waiting for the first byte of a request
         self.handshaking = False    # TLS is not established yet
         self.peer = Peer("", None)
         self.key = ""               # whose it is, as far as is known: connections are counted by it
-        self.share = 1              # connections that may bear this key
-        self.named = False          # the last request was of a caller with a name
-        self.streaming = False      # is sending a stream of events
-        self.since = time.monotonic()  # when it was accepted; of a caller with a name, since when it is idle
+        self.share = 1              # how many connections may have this key
+        self.named = False          # its caller has a name: Connections.name() decides
+        self.streaming = False      # sending a stream of events
+        self.since = time.monotonic()  # when it was accepted; once named, when it last became idle
 
     def receive_piped(self, timeout_s: float) -> bytes:
         """As receive(), from a pipe."""
@@ -4223,20 +4267,20 @@ class Wire:
         return os.read(self.fds[0], BLOCK)
 
     def receive(self, timeout_s: float) -> bytes:
-        """What comes next, b"" at the end; TimeoutError where nothing does."""
+        """The next bytes, b"" at the end; TimeoutError if nothing comes."""
         if self.sock is None:
             return self.receive_piped(timeout_s)
-        self.sock.settimeout(max(timeout_s, 0.001))
+        self.sock.settimeout(max(timeout_s, 0.001))  # 0 would mean: do not wait at all
         try:
             return bytes(self.sock.recv(BLOCK))
         except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
             raise (TimeoutError("nothing came") if "timed out" in str(err) else err) from None
 
     def send(self, data: bytes) -> None:
-        """Send it all; OSError where the other end does not take it."""
+        """Send all of data; OSError if the other end does not take it."""
         view = memoryview(data)
         if self.sock is not None:
-            self.sock.settimeout(SEND_TIMEOUT_S)
+            self.sock.settimeout(SEND_TIMEOUT_S)  # counts for all that one sendall() is given
             for at in range(0, len(data), BLOCK):
                 self.sock.sendall(view[at:at + BLOCK])
             return
@@ -4244,13 +4288,13 @@ class Wire:
         while view:
             if not select.select([], [self.fds[1]], [], SEND_TIMEOUT_S)[1]:
                 raise TimeoutError("nobody reads")
-            try:
+            try:  # a pipe that select() names takes 4096 bytes (PIPE_BUF) at once
                 view = view[os.write(self.fds[1], view[:4096]):]
             except BlockingIOError:
                 time.sleep(0.01)
 
     def send_file(self, file: IO[bytes], offset: int, length: int) -> None:
-        """Send a part of a file, by sendfile(2) where that can be."""
+        """Send a part of a file, by sendfile(2) if possible; OSError if the client is too slow."""
         if self.sock is not None:
             self.sock.settimeout(SEND_TIMEOUT_S)
             begun, sent, done = time.monotonic(), 0, 1
@@ -4268,23 +4312,23 @@ class Wire:
                     break
                 self.send(block)
                 sent += len(block)
-        if sent < length:  # it was cut while it was sent, and so must the answer be
+        if sent < length:  # the length is announced already: the client sees only a cut connection
             raise ConnectionError("the file became shorter")
 
     def read(self, size: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
-        """At least one byte and at most size; RequestError where the connection ends or falls silent."""
+        """1 to size bytes of a body; RequestError if the connection ends or falls silent."""
         if not self.buffer:
             self.fill(timeout_s)
         return self.take(size)
 
     def take(self, size: int) -> bytes:
-        """At most so many of the bytes that have come."""
+        """At most size of the bytes that have been received."""
         data = bytes(memoryview(self.buffer)[:size])
         del self.buffer[:size]  # the front of a bytearray goes without a copy of the rest
         return data
 
     def fill(self, timeout_s: float) -> None:
-        """Receive more of a body; RequestError where there is none."""
+        """Receive more of a body; RequestError if no more comes."""
         try:
             block = self.receive(timeout_s)
         except TimeoutError:
@@ -4294,7 +4338,7 @@ class Wire:
         self.buffer += block
 
     def read_line(self, timeout_s: float) -> bytes:
-        """A short line without its end; RequestError where it is none."""
+        """A line of a chunked body without its CR LF; RequestError if it is invalid or too long."""
         end = self.buffer.find(b"\n", 0, MAX_CHUNK_LINE)
         while end < 0:
             if len(self.buffer) > MAX_CHUNK_LINE:
@@ -4307,7 +4351,7 @@ class Wire:
         return line[:-2]
 
     def take_head(self) -> Optional[bytes]:
-        """All before the blank line, where it has come; else None.  RequestError where it is too long."""
+        """The head in the buffer, None if it is not complete; RequestError if it is too long."""
         end = self.buffer.find(b"\r\n\r\n", self.searched, MAX_HEAD + 4)
         if end >= 0:
             self.searched = 0
@@ -4318,15 +4362,15 @@ class Wire:
         return None
 
     def read_head(self) -> bytes:
-        """All before the blank line; b"" where the connection ended or fell silent before a request began.
+        """The head of the next request, without its blank line; b"" if no more will come.
 
-        RequestError where it is too long or too slow.
+        RequestError if it is too long or too slow.
         """
         self.idle, self.since = True, time.monotonic() if self.named else self.since
         deadline = time.monotonic() + IDLE_TIMEOUT_S
         while True:
             if self.idle:
-                self.buffer = self.buffer.lstrip(b"\r\n")
+                self.buffer = self.buffer.lstrip(b"\r\n")  # RFC 9112, 2.2: ignore blank lines here
                 if self.buffer:
                     self.idle, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
             head = self.take_head()
@@ -4337,19 +4381,26 @@ class Wire:
             except TimeoutError:
                 if self.idle:
                     return b""
-                raise RequestError(408, "the head of the request did not come within %d s" % HEAD_TIMEOUT_S) from None
+                message = "the head of the request did not come within %d s" % HEAD_TIMEOUT_S
+                raise RequestError(408, message) from None
             if not block:
                 return b""
             self.buffer += block
 
     def cut(self) -> None:
-        """End it, whatever its thread is doing, which closes it then."""
+        """End the connection, whatever its thread is doing; that thread closes it then.
+
+        If it were closed here, its thread could go on with a descriptor that is another's by now.
+        """
         if self.sock is not None:
             with suppress(OSError):
                 socket_shutdown(self.sock)
 
     def linger(self) -> None:
-        """Let the client read its answer, though it is still sending: to close at once would reset the connection."""
+        """Let a client that is still sending read its answer.
+
+        Closing at once, with bytes unread, would reset the connection, and the answer be lost.
+        """
         import socket
         if self.sock is None:
             return
@@ -4360,11 +4411,11 @@ class Wire:
                 pass
 
     def shutdown(self, how: int) -> None:
-        """End one direction, as a socket's method of this name."""
+        """End one direction, as a socket does; socketserver calls this."""
         self.sock.shutdown(how)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the socket; pipes stay open."""
         if self.sock is not None:
             self.sock.close()
 
@@ -4373,19 +4424,26 @@ CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f
 
 
 class Body:
-    """The body of a request, which is read once, in blocks; by its length, or chunk by chunk."""
+    """The body of a request, which is read once, in blocks: by its length, or chunk by chunk.
+
+    length is None for chunks; expects: the client waits for `100 Continue` before it sends.
+    """
 
     def __init__(self, wire: Wire, length: Optional[int], expects: bool = False) -> None:
         self.wire, self.expects = wire, expects
-        self.left = length or 0     # of the body, or of the chunk
+        self.remaining = length or 0        # bytes of the body, or of the chunk
         self.chunked = length is None
-        self.ended = not self.chunked and not self.left
-        self.begun = self.broken = False
+        self.ended = not self.chunked and not self.remaining
+        self.begun = self.broken = False    # a chunk has begun; a read has failed
         self.patience_s: float = BODY_TIMEOUT_S
         self.since, self.got, self.chunks = time.monotonic(), 0, 0
 
     def read(self, size: int = 65536) -> bytes:
-        """The next block, b"" at the end; RequestError where it is broken, cut or too slow, and then for ever."""
+        """The next block, b"" at the end.
+
+        RequestError if the body is invalid, cut or too slow; it is broken then, and the connection
+        takes no other request.
+        """
         self.broken = True
         data = self.next_block(size)
         self.broken = False
@@ -4396,43 +4454,46 @@ class Body:
         return data
 
     def next_block(self, size: int) -> bytes:
-        """The next block, b"" at the end."""
+        """As read(), however slowly it comes."""
         if self.expects and not self.ended:
             self.expects = False
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.chunked:
-            data = b"" if self.ended else self.wire.read(min(size, self.left), self.patience_s)
-            self.left -= len(data)
-            self.ended = not self.left
+            data = b""
+            if not self.ended:
+                data = self.wire.read(min(size, self.remaining), self.patience_s)
+            self.remaining -= len(data)
+            self.ended = not self.remaining
             return data
         pieces = [self.next_piece(size)]
-        while self.wire.buffer and pieces[-1]:  # of small chunks, as many as have come
+        while self.wire.buffer and pieces[-1]:  # as many small chunks as have been received
             size -= len(pieces[-1])
             pieces.append(self.next_piece(size))
         return b"".join(pieces)
 
     def next_piece(self, size: int) -> bytes:
-        """The next piece of a chunk, b"" at the end, and where size is 0."""
-        if not self.left and not self.ended and size:
+        """The next piece of a chunk; b"" at the end of the body, or if size is 0."""
+        if not self.remaining and not self.ended and size:
             self.next_chunk()
         if self.ended or not size:
             return b""
-        data = self.wire.read(min(size, self.left), self.patience_s)
-        self.left -= len(data)
+        data = self.wire.read(min(size, self.remaining), self.patience_s)
+        self.remaining -= len(data)
         return data
 
     def next_chunk(self) -> None:
-        """Read the head of the next chunk; at the last one, what follows it."""
+        """Read the head of the next chunk; after the last chunk, pass over the trailers."""
         if self.begun and self.wire.read_line(self.patience_s):
             raise RequestError(400, "a chunk is longer than it says")
         self.begun = True
         size = CHUNK_LINE.fullmatch(self.wire.read_line(self.patience_s))
         if not size:
             raise RequestError(400, "a chunk's length is not a number")
-        self.left, self.chunks = int(size.group(1), 16), self.chunks + 1
+        self.remaining, self.chunks = int(size.group(1), 16), self.chunks + 1
+        # A chunk of one byte costs us as much work as a large one, and its sender next to nothing.
         if self.chunks > MAX_SMALL_CHUNKS + self.got // 16:
             raise RequestError(400, "the chunks of the body are too small")
-        if self.left:
+        if self.remaining:
             return
         for _ in range(MAX_HEADERS):
             if not self.wire.read_line(self.patience_s):
@@ -4441,24 +4502,28 @@ class Body:
         raise RequestError(400, "too many trailers")
 
     def blocks(self, limit: int) -> Iterator[bytes]:
-        """All of it, block by block; RequestError where it is longer than limit."""
-        self.check_size(0 if self.chunked else self.left, limit)
+        """The whole body, block by block; RequestError 413 if it is longer than limit."""
+        self.check_size(0 if self.chunked else self.remaining, limit)
         for block in iter(self.read, b""):
             self.check_size(self.got, limit)
             yield block
 
     def check_size(self, size: int, limit: int) -> None:
-        """RequestError where so many bytes are too many."""
+        """RequestError 413 if a size is above a limit, both in bytes."""
         if size > limit:
             raise RequestError(413, "the body is longer than %d bytes" % limit)
 
     def read_all(self, limit: int) -> bytes:
-        """All of it; RequestError where it is longer than limit."""
+        """The whole body; RequestError 413 if it is longer than limit."""
         return b"".join(self.blocks(limit))
 
     def drain(self) -> bool:
-        """Pass over what the handler left; False where it is much, slow or broken, so that the connection had better end."""
-        if self.broken or self.expects or (not self.chunked and self.left > BLOCK):
+        """Pass over what the handler did not read; whether the connection can take another request.
+
+        It cannot if there is much to pass over, if it comes slowly, or if it is broken.
+        """
+        # A client that expects, and was never told to continue, may send its body or not.
+        if self.broken or self.expects or (not self.chunked and self.remaining > BLOCK):
             return self.ended and not self.broken
         self.patience_s = 0.3
         try:
@@ -4469,7 +4534,7 @@ class Body:
 
 
 def decode_percent(text: str) -> str:
-    """A path, or a part of one, %XX decoded as UTF-8; RequestError where it is none, or holds a NUL."""
+    """A part of a URL with its %XX decoded; RequestError if it is not UTF-8, or holds a NUL."""
     import urllib.parse
     try:
         text = urllib.parse.unquote(text, errors="strict")
@@ -4482,43 +4547,49 @@ def decode_percent(text: str) -> str:
 
 REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]{1,8192}) HTTP/(1\.[01])")
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A request may have only one of each: programs differ in which of two they obey.
 SINGLE_HEADERS = ("host", "content-length", "transfer-encoding", "authorization", "content-type")
 
 
 class Request:
     """A request as it came: method, decoded path, query, headers (by lower-case name) and body."""
 
-    def __init__(self, method: str, target: str, headers: Dict[str, str], body: Body, version: str = "1.1") -> None:
+    def __init__(self, method: str, target: str, headers: Dict[str, str], body: Body,
+                 version: str = "1.1") -> None:
         self.method, self.version, self.headers, self.body = method, version, headers, body
         self.raw_path, _, query = target.partition("?")
         self.path = decode_percent(self.raw_path)
         self.query = self.parse_query(query)
         self.params: Dict[str, str] = {}    # what its route's pattern took from the path
-        self.check_again: Callable[[], Any] = lambda: None  # raises what it would raise if the request came now
+        # Raises PsikError if the request, sent again now, would be refused.
+        self.check_again: Callable[[], Any] = lambda: None
 
     @property
     def verb(self) -> str:
-        """The method, GET for HEAD, which is the same without the body."""
+        """The method, with GET for HEAD, which differs only in that its answer has no body."""
         return "GET" if self.method == "HEAD" else self.method
 
     @property
     def bearer(self) -> Optional[str]:
-        """The token that the request shows, None where it shows none."""
+        """The request's bearer token, or None."""
         scheme, _, token = self.headers.get("authorization", "").strip().partition(" ")
         return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
     def keeps_alive(self) -> bool:
-        """Whether the client wants to send another on this connection."""
+        """Whether the client wants to send another request on this connection."""
         wish = self.headers.get("connection", "").lower()
         return "close" not in wish and (self.version == "1.1" or "keep-alive" in wish)
 
     def has_tag(self, tag: str) -> bool:
-        """Whether the client has what bears this ETag already."""
+        """Whether the client says (If-None-Match) that it already has what this ETag stands for."""
         wanted = self.headers.get("if-none-match", "")
         return wanted.strip() == "*" or tag in wanted
 
     def byte_range(self, size: int) -> Optional[Tuple[int, int]]:
-        """(first, last) byte that is asked for of so many; first > last: unsatisfiable; None: not a single range."""
+        """The (first, last) byte that Range asks for, of size bytes.
+
+        first > last: unsatisfiable; None: not a single range, so the whole is asked for.
+        """
         match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", self.headers.get("range", ""))
         if not match or match.group(0) == "bytes=-":
             return None
@@ -4529,30 +4600,31 @@ class Request:
 
     @staticmethod
     def parse_query(text: str) -> Dict[str, str]:
-        """{name: value} of a query; RequestError where it is not UTF-8, or holds a NUL."""
+        """{name: value} of a query; RequestError if it is not UTF-8, or holds a NUL."""
         pairs = (pair.replace("+", "%20").partition("=") for pair in text.split("&"))
         return {decode_percent(name): decode_percent(value) for name, _, value in pairs if name}
 
     @staticmethod
     def parse_line(line: bytes) -> Tuple[str, str, str]:
-        """(method, target, version) of a head's first line; RequestError."""
+        """(method, target, version) of a head's first line; RequestError if it is invalid."""
         match = REQUEST_LINE.fullmatch(line)
         if match:
             return match.group(1).decode(), match.group(2).decode(), match.group(3).decode()
         if re.search(rb" HTTP/(?!1\.[01]$)[0-9.]+$", line):
             raise RequestError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-        raise RequestError(414 if len(line) > 8192 else 400, "the first line is not a request")
+        raise RequestError(414 if len(line) > 8192 else 400, "the first line is not a request line")
 
     @staticmethod
     def parse_headers(lines: Sequence[bytes]) -> Dict[str, str]:
-        """{lower-case name: value} of the lines of a head; RequestError."""
+        """{lower-case name: value} of the other lines of a head; RequestError if one is invalid."""
         if len(lines) > MAX_HEADERS:
             raise RequestError(431, "more than %d headers" % MAX_HEADERS)
         headers: Dict[str, str] = {}
         for line in lines:
             word, colon, rest = line.partition(b":")
-            if not colon or not HEADER_NAME.fullmatch(word) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest):
-                raise RequestError(400, "a header is broken: %r" % line[:40])
+            control = re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", rest)
+            if not colon or not HEADER_NAME.fullmatch(word) or control:
+                raise RequestError(400, "a header is invalid: %r" % line[:40])
             name, value = word.decode().lower(), rest.strip(b" \t").decode("latin-1")
             if name in headers and name in SINGLE_HEADERS:
                 raise RequestError(400, "%s is given twice" % name)
@@ -4561,7 +4633,7 @@ class Request:
 
     @staticmethod
     def body_length(headers: Dict[str, str]) -> Optional[int]:
-        """The length of a body, None where it comes in chunks; RequestError where that cannot be told for sure."""
+        """The length of the body, None for chunks; RequestError if the headers leave any doubt."""
         coding, length = headers.get("transfer-encoding"), headers.get("content-length", "0")
         if coding is not None:
             if "content-length" in headers:
@@ -4575,8 +4647,7 @@ class Request:
 
     @classmethod
     def parse(cls, head: bytes, wire: Wire) -> "Request":
-        """The request of a head; RequestError where it is not HTTP/1 to the letter: what two programs may read differently,
-        neither is to."""
+        """The request of a head; RequestError unless it is HTTP/1 to the letter."""
         lines = head.split(b"\r\n")
         method, target, version = cls.parse_line(lines[0])
         headers = cls.parse_headers(lines[1:])
@@ -4585,27 +4656,29 @@ class Request:
         if version == "1.0" and "transfer-encoding" in headers:
             raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding")
         absolute = re.match(r"https?://([^/?#]*)", target, re.IGNORECASE)
-        if absolute:
-            headers["host"], target = absolute.group(1), re.sub("^(?!/)", "/", target[absolute.end():])
+        if absolute:  # its host counts, and Host does not: RFC 9112, 3.2.2
+            headers["host"] = absolute.group(1)
+            target = re.sub("^(?!/)", "/", target[absolute.end():])
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise RequestError(417, "the only expectation is 100-continue")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise RequestError(415, "a body is taken as it is, without Content-Encoding")
-        return cls(method, target, headers, Body(wire, cls.body_length(headers), "expect" in headers and version == "1.1"), version)
+        expects = "expect" in headers and version == "1.1"
+        return cls(method, target, headers, Body(wire, cls.body_length(headers), expects), version)
 
 
 Send = Callable[[bytes], None]
 
 
 class FilePart(NamedTuple):
-    """A part of an open file, as the body of an answer, which closes it."""
+    """A part of an open file as the body of an answer; sending it closes the file."""
     file: IO[bytes]
     offset: int
     length: int
 
 
 class Response(NamedTuple):
-    """An answer.  The body is bytes, a part of a file, or a function that sends it piece by piece."""
+    """An answer.  Its body is bytes, a part of a file, or a function that sends it in pieces."""
     status: int
     body: Union[bytes, FilePart, Callable[[Send], None]] = b""
     headers: Tuple[Tuple[str, str], ...] = ()
@@ -4613,40 +4686,44 @@ class Response(NamedTuple):
     @classmethod
     def of_json(cls, value: Json, status: int = 200) -> "Response":
         """A value as JSON."""
-        return cls(status, json.dumps(value).encode() + b"\n", (("Content-Type", "application/json"),))
+        headers = (("Content-Type", "application/json"),)
+        return cls(status, json.dumps(value).encode() + b"\n", headers)
 
     @classmethod
     def of_error(cls, err: PsikError) -> "Response":
-        """What a failure is answered: {"detail": ...}, and the job's id where one was made.
+        """The answer to a failure: {"detail": ...}, and the job's id if a job was made.
 
-        The detail is a line; for a body or a query that is wrong, it lists each place, as psik_api does.
+        The detail is one line; for an invalid body or query it lists each place, as psik_api does.
         """
         headers = tuple(getattr(err, "headers", ()))
         if err.http_status in (204, 304):
             return cls(err.http_status, b"", headers)
         value: Dict[str, Json] = {"detail": one_line(str(err))}
         if isinstance(err, InvalidInput):
-            value["detail"] = [{"loc": [err.source] + (fault.path.split(".") if fault.path else []),
-                                "msg": fault.message, "type": "value_error"} for fault in err.faults]
+            value["detail"] = [
+                {"loc": [err.source] + (fault.path.split(".") if fault.path else []),
+                 "msg": fault.message, "type": "value_error"} for fault in err.faults]
         value.update({"jobid": text for name, text in headers if name == "X-Psik-Jobid"})
         return cls.of_json(value, err.http_status).plus(*headers)
 
     @classmethod
     def of_bug(cls, err: BaseException) -> "Response":
-        """What a defect of ours is answered: an id, under which the log has the traceback."""
+        """The answer to a defect of ours: an id, under which the traceback is in the log."""
         import traceback
         mark = os.urandom(4).hex()
         text = "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()
         complain("error %s: %s" % (mark, text))
-        return cls.of_json({"detail": "a defect of psik.py; its log has it as error %s" % mark}, 500)
+        detail = "a defect of psik.py; its log has it as error %s" % mark
+        return cls.of_json({"detail": detail}, 500)
 
     @classmethod
     def of_system_error(cls, err: OSError) -> "Response":
-        """What a failure of the system is answered."""
+        """The answer to an OSError: a full disk, a missing permission, else a defect."""
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             return cls.of_error(RequestError(507, "the disk is full"))
         if err.errno in (errno.EACCES, errno.EPERM):
-            return cls.of_error(ForbiddenError("the system does not let us: %s" % (err.strerror or err)))
+            message = "the system does not let us: %s" % (err.strerror or err)
+            return cls.of_error(ForbiddenError(message))
         return cls.of_bug(err)
 
     @classmethod
@@ -4656,16 +4733,22 @@ class Response(NamedTuple):
 
     @classmethod
     def of_file(cls, req: Request, file: IO[bytes], kind: str, name: str = "") -> "Response":
-        """A file, or the range of it that is asked for; 304 and 416 as RFC 9110 has them."""
+        """A file, the range of it that is asked for, or 304, as in RFC 9110; takes the file over.
+
+        RequestError 416 for a range outside the file.
+        """
         import email.utils
-        found = os.fstat(file.fileno())
-        tag, size = '"%x-%x"' % (found.st_mtime_ns, found.st_size), found.st_size
+        status = os.fstat(file.fileno())
+        tag, size = '"%x-%x"' % (status.st_mtime_ns, status.st_size), status.st_size
+        # In a browser a job's file must not act as a page of this server: its type is not guessed,
+        # and its scripts do not run.
         head: Tuple[Tuple[str, str], ...] = (
             ("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes"),
-            ("Last-Modified", email.utils.formatdate(found.st_mtime, usegmt=True)),
+            ("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True)),
             ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
         if name:
-            head += (("Content-Disposition", "attachment; filename*=UTF-8''" + encode_percent(name)),)
+            disposition = "attachment; filename*=UTF-8''" + encode_percent(name)
+            head += (("Content-Disposition", disposition),)
         if req.has_tag(tag):
             file.close()
             return cls(304, b"", head)
@@ -4675,16 +4758,18 @@ class Response(NamedTuple):
         start, end = part
         if start > end:
             file.close()
-            raise RequestError(416, "the file has %d bytes" % size, Content_Range="bytes */%d" % size)
-        return cls(206, FilePart(file, start, end - start + 1), head + (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),))
+            raise RequestError(416, "the file has %d bytes" % size,
+                               Content_Range="bytes */%d" % size)
+        head += (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),)
+        return cls(206, FilePart(file, start, end - start + 1), head)
 
     def plus(self, *headers: Tuple[str, str]) -> "Response":
         """The same with more headers."""
         return self._replace(headers=self.headers + headers)
 
     def with_etag(self, req: Request) -> "Response":
-        """The same with its ETag; 304 where the client has it already."""
-        if req.method not in ("GET", "HEAD") or self.status != 200 or not isinstance(self.body, bytes):
+        """The same with its ETag; 304 if the client already has it."""
+        if req.verb != "GET" or self.status != 200 or not isinstance(self.body, bytes):
             return self
         import hashlib
         tag = '"%s"' % hashlib.sha256(self.body).hexdigest()[:24]
@@ -4693,18 +4778,25 @@ class Response(NamedTuple):
         return self.plus(("ETag", tag))
 
     def head(self, closes: bool, chunks: bool) -> bytes:
-        """What goes before the body."""
+        """The status line and the headers, with the blank line after them."""
         import http
-        lines = ["HTTP/1.1 %d %s" % (self.status, http.HTTPStatus(self.status).phrase)] + ["%s: %s" % header for header in self.headers]
+        lines = ["HTTP/1.1 %d %s" % (self.status, http.HTTPStatus(self.status).phrase)]
+        lines += ["%s: %s" % header for header in self.headers]
         if not isinstance(self.body, (bytes, FilePart)):
             lines += ["Transfer-Encoding: chunked"] if chunks else []
         elif self.status not in (204, 304):
-            lines.append("Content-Length: %d" % (len(self.body) if isinstance(self.body, bytes) else self.body.length))
+            body = self.body
+            length = len(body) if isinstance(body, bytes) else body.length
+            lines.append("Content-Length: %d" % length)
         lines += ["Connection: close"] if closes else []
         return "\r\n".join(lines + ["", ""]).encode("latin-1", "replace")
 
     def send(self, wire: Wire, closes: bool, bodiless: bool = False, chunks: bool = True) -> int:
-        """Send it; the bytes of its body.  One of unknown length goes in chunks, or ends with the connection."""
+        """Send it; the number of bytes of the body that were sent.
+
+        bodiless: leave the body out, for HEAD.  A body of unknown length goes in chunks or, without
+        chunks, ends with the connection.
+        """
         body, head = self.body, self.head(closes, chunks)
         try:
             if bodiless:
@@ -4724,12 +4816,12 @@ class Response(NamedTuple):
 
     @staticmethod
     def send_pieces(wire: Wire, body: Callable[[Send], None], chunks: bool) -> int:
-        """Send a body of unknown length; its bytes."""
+        """Send a body of unknown length; the number of its bytes."""
         sent = 0
 
         def send(data: bytes) -> None:
             nonlocal sent
-            if data:
+            if data:  # an empty chunk would end the body
                 wire.send(b"%x\r\n%s\r\n" % (len(data), data) if chunks else data)
                 sent += len(data)
 
@@ -4739,24 +4831,34 @@ class Response(NamedTuple):
 
 
 class Form:
-    """The body of a request that is multipart/form-data, read once, part by part."""
+    """A body that is multipart/form-data, which is read once, part by part.
+
+    RequestError 415 if it is anything else; 413 if it is longer than limit.
+    """
 
     def __init__(self, req: Request, limit: int) -> None:
-        match = re.fullmatch(r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?', req.headers.get("content-type", ""), re.IGNORECASE)
+        pattern = r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?'
+        match = re.fullmatch(pattern, req.headers.get("content-type", ""), re.IGNORECASE)
         if not match:
-            raise RequestError(415, "the body should be multipart/form-data, with its boundary")
-        self.incoming, self.mark = req.body.blocks(limit), b"\r\n--" + match.group(2).encode("latin-1")
+            raise RequestError(415, "the body must be multipart/form-data, with its boundary")
+        self.incoming = req.body.blocks(limit)
+        self.mark = b"\r\n--" + match.group(2).encode("latin-1")
         self.pending = b"\r\n"  # so that the first boundary looks like the others
 
     @staticmethod
     def option(head: bytes, name: str) -> str:
-        """The name or filename of a part, ''."""
-        match = re.search(r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name, head.decode("utf-8", "replace"))
+        """A parameter of a part's Content-Disposition (name, filename), or ''."""
+        pattern = r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name
+        match = re.search(pattern, head.decode("utf-8", "replace"))
         text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
-        return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")  # as browsers write these three
+        # Browsers write these three so, and nothing else.
+        return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
     def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
-        """(field's name, file name, blocks of its content) of each part; the blocks are to be read in turn."""
+        """(field's name, file name, blocks of its content) of each part.
+
+        The blocks must be read before the next part is asked for.
+        """
         if any(self.content()):
             raise RequestError(400, "the form does not begin with its boundary")
         for _ in range(MAX_PARTS):
@@ -4767,7 +4869,7 @@ class Form:
         raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
 
     def receive(self) -> None:
-        """Read on; RequestError where there is no more."""
+        """Read another block of the body; RequestError if there is none."""
         block = next(self.incoming, b"")
         if not block:
             raise RequestError(400, "the form was cut")
@@ -4776,20 +4878,20 @@ class Form:
     def content(self) -> Iterator[bytes]:
         """What stands before the next boundary, in blocks."""
         while True:
-            before, found, after = self.pending.partition(self.mark)
-            if found:
+            before, boundary, after = self.pending.partition(self.mark)
+            if boundary:
                 self.pending = after
                 if before:
                     yield before
                 return
-            sure = len(self.pending) - len(self.mark) + 1  # behind it a boundary may have begun
+            sure = len(self.pending) - len(self.mark) + 1  # after these a boundary may have begun
             if sure > 0:
                 block, self.pending = self.pending[:sure], self.pending[sure:]
                 yield block
             self.receive()
 
     def part_head(self) -> Optional[bytes]:
-        """The head of the part behind a boundary; None behind the last one."""
+        """The head of the part after a boundary; None after the last boundary."""
         while b"\r\n\r\n" not in self.pending and not self.pending.startswith(b"--"):
             if len(self.pending) > MAX_HEAD:
                 raise RequestError(400, "the head of a part is too long")
