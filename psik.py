@@ -3964,6 +3964,7 @@ class JobManager:
 # not by a link, and not by a link that a job puts there between the check and the use.  So a path
 # is resolved and checked first (real), and then opened part by part, following no link (descend).
 
+Send = Callable[[bytes], None]
 Refusals = Dict[int, Tuple[Type[PsikError], str]]   # {errno: our error, its message}
 NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
                                   (NotFoundError, "no file %(path)r"))
@@ -4132,11 +4133,11 @@ class Padded:
 class Archive:
     """A .tar.gz that is sent while it is made; links stay links.
 
-    A file that grows or shrinks meanwhile keeps the size that its header has announced.
+    A file that changes meanwhile keeps the size that its header has announced.  A link that a
+    directory has replaced meanwhile is not entered.
     """
 
-    def __init__(self, send: Callable[[bytes], None],
-                 hides: Callable[[os.stat_result], bool]) -> None:
+    def __init__(self, send: Send, hides: Callable[[os.stat_result], bool]) -> None:
         import tarfile
         self.send, self.hides = send, hides
         self.tar: Any = tarfile.open(fileobj=self, mode="w|gz", bufsize=65536)  # type: ignore
@@ -4177,17 +4178,14 @@ class Archive:
             self.tar.addfile(info, Padded(content, info.size))
 
     def add_folder(self, name: str, top: int) -> None:
-        """Add everything in an open folder, below name."""
+        """Add everything in an open folder, below name; enter what was added as a directory."""
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
             place = os.path.normpath(os.path.join(name, folder))
             items = sorted(item for item in folders + files if not item.startswith(PASSING))
-            # os.fwalk enters what remains in `folders`, so only what was added as a directory: what
-            # was added as a link may have become a directory since.
             folders[:] = [item for item in items if self.add(os.path.join(place, item), fd, item)]
 
 
-def write_archive(folder: ConfinedFolder, path: str, name: str,
-                  send: Callable[[bytes], None]) -> None:
+def write_archive(folder: ConfinedFolder, path: str, name: str, send: Send) -> None:
     """Send the folder at path as a .tar.gz, in which everything lies below name."""
     with closing_fd(folder.descend(folder.real(path))) as top:
         archive = Archive(send, folder.hides)
@@ -4224,11 +4222,9 @@ class InvalidInput(InvalidError):
 
 
 def socket_shutdown(sock: Any) -> None:
-    """End both directions of a socket that another thread may be using.
-
-    SSLSocket.shutdown() would drop its TLS object first, and that thread go on in plain text.
-    """
+    """End both directions of a socket that another thread may be using."""
     import socket
+    # Not by SSLSocket.shutdown(): it drops TLS first, and that thread would go on in plain text.
     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
@@ -4388,10 +4384,8 @@ class Wire:
             self.buffer += block
 
     def cut(self) -> None:
-        """End the connection, whatever its thread is doing; that thread closes it then.
-
-        If it were closed here, its thread could go on with a descriptor that is another's by now.
-        """
+        """End the connection, whatever its thread is doing; that thread closes it then."""
+        # Were it closed here, its thread could go on with a descriptor that is another's by now.
         if self.sock is not None:
             with suppress(OSError):
                 socket_shutdown(self.sock)
@@ -4667,9 +4661,6 @@ class Request:
         return cls(method, target, headers, Body(wire, cls.body_length(headers), expects), version)
 
 
-Send = Callable[[bytes], None]
-
-
 class FilePart(NamedTuple):
     """A part of an open file as the body of an answer; sending it closes the file."""
     file: IO[bytes]
@@ -4830,6 +4821,11 @@ class Response(NamedTuple):
         return sent
 
 
+FORM_TYPE = re.compile(r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?',
+                       re.IGNORECASE)
+PART_OPTION = r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"'
+
+
 class Form:
     """A body that is multipart/form-data, which is read once, part by part.
 
@@ -4837,19 +4833,16 @@ class Form:
     """
 
     def __init__(self, req: Request, limit: int) -> None:
-        pattern = r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?'
-        match = re.fullmatch(pattern, req.headers.get("content-type", ""), re.IGNORECASE)
+        match = FORM_TYPE.fullmatch(req.headers.get("content-type", ""))
         if not match:
             raise RequestError(415, "the body must be multipart/form-data, with its boundary")
-        self.incoming = req.body.blocks(limit)
         self.mark = b"\r\n--" + match.group(2).encode("latin-1")
-        self.pending = b"\r\n"  # so that the first boundary looks like the others
+        self.incoming, self.pending = req.body.blocks(limit), b"\r\n"  # as before other boundaries
 
     @staticmethod
     def option(head: bytes, name: str) -> str:
         """A parameter of a part's Content-Disposition (name, filename), or ''."""
-        pattern = r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"' % name
-        match = re.search(pattern, head.decode("utf-8", "replace"))
+        match = re.search(PART_OPTION % name, head.decode("utf-8", "replace"))
         text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
         # Browsers write these three so, and nothing else.
         return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
@@ -4906,29 +4899,32 @@ class Form:
 
 # -------------------------------------------------------------------------------------------- 15. Access
 
-# Who is asking, and what he may do.  In local mode the kernel says who is at the other end, and it must be ourselves;
-# else a client's certificate or a token does, and each job belongs to the user who made it.
+# Who sends a request, and what he may do.  In local mode the kernel says whose process is at the
+# other end, and only we ourselves and root are let in.  Otherwise a client certificate or a token
+# names the caller, and each job belongs to the user who made it.
 
-LOCAL_USER = "local:psik_api"   # as upstream calls whoever comes in local mode
+LOCAL_USER = "local:psik_api"   # what psik_api calls the caller in local mode
 OPERATIONS = ("GET", "POST")    # reading a job, and everything else
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
-CERTIFICATE = "cert"    # the claim that names the certificate which a token was got with, by its serial number
+CERTIFICATE = "cert"            # claim: the serial number of the certificate that was shown for it
 NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
 
 
 def is_user(name: Any) -> bool:
-    """Whether this can be a user's name; who is known by an address alone is none."""
-    return isinstance(name, str) and bool(name) and not name.startswith("addr:") and not CONTROL.search(name) and not SURROGATE.search(name)
+    """Whether this can be a user's name; `addr:...` cannot, it stands for a caller without one."""
+    if not isinstance(name, str) or not name or name.startswith("addr:"):
+        return False
+    return not CONTROL.search(name) and not SURROGATE.search(name)
 
 
 class Access(NamedTuple):
-    """A job's access.json: its owner, and the operations that others have been given."""
+    """A job's access.json: its owner, and {user: operations} of those it is shared with."""
     owner: str
     shared: Dict[str, List[str]]
 
     @classmethod
     def of(cls, job: JobDir) -> "Access":
-        """Who may do what with a job; one that the command line made is ours."""
+        """The access of a job: ours if it has no valid access.json, as the command line's jobs."""
         text = read_or_empty(job.at("access.json"))
         with suppress(ValueError, TypeError):
             return cls(**json.loads(text)) if text else cls(LOCAL_USER, {})
@@ -4940,53 +4936,55 @@ class Access(NamedTuple):
 
     @classmethod
     def share(cls, job: JobDir, wanted: Dict[str, List[str]]) -> "Access":
-        """Let users do operations on a job, {user: ["GET", "POST"]}, [] for none; the access then.  InvalidError."""
+        """Share a job: {user: ["GET", "POST"]}, [] to withdraw; the new access.  InvalidError."""
         for user, operations in wanted.items():
             if operations and not is_user(user):
-                raise InvalidError("%s is no user" % shown(user))
+                raise InvalidError("%s is not a user's name" % shown(user))
             for operation in operations:
                 if operation not in OPERATIONS:
-                    raise InvalidError("%s is no operation; there are GET (look) and POST (the rest)" % shown(operation))
-        with job.history():  # its lock, for others may share at the same time
+                    raise InvalidError("%s is not an operation; use GET (look) or POST (the rest)"
+                                       % shown(operation))
+        with job.history():  # for its lock: another request may share the job at the same time
             access = cls.of(job)
             shared = dict(access.shared)
             for user, operations in wanted.items():
-                shared[user] = sorted(set(operations) | {"GET"})
-            shared = {user: operations for user, operations in shared.items() if wanted.get(user, True)}
+                shared[user] = sorted(set(operations) | {"GET"})  # who may change it may look at it
+            shared = {user: operations for user, operations in shared.items()
+                      if wanted.get(user, True)}
             access = access._replace(shared=shared)
             access.write(job)
         return access
 
 
 class Caller(NamedTuple):
-    """Who sends a request: a user, and what his token leaves him (None: everything)."""
+    """Who sends a request: a user, and what his token allows him (None: everything)."""
     user: str
-    trusted: bool = False       # is us, or an administrator: owns every job
+    trusted: bool = False       # we, or an administrator: owns every job
     jobs: Optional[FrozenSet[str]] = None
     backends: Optional[FrozenSet[str]] = None
     claims: Optional[Dict[str, Json]] = None
 
     @property
     def anonymous(self) -> bool:
-        """Whether nobody vouches for the user's name."""
+        """Whether nobody vouches for a name, so that an address stands for it."""
         return self.user.startswith("addr:")
 
     @property
     def narrowed(self) -> bool:
-        """Whether his token leaves him less than he may."""
+        """Whether his token allows less than he may do."""
         claims = self.claims or {}
         return any(name in claims for name in NARROWINGS) or claims.get("narrowed", False)
 
     def owns(self, job: JobDir) -> bool:
-        """Whether he is the job's owner, or trusted as one; who shows a narrowed token is not."""
+        """Whether he owns the job, or is trusted as if he did; never with a narrowed token."""
         return not self.narrowed and (self.trusted or Access.of(job).owner == self.user)
 
 
 class OwnerPolicy:
-    """The policy that is built in: a job's owner may do everything, others what he lets them."""
+    """The built-in rule: a job's owner may do everything, others what he has shared with them."""
 
     def allows(self, user: str, operation: str, job: Optional[JobDir]) -> bool:
-        """Whether a user may GET (read) or POST (all else) on a job; without one, whether he may make one."""
+        """Whether a user may GET (look at) or POST (change) a job; without a job, may make one."""
         if job is None:
             return True
         access = Access.of(job)
@@ -4994,9 +4992,9 @@ class OwnerPolicy:
 
 
 def add_site_packages() -> None:
-    """Let packages that are installed be imported, where the interpreter began without them (-S)."""
+    """Make installed packages importable if the interpreter was started without them (-S)."""
     if sys.flags.no_site:
-        sys.path.insert(0, STANDARD)  # so that it is Python's own
+        sys.path.insert(0, STANDARD)  # so that no other module called site is imported
         try:
             import site
         finally:
@@ -5005,9 +5003,9 @@ def add_site_packages() -> None:
 
 
 def load_module(name: str, path: str) -> Any:
-    """The module that a file holds, by its text alone: nobody has looked whose the compiled files beside it are.
+    """The module in a file.  Raises whatever its code raises.
 
-    Raises whatever its code does.
+    It is compiled anew: nobody has checked whose the compiled files beside it are.
     """
     import types
     module = types.ModuleType(name)
@@ -5017,9 +5015,10 @@ def load_module(name: str, path: str) -> Any:
 
 
 class Policy:
-    """Who may do what: the config's users, the caller's token, and a rule.
+    """Who may do what, by the config's users, the caller's token, and a rule.
 
-    The rule is an object whose allows(user, operation, job) decides: OwnerPolicy, or the config's `module:Class`.
+    The rule is an object whose allows(user, operation, job) decides: an OwnerPolicy, or one of the
+    config's `module:Class`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -5028,61 +5027,69 @@ class Policy:
 
     @staticmethod
     def site_rule(config: Config, module: str, name: str) -> Any:
-        """An object of the class of this name, from a module in the folder authz_path; raises whatever its code raises."""
+        """An object of a class in a module of the folder authz_path.
+
+        Raises whatever the module's code raises.
+        """
         path = os.path.join(config.authz_path or "", module + ".py")
         config.check_site_file(path)
         add_site_packages()
         rule = getattr(load_module("psik_policy_" + module, path), name)()
         if not callable(rule.allows):
-            raise TypeError("its `allows` is no method")
+            raise TypeError("its `allows` is not a method")
         return rule
 
     @classmethod
     def load_rule(cls, config: Config) -> Any:
-        """The rule that a config names; InvalidError where it cannot be had.
+        """The rule that a config names; InvalidError if it cannot be loaded.
 
-        Its module is taken from the folder authz_path and from nowhere else.
+        Its module comes from the folder authz_path, and from nowhere else.
         """
         if config.is_personal or config.authz in ("owner", "psik_api.authz:BaseAuthz"):
             return OwnerPolicy()
         module, colon, name = (config.authz or "").partition(":")
         if not colon or not config.authz_path or not re.fullmatch(r"[A-Za-z_]\w*", module):
-            raise InvalidError([Fault("authz", "%r should be local, owner, or module:Class with authz_path naming the folder of the module" % config.authz)], "config")
+            message = ("%r must be local, owner, or module:Class with authz_path naming the folder "
+                       "of the module" % config.authz)
+            raise InvalidError([Fault("authz", message)], "config")
         try:
             return cls.site_rule(config, module, name)
         except PsikError:
             raise
         except (Exception, SystemExit) as err:  # a site's own code may fail in any way
             path = os.path.join(config.authz_path, module + ".py")
-            raise InvalidError([Fault("authz", "%s: %s: %s" % (path, type(err).__name__, err))], "config") from None
+            message = "%s: %s: %s" % (path, type(err).__name__, err)
+            raise InvalidError([Fault("authz", message)], "config") from None
 
     def allows(self, caller: Caller, operation: str, job: Optional[JobDir]) -> bool:
         """Whether a caller may do an operation on a job; without a job, whether he may make one."""
-        if caller.jobs is not None and (job is None or job.jobid not in caller.jobs):
+        jobs, backends = caller.jobs, caller.backends
+        if jobs is not None and (job is None or job.jobid not in jobs):
             return False
-        if caller.backends is not None and job is not None and job.backend not in caller.backends:
+        if backends is not None and job is not None and job.backend not in backends:
             return False
         if caller.trusted or caller.anonymous:
             return caller.trusted
         try:
             return bool(self.rule.allows(caller.user, operation, job))
-        except Exception as err:  # a site's own code: who is in doubt is not let in
+        except Exception as err:  # a site's own code; in doubt the answer is no
             complain("the policy failed: %s: %s" % (type(err).__name__, one_line(str(err))))
             return False
 
     def is_maker(self, caller: Caller, config: Optional[Config] = None) -> bool:
-        """Whether a caller may make and start jobs by `users`, of this config or of any: we, the admins, those named."""
+        """Whether `users`, of this config or of any, lets a caller make jobs; we and admins may."""
         configs = [config] if config else self.configs
         return (caller.trusted or caller.user == LOCAL_USER
                 or any({caller.user, ANYBODY} & set(each.users) for each in configs))
 
     def check_is_maker(self, caller: Caller, config: Optional[Config] = None) -> None:
-        """ForbiddenError where he may not."""
+        """ForbiddenError unless is_maker()."""
         if not self.is_maker(caller, config):
-            raise ForbiddenError('%s may not make jobs here; the server\'s owner lets users do so by "users" in the config' % caller.user)
+            raise ForbiddenError("%s may not make jobs here; the server's owner lets users do so "
+                                 'by "users" in the config' % caller.user)
 
     def check_may_create(self, caller: Caller) -> None:
-        """ForbiddenError where a caller may make no jobs: by the token, by `users`, or by the rule."""
+        """ForbiddenError if the token, `users` or the rule does not let a caller make jobs."""
         if caller.jobs is not None:
             raise ForbiddenError("the token does not let you make jobs")
         self.check_is_maker(caller)
@@ -5090,7 +5097,8 @@ class Policy:
             raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
 
-# Tokens, under a key that only we can read.  The algorithm is ours to say, never the token's.
+# Tokens, signed with a key that only we can read.  The config chooses the algorithm, and never the
+# token: one that calls itself unsigned is not taken at its word.
 
 def encode_base64(data: bytes) -> str:
     """base64url without its padding."""
@@ -5099,41 +5107,42 @@ def encode_base64(data: bytes) -> str:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of a base64url text; ValueError where it is none."""
+    """The bytes of a base64url text without padding; ValueError if it is invalid."""
     import base64
     if not re.fullmatch("[A-Za-z0-9_-]*", text):
         raise ValueError("not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if encode_base64(data) != text:  # bits that say nothing would make two texts of one token
+    if encode_base64(data) != text:  # unused bits at the end would make two texts of one token
         raise ValueError("not canonical base64url")
     return data
 
 
 class Keyring:
-    """The key under which a config's tokens are signed, and the ids of those that were taken back.
+    """The key that signs a config's tokens, and the ids of the tokens that were revoked.
 
-    Both lie in the first backend's prefix, in .tokens/.
+    Both are files in .tokens/ below the first backend's prefix.
     """
 
     def __init__(self, config: Config) -> None:
         first = next(iter(config.backends.values()), config)
-        self.folder = os.path.join(os.path.abspath(first.prefix or config.prefix or data_home()), ".tokens")
-        self.path = os.path.join(self.folder, "key")
-        self.revoked_path = os.path.join(self.folder, "revoked")
+        prefix = os.path.abspath(first.prefix or config.prefix or data_home())
+        self.folder = os.path.join(prefix, ".tokens")
+        self.path, self.revoked_path = self.folder + "/key", self.folder + "/revoked"
         self.check_owner = config.check_owner
 
     def make_folder(self) -> None:
-        """Make the folder where it is missing; ForbiddenError where it is somebody else's."""
+        """Make the folder if it is missing; ForbiddenError if it is somebody else's."""
         make_folder(self.folder)
         if self.check_owner:
-            Guarded(self.folder, "remove it, or name a prefix of your own in the config").check_own()
+            instead = "remove it, or name a prefix of your own in the config"
+            Guarded(self.folder, instead).check_own()
 
     def make_key(self) -> None:
         """Make a key, unless another process is first."""
         passing = "%s.%s" % (self.path, os.urandom(6).hex())
         try:
             write_file(passing, os.urandom(32).hex() + "\n", durable=True)
-            os.link(passing, self.path)
+            os.link(passing, self.path)  # unlike a rename, it fails if there is a key by now
         except FileExistsError:
             pass
         finally:
@@ -5141,42 +5150,47 @@ class Keyring:
                 os.unlink(passing)
 
     def key(self) -> bytes:
-        """The key, made when it is first wanted; a file of mode 0600.  ForbiddenError where others can read it."""
+        """The key, made when it is first needed.  ForbiddenError if others can read its file."""
         if self.path not in TEXTS:
             self.make_folder()
         if not os.path.exists(self.path):
             self.make_key()
-        found = os.stat(self.path)
-        if found.st_mode & 0o077 or found.st_uid != os.getuid():
-            raise ForbiddenError("%s can be read by others, so it is no key: remove it, and every token with it" % self.path)
+        status = os.stat(self.path)
+        if status.st_mode & 0o077 or status.st_uid != os.getuid():
+            raise ForbiddenError("%s can be read by others, so it is not used; remove it, and with "
+                                 "it every token" % self.path)
         text = read_unless_known(self.path).strip()
         if not re.fullmatch("[0-9a-f]{64}", text):
             raise InvalidError("it holds no key; remove it", self.path)
         return bytes.fromhex(text)
 
     def revoked(self) -> Set[str]:
-        """The ids of the tokens that were taken back."""
+        """The ids of the tokens that were revoked."""
         return set(read_unless_known(self.revoked_path).split())
 
     def revoke(self, jti: str) -> None:
-        """Take a token back, by its id (its claim jti, or a biscuit's revocation id)."""
+        """Revoke a token by its id: its claim jti, or a biscuit's revocation id."""
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", jti):
-            raise InvalidError("%r is not the id of a token; `%s token --show TOKEN` says it" % (jti, called()))
+            raise InvalidError("%r is not the id of a token; `%s token --show TOKEN` prints it"
+                               % (jti, called()))
         self.make_folder()
-        with open(os.open(self.revoked_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+        fd = os.open(self.revoked_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with open(fd, "w") as file:
             file.write(jti + "\n")
 
 
 def refused_token(why: str) -> RequestError:
-    """The 401 of a token that does not hold; why goes to the log alone."""
+    """The 401 for an invalid token; only the log has the reason."""
     complain("refused: a token, for %s" % one_line(why)[:200])
-    return RequestError(401, "the token does not hold", WWW_Authenticate='Bearer error="invalid_token"')
+    return RequestError(401, "the token is invalid",
+                        WWW_Authenticate='Bearer error="invalid_token"')
 
 
 class Tokens:
-    """What a config's tokens are; a subclass for each kind of them says how claims become a token, and a token claims.
+    """A config's tokens; for each kind a subclass makes tokens from claims, and reads them.
 
-    Claims are those of a JWT: sub (the user), exp (seconds since the epoch), jti, and ops, jobs, backends where it is narrowed.
+    Claims are those of a JWT: sub (the user), exp (seconds since the epoch), jti (the token's id);
+    and ops, jobs, backends if the token is narrowed.
     """
 
     def __init__(self, config: Config) -> None:
@@ -5187,14 +5201,14 @@ class Tokens:
         raise NotImplementedError
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-        """The claims of a token that holds; ValueError, KeyError or TypeError says why another does not.
+        """The claims of a valid token; ValueError, KeyError or TypeError says why it is invalid.
 
-        facts are what a biscuit may make conditions on: client, operation and path.
+        facts describe the request, for the conditions of a biscuit: client, operation and path.
         """
         raise NotImplementedError
 
     def show(self, token: str) -> List[str]:
-        """What a token says, block by block, whether it holds or not; ValueError where it is none."""
+        """What a token says, block by block, valid or not; ValueError if it is no token at all."""
         raise NotImplementedError
 
     def public_key(self) -> str:
@@ -5203,23 +5217,25 @@ class Tokens:
 
     def make(self, user: str, expires_s: float, parents: Sequence[str] = (), certificate: str = "",
              **narrow: Optional[Sequence[str]]) -> str:
-        """A token for a user, that ends in so many seconds, narrowed to `ops`, `jobs` and `backends` where they are given.
+        """A token for a user, which expires, narrowed to `ops`, `jobs` and `backends` if given.
 
-        parents are the ids of the tokens, and certificate is the serial number of the one, that it was got with and falls
-        with.  InvalidError where it would be too long.
+        It is given to who showed the tokens with the ids in parents, and the certificate with this
+        serial number, and ends with any of them.  InvalidError if it would be too long.
         """
         now = int(time.time())
-        claims: Dict[str, Json] = {"sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER, "iat": now, "exp": int(now + expires_s),
-                                   "jti": os.urandom(12).hex()}
+        claims: Dict[str, Json] = {
+            "sub": user, "iss": TOKEN_ISSUER, "aud": TOKEN_ISSUER,
+            "iat": now, "exp": int(now + expires_s), "jti": os.urandom(12).hex()}
         claims.update({name: list(values) for name, values in narrow.items() if values is not None})
         claims.update({CERTIFICATE: certificate} if certificate else {})
         token = self.encode(dict(claims, parents=list(parents)) if parents else claims)
         if len(token) > MAX_TOKEN:
-            raise InvalidError("the token would have %d characters, and may have %d: narrow it to fewer jobs" % (len(token), MAX_TOKEN))
+            raise InvalidError("the token would have %d characters, and may have %d: narrow it to "
+                               "fewer jobs" % (len(token), MAX_TOKEN))
         return token
 
     def read(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-        """The claims of a token that holds, as decode(); RequestError 401 otherwise, which does not say why: the log does."""
+        """The claims of a valid token, as decode(); else a 401, and the reason goes to the log."""
         if len(token) > MAX_TOKEN:
             raise refused_token("it is longer than %d characters" % MAX_TOKEN)
         try:
@@ -5228,7 +5244,7 @@ class Tokens:
             raise refused_token(str(err)) from None
 
     def blocks(self, token: str) -> List[str]:
-        """What a token says, as show(); RequestError 401 where it is none."""
+        """What a token says, as show(); RequestError 401 if it is no token at all."""
         try:
             return self.show(token)
         except (ValueError, RecursionError) as err:
@@ -5239,31 +5255,33 @@ class JwtTokens(Tokens):
     """JWTs, signed with HS256."""
 
     def mark(self, text: str) -> str:
-        """The third part of a JWT, for its first two."""
+        """The signature of a JWT's first two parts: its third."""
         import hashlib
         import hmac
         return encode_base64(hmac.new(self.keys.key(), text.encode(), hashlib.sha256).digest())
 
     def encode(self, claims: Dict[str, Json]) -> str:
-        """head.claims.mark, each in base64url."""
-        parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+        """header.claims.signature, each in base64url."""
+        header = {"alg": "HS256", "typ": "JWT"}
+        parts = [encode_base64(json.dumps(part, separators=(",", ":")).encode())
+                 for part in (header, claims)]
         return ".".join(parts + [self.mark(".".join(parts))])
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-        """The claims, whatever the facts: a JWT makes no conditions."""
+        """The claims, whatever the facts: a JWT has no conditions."""
         import hmac
-        head, claims, mark = token.split(".")
-        if not hmac.compare_digest(self.mark(head + "." + claims).encode(), mark.encode()):
+        head, body, signature = token.split(".")
+        if not hmac.compare_digest(self.mark(head + "." + body).encode(), signature.encode()):
             raise ValueError("its signature is not ours")
-        said = json.loads(decode_base64(head))
-        if said.get("alg") != "HS256" or "crit" in said:
+        header = json.loads(decode_base64(head))
+        if header.get("alg") != "HS256" or "crit" in header:  # crit: must be understood
             raise ValueError("its algorithm is not HS256")
-        found: Dict[str, Json] = json.loads(decode_base64(claims))
-        self.check(found)
-        return found
+        claims: Dict[str, Json] = json.loads(decode_base64(body))
+        self.check(claims)
+        return claims
 
     def check(self, claims: Dict[str, Json]) -> None:
-        """ValueError (or KeyError, TypeError) where claims do not hold, now and here."""
+        """ValueError, KeyError or TypeError unless the claims are valid, here and now."""
         if claims["iss"] != TOKEN_ISSUER or claims["aud"] != TOKEN_ISSUER:
             raise ValueError("it is for somebody else")
         if not is_user(claims["sub"]):
@@ -5274,15 +5292,17 @@ class JwtTokens(Tokens):
         for name in NARROWINGS:
             values = claims.get(name, [])
             if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-                raise ValueError("its %s are no list" % name)
+                raise ValueError("its %s must be a list of strings" % name)
 
     @staticmethod
     def check_times(claims: Dict[str, Json]) -> None:
-        """ValueError (or KeyError) where claims do not hold now."""
+        """ValueError or KeyError unless the claims are valid now; clocks may differ a little."""
         import math
-        now, times = time.time(), {"exp": claims["exp"], "nbf": claims.get("nbf", 0), "iat": claims.get("iat", 0)}
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in times.values()):
-            raise ValueError("its times are no numbers")
+        now = time.time()
+        times = {"exp": claims["exp"], "nbf": claims.get("nbf", 0), "iat": claims.get("iat", 0)}
+        # Python's JSON reader takes NaN and Infinity; and True, as a number, is an int.
+        if not all(type(each) in (int, float) and math.isfinite(each) for each in times.values()):
+            raise ValueError("its times are not numbers")
         if not now <= times["exp"] + CLOCK_SKEW_S:
             raise ValueError("it has expired")
         if not max(times["nbf"], times["iat"]) <= now + CLOCK_SKEW_S:
@@ -5290,42 +5310,49 @@ class JwtTokens(Tokens):
 
     def show(self, token: str) -> List[str]:
         """The claims, as JSON."""
-        return [json.dumps(json.loads(decode_base64(token.split(".")[1] if token.count(".") == 2 else "no JWT")))]
+        if token.count(".") != 2:
+            raise ValueError("not a JWT")
+        return [json.dumps(json.loads(decode_base64(token.split(".")[1])))]
 
     def public_key(self) -> str:
         """InvalidError: there is none."""
-        raise InvalidError('the tokens are JWTs, which have no public key; "tokens": "biscuit" in the config makes biscuits')
+        raise InvalidError('the tokens are JWTs, which have no public key; "tokens": "biscuit" in '
+                           "the config makes biscuits")
 
 
 class Protobuf:
-    """A protobuf message, as far as one can read it without its schema."""
+    """A protobuf message, as far as it can be read without its schema."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.place = data, 0
 
     def number(self) -> int:
-        """The number at the place where reading stands; IndexError where it is cut."""
+        """Read the number (a varint) at self.place; IndexError if it is cut."""
         value = shift = 0
         while self.data[self.place] & 0x80:
-            value, shift, self.place = value | (self.data[self.place] & 0x7F) << shift, shift + 7, self.place + 1
+            value |= (self.data[self.place] & 0x7F) << shift
+            shift, self.place = shift + 7, self.place + 1
         self.place += 1
         return value | self.data[self.place - 1] << shift
 
     def skip(self, kind: int) -> bytes:
-        """The value of the field where reading stands, where it holds bytes or a message; KeyError for a kind that there is not."""
+        """Read the value of a field of wire type 1, 2 or 5 at self.place; KeyError for others."""
         size = self.number() if kind == 2 else {1: 8, 5: 4}[kind]
         start, self.place = self.place, self.place + size
         return self.data[start:self.place]
 
     def below(self, *path: int) -> List["Protobuf"]:
-        """The messages in a field, in a field of those, and so on."""
-        found = [self]
+        """The messages in fields path[0], in fields path[1] of each of these, and so on."""
+        messages = [self]
         for wanted in path:
-            found = [inner for message in found for inner in message.fields(wanted)]
-        return found
+            messages = [inner for message in messages for inner in message.fields(wanted)]
+        return messages
 
     def values(self) -> Iterator[Tuple[int, Union[int, "Protobuf"]]]:
-        """(field, its value) of each field that holds a number, bytes or a message; ValueError where this is no message."""
+        """(number, value) of each field; ValueError if this is not a message.
+
+        A value that is not an int may be a message, or bytes.
+        """
         self.place = 0
         try:
             while self.place < len(self.data):
@@ -5339,21 +5366,24 @@ class Protobuf:
             raise ValueError("not a protobuf message") from None
 
     def fields(self, wanted: int) -> List["Protobuf"]:
-        """The messages in a field."""
-        return [value for field_number, value in self.values() if field_number == wanted and isinstance(value, Protobuf)]
+        """The messages in the fields of this number."""
+        return [value for field_number, value in self.values()
+                if field_number == wanted and isinstance(value, Protobuf)]
 
     def numbers(self, wanted: int) -> List[int]:
-        """The numbers in a field."""
-        return [value for field_number, value in self.values() if field_number == wanted and isinstance(value, int)]
+        """The ints in the fields of this number."""
+        return [value for field_number, value in self.values()
+                if field_number == wanted and isinstance(value, int)]
 
 
-# The kinds of operations that a biscuit's holder may add, as schema.proto numbers them: negation, parentheses, length, type;
-# comparisons, membership, beginning and end of a text, and, or, not equal, the lazy ones.
+# The kinds of operations that a biscuit's holder may add, as schema.proto numbers them: negation,
+# parentheses, length, type; comparisons, membership, beginning and end of a text, and, or, not
+# equal, and the lazy ones.
 UNARY, BINARY = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7, 13, 14, 20, 21, 22, 23, 24)
 
 
 class BiscuitTokens(Tokens):
-    """Biscuits, where biscuit-python is installed: whoever holds one may narrow it without us."""
+    """Biscuits, if biscuit-python is installed.  Whoever holds one can narrow it without us."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -5361,12 +5391,13 @@ class BiscuitTokens(Tokens):
         try:
             import biscuit_auth  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
-            raise InvalidError([Fault("tokens", "\"biscuit\" wants biscuit-python, which this Python does not have; leave it out for JWTs")],
-                               "config") from None
+            message = ('"biscuit" needs biscuit-python, which this Python does not have; leave it '
+                       "out for JWTs")
+            raise InvalidError([Fault("tokens", message)], "config") from None
         self.auth: Any = biscuit_auth
 
     def private_key(self) -> Any:
-        """The key of our biscuits, made from the one of our tokens."""
+        """The private key of our biscuits, made from the key of our tokens."""
         return self.auth.PrivateKey.from_bytes(self.keys.key(), self.auth.Algorithm.Ed25519)
 
     def root_key(self) -> Any:
@@ -5374,119 +5405,142 @@ class BiscuitTokens(Tokens):
         return self.auth.KeyPair.from_private_key(self.private_key()).public_key
 
     def public_key(self) -> str:
-        """The root key, which is no secret."""
+        """The root key in hexadecimal digits; it is not a secret."""
         return bytes(self.root_key().to_bytes()).hex()
 
     def encode(self, claims: Dict[str, Json]) -> str:
-        """A biscuit of these claims: `user("...")`, a check on time, and one for what it is narrowed to."""
+        """A biscuit of these claims.
+
+        It holds `user("...")`, checks on the time and the operation, and the other facts that
+        authorized() asks for.
+        """
         import datetime
-        source, values = "user({user}); check if time($time), $time < {exp};", {
-            "user": claims["sub"], "exp": datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)}
+        exp = datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)
+        source = "user({user}); check if time($time), $time < {exp};"
+        values = {"user": claims["sub"], "exp": exp}
         for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend")):
-            words = {"%s%d" % (name, number): word for number, word in enumerate(claims.get(name, ()))}
+            words = {"%s%d" % (name, number): word
+                     for number, word in enumerate(claims.get(name, ()))}
             if name == "ops" and words:
                 source += " check if %s;" % " or ".join("operation({%s})" % key for key in words)
             else:
                 source += "".join(" only_%s({%s});" % (fact, key) for key in words)
             values.update(words)
         if CERTIFICATE in claims:
-            source, values = source + " certificate({certificate});", dict(values, certificate=claims[CERTIFICATE])
+            source += " certificate({certificate});"
+            values["certificate"] = claims[CERTIFICATE]
         return str(self.auth.BiscuitBuilder(source, values).build(self.private_key()).to_base64())
 
     @classmethod
     def check_blocks(cls, token: str) -> None:
-        """ValueError for a biscuit whose holder added what may take long to decide: the library holds the interpreter meanwhile,
-        and its own limits are looked at between two rules.
+        """ValueError if a biscuit's holder added what may take long to decide.
 
-        Blocks after the first may hold checks, each on few facts, of few plain comparisons, and neither facts nor rules of their
-        own.  The field numbers are those of biscuit's schema.proto: Biscuit.blocks 3, SignedBlock.block 1, Block.facts 4, rules 5,
-        checks 6, Check.queries 1, Rule.body 2, expressions 3, Expression.ops 1.
+        The library holds the interpreter's lock meanwhile, and looks at its limits only between
+        two rules.  So blocks after the first may hold a few checks, each on few facts and with few
+        plain comparisons, and no facts or rules.
+
+        The numbers of fields are those of biscuit's schema.proto: Biscuit.blocks 3,
+        SignedBlock.block 1, Block.facts 4, rules 5, checks 6, Check.queries 1, Rule.body 2,
+        expressions 3, Expression.ops 1.
         """
         biscuit = Protobuf(decode_base64(token.rstrip("=")))
         blocks, queries = biscuit.below(3, 1), biscuit.below(3, 1, 6, 1)
         if biscuit.below(3, 1, 4) + biscuit.below(3, 1, 5):
             raise ValueError("its holder added facts or rules, where only checks may be")
-        if len(blocks) > 8 or len(queries) > 32 or any(len(query.fields(2)) > 3 for query in queries):
+        on_many_facts = (len(query.fields(2)) > 3 for query in queries)
+        if len(blocks) > 8 or len(queries) > 32 or any(on_many_facts):
             raise ValueError("its holder added too many checks, or one on more than three facts")
         if cls.count_operations([op for query in queries for op in query.below(3, 1)]) > 64:
             raise ValueError("its holder added too many operations")
 
     @staticmethod
     def check_kinds(operations: Sequence[Protobuf], part: int, allowed: Sequence[int]) -> None:
-        """ValueError where this part of an operation has not exactly one kind, or one that is not allowed."""
-        for kinds in (inner.numbers(1) for operation in operations for inner in operation.fields(part)):
-            if len(kinds) != 1 or kinds[0] not in allowed:
+        """ValueError unless this part of each operation is of one kind, which is allowed."""
+        for inner in (inner for operation in operations for inner in operation.fields(part)):
+            kinds = inner.numbers(1)
+            if len(kinds) != 1 or kinds[0] not in allowed:  # of two, the library may take the other
                 raise ValueError("its holder added an operation that may take long")
 
     @classmethod
     def count_operations(cls, operations: Sequence[Protobuf]) -> int:
-        """The number of operations in expressions; ValueError for one that may take long, as a regular expression, a call of a
-        function, or a closure with parameters, which is run for each item of a list; and for one that can be read in two ways.
+        """How many operations these are, with those in their closures.
 
-        Op.unary 2, binary 3, closure 4; OpUnary.kind and OpBinary.kind 1; OpClosure.params 1, ops 2.
+        ValueError for one that may take long: a regular expression, a call of a function, a closure
+        with parameters (which runs for each item of a list); and for one that can be read in two
+        ways.
+
+        Fields: Op.unary 2, binary 3, closure 4; OpUnary.kind, OpBinary.kind 1; OpClosure.params 1,
+        ops 2.
         """
         closures = [closure for operation in operations for closure in operation.fields(4)]
         cls.check_kinds(operations, 2, UNARY)
         cls.check_kinds(operations, 3, BINARY)
-        if any(field_number == 1 for closure in closures for field_number, _ in closure.values()):
+        if any(number == 1 for closure in closures for number, _ in closure.values()):
             raise ValueError("its holder added a closure with parameters")
-        return len(operations) + sum(cls.count_operations(closure.fields(2)) for closure in closures)
+        inner = sum(cls.count_operations(closure.fields(2)) for closure in closures)
+        return len(operations) + inner
 
     def authorizer(self, token: Any, facts: Dict[str, str]) -> Any:
-        """What decides whether a biscuit, whose signature holds, allows a request of which these are the facts."""
+        """What decides whether a biscuit with a valid signature allows a request of these facts."""
         import datetime
-        source = "time({now}); %s allow if user($u);" % " ".join("%s({%s});" % (name, name) for name in facts)
-        builder = self.auth.AuthorizerBuilder(source, dict(facts, now=datetime.datetime.now(datetime.timezone.utc)))
+        now = datetime.datetime.now(datetime.timezone.utc)
+        request = " ".join("%s({%s});" % (name, name) for name in facts)
+        source = "time({now}); %s allow if user($u);" % request
+        builder = self.auth.AuthorizerBuilder(source, dict(facts, now=now))
         limits = builder.limits()
-        limits.max_time = datetime.timedelta(seconds=1)  # by default a millisecond, which a busy machine misses
+        # By default it is a millisecond, which a busy machine misses.
+        limits.max_time = datetime.timedelta(seconds=1)
         builder.set_limits(limits)
         return builder.build(token)
 
     def authorized(self, token: Any, facts: Dict[str, str]) -> Dict[str, List[str]]:
-        """What a biscuit says that is allowed a request: {fact: its values}."""
-        authorizer = self.authorizer(token, facts)
+        """{fact: its values} of a biscuit that allows a request; else an error of the library's."""
+        authorizer, rule = self.authorizer(token, facts), "value($x) <- %s($x)"
         authorizer.authorize()
-        return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule("told($x) <- %s($x)" % fact))]
+        return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule(rule % fact))]
                 for fact in ("user", "only_job", "only_backend", "certificate")}
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
-        """The claims of a biscuit that allows a request of which these are the facts; its own checks have decided about time."""
+        """The claims of a biscuit that allows a request with these facts."""
         self.check_blocks(token)
         try:
-            found = self.auth.Biscuit.from_base64(token, self.root_key())
-            told = {} if self.keys.revoked() & set(found.revocation_ids) else self.authorized(found, facts)
+            biscuit = self.auth.Biscuit.from_base64(token, self.root_key())
+            revoked = bool(self.keys.revoked() & set(biscuit.revocation_ids))
+            values = {} if revoked else self.authorized(biscuit, facts)
         except PsikError:
             raise
-        except Exception as err:  # its own errors have no base but this: no biscuit, expired, a check that its holder added
+        except Exception as err:  # the library's errors have no base but this
             raise ValueError(str(err)) from None
-        if not told:
+        if revoked:
             raise ValueError("it was revoked")
-        if len(told["user"]) != 1 or not is_user(told["user"][0]):
+        if len(values["user"]) != 1 or not is_user(values["user"][0]):
             raise ValueError("it names no user")
-        return self.claims(found, told)
+        return self.claims(biscuit, values)
 
     @staticmethod
-    def claims(token: Any, told: Dict[str, List[str]]) -> Dict[str, Json]:
-        """The claims of a biscuit that says this."""
-        claims: Dict[str, Json] = {name: told["only_" + fact] for name, fact in (("jobs", "job"), ("backends", "backend")) if told["only_" + fact]}
-        claims.update({CERTIFICATE: serial for serial in told["certificate"]})
-        narrowed = token.block_count() > 1 or "check if operation(" in token.block_source(0)
-        return dict(claims, sub=told["user"][0], exp=time.time() + 86400, narrowed=narrowed)
+    def claims(biscuit: Any, values: Dict[str, List[str]]) -> Dict[str, Json]:
+        """The claims of a biscuit with these values.  Its checks have decided about the time."""
+        narrow = {"jobs": values["only_job"], "backends": values["only_backend"]}
+        claims: Dict[str, Json] = {name: words for name, words in narrow.items() if words}
+        claims.update({CERTIFICATE: serial for serial in values["certificate"]})
+        narrowed = biscuit.block_count() > 1 or "check if operation(" in biscuit.block_source(0)
+        return dict(claims, sub=values["user"][0], exp=time.time() + 86400, narrowed=narrowed)
 
     def show(self, token: str) -> List[str]:
         """Each block as Datalog, with its revocation id."""
         try:
-            found = self.auth.UnverifiedBiscuit.from_base64(token)
-        except Exception as err:  # its own errors have no base but this
+            biscuit = self.auth.UnverifiedBiscuit.from_base64(token)
+        except Exception as err:  # the library's errors have no base but this
             raise ValueError(str(err)) from None
-        return ["%s# revocation id: %s" % (found.block_source(number), found.revocation_ids[number]) for number in range(found.block_count())]
+        blocks = [biscuit.block_source(number) for number in range(biscuit.block_count())]
+        return ["%s# revocation id: %s" % pair for pair in zip(blocks, biscuit.revocation_ids)]
 
 
 TOKEN_KINDS: Dict[str, Type[Tokens]] = {"jwt": JwtTokens, "biscuit": BiscuitTokens}
 
 
 def tokens_of(config: Config) -> Tokens:
-    """The tokens of a config; InvalidError where their kind needs a package that is not installed."""
+    """The tokens of a config; InvalidError if their kind needs a package that is not installed."""
     return TOKEN_KINDS[config.tokens](config)
 
 

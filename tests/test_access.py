@@ -373,7 +373,7 @@ class Jwts(Secure):
             with self.subTest(name=name):
                 answer = self.ask("token:" + token, "GET", "/v1/jobs")
                 self.assertEqual((answer.status, answer.json["detail"]),
-                                 (401, "the token does not hold"))
+                                 (401, "the token is invalid"))
 
     def test_the_clock_of_a_token_may_differ_by_a_little(self) -> None:
         claims = self.claims(self.token("--user", "bob"))
@@ -427,7 +427,7 @@ class Jwts(Secure):
 
     def test_tokens_that_cannot_be_made_or_shown(self) -> None:
         for argv, said in ((("--expires", "1y"), "--expires"), (("--user", "addr:x"), "no user"),
-                           (("--revoke", "a b"), "no"), (("--show", "x"), "does not hold"),
+                           (("--revoke", "a b"), "no"), (("--show", "x"), "is invalid"),
                            (("--ops", "LOOK"), "LOOK"), (("--jobs", "x"), "'x'"),
                            (("--backends", "none"), "'none'"), (("--user", ""), "no user"),
                            (("--show", "x", "--revoke", "y"), "give one")):
@@ -448,7 +448,7 @@ class Jwts(Secure):
         for authz, folder, said in (("site:Weekday", None, "authz_path"),
                                     ("site:None", "etc", "NoneType|attribute"),
                                     ("gone:X", "etc", "No such file"),
-                                    ("../site:X", "etc", "should be"), ("word", None, "should be")):
+                                    ("../site:X", "etc", "must be"), ("word", None, "must be")):
             self.configure(authz=authz, authz_path=folder)
             self.assertRegex(self.psik("serve", "--uds", "s", status=2).err, said)
 

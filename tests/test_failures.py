@@ -23,9 +23,9 @@ MULTIPART = "multipart/form-data; boundary=xx"
 # Method, path below the job, type and bytes of the body, status, what is said.
 REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [
     ("PUT", "/access", "application/json", b"[1]", 422, "should be {user"),
-    ("PUT", "/access", "application/json", b'{"ada": [{}]}', 422, "is no operation"),
-    ("PUT", "/access", "application/json", b'{"": ["GET"]}', 422, "is no user"),
-    ("PUT", "/access", "application/json", b'{"addr:1.2.3.4": ["GET"]}', 422, "is no user"),
+    ("PUT", "/access", "application/json", b'{"ada": [{}]}', 422, "is not an operation"),
+    ("PUT", "/access", "application/json", b'{"": ["GET"]}', 422, "is not a user's name"),
+    ("PUT", "/access", "application/json", b'{"addr:1.2.3.4": ["GET"]}', 422, "is not a user's name"),
     ("PUT", "/access", "application/json", b"[" * 60000, 422, "nested too deeply"),
     ("GET", "/archive?path=nowhere", "", b"", 404, "no such directory"),
     ("GET", "/archive?path=..", "", b"", 403, "leads out"),
@@ -518,7 +518,7 @@ class Requests(Amiss):
         self.assertIn("the policy failed: RuntimeError: oh", err.getvalue())
         self.write("policy.py", "class Policy:\n    allows = None\n")
         config = psik.Config(authz="policy:Policy", authz_path=self.folder)
-        self.refused(psik.InvalidError, "its `allows` is no method", psik.Policy, config)
+        self.refused(psik.InvalidError, "its `allows` is not a method", psik.Policy, config)
 
     def test_what_a_server_does_unasked_goes_on_after_a_failure(self) -> None:
         rounds = psik.Rounds(self.api)
