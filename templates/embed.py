@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write templates/ into the last section of psik.py; with --check, only say whether they differ."""
+"""Write templates/ into the last section of psik.py; with --check, only show the differences."""
 import difflib
 import os
 import sys
@@ -22,11 +22,11 @@ def sources():
 
 
 def section():
-    """The generated lines: TEMPLATES, one raw string a file."""
+    """The generated lines: TEMPLATES, with one raw string for each file."""
     lines = ["TEMPLATES: Dict[str, str] = {\n"]
     for name, text in sources():
         if "'''" in text or text.endswith(("\\", "'")):
-            sys.exit("%s: a raw string cannot hold it (''' or a backslash or quote at its end)" % name)
+            sys.exit("%s: a raw string cannot hold ''', or a backslash or quote at its end" % name)
         lines.append("    %r: r'''%s''',\n" % (name, text))
     return "".join(lines) + "}\n"
 
