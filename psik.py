@@ -135,7 +135,7 @@ FILE = str(globals().get("__file__", ""))
 CODE = None if os.path.isfile(FILE) else sys._getframe().f_code
 
 
-# ------------------------------------------------------------------------------------------ 1. Constants
+# ------------------------------------------------------------------------------------- 1. Constants
 
 JOBID = re.compile(r"[0-9]+(\.[0-9]+)?")      # matched whole before an id becomes part of a path
 BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # the first letter sets it off from a job id
@@ -217,7 +217,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound="Model")
 
 
-# --------------------------------------------------------------------------------------------- 2. Errors
+# ---------------------------------------------------------------------------------------- 2. Errors
 
 class Fault(NamedTuple):
     """One fault of a document: its place (`resources.duration`, or '') and what is wrong there."""
@@ -270,7 +270,7 @@ class ConflictError(PsikError):
     exit_status, http_status = 5, 409
 
 
-# ---------------------------------------------------------------------------------------------- 3. Tools
+# ----------------------------------------------------------------------------------------- 3. Tools
 
 def write_log(text: str) -> None:
     """Write to stderr; if nobody reads that any more, the work goes on."""
@@ -762,7 +762,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return " (did you mean %r?)" % matches[0] if matches else ""
 
 
-# --------------------------------------------------------------------------------------------- 4. Models
+# ---------------------------------------------------------------------------------------- 4. Models
 
 class JobState(str, Enum):
     """The states of a step; a job shows the state of its latest step."""
@@ -1164,7 +1164,7 @@ def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
     return from_json(JobSpec, data, "stdin" if source == "-" else source)
 
 
-# -------------------------------------------------------------------------------------- 5. Configuration
+# --------------------------------------------------------------------------------- 5. Configuration
 
 def data_home() -> str:
     """The default of a config's prefix."""
@@ -1431,7 +1431,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     return config
 
 
-# ------------------------------------------------------------------------------------------- 6. Job tree
+# -------------------------------------------------------------------------------------- 6. Job tree
 
 class Row(NamedTuple):
     """One line of status.csv: seconds since the epoch, step, state, native id or exit status."""
@@ -1720,7 +1720,8 @@ class Root(NamedTuple):
         if self.config.check_owner and not self.config.group_writable:
             Guarded(self.folder, instead).check_own()
         if self.config.check_owner:
-            for name in (".outbox", ".outbox/dead", ".keys", ".poll.json"):
+            ours = ".poll-%s.json" % os.uname().nodename
+            for name in (".outbox", ".outbox/dead", ".keys", ".poll.json", ours):
                 Guarded(os.path.join(self.folder, name), "remove it").check_own()
 
     def job(self, jobid: str) -> Optional[JobDir]:
@@ -1822,7 +1823,7 @@ class JobTree:
             os.rmdir(path)  # another folder has a job of this id
 
 
-# ------------------------------------------------------------------------------------------ 7. Templates
+# ------------------------------------------------------------------------------------- 7. Templates
 
 class ShellTemplate(string.Template):
     """`@name@` is the only markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched."""
@@ -2042,7 +2043,7 @@ class Template(NamedTuple):
         return "\n".join(lines) + "\n"
 
 
-# ------------------------------------------------------------------------------------------- 8. Backends
+# -------------------------------------------------------------------------------------- 8. Backends
 
 # A job calls a copy of psik.py: it stays in place when psik.py is moved or replaced, and there is
 # one even when the program was read from stdin.
@@ -2413,7 +2414,7 @@ def export_templates(folder: str) -> List[str]:
     return list(paths.values())
 
 
-# ------------------------------------------------------------------------------------------ 9. Callbacks
+# ------------------------------------------------------------------------------------- 9. Callbacks
 
 # An event is written to .outbox/ before its row to the history, and removed once a 2xx has come
 # back.  So a process that dies on the way leaves an event without a row, which is dropped, or one
@@ -2874,7 +2875,7 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     return outcomes
 
 
-# ------------------------------------------------------------------------------------ 10. Reconciliation
+# ------------------------------------------------------------------------------- 10. Reconciliation
 
 # A history grows by what psik.py and the job's supervisor record.  A supervisor that was killed, or
 # lost with its node, can record nothing: then the scheduler status of the step counts.  One call
@@ -3200,7 +3201,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     return statuses
 
 
-# ---------------------------------------------------------------------------------------- 11. Operations
+# ----------------------------------------------------------------------------------- 11. Operations
 
 # Making and starting.
 
@@ -3752,7 +3753,7 @@ def sweep(config: Config) -> List[str]:
     return swept
 
 
-# ---------------------------------------------------------------------------------- 12. Python interface
+# ----------------------------------------------------------------------------- 12. Python interface
 
 # Upstream's names, and an asynchronous face over the operations above: what blocks runs in a thread.
 
@@ -3958,7 +3959,7 @@ class JobManager:
         return await wait_in_loop(self.config, [job.jobdir for job in jobs], timeout_s)
 
 
-# ------------------------------------------------------------------------------------ 13. Confined files
+# ------------------------------------------------------------------------------- 13. Confined files
 
 # Files in a folder, by names that come from outside.  No name leads out of the folder: not by `..`,
 # not by a link, and not by a link that a job puts there between the check and the use.  So a path
@@ -4193,7 +4194,7 @@ def write_archive(folder: ConfinedFolder, path: str, name: str, send: Send) -> N
             archive.add_folder(name, top)
 
 
-# ---------------------------------------------------------------------------------------------- 14. HTTP
+# ----------------------------------------------------------------------------------------- 14. HTTP
 
 # The protocol, without a word of jobs.  http.server accepts the connections (section 19), and no
 # more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
@@ -4897,7 +4898,7 @@ class Form:
         return head
 
 
-# -------------------------------------------------------------------------------------------- 15. Access
+# --------------------------------------------------------------------------------------- 15. Access
 
 # Who sends a request, and what he may do.  In local mode the kernel says whose process is at the
 # other end, and only we ourselves and root are let in.  Otherwise a client certificate or a token
@@ -5544,7 +5545,7 @@ def tokens_of(config: Config) -> Tokens:
     return TOKEN_KINDS[config.tokens](config)
 
 
-# ------------------------------------------------------------------------------------- 16. Service state
+# -------------------------------------------------------------------------------- 16. Service state
 
 # What a server keeps while it runs: what it knows of the tree, the requests that made jobs, its connections.
 
@@ -5915,7 +5916,7 @@ class Api:
             entry[1] += seconds
 
 
-# ------------------------------------------------------------------------------------------ 17. REST API
+# ------------------------------------------------------------------------------------- 17. REST API
 
 # A handler only looks up a job, calls an operation of section 11, and describes what it returned.
 
@@ -6622,7 +6623,7 @@ class JobHandler(Handler):
             return Access.share(self.job, wanted)._asdict()
 
 
-# -------------------------------------------------------------------------------------------- 18. Routes
+# --------------------------------------------------------------------------------------- 18. Routes
 
 # Which request goes to which handler, who may send it, and the interface as a document.
 
@@ -6978,7 +6979,7 @@ class Router:
 ROUTER = Router(ROUTES)
 
 
-# -------------------------------------------------------------------------------------------- 19. Server
+# --------------------------------------------------------------------------------------- 19. Server
 
 # Sockets, threads and signals around the router.
 
@@ -7679,7 +7680,7 @@ def serve_pipe(api: Api) -> None:
     Session(api, wire).answer_all()
 
 
-# -------------------------------------------------------------------------------------- 20. Command line
+# --------------------------------------------------------------------------------- 20. Command line
 
 Options = SimpleNamespace
 Command = Callable[[Options], Optional[ExitStatus]]
@@ -8656,7 +8657,7 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
         return 1
 
 
-# -------------------------------------------------------------------------------- 21. Embedded templates
+# --------------------------------------------------------------------------- 21. Embedded templates
 
 # Made from templates/ by `make embed`; edit them there.
 # begin embedded templates

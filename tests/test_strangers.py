@@ -288,6 +288,17 @@ class Files(TwoUsers):
                 "mkdir %s/.outbox; echo '{}' >%s/.outbox/1.5.000001.json" % (self.tree, self.tree))
         self.assertIn("/.outbox belongs to " + self.eve, self.of(self.ada, "deliver", status=6).err)
 
+    def test_a_planted_answer_of_a_scheduler(self) -> None:
+        self.settings(group_writable=True)
+        self.make_tree(0o777)
+        for name in (".poll.json", ".poll-%s.json" % os.uname().nodename):
+            path = os.path.join(self.tree, name)
+            self.sh(self.eve, "echo '{}' >%s" % path)
+            refused = self.of(self.ada, "ls", status=6).err
+            self.assertIn("%s belongs to %s" % (name, self.eve), refused)
+            os.unlink(path)
+        self.of(self.ada, "ls")
+
     def test_a_config_does_not_switch_off_its_own_check(self) -> None:
         self.settings(check_owner=False)
         config = self.home(self.ada, ".config/psik.json")

@@ -114,13 +114,13 @@ def costs_of_a_job(run: Run) -> Iterator[Row]:
     yield Row("floor: a bare interpreter, -I -S -c pass", "ms", found["bare"])
     yield Row("floor: an fsync", "ms", found["fsync"])
     yield Row("floor: fork and exec of the scripts' shell", "ms", found["shell"])
-    for what, ours, theirs, goal in (
+    for what, our, upstream, goal in (
             ("a transition in a job, no callback", "plain", "1.2.2", "<= 1 x"),
             ("a transition told to a callback, beside the payload", "callback", "1.2.2 callback",
              "<= 4 x"),
             ("$psik reached by hand, no callback", "by hand", "1.2.2", "<= 3 x")):
-        yield Row(what, "ms", found[ours], "bare", found["bare"], goal)
-        yield Row(what, "ms", found[ours], UPSTREAM, found.get(theirs))
+        yield Row(what, "ms", found[our], "bare", found["bare"], goal)
+        yield Row(what, "ms", found[our], UPSTREAM, found.get(upstream))
     yield Row("a whole trivial job, from its script's start to its end", "ms", found["whole"],
               "bare", found["bare"], "<= 3 x")
 
