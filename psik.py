@@ -2270,7 +2270,7 @@ class ScriptWriter:
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
     def values(self) -> Dict[str, Value]:
-        """{name: value} of all TEMPLATE_NAMES but job_body, for the scripts of this job."""
+        """{name: value} of all TEMPLATE_NAMES, without job_body, for the scripts of this job."""
         values = {**self.place_values(), **self.spec_values(), **self.resource_values()}
         return dict(values, settings=self.supervisor_settings(values))
 
@@ -2471,7 +2471,7 @@ class Post:
 
     OSError if there is no answer; TimeoutError if there is none before the deadline.
     """
-    # By hand, because each call in a job pays for it: http.client would cost 26 ms of CPU, where an
+    # By hand, because each call in a job pays for it: http.client would cost 26 ms of CPU, while an
     # interpreter's start costs 8.  Only the head of the answer is read, and strictly: HTTP/1.0 or
     # 1.1, a status of three digits, then anything up to an empty line, in all at most
     # MAX_ANSWER_HEAD bytes.  Heads of 1xx are skipped; headers and body are of no interest.
@@ -2813,7 +2813,7 @@ class Outbox:
                 + [event.describe("pending") for event in self.events()])
 
     def is_owed(self, waits: bool) -> bool:
-        """Whether a callback is to be told anything: an event waits, or a row has none."""
+        """Whether there is something to deliver: an event that waits, or a row without an event."""
         has_callback = CallbackSettings.of(self.job) is not None
         return has_callback and (waits or bool(self.missed(self.job.rows(), [])))
 
@@ -3059,7 +3059,7 @@ class Answer(NamedTuple):
         """The answer that follows this one, from the poll lines.
 
         asked: {native id: tag} of the steps that the scheduler was asked for; ours: the native ids
-        of those among them that this process wants, where the others are here for other processes.
+        that this process wants to know of, the others being asked for on behalf of other processes.
         """
         now = time.time()
         steps = {native: status for native, status in self.steps.items()
@@ -3213,8 +3213,9 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
         write_file(job.script(name), text, 0o700)
     if spec.callback:
         config = backend.config
-        write_file(job.script("callback.json"), json.dumps(CallbackSettings(
-            config.callback_timeout_s, config.callback_give_up_s, config.ca_file, config.callback_proxy)._asdict()) + "\n")
+        settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
+                                    config.ca_file, config.callback_proxy)
+        write_file(job.script("callback.json"), json.dumps(settings._asdict()) + "\n")
 
 
 def write_spec(job: JobDir, spec: JobSpec) -> None:
@@ -3223,7 +3224,10 @@ def write_spec(job: JobDir, spec: JobSpec) -> None:
 
 
 def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
-    """Write all that a new job consists of; the line in status.csv, which makes it one, comes last."""
+    """Write everything that belongs to a new job.
+
+    status.csv comes last: it makes the directory a job, so a creation cut short leaves none.
+    """
     directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
     spec = replace(spec, directory=directory)
     if directory != job.at("work"):
@@ -3237,17 +3241,18 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> N
     write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
 
 
-def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access: Optional[Json] = None) -> JobDir:
-    """Make a job's directory and scripts; the job is `new` and nothing runs yet.
+def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
+           access: Optional[Json] = None) -> JobDir:
+    """Make a job's directory and scripts; the job is `new`, and nothing runs yet.
 
-    backend names one of the config's; access is what the server says of its owner.  InvalidError where spec and config
-    do not fit; no directory is left then.
+    backend names one of the config's; access is the content of access.json, for a job of the
+    server's users.  InvalidError if the spec does not suit the config; no directory is left then.
     """
     chosen = config.choose_backend(spec, backend)
     spec = chosen.with_defaults(spec)
     if spec.directory and not os.path.isdir(spec.directory):
-        raise InvalidError([Fault("directory", "%s is not there; make it first, or leave it out to run in the job's own "
-                                  "work/" % spec.directory)])
+        raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
+                                  "to run in the job's own work/" % spec.directory)])
     shell = Shell.of(chosen.config)
     job = JobTree(config).reserve(chosen)
     try:
@@ -3261,27 +3266,33 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None, access:
 
 
 def remake_scripts(config: Config, job: JobDir) -> None:
-    """Make a job's scripts anew for where it is now, as they would be made for a new job of its spec."""
+    """Make a job's scripts anew for its present place, as for a new job of its spec."""
     spec, backend = job.spec(), config.by_name.get(job.backend)
     if backend is None:
-        raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no backend %r to make its scripts "
-                                  "anew" % (job.jobid, job.path, job.backend))])
-    if not os.path.islink(job.at("work")):
+        raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no "
+                                  "backend %r to make its scripts anew"
+                                  % (job.jobid, job.path, job.backend))])
+    if not os.path.islink(job.at("work")):  # work/ was moved with the job
         spec = replace(spec, directory=job.at("work"))
         write_spec(job, spec)
     write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
 def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
-    """Those steps of a job that its scheduler has, or of which something lives; BackendError where nobody can tell."""
+    """Those steps of a job that its poll script reports as queued or active.
+
+    [] if its backend has no poll script; BackendError if the scheduler cannot be asked.
+    """
     if not steps or not JobScripts(job).has("poll"):
         return []
-    done = JobScripts(job).run("poll", [step.native for step in steps], CANCEL_TIMEOUT_S,
-                      steps_text((step.native, step.tag) for step in steps))
+    text = steps_text((step.native, step.tag) for step in steps)
+    words = [step.native for step in steps]
+    done = JobScripts(job).run("poll", words, CANCEL_TIMEOUT_S, text)
     if done.status:
-        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s" % (job.jobid, done.fault))
-    known = {line.native for line in PollLine.parse(done.out) if line.state in ("queued", "active")}
-    return [step for step in steps if step.native in known]
+        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s"
+                           % (job.jobid, done.fault))
+    alive = {line.native for line in PollLine.parse(done.out) if line.state in ("queued", "active")}
+    return [step for step in steps if step.native in alive]
 
 
 class Submission:
@@ -3291,40 +3302,41 @@ class Submission:
         self.job, self.timeout_s = job, timeout_s
 
     def refuse_running(self, rows: Sequence[Row]) -> None:
-        """ConflictError where a step of the job has not ended, or lives on after it was canceled."""
+        """ConflictError if a step of the job has not ended, or was canceled and lives on."""
         steps = Steps(rows)
         live = steps.live(self.job)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
         for step in live or living(self.job, canceled):
             state = "not yet gone" if canceled else steps.states[step.jobndx].state
-            raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step run beside it with --force"
-                                % (self.job.jobid, step.jobndx, state))
+            raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
+                                "run beside it with --force" % (self.job.jobid, step.jobndx, state))
 
     def refuse_unready(self, history: History, force: bool) -> None:
-        """ConflictError or BackendError where the next step cannot be submitted as it stands."""
+        """ConflictError or BackendError if the next step cannot be submitted as things are."""
         job, scripts = self.job, JobScripts(self.job)
         if not force:
             self.refuse_running(history.rows)
         log = job.log("submit", Steps(history.rows).next)
         if os.path.exists(log) and not scripts.has("poll"):
-            raise BackendError("job %s: an earlier submission was cut, and its backend has no poll script to look for it; "
-                               "remove %s to submit it anew" % (job.jobid, log))
+            raise BackendError("job %s: an earlier submission was cut short, and its backend has "
+                               "no poll script to look for it; remove %s to submit it anew"
+                               % (job.jobid, log))
         if scripts.are_stale:
-            raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes its scripts anew"
-                                % (job.jobid, job.path, called()))
+            raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes "
+                                "its scripts anew" % (job.jobid, job.path, called()))
 
     def environment(self, jobndx: int) -> Dict[str, str]:
-        """The environment of scripts/submit."""
+        """The environment of scripts/submit, with this job's mark, not a surrounding job's."""
         inherit = self.job.spec().inherit_environment
-        env = {name: value for name, value in os.environ.items() if inherit or name in BASIC_ENVIRONMENT}
-        # The mark of this job, so that it is not taken for a part of the job that submits it.
+        env = {name: value for name, value in os.environ.items()
+               if inherit or name in BASIC_ENVIRONMENT}
         return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx))
 
     def run(self, jobndx: int) -> Finished:
         """Run scripts/submit.
 
-        BackendError where it leaves open whether the scheduler has the job: it then exits with EX_TEMPFAIL, or does
-        not exit at all.
+        BackendError if it leaves open whether the scheduler has the job: it exits with EX_TEMPFAIL
+        then, or does not end within the time-out.
         """
         job, log, env = self.job, self.job.log("submit", jobndx), self.environment(jobndx)
         try:
@@ -3338,12 +3350,14 @@ class Submission:
             write_file(log, "%s\n" % err)
             done = Finished(err.errno or 1, "", "")
         if done.status == os.EX_TEMPFAIL:
-            raise BackendError("job %s: %s; whether its scheduler took it is not known yet: `start` or `poll` will find out, "
-                               "and not submit it twice" % (job.jobid, last_line(read_or_empty(log)) or "no answer"))
+            why = last_line(read_or_empty(log)) or "no answer"
+            raise BackendError("job %s: %s; it is not known yet whether its scheduler took it: "
+                               "`start` or `poll` will find out, and not submit it twice"
+                               % (job.jobid, why))
         return done
 
     def submit(self, force: bool) -> Row:
-        """Submit the step, the history locked; the `queued` row."""
+        """Submit the step, with the history locked; the `queued` row."""
         job = self.job
         with transitions(job) as history:
             if not history.rows:
@@ -3360,23 +3374,27 @@ class Submission:
             record(job, history, jobndx, JobState.failed, done.status or 1)
         log = job.log("submit", jobndx)
         why = last_line(read_or_empty(log)) or "submit printed no id, but %r" % native
-        raise BackendError("job %s: %s did not take it: %s (all of it: %s)" % (job.jobid, job.backend, why, log))
+        raise BackendError("job %s: %s did not take it: %s (full answer: %s)"
+                           % (job.jobid, job.backend, why, log))
 
 
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
 
-    The history stays locked meanwhile, so `queued` always comes before `active`.  A step whose submission was cut
-    before its answer came is not submitted twice: the scheduler is asked for it first.  ConflictError where a step of
-    it has not ended, unless force.  BackendError where the scheduler refuses (the step is `failed` then, and
-    log/submit.N holds what was said), or does not answer.
+    The history stays locked meanwhile, so `queued` always comes before `active`.  A step whose
+    submission was cut short, before its answer came, is not submitted twice: the scheduler is asked
+    for it first.  ConflictError if a step has not ended, unless force.  BackendError if the
+    scheduler refuses (the step is `failed` then, and log/submit.N holds the answer) or does not
+    answer.
     """
     return Submission(job, timeout_s).submit(force)
 
 
 def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
-    """As submit(), with as long for the scheduler's answer as the config says, for a job that may have been moved, and
-    that may have ended without a word."""
+    """As submit(), with the time-out of the config, after bringing the job up to date.
+
+    Its last step may have ended unrecorded; and if it was moved, its scripts are made anew.
+    """
     rows = job.rows()
     if Steps(rows).live(job) and not force:
         reconcile(config, [(job, rows)], force=True)
@@ -3391,7 +3409,7 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
 # Looking.
 
 def describe_exit(info: Info) -> str:
-    """What an exit status says by itself: `killed by SIGKILL`, or ''."""
+    """What an exit status means by itself: `killed by SIGKILL`, or ''."""
     import signal
     if info == 127:
         return "a command or the script's interpreter was not found"
@@ -3402,16 +3420,15 @@ def describe_exit(info: Info) -> str:
 
 
 def why_step_failed(job: JobDir, row: Row) -> str:
-    """Why a step failed: what its scheduler said of its end, else what its exit status says; of one that never ran, what
-    submitting it said."""
-    known = last_line(read_or_empty(job.log("reason", row.jobndx)))
-    if known or os.path.exists(job.log("stdout", row.jobndx)):
-        return known or describe_exit(row.info)
+    """Why a step failed: its recorded reason, exit status or, if it never ran, submit's answer."""
+    reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
+    if reason or os.path.exists(job.log("stdout", row.jobndx)):
+        return reason or describe_exit(row.info)
     return last_line(read_or_empty(job.log("submit", row.jobndx)))
 
 
 def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
-    """Why a job is in the state of this row, as far as psik or the scheduler knows, in one line."""
+    """Why a job is in the state of this row, in one line; '' if that is not known."""
     if row.state in (JobState.queued, JobState.active):
         status = statuses.get((os.path.dirname(job.path), str(row.info)))
         return status.reason if status else ""
@@ -3419,100 +3436,111 @@ def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
 
 
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
-    """One job in a line: the state of its latest step.  NotFoundError where it has no rows: it was removed meanwhile."""
+    """A job's summary.  NotFoundError if it has no rows: it was removed meanwhile."""
     row = Steps(rows).latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info, row.time, reason_of(job, row, statuses))
+    return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
+                   row.time, reason_of(job, row, statuses))
 
 
 def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
-    """Each of these directories that is a job's, with its history."""
+    """(job, its history) of those directories that are a job's."""
     for job in jobs:
         rows = job.rows()
         if rows:
             yield job, rows
 
 
-def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]], poll: bool = True) -> List[Summary]:
-    """Jobs in a line each, brought up to date with their schedulers unless poll is false."""
+def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
+                  poll: bool = True) -> List[Summary]:
+    """The summaries of jobs, brought up to date with their schedulers unless poll is false."""
     statuses = reconcile(config, jobs) if poll else {}
     return [summarize(job, rows, statuses) for job, rows in jobs]
 
 
-def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None, limit: Optional[int] = None,
-              poll: bool = True, index: int = 0, name: Optional[str] = None,
+def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None,
+              limit: Optional[int] = None, poll: bool = True, index: int = 0,
+              name: Optional[str] = None,
               admits: Callable[[JobDir], bool] = lambda job: True) -> List[Summary]:
     """The jobs, newest first, brought up to date with their schedulers unless poll is false.
 
-    index: pass over so many; name: only those of this name; admits: only those that it admits.  Reads no more of the
-    tree than index and limit ask for.
+    index: skip so many; name: only those of this name; admits: only those for which it is true.
+    Reads no more of the tree than index and limit require.
     """
     import itertools
-    found: List[Summary] = []
+    summaries: List[Summary] = []
     wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
-    pairs = with_rows(job for job in filter(admits, JobTree(config).jobs(backend)) if name is None or job.name == name)
-    while len(found) < wanted:
-        batch = list(itertools.islice(pairs, wanted - len(found)))
+    jobs = filter(admits, JobTree(config).jobs(backend))
+    pairs = with_rows(job for job in jobs if name is None or job.name == name)
+    while len(summaries) < wanted:
+        batch = list(itertools.islice(pairs, wanted - len(summaries)))
         if not batch:
             break
-        found += [each for each in summarize_all(config, batch, poll) if state in (None, each.state)]
-    return found[index:]
+        summaries += [summary for summary in summarize_all(config, batch, poll)
+                      if state in (None, summary.state)]
+    return summaries[index:]
 
 
 def jobs_like(config: Config, text: str) -> List[JobDir]:
-    """The jobs that an id, its beginning or `last` may mean, newest first, four at most; of an id that is whole, the one."""
+    """The jobs that an id, the beginning of one or `last` may mean, newest first, at most four.
+
+    Just the one, if the id is complete.
+    """
     import itertools
     tree = JobTree(config)
     if text == "last":
         return [job for job, _ in itertools.islice(with_rows(tree.jobs()), 1)]
-    exact = with_rows(tree.of_id(text))
+    exact = list(itertools.islice(with_rows(tree.of_id(text)), 1))
     others = with_rows(job for job in tree.jobs() if job.jobid.startswith(text))
-    return [job for job, _ in list(itertools.islice(exact, 1)) or list(itertools.islice(others, 4))]
+    return [job for job, _ in exact or list(itertools.islice(others, 4))]
 
 
 def find_job(config: Config, text: str) -> JobDir:
-    """The job of this id, of an id that begins so, or, for `last`, the newest.
+    """The job of this id, or of the id that begins so; for `last`, the newest.
 
-    InvalidError where it is no id, or not one alone; NotFoundError where there is no such job.
+    InvalidError if the text cannot be an id, or several begin so; NotFoundError if none does.
     """
     if text != "last" and not JOBID.fullmatch(text):
-        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest" % (text, called()))
-    found = jobs_like(config, text)
-    if not found:
-        raise NotFoundError("no job %s under %s" % (
-            text, ", ".join(sorted({backend.prefix for backend in config.by_name.values()}))))
-    if len(found) > 1:
-        raise InvalidError("%s is not one job alone: %s" % (text, " ".join(job.jobid for job in found)))
-    return found[0]
+        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest"
+                           % (text, called()))
+    jobs = jobs_like(config, text)
+    if not jobs:
+        prefixes = sorted({backend.prefix for backend in config.by_name.values()})
+        raise NotFoundError("no job %s under %s" % (text, ", ".join(prefixes)))
+    if len(jobs) > 1:
+        jobids = " ".join(job.jobid for job in jobs)
+        raise InvalidError("%s matches more than one job: %s" % (text, jobids))
+    return jobs[0]
 
 
 def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
-    """The path of what a step wrote, by default the latest one; kind is stdout or stderr.
+    """The path of a step's output, by default the latest step's; kind is stdout or stderr.
 
-    NotFoundError where there is no such step, or where it has written nothing yet.
+    NotFoundError if there is no such step, or if it has written nothing yet.
     """
     steps = Steps(job.rows()).states
     if not steps:
         raise NotFoundError("no job at %s" % job.path)
-    jobndx = max(steps) if jobndx is None else jobndx
+    latest = max(steps)
+    jobndx = latest if jobndx is None else jobndx
     if jobndx not in steps or jobndx == 0:
-        raise NotFoundError("job %s has no step %d; its latest is %d" % (job.jobid, jobndx, max(steps)))
-    path = job.log(kind, jobndx)
+        raise NotFoundError("job %s has no step %d; its latest is %d" % (job.jobid, jobndx, latest))
+    path, state = job.log(kind, jobndx), steps[jobndx].state
     if not os.path.exists(path):
-        raise NotFoundError("job %s is %s and wrote no %s.%d" % (job.jobid, steps[jobndx].state, kind, jobndx))
+        raise NotFoundError("job %s is %s and wrote no %s.%d" % (job.jobid, state, kind, jobndx))
     return path
 
 
 def logs(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
-    """What a step wrote so far, as text; what is not UTF-8 shows as `?`-marks.  NotFoundError as find_log."""
+    """A step's output so far; bytes that are not UTF-8 show as `?`-marks.  Errors as find_log()."""
     return read_or_empty(find_log(job, kind, jobndx))
 
 
 # Waiting.
 
 def pauses() -> Iterator[float]:
-    """How long to sleep between looks, seconds: short at first, then half a second."""
+    """How long to sleep between looks, in seconds: short at first, at most half a second."""
     pause_s = 0.01
     while True:
         yield pause_s
@@ -3520,39 +3548,36 @@ def pauses() -> Iterator[float]:
 
 
 class Look(NamedTuple):
-    """What one look at a job showed."""
+    """A job as it was at one look."""
     summary: Summary
     rows: List[Row]
 
     @property
     def ended(self) -> bool:
-        """Whether the job's latest step has."""
+        """Whether the job's latest step has ended."""
         return STATES[self.summary.state].is_final()
 
 
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
-    """The jobs as they are now, in order, brought up to date with their schedulers.  NotFoundError for one that is gone."""
+    """The jobs as they are now, in order, brought up to date; NotFoundError if one is gone."""
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
-    for job, rows in pairs:
-        if not rows:
-            raise NotFoundError("job %s is gone" % job.jobid)
     return [Look(summarize(job, rows, statuses), rows) for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:
-    """Whether there is nothing to wait for.  ConflictError for a job that was never started."""
-    for look in looks:
-        if look.summary.state == JobState.new:
-            raise ConflictError("job %s was never started; `%s start %s` does so" % (
-                look.summary.jobid, called(), look.summary.jobid))
+    """Whether every job has ended.  ConflictError if one was never started."""
+    jobid = next((look.summary.jobid for look in looks if look.summary.state == JobState.new), "")
+    if jobid:
+        raise ConflictError("job %s was never started: `%s start %s`" % (jobid, called(), jobid))
     return all(look.ended for look in looks)
 
 
-def look_until_ended(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = None) -> Iterator[List[Look]]:
-    """Looks at the jobs, again and again, until every one has ended, or for timeout_s.
+def look_until_ended(config: Config, jobs: Sequence[JobDir],
+                     timeout_s: Optional[float] = None) -> Iterator[List[Look]]:
+    """Looks at the jobs, one after another, until every job has ended, or for timeout_s.
 
-    ConflictError, after the look that shows it, for a job that was never started.
+    ConflictError, after the first look, if a job was never started.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     for pause_s in pauses():
@@ -3567,7 +3592,7 @@ def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = No
          show: Callable[[List[Summary]], None] = lambda summaries: None) -> List[Summary]:
     """Wait until every job has ended, or for timeout_s; their summaries, in order.
 
-    show is called with the summaries at every turn.  ConflictError for a job that was never started.
+    show is called with the summaries after each look.  ConflictError if a job was never started.
     """
     summaries: List[Summary] = []
     for looks in look_until_ended(config, jobs, timeout_s):
@@ -3577,9 +3602,9 @@ def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = No
 
 
 def watch(config: Config, job: JobDir, after: int = 0) -> Iterator[Row]:
-    """Each row of a job's history as it is written, less the first `after`, until its latest step has ended.
+    """The rows of a job's history as they are written, until its latest step has ended.
 
-    ConflictError, once what there is was told, for a job that was never started.
+    after: skip so many.  ConflictError, after the rows that are there, if it was never started.
     """
     for looks in look_until_ended(config, [job]):
         yield from looks[0].rows[after:]
@@ -3587,18 +3612,16 @@ def watch(config: Config, job: JobDir, after: int = 0) -> Iterator[Row]:
 
 
 def exit_status(summary: Summary) -> ExitStatus:
-    """What a shell would have said of a job: its own exit status; 143 where it was canceled."""
-    if summary.state == JobState.completed:
-        return 0
-    if summary.state == JobState.canceled:
-        return 143
+    """The exit status that a shell would give to a job: its own, or 143 if it was canceled."""
+    if summary.state in (JobState.completed, JobState.canceled):
+        return 0 if summary.state == JobState.completed else 143
     return summary.info if isinstance(summary.info, int) and 0 < summary.info < 256 else 1
 
 
 # Ending.
 
 class Cancellation:
-    """The end of every step of a job that has not ended."""
+    """The cancellation of every step of a job that has not ended."""
 
     def __init__(self, job: JobDir) -> None:
         self.job = job
@@ -3606,29 +3629,29 @@ class Cancellation:
         self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
 
     def run(self, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
-        """Run what ends these steps; BackendError where it fails."""
+        """Run a program that ends these steps; BackendError if it fails."""
         done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
         if done.status:
-            raise BackendError("job %s could not be ended: %s; cancel it again" % (self.job.jobid, done.fault))
+            text = "job %s could not be ended: %s; cancel it again"
+            raise BackendError(text % (self.job.jobid, done.fault))
 
     def stop_elsewhere(self) -> None:
-        """Let the supervisors of steps on other hosts end them; BackendError where they are not seen to do so."""
+        """Have the supervisors on other hosts end their steps; BackendError if they do not."""
         if self.elsewhere:
             supervise = JobScripts(self.job).path("supervise")
-            self.run(self.elsewhere, [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"], None)
+            argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
+            self.run(self.elsewhere, argv, None)
 
     def stop(self) -> None:
-        """Let the scheduler end the steps; BackendError where it cannot be told.
-
-        A step that only this host knows has its supervisor's own time to end.
-        """
+        """Have the scheduler end the steps; BackendError if that fails."""
         if self.steps:
+            # A step that only this host knows may take as long as its supervisor needs to end it.
             own = any(self.job.host(step.jobndx) for step in self.steps)
             argv = [JobScripts(self.job).path("cancel")] + [step.native for step in self.steps]
             self.run(self.steps, argv, None if own else CANCEL_TIMEOUT_S)
 
     def await_end(self) -> None:
-        """Wait until the scheduler has ended the steps; BackendError where it has not after END_WAIT_S."""
+        """Wait until the scheduler has ended the steps; BackendError if not within END_WAIT_S."""
         deadline = time.monotonic() + END_WAIT_S
         for pause_s in pauses():
             alive = living(self.job, self.steps)
@@ -3636,15 +3659,16 @@ class Cancellation:
                 return
             if time.monotonic() > deadline:
                 names = ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)
-                raise BackendError("job %s was told to end and still has not: %s" % (self.job.jobid, names))
+                raise BackendError("job %s was asked to end, and has not ended yet: %s"
+                                   % (self.job.jobid, names))
             time.sleep(pause_s)
 
     def record(self) -> bool:
-        """Record that the job is canceled, and see which steps are to be ended; whether any had not ended."""
+        """Record that the job is canceled, and find the steps to end; whether one had not ended."""
         job = self.job
         with job.history() as history:
             if history.rows:
-                adopt(job, history)  # a submission that was cut may yet start
+                adopt(job, history)  # a submission that was cut short may yet start
             steps = Steps(history.rows)
             over = all(row.state.is_final() for row in steps.states.values())
             if not over:
@@ -3653,54 +3677,58 @@ class Cancellation:
             return not over
 
     def cancel(self) -> bool:
-        """Record it and end the steps; whether there was anything to end."""
+        """Record it, and end the steps; whether there was anything to end."""
         self.stop_elsewhere()
         try:
             begun = self.record()
-        except OSError as err:  # a history that cannot be written keeps nothing running
+        except OSError as err:  # that the history cannot be written must not keep the job running
             self.stop()
-            raise PsikError("job %s was told to end, and %s cannot be written: %s" % (
+            raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
                 self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
         self.stop()
         return begun or bool(self.steps or self.elsewhere)
 
 
 def cancel(job: JobDir, wait: bool = False) -> bool:
-    """End every step of the job that has not ended; False where nothing was left to end.
+    """End every step of the job that has not ended; whether there was one.
 
-    The history says `canceled` first, so that the supervisor knows why it is told to stop; of a step on another host
-    it is the supervisor there that says so.  A local job has ended when this returns; what a scheduler runs, it
-    ends in its own time, unless wait.  BackendError where something lives on; to cancel again tries again.
+    The history gets its `canceled` row first, from which the supervisor learns why it is stopped;
+    on another host the supervisor there records it.  A local job has ended when this returns; a
+    scheduler ends its jobs in its own time, for which wait waits.  BackendError if something lives
+    on; then another cancel tries again.
     """
     cancellation = Cancellation(job)
     ended = cancellation.cancel()
     if wait:
         cancellation.await_end()
-    deliver(job)  # last, for a slow receiver must not keep the job running
+    deliver(job)  # last, because a slow receiver must not keep the job running
     return ended
 
 
 def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
-    """ConflictError where a job is not to be removed yet."""
+    """ConflictError if a job has not ended, and so must not be removed."""
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
     canceled = Steps(rows).live(job, canceled_too=True)
     try:
         alive = living(job, canceled)
-    except BackendError:  # a cluster that was taken down must not keep its jobs' directories for ever
+    except BackendError:
+        # After a while it counts as ended: a cluster that was taken down answers no more, and must
+        # not keep its jobs' directories for ever.
         if age_s(rows[-1].time) < ASKED_S:
             raise
         return
     if alive:
-        raise ConflictError("job %s was canceled, and its step %d is not yet gone; cancel it again, or use --force"
-                            % (job.jobid, alive[0].jobndx))
+        raise ConflictError("job %s was canceled, and its step %d is not yet gone; cancel it "
+                            "again, or use --force" % (job.jobid, alive[0].jobndx))
 
 
 def remove(job: JobDir, force: bool = False) -> None:
-    """Remove a job's directory, logs and all; of one that is a link, the link.
+    """Remove a job's directory with everything in it; if that is a link, the link alone.
 
-    ConflictError where it has not ended, unless force cancels it; BackendError where it does not end then.
+    ConflictError if the job has not ended, unless force, which cancels it; BackendError if it does
+    not end then.
     """
     rows = job.rows()
     if not rows:
@@ -3711,10 +3739,12 @@ def remove(job: JobDir, force: bool = False) -> None:
         if not force:
             raise
         cancel(job, wait=True)
-    deliver(job)
+    deliver(job)  # a last try, for its events are removed too
+    # Renamed first, so that nobody finds half of a job; sweep() removes what is left if this is cut
+    # short.
     passing = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
     if os.path.islink(job.path):
-        complain("%s is a link; what it leads to, %s, stays" % (job.path, os.path.realpath(job.path)))
+        complain("%s is a link; its target, %s, stays" % (job.path, os.path.realpath(job.path)))
     try:
         Outbox(job).clear()
         os.rename(job.path, passing)
@@ -3725,28 +3755,34 @@ def remove(job: JobDir, force: bool = False) -> None:
 
 
 def is_unbegun(path: str) -> bool:
-    """Whether a directory holds no more than the beginnings of a job: no history, and nothing of the user's."""
+    """Whether a directory holds only the beginnings of a job: no history, no file of the user's."""
     status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
+    ours = {"scripts", "log", "work", "spec.json", "status.csv", "access.json"}
     return (not (os.path.lexists(status) and os.path.getsize(status))
-            and not set(os.listdir(path)) - {"scripts", "log", "work", "spec.json", "status.csv", "access.json"}
+            and not set(os.listdir(path)) - ours
             and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
 
 
 def is_stale(path: str) -> bool:
-    """Whether a directory is what a creation left that was cut, long ago."""
-    return (os.path.isdir(path) and os.stat(path).st_uid == os.geteuid() and time.time() - os.path.getmtime(path) > STALE_S
-            and is_unbegun(path))
+    """Whether a directory was left, over STALE_S ago, by a creation of ours that was cut short."""
+    return (os.path.isdir(path) and os.stat(path).st_uid == os.geteuid()
+            and time.time() - os.path.getmtime(path) > STALE_S and is_unbegun(path))
 
 
 def sweep(config: Config) -> List[str]:
-    """Remove what crashes left: directories older than STALE_S that never became a job, and half-removed ones; their
-    paths.  What holds anything but the beginnings of a job is left alone."""
+    """Remove what crashes left, and return the paths.
+
+    That is directories older than STALE_S that never became a job, if they hold only the beginnings
+    of one, and jobs whose removal was cut short.  The copies of psik.py that no job needs are
+    removed too.
+    """
     swept = []
-    JobTree(config)  # ForbiddenError where one is somebody else's
+    JobTree(config)  # ForbiddenError if one of the folders is somebody else's
     for backend in config.by_name.values():
         for path in paths_in(backend.root):
             name = os.path.basename(path)
-            if name.startswith(".removed-") or (re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and is_stale(path)):
+            is_jobs = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name)
+            if name.startswith(".removed-") or (is_jobs and is_stale(path)):
                 delete_tree(path)
                 swept.append(path)
         Copies(backend.prefix).drop_unused()
@@ -3755,7 +3791,7 @@ def sweep(config: Config) -> List[str]:
 
 # ----------------------------------------------------------------------------- 12. Python interface
 
-# Upstream's names, and an asynchronous face over the operations above: what blocks runs in a thread.
+# Upstream's names, and an asynchronous face for the operations above: what blocks runs in a thread.
 
 JobAttributes = BackendConfig
 InvalidJobException = InvalidError
@@ -3763,13 +3799,13 @@ SubmitException = BackendError
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """What a blocking call returns, which is made in a thread of the running loop's pool."""
+    """The result of a blocking call, made in a thread of the running loop's pool."""
     import asyncio
     return await asyncio.get_event_loop().run_in_executor(None, function, *args)
 
 
 class AsyncPath:
-    """A path that is read without blocking the event loop: `await (job.base / "status.csv").read_text()`."""
+    """A path that never blocks the event loop: `await (job.base / "status.csv").read_text()`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -3793,12 +3829,12 @@ class AsyncPath:
 
     @property
     def name(self) -> str:
-        """Its last part."""
+        """The last part of the path."""
         return os.path.basename(self.path)
 
     @property
     def parent(self) -> "AsyncPath":
-        """The directory that holds it."""
+        """The directory above."""
         return AsyncPath(os.path.dirname(self.path))
 
     async def exists(self) -> bool:
@@ -3806,25 +3842,25 @@ class AsyncPath:
         return await in_thread(os.path.exists, self.path)
 
     async def read_bytes(self) -> bytes:
-        """All of a file; OSError where it cannot be read."""
+        """The content of a file; OSError if it cannot be read."""
         def read() -> bytes:
             with open(self.path, "rb") as file:
                 return file.read()
         return await in_thread(read)
 
     async def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """All of a text file; OSError or UnicodeDecodeError where it cannot be read."""
+        """The content of a text file; OSError or UnicodeDecodeError if it cannot be read."""
         return (await self.read_bytes()).decode(encoding, errors)
 
     async def iterdir(self) -> AsyncIterator["AsyncPath"]:
-        """What lies in a directory, by name; OSError where it cannot be read."""
+        """The entries of a directory, sorted by name; OSError if it cannot be read."""
         for name in sorted(await in_thread(os.listdir, self.path)):
             yield self / name
 
 
 async def look_in_loop(config: Config, jobs: Sequence[JobDir],
                        timeout_s: Optional[float] = None) -> AsyncIterator[List[Look]]:
-    """As look_until_ended(), for an event loop: it sleeps in the loop, and looks in a thread."""
+    """As look_until_ended(), for an event loop: it looks in a thread, and sleeps in the loop."""
     import asyncio
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     for pause_s in pauses():
@@ -3835,7 +3871,8 @@ async def look_in_loop(config: Config, jobs: Sequence[JobDir],
         await asyncio.sleep(pause_s)
 
 
-async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float]) -> List[Summary]:
+async def wait_in_loop(config: Config, jobs: Sequence[JobDir],
+                       timeout_s: Optional[float]) -> List[Summary]:
     """As wait(), for an event loop."""
     summaries: List[Summary] = []
     async for looks in look_in_loop(config, jobs, timeout_s):
@@ -3844,16 +3881,19 @@ async def wait_in_loop(config: Config, jobs: Sequence[JobDir], timeout_s: Option
 
 
 class Job:
-    """One job, by its directory.  `job = await Job(base)` has read it; so has read_info(), again.
+    """One job, by its directory.  `job = await Job(base)` reads it, and read_info() does so again.
 
-    base is its directory, jobid (stamp, as upstream calls it) its id, spec its JobSpec, history its rows
-    (time, jobndx, state, info) in file order; valid says that spec and history have been read.
+    base is its directory; jobid, or as upstream calls it stamp, its id; spec its JobSpec; history
+    its rows (time, jobndx, state, info) in file order; valid tells whether the last two were read.
     """
     spec: JobSpec
 
-    def __init__(self, base: Union[str, "os.PathLike[str]", JobDir], config: Optional[Config] = None) -> None:
+    def __init__(self, base: Union[str, "os.PathLike[str]", JobDir],
+                 config: Optional[Config] = None) -> None:
         self.config = config or Config()
-        self.jobdir = base if isinstance(base, JobDir) else JobDir(os.fspath(base), check_owner=self.config.check_owner)
+        if not isinstance(base, JobDir):
+            base = JobDir(os.fspath(base), check_owner=self.config.check_owner)
+        self.jobdir = base
         self.base = AsyncPath(self.jobdir.path)
         self.jobid = self.stamp = self.jobdir.jobid
         self.history: List[Row] = []
@@ -3866,7 +3906,7 @@ class Job:
         return self.read_info().__await__()
 
     async def read_info(self) -> "Job":
-        """Read spec and history; the job itself.  NotFoundError where there is none."""
+        """Read spec and history, and return the job itself; NotFoundError if there is none."""
         rows = await in_thread(self.jobdir.rows)
         if not rows:
             raise NotFoundError("no job at %s" % self.jobdir.path)
@@ -3875,13 +3915,13 @@ class Job:
         return self
 
     async def submit(self) -> Tuple[int, Info]:
-        """Hand the next step to the scheduler; (jobndx, native id).  BackendError where it refuses or does not answer."""
+        """Hand the next step to the scheduler; (jobndx, native id).  Errors as submit()."""
         row = await in_thread(submit_next, self.config, self.jobdir)
         await self.read_info()
         return row.jobndx, row.info
 
     async def reached(self, jobndx: int, state: Union[str, JobState], info: Info = 0) -> bool:
-        """Record that a step has come to a state, and tell the callback; True.  InvalidError where that is no state."""
+        """Record that a step has come to a state; True.  InvalidError if there is no such state."""
         if state not in STATES:
             raise InvalidError(no_state(state))
         await in_thread(reached, self.jobdir, jobndx, STATES[state], info)
@@ -3889,42 +3929,43 @@ class Job:
         return True
 
     async def cancel(self) -> bool:
-        """End every step that has not ended; False where nothing was left to end.  BackendError as for submit."""
+        """End every step that has not ended; whether there was one.  Errors as cancel()."""
         done = await in_thread(cancel, self.jobdir)
         await self.read_info()
         return done
 
     async def wait(self, timeout_s: Optional[float] = None) -> Summary:
-        """Wait until the job has ended, or for timeout_s seconds; exit_status() of the answer is the job's own."""
+        """Wait until the job has ended, or for timeout_s; exit_status(summary) is the job's own."""
         return (await wait_in_loop(self.config, [self.jobdir], timeout_s))[0]
 
     async def watch(self, after: int = 0) -> AsyncIterator[Row]:
-        """Each row of the history as it is written, less the first `after`, until the latest step has ended."""
+        """As watch(): the rows of the history as they are written, until the latest step ends."""
         async for looks in look_in_loop(self.config, [self.jobdir]):
             for row in looks[0].rows[after:]:
                 yield row
             after = max(after, len(looks[0].rows))
 
     async def logs(self, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
-        """What a step, by default the latest, wrote so far to stdout or stderr.  NotFoundError where it wrote nothing."""
+        """A step's stdout or stderr so far, by default the latest step's.  Errors as logs()."""
         return await in_thread(logs, self.jobdir, kind, jobndx)
 
     async def remove(self, force: bool = False) -> None:
-        """Remove the directory.  ConflictError where the job has not ended, unless force cancels it first."""
+        """Remove the directory.  ConflictError if the job has not ended; force cancels it first."""
         await in_thread(remove, self.jobdir, force)
 
     def summarize(self) -> Tuple[int, Dict[JobState, Set[int]]]:
-        """(the next jobndx, {state: the steps in it}), as of the history that was read last."""
+        """(the next jobndx, {state: the steps in it}), by the history as it was read last."""
         steps = Steps(self.history).states
-        found: Dict[JobState, Set[int]] = {state: {jobndx for jobndx, row in steps.items() if row.state is state}
-                                           for state in JobState if state is not JobState.new}
-        return max(steps or [0]) + 1, found
+        by_state: Dict[JobState, Set[int]] = {
+            state: {jobndx for jobndx, row in steps.items() if row.state is state}
+            for state in JobState if state is not JobState.new}
+        return max(steps or [0]) + 1, by_state
 
 
 class JobManager:
     """The jobs of a config, by default of the one in force: makes, lists and finds them.
 
-    It holds nothing but the config, so threads may share one, and processes may work in the same tree.
+    It holds nothing but the config, so threads may share one, and processes may use one tree.
     """
 
     def __init__(self, config: Optional[Config] = None) -> None:
@@ -3932,7 +3973,7 @@ class JobManager:
         self.prefix = AsyncPath(next(iter(self.config.by_name.values())).prefix)
 
     async def create(self, spec: JobSpec, backend: Optional[str] = None) -> Job:
-        """Make a job, which is `new`; backend names one of the config's.  InvalidError where spec and config do not fit."""
+        """Make a job, which is `new`; backend names one of the config's.  Errors as create()."""
         return await Job(await in_thread(create, self.config, spec, backend), self.config)
 
     async def ls(self, backend: Optional[str] = None) -> AsyncIterator[Job]:
@@ -3941,21 +3982,21 @@ class JobManager:
             job = Job(jobdir, self.config)
             try:
                 await job.read_info()
-            except (NotFoundError, InvalidError):  # no job, or no more
+            except (NotFoundError, InvalidError):  # it is no job, or was removed, or is broken
                 continue
             yield job
 
     async def find(self, jobid: str) -> Job:
-        """The job of an id, of an id that begins so, or, for `last`, the newest.  NotFoundError, InvalidError."""
+        """The job of an id or of its beginning; for `last`, the newest.  Errors as find_job()."""
         return await Job(await in_thread(find_job, self.config, jobid), self.config)
 
     async def summaries(self, backend: Optional[str] = None, state: Optional[str] = None,
                         limit: Optional[int] = None) -> List[Summary]:
-        """The jobs, newest first, a line each, brought up to date with their schedulers."""
+        """The summaries of the jobs, newest first, brought up to date with their schedulers."""
         return await in_thread(list_jobs, self.config, backend, state, limit)
 
     async def wait(self, jobs: Iterable[Job], timeout_s: Optional[float] = None) -> List[Summary]:
-        """Wait until all these jobs have ended, or for timeout_s seconds; their summaries, in order."""
+        """Wait until all these jobs have ended, or for timeout_s; their summaries, in order."""
         return await wait_in_loop(self.config, [job.jobdir for job in jobs], timeout_s)
 
 

@@ -106,7 +106,7 @@ class Verbs(Case):
                 self.psik("status", text, status=status)
         other = self.run_spec("--wait", script="true")
         both = os.path.commonprefix([jobid, other]).rstrip(".")
-        self.assertIn("is not one job alone", self.psik("status", both, status=2).err)
+        self.assertIn("matches more than one job", self.psik("status", both, status=2).err)
         self.assertIn("no job 123.456 under " + self.prefix,
                       self.psik("rm", "123.456", status=3).err)
 
