@@ -5588,7 +5588,8 @@ def tokens_of(config: Config) -> Tokens:
 
 # -------------------------------------------------------------------------------- 16. Service state
 
-# What a server keeps while it runs: what it knows of the tree, the requests that made jobs, its connections.
+# What a server keeps while it runs: what it knows of the tree, the keys of requests that made jobs,
+# and its connections.
 
 class Shape(NamedTuple):
     """What a tracker remembers of a job: bytes and rows of its history, its backend, its state."""
@@ -5599,25 +5600,25 @@ class Shape(NamedTuple):
 
 
 class Tracker:
-    """What is known of a tree: its jobs, those that are alive, and what happened of late.
+    """What is known of a tree: its jobs, which of them are alive, and the latest transitions.
 
-    A server's own threads call look() and poll(); any may call the rest.
+    Only a server's own threads (Rounds) call look() and poll(); any thread may call the rest.
     """
 
     def __init__(self, config: Config) -> None:
         import threading
         self.config = config
         self.known: Dict[str, Shape] = {}                       # by path
-        self.shapes: Dict[Shape, Shape] = {}                    # those of ended jobs, each kept once
-        self.live: Dict[str, JobDir] = {}
+        self.shapes: Dict[Shape, Shape] = {}                    # of ended jobs, each kept once
+        self.live: Dict[str, JobDir] = {}                       # queued and active jobs, by path
         self.changed = threading.Condition(threading.RLock())
-        self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions
+        self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions: the news
         self.first = 0                                          # the number of the first of them
-        self.watchers = 0
-        self.looked = 0.0                                       # when at the whole tree; 0 before that
+        self.watchers = 0                                       # threads that wait for news
+        self.looked = 0.0                                       # when at the whole tree; 0: not yet
 
     def look(self, deep: bool) -> None:
-        """Take in what has changed: new jobs and live ones; deep: every job, and those that are gone."""
+        """Take in new and live jobs; deep: take in every job, and forget those that are gone."""
         seen, familiar = set(), 0
         for number, job in enumerate(JobTree(self.config).jobs(), 1):
             seen.add(job.path)
@@ -5625,10 +5626,10 @@ class Tracker:
             if deep or job.path not in self.known:
                 self.take_in(job)
                 familiar = 1
-            if familiar > 50 and not deep:  # new ones stand first
+            if familiar > 50 and not deep:  # the newest come first, so no new one is to be expected
                 break
             if number % 50 == 0:
-                time.sleep(0.001)  # requests go first
+                time.sleep(0.001)  # let the threads of requests go first
         for job in list(self.live.values()):
             self.take_in(job)
         if deep:
@@ -5636,14 +5637,14 @@ class Tracker:
             self.looked = time.time()
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Let go of the jobs at these paths that are gone."""
+        """Forget those of the jobs at these paths that are gone."""
         for path in paths:
             if not os.path.exists(path):
                 self.known.pop(path, None)
                 self.live.pop(path, None)
 
     def take_in(self, job: JobDir) -> None:
-        """Read a job's history where it has grown; what is new in it is news, once the whole tree has been seen."""
+        """Read a job's history if it has grown; new rows are news once the whole tree is known."""
         try:
             size = os.stat(job.status_path).st_size
         except OSError:  # gone, or out of reach for now
@@ -5654,10 +5655,12 @@ class Tracker:
             return
         with self.changed:
             before = self.known.get(job.path, Shape()).rows
-            if len(rows) < before:  # another thread has read more
+            if len(rows) < before:  # another thread has read more meanwhile
                 return
             shape = Shape(size, len(rows), job.backend, latest.state.value)
-            self.known[job.path] = self.shapes.setdefault(shape, shape) if latest.state.is_final() else shape
+            if latest.state.is_final():
+                shape = self.shapes.setdefault(shape, shape)
+            self.known[job.path] = shape
             if latest.state in (JobState.queued, JobState.active):
                 self.live[job.path] = job
             else:
@@ -5670,7 +5673,7 @@ class Tracker:
 
     @contextmanager
     def following(self, job: JobDir) -> Iterator[None]:
-        """What becomes of a job inside is news at once."""
+        """Refresh the tracker for this job on exit, so that what happened to it is news at once."""
         try:
             yield
         finally:
@@ -5684,20 +5687,22 @@ class Tracker:
             self.take_in(job)
 
     def counts(self) -> Dict[Tuple[str, str], int]:
-        """The number of jobs by backend and state."""
-        found: Dict[Tuple[str, str], int] = {}
+        """{(backend, state): number of jobs}."""
+        counts: Dict[Tuple[str, str], int] = {}
         for shape in list(self.known.values()):
-            found[shape.backend, shape.state] = found.get((shape.backend, shape.state), 0) + 1
-        return found
+            counts[shape.backend, shape.state] = counts.get((shape.backend, shape.state), 0) + 1
+        return counts
 
     def news_place(self) -> int:
-        """The place behind the last transition."""
+        """The place after the last transition."""
         with self.changed:
             return self.first + len(self.recent)
 
     def news(self, place: int, timeout_s: float) -> Tuple[List[Tuple[JobDir, Row]], int]:
-        """The transitions from a place on, waiting for one if there is none; and the place behind them, -1 where some
-        of them are forgotten already."""
+        """(the transitions from a place on, the place after them); waits for one if there is none.
+
+        ([], -1) if some of them are forgotten already.
+        """
         with self.changed:
             if place < self.first:
                 return [], -1
@@ -5707,30 +5712,30 @@ class Tracker:
                     self.changed.wait(timeout_s)
             finally:
                 self.watchers -= 1
-            if place < self.first:  # so many came at once
+            if place < self.first:  # so many came at once that the first are forgotten
                 return [], -1
             return self.recent[place - self.first:], self.first + len(self.recent)
 
     def since(self, stamp: float, admits: Callable[[JobDir], bool]) -> List[Tuple[JobDir, Row]]:
-        """Every transition from a time on, of the jobs that are admitted, in order; what has changed since is read from the disk."""
-        found = []
+        """Every transition from a time on, in order, of the admitted jobs; read from the disk."""
+        transitions = []
         for job in JobTree(self.config).jobs():
             try:
                 if os.stat(job.status_path).st_mtime >= stamp - 1 and admits(job):
-                    found += [(job, row) for row in job.rows() if row.time >= stamp]
+                    transitions += [(job, row) for row in job.rows() if row.time >= stamp]
             except OSError:
                 continue
-        return sorted(found, key=lambda pair: pair[1].time)
+        return sorted(transitions, key=lambda pair: pair[1].time)
 
 
 class KeyEntry:
-    """What is known of an idempotency key: the job that was made for it, or ''."""
+    """What is known of an idempotency key: its request's digest, and the job made for it, or ''."""
 
     def __init__(self, file: IO[str], mark: str, jobid: str) -> None:
         self.file, self.mark, self.jobid = file, mark, jobid
 
     def keep(self, jobid: str) -> None:
-        """Remember the job, on the disk."""
+        """Remember the job; the record is on the disk when this returns."""
         self.jobid = jobid
         self.file.seek(0)
         self.file.truncate()
@@ -5740,48 +5745,51 @@ class KeyEntry:
 
 
 class IdempotencyKeys:
-    """The keys of a backend's jobs, a file each, for KEY_LIFE_S."""
+    """The idempotency keys of a backend, a file each, which are kept for KEY_LIFE_S."""
 
     def __init__(self, root: str) -> None:
         self.folder = os.path.join(root, ".keys")
 
     @staticmethod
     def digest(text: str) -> str:
-        """A text as a name of a file, and as a mark of what was asked."""
+        """The SHA-256 of a text: of a key, it names its file; of a request, it is compared."""
         import hashlib
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @staticmethod
     @contextmanager
     def open(path: str) -> Iterator[IO[str]]:
-        """The file of a key, locked; one that another request removed before we had the lock is made anew."""
+        """The locked file of a key; made anew if another request removed it while we waited."""
         while True:
-            there = False
-            with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file, locked(file.fileno()):
+            is_there = False
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            with open(fd, "r+", encoding="utf-8") as file, locked(file.fileno()):
                 with suppress(FileNotFoundError):
-                    there = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-                if there:
+                    is_there = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+                if is_there:
                     yield file
                     return
 
     @contextmanager
     def entry(self, key: str, request: str) -> Iterator[KeyEntry]:
-        """What is known of a key; requests that bear the same one come here in turn.
+        """What is known of a key; requests with the same key get it one after the other.
 
-        ConflictError where the key came with another request before; RequestError 429 where too many keys are remembered.
+        ConflictError if the key came with another request before; RequestError 429 if too many keys
+        are remembered.
         """
         make_folder(self.folder)
         path, mark = os.path.join(self.folder, self.digest(key)), self.digest(request)
         if not os.path.exists(path) and len(os.listdir(self.folder)) >= MAX_KEYS:
-            raise RequestError(429, "more than %d Idempotency-Keys came in a day; leave it out" % MAX_KEYS, Retry_After="3600")
+            message = "more than %d Idempotency-Keys came in a day; leave it out" % MAX_KEYS
+            raise RequestError(429, message, Retry_After="3600")
         with self.open(path) as file:
             try:
-                known = json.loads(file.read() or "{}")
-            except ValueError:  # cut when it was written: then no answer was sent
-                known = {}
-            if known and known.get("request") != mark:
+                record = json.loads(file.read() or "{}")
+            except ValueError:  # its writer was cut short, and so had sent no answer
+                record = {}
+            if record and record.get("request") != mark:
                 raise ConflictError("this Idempotency-Key came with another request before")
-            entry = KeyEntry(file, mark, known.get("jobid", ""))
+            entry = KeyEntry(file, mark, record.get("jobid", ""))
             try:
                 yield entry
             finally:
@@ -5797,50 +5805,55 @@ class IdempotencyKeys:
 
 
 class Connections:
-    """The connections of a server.  Each has a thread, so their number is bounded: in all, and by whose they are.
+    """The connections of a server.  Each has a thread, so there is a limit: in all, and by peer.
 
-    Until a request of it was carried out for a caller with a name, a connection may be ended for a newer one's sake at any
-    time, whatever it is doing: who sends nothing, a byte a second, or what is refused, keeps nobody out.  Afterwards it may be
-    where it is idle.
+    Until a request on it comes from a caller with a name, a connection may be ended at any time to
+    make room for a newer one, whatever it is doing: who sends nothing, a byte a second, or what is
+    refused, keeps nobody out.  After that it may be ended only while it is idle.  A caller has a
+    name here if somebody vouches for it, he may make jobs, and he shows no narrowed token.
     """
 
     def __init__(self, limit: int) -> None:
         import threading
         self.limit, self.lock = limit, threading.RLock()
         self.open: Set[Wire] = set()
-        self.parting: List[Wire] = []   # those that were turned away, to be closed soon
+        self.parting: List[Wire] = []   # those that were turned away and are not closed yet
 
     @property
     def fair_share(self) -> int:
-        """The connections that one peer, or one user, may have."""
+        """The number of connections that one peer, or one user, may have."""
         return max(1, self.limit // 4)
 
     def mark(self, wire: Wire, trusted_proxy: Sequence[str]) -> None:
-        """Say whose a new connection is: a user's of this machine, else an address's."""
+        """Set whose a new connection is: a user's of this machine, or else an address's."""
         peer = wire.peer
         wire.key = "addr:" + peer.address if peer.uid is None else "uid:%d" % peer.uid
         whole = peer.uid in (os.getuid(), 0) or not peer.address or peer.address in trusted_proxy
         wire.share = self.limit if whole else self.fair_share
 
     def name(self, wire: Wire, caller: Caller, maker: bool) -> None:
-        """Count a connection as its caller's; RequestError 503 where he has as many as he may.
+        """Count a connection as its caller's; RequestError 503 if he has as many as he may.
 
-        maker: he may make jobs.  Of who may not, or shows a narrowed token, connections are counted apart, and can be spared.
+        maker: he may make jobs.  If he may not, or shows a narrowed token, his connections are
+        counted apart, and may still be ended at any time.
         """
         full = maker and not caller.narrowed
-        key, share = caller.user + " (narrowed)" * (not full), self.limit if caller.trusted and full else self.fair_share
+        key = caller.user + " (narrowed)" * (not full)
+        share = self.limit if caller.trusted and full else self.fair_share
         if caller.anonymous or wire.key == key:
             return
         with self.lock:
             taken = sum(other.key == key for other in self.open) + 1
             if taken > share:
-                raise RequestError(503, "you have %d connections, and may have %d" % (taken - 1, share), Retry_After="5")
+                message = "you have %d connections, and may have %d" % (taken - 1, share)
+                raise RequestError(503, message, Retry_After="5")
             wire.named, wire.key, wire.share = full, key, share
 
     def end_one(self, wires: Iterable[Wire]) -> bool:
-        """End the one of these that can best be spared; False where all are at work for callers with a name."""
+        """End the oldest without a name, else the longest idle one; False if all are at work."""
         with self.lock:
-            spared = [(wire.named, wire.since, id(wire), wire) for wire in wires if wire.idle or not wire.named]
+            spared = [(wire.named, wire.since, id(wire), wire)
+                      for wire in wires if wire.idle or not wire.named]
             if spared:
                 oldest = min(spared)[3]
                 oldest.cut()
@@ -5848,55 +5861,65 @@ class Connections:
             return bool(spared)
 
     def crowd_of(self, wire: Wire) -> List[Wire]:
-        """The other connections of a peer that has as many as he may; [] where he has fewer, or may have all there are."""
+        """The other connections of a peer that has as many as it may; [] if it may have more."""
         others = [other for other in self.open if other.key == wire.key]
         return others if wire.share < self.limit and len(others) >= wire.share else []
 
     def take_in(self, wire: Wire) -> bool:
-        """Take in a new one, and end another where there are as many as may be, of its peer or in all; False where none can be
-        spared.  Of a peer with too many, none is that has just come: opening more at once gets no more of them served."""
+        """Take in a new connection; end another if there are too many, of its peer or in all.
+
+        False if none may be ended.  Of a peer with too many, none is ended that has just come: who
+        opens more at once gets no more of them served.
+        """
         with self.lock:
             crowd = self.crowd_of(wire)
             if crowd:
-                there_is = self.end_one([other for other in crowd if wire.since - other.since > CROWD_S])
+                old = [other for other in crowd if wire.since - other.since > CROWD_S]
+                has_room = self.end_one(old)
             else:
-                there_is = len(self.open) < self.limit or self.end_one(self.open)
-            if there_is:
+                has_room = len(self.open) < self.limit or self.end_one(self.open)
+            if has_room:
                 self.open.add(wire)
-            return there_is
+            return has_room
 
     def discard(self, wire: Wire) -> None:
-        """Forget one that has ended."""
+        """Forget a connection that has ended."""
         with self.lock:
             self.open.discard(wire)
 
     def begin_stream(self, wire: Wire) -> None:
-        """Let one send a stream of events, until its request is answered; RequestError 503 where there are as many streams as
-        may be, of all callers or of this one."""
+        """Let a connection send a stream of events until its request is answered.
+
+        RequestError 503 if too many are open.  Streams may take half of all connections, and half
+        of a caller's share; those of callers without a name a quarter of all.
+        """
         with self.lock:
             streams = [(other.key, other.named) for other in self.open if other.streaming]
-            unsure = sum(not named for _, named in streams) if not wire.named else 0
+            unnamed = sum(not named for _, named in streams) if not wire.named else 0
             mine = sum(key == wire.key for key, _ in streams)
-            if max(len(streams), 2 * unsure) >= max(1, self.limit // 2) or mine >= max(1, wire.share // 2):
-                raise RequestError(503, "as many streams of events are open as may be", Retry_After="5")
+            is_full = max(len(streams), 2 * unnamed) >= max(1, self.limit // 2)
+            if is_full or mine >= max(1, wire.share // 2):
+                raise RequestError(503, "too many streams of events are open", Retry_After="5")
             wire.streaming = True
 
     def turn_away(self, wire: Wire, response: Response) -> None:
-        """Answer a client of whom nothing is read, without waiting for it.
+        """Answer a client from whom nothing is read, without waiting for it.
 
-        It is closed a little later: who still sends his request meets a closed connection before he reads an answer.
+        The connection is closed a little later: closed at once, it would be reset while the client
+        still sends its request, and the answer be lost.
         """
         import socket
+        head = response.head(closes=True, chunks=False)
         with suppress(OSError):
             wire.sock.setblocking(False)
-            wire.sock.send(response.head(closes=True, chunks=False) + bytes(response.body))  # type: ignore[arg-type]
+            wire.sock.send(head + bytes(response.body))  # type: ignore[arg-type]
             wire.sock.shutdown(socket.SHUT_WR)
         with self.lock:
             self.parting.append(wire)
         self.close_parting()
 
     def close_parting(self) -> None:
-        """Close those that were turned away a while ago, and the oldest of the others where they are many."""
+        """Close those that were turned away a while ago, and the oldest if there are too many."""
         with self.lock:
             late = [wire for wire in self.parting if time.monotonic() - wire.since > LINGER_S]
             gone = self.parting[:max(len(late), len(self.parting) - MAX_PARTING)]
@@ -5905,14 +5928,14 @@ class Connections:
             wire.close()
 
     def end_slow_handshakes(self) -> None:
-        """End those that have not come to speak TLS in time, though bytes kept coming."""
+        """End those whose TLS handshake takes too long, even if bytes keep coming."""
         with self.lock:
             for wire in self.open:
                 if wire.handshaking and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
                     wire.cut()
 
     def finish(self, wait_s: float) -> None:
-        """Wait for the requests in hand, for a while, and end the connections that have none."""
+        """Wait up to wait_s for the requests in hand, and end the connections that have none."""
         deadline = time.monotonic() + wait_s
         while self.open and time.monotonic() < deadline + 2:
             with self.lock:
@@ -5923,38 +5946,40 @@ class Connections:
 
 
 class Api:
-    """What the handlers share: the config in force, who may do what, and what is known of the tree."""
+    """What the handlers share: the config in force, the policy, and what is known of the tree."""
 
     def __init__(self, config: Config, mode: str = "local", limit: int = 256) -> None:
         import threading
         self.mode = mode                    # local, insecure or tls
-        self.tracker = Tracker(config)      # the same for good: streams read from it
+        self.tracker = Tracker(config)      # never replaced: streams read from it
         self.load(config)
         self.stopping = False
         self.access_log = True
         self.connections = Connections(limit)
         self.begun, self.lock = time.time(), threading.Lock()
-        self.counts: Dict[Tuple[str, int], List[float]] = {}    # (method, status): [requests, seconds]
-        self.page_token = ""                # asked for in local mode: by --token, and where the kernel cannot say who is there
+        # {(method, status): [requests, seconds]}
+        self.counts: Dict[Tuple[str, int], List[float]] = {}
+        # Wanted of callers in local mode: with --token, or if the kernel cannot say who they are.
+        self.page_token = ""
 
     def load(self, config: Config) -> None:
-        """Take a config, at the start and when it is read again."""
+        """Take a config, at the start and when it is read again; an invalid one changes nothing."""
         policy, backends, tree = Policy(config), config.by_name, JobTree(config)
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
-        self.checked: Dict[str, Tuple[float, List[str]]] = {}   # what a backend lacks, and when that was looked for
+        self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
         self.tracker.config = config
 
     @property
     def configs(self) -> List[Config]:
-        """What counts for each backend."""
+        """The config of each backend."""
         return [backend.config for backend in self.backends.values()]
 
     def count(self, method: str, status: int, seconds: float) -> None:
-        """Add a request to the counts."""
+        """Add a request to the counts; methods that clients have made up are counted as one."""
+        key = method if method in HTTP_METHODS else "other", status
         with self.lock:
-            entry = self.counts.setdefault((method if method in HTTP_METHODS else "other", status), [0, 0.0])
-            entry[0] += 1
-            entry[1] += seconds
+            entry = self.counts.setdefault(key, [0, 0.0])
+            entry[:] = [entry[0] + 1, entry[1] + seconds]
 
 
 # ------------------------------------------------------------------------------------- 17. REST API
