@@ -21,9 +21,10 @@ test-deps: ## install what the tests need (Debian packages as root; a Python env
 embed: ## write templates/ into psik.py
 	$(PYTHON) templates/embed.py
 
-check: ## templates embedded; shellcheck; mypy; complexity; unused code
+check: ## templates embedded; shellcheck; ruff; mypy; complexity; unused code
 	$(PYTHON) templates/embed.py --check
 	sh tests/shellcheck.sh
+	$(DEPS)/lint/bin/ruff check --quiet psik.py templates tests
 	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports templates/supervisor.py
@@ -48,6 +49,6 @@ install: ## psik.py to $(prefix)/bin/psik
 	install -Dm755 psik.py $(DESTDIR)$(prefix)/bin/psik
 
 clean: ## remove what was made, .deps/ too
-	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache
+	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
 .PHONY: help test test-all test-deps embed check measure cover bench soak install clean

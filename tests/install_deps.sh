@@ -14,7 +14,7 @@ environment() { # NAME PACKAGE...
 	echo "$*" >"$deps/$name/done"
 }
 
-environment lint 'mypy==1.11.2' 'coverage==7.6.1' 'radon==6.0.1' 'vulture==2.13'
+environment lint 'mypy==1.11.2' 'coverage==7.6.1' 'radon==6.0.1' 'ruff==0.6.9' 'vulture==2.13'
 environment psik-1.2.2 'psik==1.2.2'
 environment receiver 'flask==3.0.3'
 environment build 'setuptools==75.1.0' 'wheel==0.44.0'

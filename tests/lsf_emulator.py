@@ -275,7 +275,7 @@ def check_depend(value: str) -> None:
     try:
         depends(value)
     except (SyntaxError, ValueError):
-        raise Refused("%s: Dependency condition syntax error" % value)
+        raise Refused("%s: Dependency condition syntax error" % value) from None
 
 
 SECTION = r"(?:select|order|rusage|same|cu|affinity)\[[^][]+\]"
@@ -791,7 +791,8 @@ def bkill(argv: List[str]) -> int:
     if not jobs and not missing:
         print("No matching job found", file=sys.stderr)
         return REFUSED
-    return REFUSED if not all([kill_job(job, signum) for job in jobs]) or missing else 0
+    killed = [kill_job(job, signum) for job in jobs]
+    return REFUSED if missing or not all(killed) else 0
 
 
 def signal_number(name: str) -> int:

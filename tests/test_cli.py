@@ -170,7 +170,7 @@ class Verbs(Case):
         self.psik("run", "--no-submit", "--wait", "-", stdin='{"script": "x"}', status=2)
 
     def test_help_has_an_example_each(self) -> None:
-        for name, function, _, example in psik.COMMANDS:
+        for name, function, _, _ in psik.COMMANDS:
             with captured() as (out, _):
                 self.assertEqual(psik.main([name, "--help"]), 0)
             self.assertIn("example: psik.py " + name, out.getvalue())

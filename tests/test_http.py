@@ -14,7 +14,7 @@ import unittest
 from typing import Any, Dict, List, Tuple
 
 import psik
-from harness import FAST, PSIK, Case, kill, processes_with
+from harness import FAST, PSIK, Case, captured, kill, processes_with
 from serving import Answer, Server
 
 OK = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
@@ -248,7 +248,7 @@ class Api(Case):
             self.assertEqual((answer.body, answer.headers["content-type"]),
                              (content, "application/octet-stream"))
         self.assertEqual(sorted(self.ask("GET", files + "/").json),
-                         sorted(set(name.split("/")[0] for name in NAMES)))
+                         sorted({name.split("/")[0] for name in NAMES}))
         self.assertEqual(self.ask("GET", files + "/deep/er").json["file"]["size"],
                          len("deep/er/file"))
 
@@ -475,7 +475,6 @@ class Api(Case):
 
         router = psik.Router([psik.Route("GET", "/broken", "open", broken, "null")])
         req = psik.Request("GET", "/broken", {}, psik.Body(psik.Wire(), 0))
-        from harness import captured
         with captured() as (_, err):
             answer = router.dispatch(api, req, lambda req, route: psik.Caller("x"))
         self.assertEqual(answer.status, 500)
@@ -617,7 +616,7 @@ class Serving(Case):
         server = Server(self, "--uds", "s.sock", "--workers", "4")
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         before, sockets = server.handles(), []
-        for number in range(8):
+        for _ in range(8):
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(server.where)
             try:

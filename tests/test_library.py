@@ -11,6 +11,7 @@ import threading
 import unittest
 import zipfile
 from typing import Any, Awaitable, List, Tuple
+from unittest import mock
 
 import psik
 from harness import PSIK, ROOT, Case
@@ -180,11 +181,8 @@ class ManyJobs(Case):
             mgr = psik.JobManager(self.config())
             return await asyncio.gather(*[one(mgr, number) for number in range(MANY)])
 
-        try:
-            setattr(psik, "create", noted)
+        with mock.patch("psik.create", noted):
             found = run(all_of_them())
-        finally:
-            setattr(psik, "create", known)
         self.assertTrue(threads)
         self.assertNotIn(here, threads)
         states = ["new", "queued", "active"]

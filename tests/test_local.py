@@ -236,7 +236,8 @@ class Walltime(Case):
     """The shortest walltime is a minute; the jobs of both shells wait for it together."""
 
     def test_walltime(self) -> None:
-        begun, jobs = time.time(), {}  # type: Tuple[float, Dict[str, str]]
+        begun = time.time()
+        jobs: Dict[str, str] = {}
         for shell in [path for path in (rc_path(), "/bin/sh") if path]:
             for script in ("sleep 120", TRAP, STUBBORN.replace("NAP", nap(121))):
                 self.configure(rc_path=shell, kill_grace_s=2)

@@ -2,6 +2,7 @@
 
 Slurm and atd are the real ones; for LSF, which has no free server, an emulator stands in.
 """
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -207,8 +207,7 @@ class Scheduler:
 
     def held(self: Any) -> Any:
         """Keep jobs from starting while this lasts, where the spec cannot say so."""
-        import contextlib
-        return contextlib.suppress()
+        return contextlib.ExitStack()
 
     def known(self: Any, native: str) -> bool:
         """Whether the scheduler still has the job."""
@@ -522,8 +521,6 @@ class At(Scheduler, Case):
         return native in [line.split()[0] for line in said.splitlines()]
 
     def held(self) -> Any:
-        import contextlib
-
         @contextlib.contextmanager
         def stopped() -> Any:
             self.atd.stop()

@@ -1,16 +1,14 @@
 """The REST API with real clients: curl, ssh, generated ones, many; and real Slurm behind it."""
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import unittest
-from typing import Any, Dict, List
+from typing import List
 
 import services
 from harness import DEPS, Case, needs

@@ -235,7 +235,7 @@ class Ends(Everywhere, Faulty):
                                              signal.SIGWINCH, signal.SIGSTOP, signal.SIGTSTP,
                                              signal.SIGTTIN, signal.SIGTTOU)})
             jobs = {}
-            for script, status in wanted.items():
+            for script in wanted:
                 job = jobs[script] = psik.create(
                     config, psik.JobSpec(script="#!/bin/sh\nulimit -c 0\n" + script))
                 psik.submit(job)

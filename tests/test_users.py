@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 import unittest
-from typing import Any, List
+from typing import Any
 
 import psik
 import test_access

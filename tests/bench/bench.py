@@ -69,7 +69,8 @@ def versions(run: Run) -> str:
 
 def measure(run: Run, titles: Sequence[str]) -> Tuple[Dict[str, List[Row]], List[str]]:
     """The rows of each section, printed as they come; and the sections that broke."""
-    found, broken = {}, []  # type: Dict[str, List[Row]], List[str]
+    found: Dict[str, List[Row]] = {}
+    broken: List[str] = []
     for title, section in SECTIONS:
         if titles and not any(part in title for part in titles):
             continue

@@ -104,8 +104,8 @@ def costs_of_a_job(run: Run) -> Iterator[Row]:
                "shell": run.command(shell + ["-c", ""]), "plain": plain, "callback": told(run, url),
                "whole": whole_job(run, transitions_of(run, 1)[0]), "by hand": run.command(
                    [job.script("psik"), "reached", "--", job.path, "1", "active", "5"])}
-    theirs = (("1.2.2", None), ("1.2.2 callback", url)) if UPSTREAM in run.peers else ()
-    for name, callback in theirs:
+    callbacks = (("1.2.2", None), ("1.2.2 callback", url)) if UPSTREAM in run.peers else ()
+    for name, callback in callbacks:
         base = peers.make_tree(run.psik, os.path.join(run.work, name), 1, callback)
         actions[name] = run.command([run.peers[UPSTREAM].program("psik"), "reached", "--", base,
                                      "1", "active", "7"])

@@ -33,7 +33,9 @@ def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
 def figure(series: Dict[str, List[Tuple[float, float]]], **labels: str) -> str:
     """One figure, as SVG; psik.py's lines are solid."""
     import matplotlib.pyplot as plt
-    sheet, axes = plt.subplots(figsize=(7.5, 3.6))  # type: Any, Any
+    sheet: Any
+    axes: Any
+    sheet, axes = plt.subplots(figsize=(7.5, 3.6))
     for label, points in sorted(series.items()):
         axes.plot(*zip(*sorted(points)), marker="o", markersize=3,
                   linestyle="-" if label.startswith("psik.py") else "--", label=label)

@@ -24,13 +24,13 @@ class Run:
         os.mkdir(os.path.dirname(self.file))
         shutil.copy(psik_file, self.file)
         sys.path.insert(0, os.path.dirname(self.file))
-        self.psik = importlib.import_module("psik")  # type: Any
+        self.psik: Any = importlib.import_module("psik")
         self.peers, self.missing = peers.install(deps)
         self.config = self.psik.Config(prefix=os.path.join(work, "jobs"))
         self.trees = os.path.join(work, "trees")
-        self.servers = {}  # type: Dict[str, Server]
+        self.servers: Dict[str, Server] = {}
         self.server_log = os.path.join(work, "servers.log")
-        self.curves = {}  # type: Curves
+        self.curves: Curves = {}
 
     def pick(self, full: int, quick: int) -> int:
         """The number for this kind of run."""
@@ -83,7 +83,7 @@ def in_turn(actions: Dict[str, Callable[[], Any]], rounds: int,
 
     Those that few names have fewer rounds.
     """
-    found = {name: [] for name in actions}  # type: Dict[str, List[Any]]
+    found: Dict[str, List[Any]] = {name: [] for name in actions}
     for number in range(rounds):
         for name, action in actions.items():
             if number < (few or {}).get(name, rounds):

@@ -77,8 +77,9 @@ def submitit(folder: str) -> Library:
     return lambda: executor.submit(command), lambda job: bool(job.done())
 
 
-LIBRARIES = {"psik.py": ours, "psik 1.2.2": upstream, "psik 3.1.1": upstream, "psij-python": psij,
-             "submitit": submitit}  # type: Dict[str, Callable[[str], Library]]
+LIBRARIES: Dict[str, Callable[[str], Library]] = {
+    "psik.py": ours, "psik 1.2.2": upstream, "psik 3.1.1": upstream, "psij-python": psij,
+    "submitit": submitit}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 HEAD = ("what", "psik.py", "beside", "its", "ratio", "goal", "met")
 TO_THE_RIGHT = (1, 3, 4)
-COMPARE = {"<=": operator.le, ">=": operator.ge}  # type: Dict[str, Callable[[Any, Any], bool]]
+COMPARE: Dict[str, Callable[[Any, Any], bool]] = {"<=": operator.le, ">=": operator.ge}
 
 
 class Row(NamedTuple):
