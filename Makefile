@@ -32,6 +32,9 @@ check: ## templates embedded; shellcheck; ruff; mypy; complexity; unused code
 	$(DEPS)/lint/bin/python tests/measure.py --check
 	$(DEPS)/lint/bin/vulture
 
+release-check: ## whether this commit can be tagged: all committed, a new version, in the changelog
+	PYTHON=$(PYTHON) sh tests/release_check.sh
+
 measure: ## what kind of file psik.py is, in figures, beside its models
 	$(DEPS)/lint/bin/python tests/measure.py
 
@@ -51,4 +54,4 @@ install: ## psik.py to $(prefix)/bin/psik
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help test test-all test-deps embed check measure cover bench soak install clean
+.PHONY: help test test-all test-deps embed check release-check measure cover bench soak install clean
