@@ -237,7 +237,8 @@ class Trees(Amiss):
         self.refused(psik.BackendError, "cannot be asked about it now: no such controller",
                      psik.submit, self.made)
         self.spoil("elsewhere", "log", "host.1")
-        self.refused(psik.BackendError, "was cut short on elsewhere; try again there", psik.submit, self.made)
+        self.refused(psik.BackendError, "was cut short on elsewhere; try again there",
+                     psik.submit, self.made)
         self.assertEqual([row.state for row in self.made.rows()], ["new"])
         self.psik("ls")
         os.unlink(self.made.log("host", 1))
