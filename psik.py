@@ -8969,7 +8969,8 @@ if False:  # typing costs more than all the rest here; its names are for the typ
 
 SETTINGS: "Dict[str, Any]" = {}  # of the job, from scripts/supervise: base, directory and so on
 
-SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")  # name a process's job
+# Variables in which schedulers name the job that a process belongs to.
+SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
@@ -8980,7 +8981,7 @@ CAUGHT = [number for number in range(1, _signal.NSIG)
 DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241          # of the lock that the payload inherits: higher than what scripts use
-HISTORY_LOCK_S = 60     # wait for its lock, which a submission or an event that hangs may hold
+HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission or event may hold
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # try to record an end (the disk may be full) that no scheduler knows
@@ -9489,8 +9490,8 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
 def cancel() -> int:
     """End the steps that stdin names; 1 if one of them is still alive, else 0.
 
-    A step without a claim needs nothing: its supervisor will see in the history that it is
-    canceled.
+    Nothing is done about a step without a claim, whose supervisor will see in the history that it
+    is canceled, nor about one from before the host was started again.
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
@@ -9818,7 +9819,8 @@ class Run:
 
     def end_members(self) -> None:
         """End what is alive of the step, the payload included."""
-        # Until the system begins again with low ids, what the step has started has ids above ours.
+        # What the step has started has ids above ours, unless they have begun again from low ones;
+        # in so short a time that shows in the last one.
         is_quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()
         killed, rest = end_processes(self.step, self.payload, SETTINGS["grace_s"], self.wait,
                                      posix.getpid() if is_quick else 0)
