@@ -8740,7 +8740,8 @@ _psik() {
 	else
 		case ${COMP_WORDS[1]} in
 @jobs@
-			words="last $("${COMP_WORDS[0]}" ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"
+			words="last $("${COMP_WORDS[0]}" ls -n 20 2>/dev/null |
+				sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"
 		esac
 	fi
 	mapfile -t COMPREPLY < <(compgen -W "$words $flags" -- "$word")
@@ -8764,7 +8765,8 @@ elif [[ $words[CURRENT] == -* ]]; then
 else
 	case $words[2] in
 @jobs@
-		compadd last ${(f)"$($words[1] ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"} ;;
+		compadd last ${(f)"$($words[1] ls -n 20 2>/dev/null |
+			sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"} ;;
 	*) _files ;;
 	esac
 fi
@@ -10197,7 +10199,8 @@ exec /bin/sh -c 'fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
 	answer=$(squeue -h -t all --me -O "$fields") || exit 1
 	printf "%s\n" "$answer" | awk -F "|" "
 		NF < 5 { next }
-		{ state = \"failed\"; code = int(\$3 / 256); tag = \$5; reason = \$4 == \"None\" ? \"\" : \$4 }
+		{ state = \"failed\"; code = int(\$3 / 256); tag = \$5 }
+		{ reason = \$4 == \"None\" ? \"\" : \$4 }
 		tag !~ /^psik-[0-9.]+\$/ { tag = \"-\" }
 		code == 0 { code = \$3 % 128 && \$3 % 128 < 65 ? 128 + \$3 % 128 : \"-\" }
 		\$2 ~ /^(PENDING|CONFIGURING|RESV_DEL_HOLD|SPECIAL_EXIT)\$/ { state = \"queued\" }

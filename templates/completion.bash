@@ -10,7 +10,8 @@ _psik() {
 	else
 		case ${COMP_WORDS[1]} in
 @jobs@
-			words="last $("${COMP_WORDS[0]}" ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"
+			words="last $("${COMP_WORDS[0]}" ls -n 20 2>/dev/null |
+				sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"
 		esac
 	fi
 	mapfile -t COMPREPLY < <(compgen -W "$words $flags" -- "$word")

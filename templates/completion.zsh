@@ -15,7 +15,8 @@ elif [[ $words[CURRENT] == -* ]]; then
 else
 	case $words[2] in
 @jobs@
-		compadd last ${(f)"$($words[1] ls -n 20 2>/dev/null | sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"} ;;
+		compadd last ${(f)"$($words[1] ls -n 20 2>/dev/null |
+			sed -n 's/^\([0-9][0-9.]*\).*/\1/p')"} ;;
 	*) _files ;;
 	esac
 fi
