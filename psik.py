@@ -4279,13 +4279,10 @@ class Peer(NamedTuple):
 
 
 class Wire:
-    """One connection, over a socket or two file descriptors; it buffers what it receives.
+    """One connection over a socket; it buffers what it receives.  No call waits without a limit."""
 
-    No call waits without a limit.
-    """
-
-    def __init__(self, sock: Any = None, fds: Tuple[int, int] = (0, 1)) -> None:
-        self.sock, self.fds = sock, fds
+    def __init__(self, sock: Any = None) -> None:
+        self.sock = sock
         self.buffer = bytearray()
         self.searched = 0           # bytes of the buffer in which no head ends
         self.idle = True            # waiting for the first byte of a request
@@ -4297,17 +4294,8 @@ class Wire:
         self.streaming = False      # sending a stream of events
         self.since = time.monotonic()  # when it was accepted; once named, when it last became idle
 
-    def receive_piped(self, timeout_s: float) -> bytes:
-        """As receive(), from a pipe."""
-        import select
-        if not select.select([self.fds[0]], [], [], timeout_s)[0]:
-            raise TimeoutError("nothing came")
-        return os.read(self.fds[0], BLOCK)
-
     def receive(self, timeout_s: float) -> bytes:
         """The next bytes, b"" at the end; TimeoutError if nothing comes."""
-        if self.sock is None:
-            return self.receive_piped(timeout_s)
         self.sock.settimeout(max(timeout_s, 0.001))  # 0 would mean: do not wait at all
         try:
             return bytes(self.sock.recv(BLOCK))
@@ -4317,39 +4305,23 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send all of data; OSError if the other end does not take it."""
         view = memoryview(data)
-        if self.sock is not None:
-            self.sock.settimeout(SEND_TIMEOUT_S)  # counts for all that one sendall() is given
-            for at in range(0, len(data), BLOCK):
-                self.sock.sendall(view[at:at + BLOCK])
-            return
-        import select
-        while view:
-            if not select.select([], [self.fds[1]], [], SEND_TIMEOUT_S)[1]:
-                raise TimeoutError("nobody reads")
-            try:  # a pipe that select() names takes 4096 bytes (PIPE_BUF) at once
-                view = view[os.write(self.fds[1], view[:4096]):]
-            except BlockingIOError:
-                time.sleep(0.01)
+        self.sock.settimeout(SEND_TIMEOUT_S)  # counts for all that one sendall() is given
+        for at in range(0, len(data), BLOCK):
+            self.sock.sendall(view[at:at + BLOCK])
+
+    def send_block(self, file: IO[bytes], offset: int, size: int) -> int:
+        """Send at most so many bytes of a file, by sendfile(2) if possible; their number."""
+        self.sock.settimeout(SEND_TIMEOUT_S)
+        return int(self.sock.sendfile(file, offset, size))
 
     def send_file(self, file: IO[bytes], offset: int, length: int) -> None:
-        """Send a part of a file, by sendfile(2) if possible; OSError if the client is too slow."""
-        if self.sock is not None:
-            self.sock.settimeout(SEND_TIMEOUT_S)
-            begun, sent, done = time.monotonic(), 0, 1
-            while sent < length and done:
-                done = self.sock.sendfile(file, offset + sent, min(BLOCK * 4, length - sent))
-                sent += done
-                if time.monotonic() - begun > SEND_TIMEOUT_S * 2 + sent / BODY_RATE:
-                    raise TimeoutError("the client takes it too slowly")
-        else:
-            file.seek(offset)
-            sent = 0
-            while sent < length:
-                block = file.read(min(BLOCK, length - sent))
-                if not block:
-                    break
-                self.send(block)
-                sent += len(block)
+        """Send a part of a file; OSError if the client is too slow, or the file got shorter."""
+        begun, sent, done = time.monotonic(), 0, 1
+        while sent < length and done:
+            done = self.send_block(file, offset + sent, min(BLOCK * 4, length - sent))
+            sent += done
+            if time.monotonic() - begun > SEND_TIMEOUT_S * 2 + sent / BODY_RATE:
+                raise TimeoutError("the client takes it too slowly")
         if sent < length:  # the length is announced already: the client sees only a cut connection
             raise ConnectionError("the file became shorter")
 
@@ -4428,9 +4400,8 @@ class Wire:
     def cut(self) -> None:
         """End the connection, whatever its thread is doing; that thread closes it then."""
         # Were it closed here, its thread could go on with a descriptor that is another's by now.
-        if self.sock is not None:
-            with suppress(OSError):
-                socket_shutdown(self.sock)
+        with suppress(OSError):
+            socket_shutdown(self.sock)
 
     def linger(self) -> None:
         """Let a client that is still sending read its answer.
@@ -4438,8 +4409,6 @@ class Wire:
         Closing at once, with bytes unread, would reset the connection, and the answer be lost.
         """
         import socket
-        if self.sock is None:
-            return
         deadline = time.monotonic() + LINGER_S
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
@@ -4451,9 +4420,51 @@ class Wire:
         self.sock.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket; pipes stay open."""
-        if self.sock is not None:
-            self.sock.close()
+        """Close the socket."""
+        self.sock.close()
+
+
+class PipeWire(Wire):
+    """One connection over two file descriptors, as of an ssh session: stdin and stdout."""
+
+    def __init__(self, receiver: int = 0, sender: int = 1) -> None:
+        super().__init__()
+        self.receiver, self.sender = receiver, sender
+
+    def receive(self, timeout_s: float) -> bytes:
+        """As of a socket."""
+        import select
+        if not select.select([self.receiver], [], [], max(timeout_s, 0))[0]:
+            raise TimeoutError("nothing came")
+        return os.read(self.receiver, BLOCK)
+
+    def send(self, data: bytes) -> None:
+        """As to a socket."""
+        import select
+        view = memoryview(data)
+        while view:
+            if not select.select([], [self.sender], [], SEND_TIMEOUT_S)[1]:
+                raise TimeoutError("nobody reads")
+            try:  # a pipe that select() names takes 4096 bytes (PIPE_BUF) at once
+                view = view[os.write(self.sender, view[:4096]):]
+            except BlockingIOError:
+                time.sleep(0.01)
+
+    def send_block(self, file: IO[bytes], offset: int, size: int) -> int:
+        """As to a socket."""
+        file.seek(offset)
+        block = file.read(size)
+        self.send(block)
+        return len(block)
+
+    def cut(self) -> None:
+        """Nothing: there is one connection, and nobody to make room for."""
+
+    def linger(self) -> None:
+        """Nothing: what was written to a pipe can be read after its end."""
+
+    def close(self) -> None:
+        """Nothing: the process ends with its pipes."""
 
 
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
@@ -5282,7 +5293,8 @@ class Tokens:
             raise refused_token("it is longer than %d characters" % MAX_TOKEN)
         try:
             return self.decode(token, facts)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
+                RecursionError) as err:
             raise refused_token(str(err)) from None
 
     def blocks(self, token: str) -> List[str]:
@@ -7733,14 +7745,14 @@ def serve_pipe(api: Api) -> None:
     """Serve one connection on stdin and stdout: inetd's socket, or the pipes of an ssh session."""
     Rounds(api).start()
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
-        wire = Wire()
+        wire = PipeWire()  # type: Wire
         wire.peer = Peer("", os.getuid())
     else:
         # inetd connects the client to stderr too.
         api.access_log = api.access_log and not os.path.sameopenfile(0, 2)
         sock = adopted_socket(os.dup(0))
         sock.setblocking(True)
-        wire = Wire(sock) if os.path.sameopenfile(0, 1) else Wire()
+        wire = Wire(sock) if os.path.sameopenfile(0, 1) else PipeWire()
         wire.peer = peer_of(sock)
     api.connections.mark(wire, api.config.trusted_proxy)
     Session(api, wire).answer_all()
