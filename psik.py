@@ -440,6 +440,12 @@ def make_folder(path: str) -> None:
             os.mkdir(folder, 0o700)
 
 
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of data, or raise OSError; on a full disk write(2) may take only a part."""
+    while data:
+        data = data[os.write(fd, data):]
+
+
 @contextmanager
 def closing_fd(fd: int) -> Iterator[int]:
     """Close a descriptor at the end of the block."""
@@ -1598,7 +1604,8 @@ class History:
         row = Row(round(time.time(), 3), jobndx, state, info)
         line = "%.3f,%d,%s,%s\n" % row
         # The rest of a torn row gets an end of its own, else the two would be one line.
-        os.write(self.fd, ("\n" * self.torn + line).encode())
+        data, self.torn = ("\n" * self.torn + line).encode(), True
+        write_whole(self.fd, data)
         if durable:
             os.fsync(self.fd)
         self.torn = False
@@ -2107,8 +2114,9 @@ class Copies:
     def write(self) -> None:
         """Make the folder of our copy, complete or not at all."""
         passing = "%s.%s" % (self.own, os.urandom(6).hex())
+        os.mkdir(passing, 0o700)
         # Python itself would make __pycache__ with whatever permissions the umask leaves.
-        os.makedirs(os.path.join(passing, "__pycache__"), 0o700)
+        os.mkdir(os.path.join(passing, "__pycache__"), 0o700)
         for name, content in self.files().items():
             fd = os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(fd, "wb") as file:
@@ -2520,14 +2528,16 @@ class Post:
         import socket
         problem = OSError("no address")
         for family, kind, protocol, _, address in self.resolve(host, port):
-            sock = socket.socket(family, kind, protocol)
+            sock = None
             try:
+                sock = socket.socket(family, kind, protocol)  # fails for IPv6 where there is none
                 sock.settimeout(self.remaining_s())
                 sock.connect(address)
                 return sock
             except OSError as err:
                 problem = err
-                sock.close()
+                if sock:
+                    sock.close()
         raise problem
 
     def proxy(self) -> Optional[str]:
@@ -2545,7 +2555,7 @@ class Post:
         except TimeoutError:
             raise TimeoutError("no answer in time") from None
         except OSError as err:  # before Python 3.10 socket.timeout is not a TimeoutError
-            is_late = str(err) == "timed out"
+            is_late = "timed out" in str(err)
             raise (TimeoutError("no answer in time") if is_late else err) from None
         if not block:
             raise OSError("the receiver closed the connection in mid-answer")
@@ -2783,7 +2793,7 @@ class Outbox:
             line = "%.3f,%d,%s,%s,%d,%d,%s\n" % (
                 time.time(), event.jobndx, event.state, event.delivery, event.place,
                 event.attempts, CONTROL.sub(" ", answer))
-            os.write(log_fd, line.encode())
+            write_whole(log_fd, line.encode())
             self.drop(event)
         else:
             self.keep(event, dead=late)
@@ -3307,7 +3317,7 @@ class Submission:
         live = steps.live(self.job)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
         for step in live or living(self.job, canceled):
-            state = "not yet gone" if canceled else steps.states[step.jobndx].state
+            state = steps.states[step.jobndx].state if live else "not yet gone"
             raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
                                 "run beside it with --force" % (self.job.jobid, step.jobndx, state))
 
@@ -3348,7 +3358,7 @@ class Submission:
                 file.write("%s\n" % err)
         except OSError as err:
             write_file(log, "%s\n" % err)
-            done = Finished(err.errno or 1, "", "")
+            done = Finished(126, "", "")  # as a shell has it
         if done.status == os.EX_TEMPFAIL:
             why = last_line(read_or_empty(log)) or "no answer"
             raise BackendError("job %s: %s; it is not known yet whether its scheduler took it: "
@@ -9024,11 +9034,18 @@ def exists(path: str) -> bool:
     return posix.access(path, posix.F_OK)
 
 
+def write_whole(fd: int, text: str) -> None:
+    """Write all of a text; OSError if that cannot be.  On a full disk write(2) may take a part."""
+    data = text.encode("utf-8", "surrogateescape")
+    while data:
+        data = data[posix.write(fd, data):]
+
+
 def write(path: str, text: str, flags: int = posix.O_TRUNC) -> int:
     """Write a file of mode 0600; its open descriptor."""
     fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | flags, 0o600)
     try:
-        posix.write(fd, text.encode("utf-8", "surrogateescape"))
+        write_whole(fd, text)
     except OSError:
         posix.close(fd)
         raise
@@ -9218,8 +9235,9 @@ def holds(pid: int, path: str) -> bool:
             stat = posix.stat("/proc/%d/fd/%s" % (pid, name))
         except OSError:  # it was closed meanwhile
             continue
-        if (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino):
-            return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+        is_same = (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino)
+        if is_same and "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name)):
+            return True
     return False
 
 
@@ -9245,6 +9263,8 @@ class Claim:
         if exists("/proc/self/stat"):
             process = Process(self.pid)
             return process.lives and process.started == self.started
+        if not self.pid:  # a claim that was cut short; kill(2) takes 0 for our own group
+            return False
         try:
             posix.kill(self.pid, 0)
         except OSError:
@@ -9364,9 +9384,10 @@ class Step:
 
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step claimed on this host is alive, its supervisor included."""
-        locks = is_locked(self.log("claim")), is_locked(self.log("alive"))
-        if True in locks or self.place() == "apart":
-            return True in locks
+        paths = [path for path in (self.log("claim"), self.log("alive")) if exists(path)]
+        locks = [is_locked(path) for path in paths]
+        if True in locks or self.place() == "apart":  # whose processes cannot be seen from here
+            return True in locks or None in locks
         return None in locks and self.claim.is_running() or bool(self.members(processes))
 
     def has_ended(self) -> bool:
@@ -9558,7 +9579,8 @@ class History:
             self.put_event(jobndx, state, info)
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
-        posix.write(self.fd, ("\n" * self.torn + row).encode())
+        text, self.torn = "\n" * self.torn + row, True
+        write_whole(self.fd, text)
         self.torn = False
         self.rows.append((jobndx, state, info))
 
@@ -10084,7 +10106,7 @@ echo $!
 ''',
     'lsf/cancel': r'''#!@shell@
 # lsf: bkill fails if a job has already ended, but then there is nothing to do.
-# needs: bkill sed
+# needs: bkill grep sed
 exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
 	printf "%s\n" "$answer" | sed -e "/has already finished/d" -e "/No matching job found/d" \
 		-e "/is being terminated/d" >&2

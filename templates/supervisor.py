@@ -73,11 +73,18 @@ def exists(path: str) -> bool:
     return posix.access(path, posix.F_OK)
 
 
+def write_whole(fd: int, text: str) -> None:
+    """Write all of a text; OSError if that cannot be.  On a full disk write(2) may take a part."""
+    data = text.encode("utf-8", "surrogateescape")
+    while data:
+        data = data[posix.write(fd, data):]
+
+
 def write(path: str, text: str, flags: int = posix.O_TRUNC) -> int:
     """Write a file of mode 0600; its open descriptor."""
     fd = posix.open(path, posix.O_RDWR | posix.O_CREAT | flags, 0o600)
     try:
-        posix.write(fd, text.encode("utf-8", "surrogateescape"))
+        write_whole(fd, text)
     except OSError:
         posix.close(fd)
         raise
@@ -267,8 +274,9 @@ def holds(pid: int, path: str) -> bool:
             stat = posix.stat("/proc/%d/fd/%s" % (pid, name))
         except OSError:  # it was closed meanwhile
             continue
-        if (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino):
-            return "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name))
+        is_same = (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino)
+        if is_same and "\nlock:" in read("/proc/%d/fdinfo/%s" % (pid, name)):
+            return True
     return False
 
 
@@ -294,6 +302,8 @@ class Claim:
         if exists("/proc/self/stat"):
             process = Process(self.pid)
             return process.lives and process.started == self.started
+        if not self.pid:  # a claim that was cut short; kill(2) takes 0 for our own group
+            return False
         try:
             posix.kill(self.pid, 0)
         except OSError:
@@ -413,9 +423,10 @@ class Step:
 
     def lives(self, processes: "Dict[int, Process]") -> bool:
         """Whether anything of a step claimed on this host is alive, its supervisor included."""
-        locks = is_locked(self.log("claim")), is_locked(self.log("alive"))
-        if True in locks or self.place() == "apart":
-            return True in locks
+        paths = [path for path in (self.log("claim"), self.log("alive")) if exists(path)]
+        locks = [is_locked(path) for path in paths]
+        if True in locks or self.place() == "apart":  # whose processes cannot be seen from here
+            return True in locks or None in locks
         return None in locks and self.claim.is_running() or bool(self.members(processes))
 
     def has_ended(self) -> bool:
@@ -607,7 +618,8 @@ class History:
             self.put_event(jobndx, state, info)
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
-        posix.write(self.fd, ("\n" * self.torn + row).encode())
+        text, self.torn = "\n" * self.torn + row, True
+        write_whole(self.fd, text)
         self.torn = False
         self.rows.append((jobndx, state, info))
 

@@ -1,4 +1,5 @@
 """Callbacks that arrive: signed, in order, once, whatever receivers do and whoever is killed."""
+import errno
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import threading
 import time
 import unittest
 from typing import Any, Callable, Dict, List, Optional, Tuple
+from unittest import mock
 
 import psik
 from harness import DEPS, KILLED_AT, PSIK, ROOT, Case, needs, processes_with, rc_path
@@ -33,6 +35,26 @@ psik.reached(job, 1, psik.JobState.completed, 0)
 
 
 class Parts(unittest.TestCase):
+    def test_a_host_without_ipv6(self) -> None:
+        real = socket.socket
+
+        def no_ipv6(family: int = socket.AF_INET, *args: Any) -> Any:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            return real(family, *args)
+
+        with real() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen(1)
+            port = server.getsockname()[1]
+            found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+                     (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+            settings = psik.CallbackSettings(5, 5, None, False)
+            post = psik.Post("http://localhost:%d/" % port, settings, time.monotonic() + 5)
+            with mock.patch("socket.getaddrinfo", return_value=found), \
+                    mock.patch("socket.socket", no_ipv6):
+                post.connect("localhost", port).close()
+
     def test_urls(self) -> None:
         for url, said in URLS:
             with self.subTest(url=url):

@@ -112,6 +112,26 @@ class Trees(Amiss):
         self.until(lambda: not processes_with("sleep " + nap),
                    "the end of what it started", seconds=5)
 
+    def test_a_row_of_which_the_disk_takes_a_part(self) -> None:
+        write = os.write
+
+        def full(fd: int, data: bytes) -> int:
+            if len(data) < 20:
+                raise OSError(errno.ENOSPC, "full")
+            return write(fd, data[:15])
+
+        with self.made.history() as history:
+            with mock.patch("psik.os.write", full), self.assertRaisesRegex(OSError, "full"):
+                history.append(1, psik.JobState.queued, 5)
+            history.append(1, psik.JobState.active, 5)
+        with captured():
+            self.assertEqual([row.state for row in self.made.rows()], ["new", "active"])
+
+    def test_of_a_running_and_a_canceled_step_the_running_one_is_named(self) -> None:
+        for row in ((1, "queued", 7), (0, "canceled", 0), (2, "queued", 8), (2, "active", 8)):
+            psik.reached(self.made, row[0], psik.JobState(row[1]), row[2])
+        self.refused(psik.ConflictError, "its step 2 is active", psik.submit, self.made)
+
     def test_broken_files(self) -> None:
         path = self.spoil("{", "spec.json")
         self.assertIn(path + ":1:2: not JSON", self.psik("status", "last", status=2).err)

@@ -824,6 +824,17 @@ class Systems(Faulty):
             self.assertNotIn("failed", said)
         self.in_both_shells(test)
 
+    def test_a_disk_that_takes_a_part_of_the_last_row(self) -> None:
+        os.makedirs(self.prefix, exist_ok=True)
+        lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
+                 self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
+                 "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/",
+                 "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
+                 "truncate -s -10 status.csv", "sleep 3", "rm PREFIX/full", "sleep 3",
+                 self.psik_line("ls"), "tail -c 40 status.csv"]
+        said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
+        self.assertRegex(said, r"(?s) completed .*\n[0-9.]+,1,completed,0\n$")
+
     def test_a_job_on_another_host(self) -> None:
         def test() -> None:
             child = self.inside("\n".join([

@@ -277,6 +277,11 @@ class Modes(Case):
             self.assertEqual(int(modes.pop(path), 8) & 0o7711, 0o600, path)
         self.assertEqual(modes, JOB_MODES)
 
+    def test_of_the_copy_of_psik(self) -> None:
+        psik.create(self.config(), JobSpec(script="true"))
+        modes = self.modes(os.path.join(self.prefix, ".psik"))
+        self.assertEqual(set(modes.values()), {"700", "600"}, modes)
+
     def test_of_what_a_share_writes(self) -> None:
         job = psik.create(self.config(), JobSpec(script="true"),
                           access={"owner": "ada", "shared": {}})
