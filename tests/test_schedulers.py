@@ -21,11 +21,12 @@ from odd import texts
 
 SHOW = "#!%s -E\nimport json, os\nprint(json.dumps(dict(os.environ)))\n" % sys.executable
 NAP = "sleep 600.%07d" % os.getpid()
+# The scheduler tells the script, its child and the supervisor one after the other, in any order.
 TRAP = """#!/bin/bash
-trap 'echo saved; exit 0' TERM
+trap 'trap "" TERM; echo saved; sleep 1; exit 0' TERM
 echo ready
 %s & wait
-sleep 1  # the scheduler may have told the other process first
+sleep 1
 """ % NAP
 PRINTABLE = "".join(chr(code) for code in range(32, 127)) + "é ß 日本"
 # Name, spec, exit status, the history's end.
@@ -135,7 +136,7 @@ class Scheduler:
                 self.assertEqual(self.known(self.native(jobid)), False)
         self.in_both_shells(test)
 
-    def test_cancel_while_running_and_after_the_end(self: Any) -> None:
+    def test_cancel_while_running(self: Any) -> None:
         def test() -> None:
             jobid = self.put(TRAP)
             self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
@@ -143,14 +144,17 @@ class Scheduler:
             self.psik("wait", jobid, status=143)
             self.until(lambda: self.states(jobid)[-2:] == ["0 canceled", "1 canceled"],
                        self.diagnose(jobid))
-            self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"),
-                            self.diagnose(jobid))
-            self.assertEqual(processes_with(self.job(jobid).path), [])
+            self.assertEqual(self.psik("logs", jobid).out, "ready\nsaved\n", self.diagnose(jobid))
+            self.gone(self.job(jobid).path)
             self.assertIn("has ended already", self.psik("cancel", jobid).err)
-            done = self.put("true")
-            self.end(done, 0, "1 completed")
-            self.psik("cancel", done)
-            self.assertEqual(self.states(done)[-1], "1 completed")
+        self.in_both_shells(test)
+
+    def test_cancel_after_the_end(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put("true")
+            self.end(jobid, 0, "1 completed")
+            self.assertIn("has ended already", self.psik("cancel", jobid).err)
+            self.assertEqual(self.states(jobid)[-1], "1 completed")
         self.in_both_shells(test)
 
     def test_the_job_script_is_killed(self: Any) -> None:
