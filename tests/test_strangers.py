@@ -686,7 +686,7 @@ class Strangers(test_access.Secure):
         for token, path in ((self.token("--user", "bob"), "/v1/jobs/%s/events" % jobid),
                             (carl, "/v1/jobs/%s/events" % jobid), (carl, "/v1/events")):
             sock = self.connection(context)
-            sock.settimeout(20)
+            sock.settimeout(60)
             sock.sendall(("GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n\r\n"
                           % (path, token[6:])).encode())
             self.assertIn(b" 200 ", sock.recv(4096))
@@ -695,8 +695,11 @@ class Strangers(test_access.Secure):
         self.psik("token", "--revoke", json.loads(psik.decode_base64(carl.split(".")[1]))["jti"])
         for sock in socks:
             said = b""
-            while not said.endswith(b"\r\n0\r\n\r\n"):
-                said += sock.recv(4096)
+            for block in iter(lambda: sock.recv(4096), b""):
+                said += block
+                if said.endswith(b"\r\n0\r\n\r\n"):
+                    break
+            self.assertTrue(said.endswith(b"\r\n0\r\n\r\n"), said)
             sock.close()
 
     def test_a_certificate_that_is_withdrawn_while_the_server_runs(self) -> None:
