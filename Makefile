@@ -13,6 +13,9 @@ test: ## the tests, on this Python; says what it left out
 test-all: ## the tests, on every Python found
 	$(PYTHON) tests/every_python.py $(DEPS)
 
+test-ends: ## the tests, all of them on the newest Python found and on 3.6; briefly on those between
+	$(PYTHON) tests/every_python.py --ends $(DEPS)
+
 test-deps: ## install what the tests need (Debian packages as root; a Python environment in .deps/)
 	apt-get update -q
 	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEBIAN)
@@ -54,4 +57,4 @@ install: ## psik.py to $(prefix)/bin/psik
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help test test-all test-deps embed check release-check measure cover bench soak install clean
+.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench soak install clean

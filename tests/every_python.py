@@ -2,11 +2,16 @@
 """Run the README's test command on every Python found, in turn, each on a copy of the checkout.
 
     python3 tests/every_python.py DEPS
+    python3 tests/every_python.py --ends DEPS
+    python3 tests/every_python.py --newest
 
 The Python that runs this runs everything; the others leave out what depends on a scheduler, a
-browser or another peer and not on the Python (tests/run.py --portable).  3.6 gets the backport of
-dataclasses, which DEPS holds, beside psik.py.  Ends with the sum.
+browser or another peer and not on the Python (tests/run.py --portable).  With --ends the newest
+Python found and 3.6 run everything, and those between what depends on the Python most (tests/run.py
+--brief).  3.6 gets the backport of dataclasses, which DEPS holds, beside psik.py.  Ends with the
+sum.  --newest only prints the path of the newest Python found.
 """
+import argparse
 import glob
 import os
 import re
@@ -14,18 +19,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from typing import Dict, List
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MINORS = range(6, 15)
-AT_ONCE = 1  # two keep two cores so busy that walltimes and deadlines mean nothing any more
+OLDEST, MINORS = "3.6", range(6, 15)
 SUM = re.compile(r"^(\d+) passed, (\d+) failed$", re.MULTILINE)
 
 
 def pythons() -> Dict[str, str]:
-    """{version: path} of one interpreter for each minor version that runs."""
+    """{version: path} of one interpreter for each minor version that runs, the oldest first."""
     found: Dict[str, str] = {}
     for minor in MINORS:
         version = "3.%d" % minor
@@ -43,46 +46,54 @@ def pythons() -> Dict[str, str]:
     return found
 
 
-def run_one(version: str, python: str, deps: str, work: str, said: Dict[str, str],
-            portable: bool) -> None:
-    """Run `make test` on one Python; what it printed goes into said."""
+def selections(versions: List[str], ends: bool) -> Dict[str, str]:
+    """{version: the option of tests/run.py that says what it runs}."""
+    if ends:
+        return {version: "" if version in (OLDEST, versions[-1]) else "--brief"
+                for version in versions}
+    ours = "%d.%d" % sys.version_info[:2]
+    return {version: "" if version == ours else "--portable" for version in versions}
+
+
+def run_one(version: str, python: str, deps: str, work: str, selection: str) -> str:
+    """Run `make test` on one Python; what it printed."""
     copy = os.path.join(work, version)
     shutil.copytree(ROOT, copy, symlinks=True,
                     ignore=shutil.ignore_patterns(".git", ".deps", "__pycache__", ".mypy_cache"))
-    if version == "3.6":
+    if version == OLDEST:
         shutil.copy(os.path.join(deps, "dataclasses.py"), copy)
     begun = time.time()
-    done = subprocess.run(
-        ["make", "-s", "test", "PYTHON=" + python, "ARGS=" + "--portable" * portable], cwd=copy,
-        stdin=subprocess.DEVNULL, env=dict(os.environ, PSIK_TEST_DEPS=deps), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT)
-    said[version] = done.stdout.decode("utf-8", "replace")
-    lines = said[version].strip().split("\n")
-    print("\n".join(lines if done.returncode or "\nunsteady: " in said[version] else lines[-8:]))
-    print("Python %s took %d s\n" % (version, time.time() - begun), flush=True)
+    done = subprocess.run(["make", "-s", "test", "PYTHON=" + python, "ARGS=" + selection], cwd=copy,
+                          stdin=subprocess.DEVNULL, env=dict(os.environ, PSIK_TEST_DEPS=deps),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = done.stdout.decode("utf-8", "replace")
+    lines = said.strip().split("\n")
+    print("\n".join(lines if done.returncode or "\nunsteady: " in said else lines[-8:]))
+    print("Python %s took %d s%s\n" % (version, time.time() - begun, selection and " " + selection),
+          flush=True)
+    return said
 
 
 def main() -> int:
-    deps = os.path.abspath(sys.argv[1])
-    said: Dict[str, str] = {}
-    waiting: List[threading.Thread] = []
-    slots = threading.Semaphore(AT_ONCE)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ends", action="store_true")
+    parser.add_argument("--newest", action="store_true")
+    parser.add_argument("deps", nargs="?", default=os.path.join(ROOT, ".deps"))
+    opts = parser.parse_args()
     found = pythons()
-    ours = "%d.%d" % sys.version_info[:2]
-    with tempfile.TemporaryDirectory() as work:
-        def in_turn(version: str, python: str) -> None:
-            with slots:
-                run_one(version, python, deps, work, said, version != ours)
-
-        for version, python in found.items():
-            waiting.append(threading.Thread(target=in_turn, args=(version, python)))
-            waiting[-1].start()
-        for thread in waiting:
-            thread.join()
-    sums = [SUM.findall(text) for text in said.values()]
-    silent = sum(not found for found in sums)
-    passed, failed = (sum(int(found[-1][column]) for found in sums if found) for column in (0, 1))
-    print("%d Pythons: %s" % (len(said), " ".join(said)))
+    if opts.newest:
+        print(list(found.values())[-1])
+        return 0
+    deps, chosen = os.path.abspath(opts.deps), selections(list(found), opts.ends)
+    with tempfile.TemporaryDirectory() as work:  # two at once would be too busy for walltimes
+        said = [run_one(version, path, deps, work, chosen[version])
+                for version, path in found.items()]
+    sums = [SUM.findall(text) for text in said]
+    silent = sum(not numbers for numbers in sums)
+    passed, failed = (sum(int(numbers[-1][column]) for numbers in sums if numbers)
+                      for column in (0, 1))
+    print("%d Pythons: %s" % (len(found), " ".join(found)))
     print("%d passed, %d failed" % (passed, failed + silent))
     return int(failed + silent > 0 or not said)
 

@@ -1,28 +1,33 @@
 #!/bin/sh
-# install_deps.sh FOLDER: Python environments that the tests and checks use, made anew where the list of packages has changed.
+# install_deps.sh FOLDER: Python environments that the tests and checks use, made anew where the list
+# of packages has changed.  What runs psik.py itself has the newest Python found.
 set -eu
 deps=$1
 python=${PYTHON:-python3}
+newest=$("$python" "$(dirname "$0")/every_python.py" --newest)
 mkdir -p "$deps"
 
-environment() { # NAME PACKAGE...
+environment() { # NAME PYTHON PACKAGE...
 	name=$1
-	shift
 	test "$(cat "$deps/$name/done" 2>/dev/null)" = "$*" && return
-	"$python" -m venv --clear "$deps/$name"
+	shift
+	"$1" -m venv --clear "$deps/$name"
+	made=$1
+	shift
 	"$deps/$name/bin/python" -m pip -q install --disable-pip-version-check "$@"
-	echo "$*" >"$deps/$name/done"
+	echo "$name $made $*" >"$deps/$name/done"
 }
 
-environment lint 'mypy==1.11.2' 'coverage==7.6.1' 'radon==6.0.1' 'ruff==0.6.9' 'vulture==2.13'
-environment psik-1.2.2 'psik==1.2.2'
-environment receiver 'flask==3.0.3'
-environment build 'setuptools==75.1.0' 'wheel==0.44.0'
-environment openapi 'openapi-python-client==0.21.5' 'schemathesis==3.36.0' 'hypothesis==6.112.0' 'click==8.1.7'
-environment biscuit 'biscuit-python==0.4.0' 'coverage==7.6.1'
+environment lint "$python" 'mypy==1.11.2' 'coverage==7.6.1' 'radon==6.0.1' 'ruff==0.6.9' 'vulture==2.13'
+environment psik-1.2.2 "$python" 'psik==1.2.2'
+environment receiver "$python" 'flask==3.0.3'
+environment build "$newest" 'setuptools==75.1.0' 'wheel==0.44.0'
+environment openapi "$python" 'openapi-python-client==0.21.5' 'schemathesis==3.36.0' \
+	'hypothesis==6.112.0' 'click==8.1.7'
+environment biscuit "$newest" 'biscuit-python==0.4.0' 'coverage==7.6.1'
 test -e "$deps/dataclasses.py" || { # for Python 3.6
-	"$python" -m pip -q download --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.6 \
-		-d "$deps/wheel" 'dataclasses==0.8'
+	"$python" -m pip -q download --disable-pip-version-check --no-deps --only-binary :all: \
+		--python-version 3.6 -d "$deps/wheel" 'dataclasses==0.8'
 	"$python" -m zipfile -e "$deps"/wheel/dataclasses-*.whl "$deps/wheel"
 	cp "$deps/wheel/dataclasses.py" "$deps/"
 }

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Run the tests below tests/ and end with what passed, what failed and what was left out, and why.
 
-    python3 tests/run.py [--all] [--portable] [--jobs N] [NAME ...]
+    python3 tests/run.py [--all] [--portable | --brief] [--jobs N] [NAME ...]
 
 NAME is a module, class or test (test_local, test_local.Walltime).  The classes run side by side, N
 at a time, each in a process of its own: most of them wait for jobs.  --all, or PSIK_TEST_ALL=1,
 counts a test that is left out as failed: nothing may be missing then.  --portable leaves out what
-one Python shows as well as another.
+one Python shows as well as another; --brief keeps only what depends on the Python most: models, the
+Python interface, the command line, local jobs, the server.
 
 A test that failed beside others is run once more, alone: most of them wait for processes, and a
 busy machine can be too late for one of them.  What passes only then is shown, with what it said,
@@ -33,6 +34,9 @@ UNSTEADY_AT_MOST = 2
 WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
                    "test_server.", "test_users.", "test_local.Walltime.", "test_supervisor.At.",
                    "test_supervisor.Slurm.", "test_supervisor.Systems.")
+# What depends on the Python most.
+BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "test_routes",
+         "test_structure")
 # They wait for walltimes, so they begin first.
 SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems")
 
@@ -145,6 +149,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true",
                         default=os.environ.get("PSIK_TEST_ALL") == "1")
     parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--brief", action="store_true")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*")
@@ -152,7 +157,9 @@ def main() -> int:
     if opts.here:
         print(json.dumps(run_here(opts.names)))
         return 0
-    reports = run_side_by_side(opts.names, WHATEVER_PYTHON if opts.portable else (), opts.jobs)
+    names = opts.names or list(BRIEF if opts.brief else ())
+    without = WHATEVER_PYTHON if opts.portable or opts.brief else ()
+    reports = run_side_by_side(names, without, opts.jobs)
     seconds = {name: took for report in reports for name, took in report["seconds"].items()}
     for name in sorted(seconds, key=lambda name: -seconds[name])[:5]:
         print("%6.1f s  %s" % (seconds[name], name))
