@@ -125,7 +125,7 @@ class Described(Case):
         self.assertEqual(done.returncode, 0, done.stdout.decode())
         done = subprocess.run(
             [os.path.join(OPENAPI, "python"), "-c", CLIENT, place, server.where.rstrip("/")],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder)
         self.assertEqual(done.stdout.decode(), "[(True, 'generated', 'completed', 0)]\nmoo\n\n")
 
     def test_schemathesis(self) -> None:
