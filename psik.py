@@ -2742,7 +2742,7 @@ class Outbox:
         """Remove an event's file."""
         os.unlink(self.path(event.place, dead))
 
-    def announce(self, place: int, jobndx: int, state: JobState, info: Info) -> Event:
+    def add(self, place: int, jobndx: int, state: JobState, info: Info) -> Event:
         """Make and keep the event for the row that is, or will be, at this place of the history."""
         event = Event(os.urandom(16).hex(), self.job.jobid, place, jobndx, state.value, info,
                       round(time.time(), 3))
@@ -2760,10 +2760,10 @@ class Outbox:
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
         """The places of the rows without an event: a job script wrote them for want of psik.py."""
-        announced = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
-        announced.update(each["place"] for each in self.delivered())
+        places = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
+        places.update(each["place"] for each in self.delivered())
         return [place for place, row in enumerate(rows)
-                if row.state is not JobState.new and place not in announced]
+                if row.state is not JobState.new and place not in places]
 
     def settle(self, rows: Sequence[Row], thorough: bool) -> List[Event]:
         """The events to deliver, in order; the history must be locked.
@@ -2779,7 +2779,7 @@ class Outbox:
                 self.drop(event)
         for place in self.missed(rows, waiting):
             row = rows[place]
-            waiting.append(self.announce(place, row.jobndx, row.state, row.info))
+            waiting.append(self.add(place, row.jobndx, row.state, row.info))
         return sorted(waiting, key=lambda event: event.place)
 
     def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int,
@@ -2895,7 +2895,7 @@ def record(job: JobDir, history: History, jobndx: int, state: JobState, info: In
     """Add a transition to a locked history, after its event; psik.py has no other way to do so."""
     wanted = CallbackSettings.of(job) is not None
     if wanted:
-        Outbox(job).announce(len(history.rows), jobndx, state, info)
+        Outbox(job).add(len(history.rows), jobndx, state, info)
     return history.append(jobndx, state, info, durable=wanted)
 
 
@@ -8955,7 +8955,7 @@ path = SETTINGS["home"] + "/supervisor.py"
 if SETTINGS["check_owner"] and posix.stat(path).st_uid not in (posix.geteuid(), 0):
     sys.exit("psik: %s belongs to somebody else, so it is not run" % SETTINGS["home"])
 sys.path.insert(0, SETTINGS["home"])
-import supervisor  # noqa: E402
+import supervisor
 
 supervisor.main(SETTINGS, sys.argv)
 ''',

@@ -18,7 +18,7 @@ PSIK = os.path.join(ROOT, "psik.py")
 DEPS = os.environ.get("PSIK_TEST_DEPS", os.path.join(ROOT, ".deps"))
 sys.path.insert(0, ROOT)
 
-import psik  # noqa: E402
+import psik
 
 # The command line through the compiled file, without site: as `python3 psik.py`, but faster.
 FAST = [sys.executable] + ["-S"] * ("COVERAGE_PROCESS_START" not in os.environ) + [

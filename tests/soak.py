@@ -16,7 +16,7 @@ user's, at a loopback port.  Run by root, the hostile clients are `nobody`'s.
 import argparse
 import collections
 import contextlib
-import encodings.idna  # noqa: F401  who has become nobody may not be able to read it any more
+import encodings.idna  # who has become nobody may not be able to read it any more
 import http.client
 import json
 import multiprocessing

@@ -173,7 +173,7 @@ class Trees(Amiss):
         job = psik.create(self.config(),
                           psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         for place in (1, 7):
-            psik.Outbox(job).announce(place, 1, psik.JobState.active, 0)
+            psik.Outbox(job).add(place, 1, psik.JobState.active, 0)
         self.assertTrue(psik.deliver(job))
         # It is not looked for at every transition.
         self.assertEqual([event["place"] for event in psik.Outbox(job).describe()], [7])
@@ -183,7 +183,7 @@ class Trees(Amiss):
     def test_an_outbox_that_is_out_of_reach_and_a_long_history(self) -> None:
         job = psik.create(self.config(),
                           psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
-        psik.Outbox(job).announce(1234567, 1, psik.JobState.active, 0)
+        psik.Outbox(job).add(1234567, 1, psik.JobState.active, 0)
         root = os.path.dirname(job.path)
         self.assertEqual(psik.Outbox.jobs_in(root), [job.jobid])
         self.assertEqual(len(psik.Outbox(job).events()), 1)
@@ -194,7 +194,7 @@ class Trees(Amiss):
         job = psik.create(self.config(),
                           psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
         # Its writer died, and a job script wrote another row.
-        psik.Outbox(job).announce(1, 0, psik.JobState.canceled, 0)
+        psik.Outbox(job).add(1, 0, psik.JobState.canceled, 0)
         with open(job.status_path, "a") as file:
             file.write("%.3f,1,active,007\n" % time.time())
         for _ in range(2):

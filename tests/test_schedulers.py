@@ -91,19 +91,6 @@ class Scheduler:
                 self.end(jobid, status, *last)
         self.in_both_shells(test)
 
-    def test_fifty(self: Any) -> None:
-        def test() -> None:
-            config = self.config()
-            os.environ.update(self.environment)
-            needed = psik.ResourceSpec(**self.needs_cells)
-            jobs = [psik.create(config, psik.JobSpec(script="exit 3", resources=needed))
-                    for _ in range(50)]
-            for job in jobs:
-                psik.submit(job)
-            summaries = psik.wait(config, jobs, 240)
-            self.assertEqual({(each.state, each.info) for each in summaries}, {("failed", 3)})
-        self.in_both_shells(test)
-
     def test_what_the_payload_finds(self: Any) -> None:
         odd = {"V%d" % number: text for number, text in enumerate(texts())}
 
@@ -122,18 +109,6 @@ class Scheduler:
                                  (self.env["MARK"] if inherit else None, place))
                 self.assertEqual((env["jobid"], env["nodes"], env["jobndx"]),
                                  (self.native(jobid), "1", "1"))
-        self.in_both_shells(test)
-
-    def test_cancel_while_pending(self: Any) -> None:
-        def test() -> None:
-            with self.held():
-                jobid = self.put("true", **self.pending)
-                self.psik("poll")
-                self.assertEqual(self.states(jobid), ["0 new", "1 queued"])
-                self.psik("cancel", jobid)
-                self.end(jobid, 143, *self.canceled_pending)
-                self.psik("poll")
-                self.assertEqual(self.known(self.native(jobid)), False)
         self.in_both_shells(test)
 
     def test_cancel_while_running(self: Any) -> None:
@@ -190,21 +165,6 @@ class Scheduler:
             self.assertEqual(self.psik("logs", jobid).out.split(), [os.uname().nodename] * 2)
         self.in_both_shells(test, launcher=[launcher, "-n", "2"])
 
-    def test_a_cut_submission_is_adopted(self: Any) -> None:
-        def test() -> None:
-            jobid = self.put(NAP, **self.pending_or_running)
-            job = self.job(jobid)
-            self.until(lambda: self.pending_or_running or len(job.rows()) == 3)
-            with open(job.status_path, "w") as file:  # as if we were killed before its answer came
-                file.write("1.5,0,new,0\n")
-            native = self.until(lambda: psik.submit(job).info if len(self.states(jobid)) == 1
-                                else self.job(jobid).rows()[-1].info)
-            self.assertEqual(self.psik("poll").err, "")
-            self.assertNotIn("2 queued", self.states(jobid))
-            self.assertTrue(self.known(str(native)))
-            self.psik("rm", "--force", jobid)
-        self.in_both_shells(test)
-
     @property
     def pending_or_running(self: Any) -> Dict[str, Any]:
         return dict(self.pending)
@@ -257,11 +217,57 @@ class Scheduler:
                 self.psik("cancel", jobid)
 
 
-class Local(Scheduler, Case):
+class Queues(Scheduler):
+    """One in which jobs wait for others."""
+
+    def test_fifty(self: Any) -> None:
+        def test() -> None:
+            config = self.config()
+            os.environ.update(self.environment)
+            needed = psik.ResourceSpec(**self.needs_cells)
+            jobs = [psik.create(config, psik.JobSpec(script="exit 3", resources=needed))
+                    for _ in range(50)]
+            for job in jobs:
+                psik.submit(job)
+            summaries = psik.wait(config, jobs, 240)
+            self.assertEqual({(each.state, each.info) for each in summaries}, {("failed", 3)})
+        self.in_both_shells(test)
+
+    def test_cancel_while_pending(self: Any) -> None:
+        def test() -> None:
+            with self.held():
+                jobid = self.put("true", **self.pending)
+                self.psik("poll")
+                self.assertEqual(self.states(jobid), ["0 new", "1 queued"])
+                self.psik("cancel", jobid)
+                self.end(jobid, 143, *self.canceled_pending)
+                self.psik("poll")
+                self.assertEqual(self.known(self.native(jobid)), False)
+        self.in_both_shells(test)
+
+
+class Tags(Scheduler):
+    """One that can be asked for a job by its tag."""
+
+    def test_a_cut_submission_is_adopted(self: Any) -> None:
+        def test() -> None:
+            jobid = self.put(NAP, **self.pending_or_running)
+            job = self.job(jobid)
+            self.until(lambda: self.pending_or_running or len(job.rows()) == 3)
+            with open(job.status_path, "w") as file:  # as if we were killed before its answer came
+                file.write("1.5,0,new,0\n")
+            native = self.until(lambda: psik.submit(job).info if len(self.states(jobid)) == 1
+                                else self.job(jobid).rows()[-1].info)
+            self.assertEqual(self.psik("poll").err, "")
+            self.assertNotIn("2 queued", self.states(jobid))
+            self.assertTrue(self.known(str(native)))
+            self.psik("rm", "--force", jobid)
+        self.in_both_shells(test)
+
+
+class Local(Tags, Case):
     """Plain processes; test_local.py has more."""
     backend = {"type": "local"}
-    test_cancel_while_pending = None  # type: ignore  # they do not wait
-    test_fifty = None  # type: ignore  # test_local.py does it
 
     def known(self, native: str) -> bool:
         return bool(processes_with(" %s " % native))
@@ -275,7 +281,7 @@ SLURM = shutil.which("sbatch") and shutil.which(
 
 
 @needs("Slurm", SLURM)
-class Slurm(Scheduler, Case):
+class Slurm(Queues, Tags, Case):
     backend = {"type": "slurm"}
     pending = {"backend": {"attributes": {"--begin": "now+1hour"}}}
     pending_or_running = pending
@@ -508,7 +514,7 @@ class SlurmForgets(Case):
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
-class At(Scheduler, Case):
+class At(Queues, Tags, Case):
     backend = {"type": "at", "queue_name": "a"}  # which does not wait for a low load
 
     @classmethod
@@ -571,7 +577,7 @@ class At(Scheduler, Case):
         self.ls_calls_once("atq")
 
 
-class Lsf(Scheduler, Case):
+class Lsf(Queues, Tags, Case):
     """Against the emulator."""
     backend: Dict[str, Any] = {"type": "lsf"}
     pending = {"backend": {"queue_name": "held"}}
@@ -688,10 +694,6 @@ class Toy(Scheduler, Case):
 
     def known(self, native: str) -> bool:
         return False
-
-    test_cancel_while_pending = None  # type: ignore  # it has no queue
-    test_fifty = None  # type: ignore
-    test_a_cut_submission_is_adopted = None  # type: ignore  # and tells no tags
 
 
 if __name__ == "__main__":

@@ -334,7 +334,7 @@ class Durable(Case):
     def test_an_event_that_is_tried_again_later(self) -> None:
         job = psik.create(self.config(),
                           psik.JobSpec(script="true", callback="http://127.0.0.1:9/"))
-        event = psik.Outbox(job).announce(1, 1, psik.JobState.active, 7)
+        event = psik.Outbox(job).add(1, 1, psik.JobState.active, 7)
         with brought_to_the_disk() as found:
             psik.Outbox(job).keep(event._replace(attempts=3))
         self.assertEqual(len(found), 1)
