@@ -143,6 +143,9 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # not allowed in one-line fields
 SURROGATE = re.compile("[\ud800-\udfff]")     # half a character, which no UTF-8 file can hold
 ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),"
                  r"(new|queued|active|completed|failed|canceled),([^,\s]*)$")
+# A line of log/callbacks; like ROW, it is found behind the rest of one that was cut short.
+DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]{32}),([0-9]{1,9}),"
+                       r"([0-9]{1,9}),(.*)$")
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
@@ -466,17 +469,22 @@ def open_up(path: str) -> None:
 
 
 def read_unless_known(path: str) -> str:
-    """Like read_or_empty(), for a file that is needed often: read again only if it has changed."""
+    """A text file's content, '' if there is none; read again only if the file has changed.
+
+    OSError if it is there and cannot be read: it may say what must not be passed over.
+    """
     try:
         status = os.stat(path)
-    except OSError:
+    except FileNotFoundError:
         return ""
     version = status.st_ino, status.st_mtime_ns, status.st_size
     if len(TEXTS) > MAX_TEXTS:
         TEXTS.clear()
-    if TEXTS.get(path, ((0, 0, 0), ""))[0] != version:
-        TEXTS[path] = version, read_or_empty(path)
-    return TEXTS[path][1]
+    text = TEXTS.get(path, ((0, 0, 0), ""))
+    if text[0] != version:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = TEXTS[path] = version, file.read()
+    return text[1]
 
 
 def delete_tree(path: str) -> None:
@@ -622,6 +630,20 @@ class Guarded:
             if is_foreign(status):
                 self.refuse_owner(status.st_uid)
             self.close(status)
+
+    def make_sticky(self) -> None:
+        """Keep others who may write to a folder from renaming and removing what is ours there.
+
+        ForbiddenError if the folder is somebody else's, and does not keep them from it.
+        """
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = os.stat(self.path)
+            if not others_may_write(status) or status.st_mode & stat.S_ISVTX:
+                return
+            if status.st_uid != os.geteuid():
+                raise ForbiddenError("others can replace what is yours in %s: chmod +t %s"
+                                     % (self.path, self.path))
+            os.chmod(self.path, stat.S_IMODE(status.st_mode) | stat.S_ISVTX)
 
     def check_own(self) -> None:
         """Like check_ours(), for a part of the tree: root's is refused too, and others' links."""
@@ -1724,12 +1746,17 @@ class Root(NamedTuple):
         Also if a file that psik.py keeps beside the jobs could be somebody else's work.
         """
         instead = 'name a folder of your own in the config, as "prefix": "~/jobs"'
-        if self.config.check_owner and not self.config.group_writable:
+        if not self.config.check_owner:
+            return
+        if self.config.group_writable:
+            Guarded(self.folder, instead).make_sticky()
+        else:
             Guarded(self.folder, instead).check_own()
-        if self.config.check_owner:
-            ours = ".poll-%s.json" % os.uname().nodename
-            for name in (".outbox", ".outbox/dead", ".keys", ".poll.json", ours):
-                Guarded(os.path.join(self.folder, name), "remove it").check_own()
+        names = [".outbox", ".outbox/dead", ".keys"]
+        for poll in (".poll", ".poll-" + os.uname().nodename):
+            names += [poll + ".json", poll + ".lock"]
+        for name in names:
+            Guarded(os.path.join(self.folder, name), "remove it").check_own()
 
     def job(self, jobid: str) -> Optional[JobDir]:
         """The directory of this job id, which may or may not hold a job.
@@ -2117,11 +2144,15 @@ class Copies:
         os.mkdir(passing, 0o700)
         # Python itself would make __pycache__ with whatever permissions the umask leaves.
         os.mkdir(os.path.join(passing, "__pycache__"), 0o700)
-        for name, content in self.files().items():
-            fd = os.open(os.path.join(passing, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(fd, "wb") as file:
-                file.write(content)
-        os.rename(passing, self.own)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            for name, content in self.files().items():
+                with open(os.open(os.path.join(passing, name), flags, 0o600), "wb") as file:
+                    file.write(content)
+            os.rename(passing, self.own)
+        except BaseException:  # on a full disk it would be in the way of everything else
+            delete_tree(passing)
+            raise
 
     def is_whole(self) -> bool:
         """Whether the files of our copy have the content that they should have."""
@@ -2155,7 +2186,9 @@ class Copies:
                 raise ForbiddenError("%s was changed: remove it" % self.own)
             try:
                 self.link(job)
-            except OSError:
+            except OSError as err:
+                if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
                 # The file system has no hard links, or allows no more of them to this file.  Then
                 # links do not tell who needs the copy, so it is never removed.
                 write_file(os.path.join(self.own, "keep"), "")
@@ -2487,7 +2520,7 @@ class Post:
     def __init__(self, url: str, settings: CallbackSettings, deadline: float) -> None:
         self.url, self.settings, self.deadline = url, settings, deadline
         self.scheme, self.host, self.port, self.target = split_url(url)
-        is_usual = self.port in PORTS.values()
+        is_usual = self.port == PORTS[self.scheme]
         self.name = self.host if is_usual else "%s:%d" % (self.host, self.port)
 
     def remaining_s(self) -> float:
@@ -2545,7 +2578,12 @@ class Post:
         if not self.settings.proxy:
             return None
         from urllib import request
-        return None if request.proxy_bypass(self.host) else request.getproxies().get(self.scheme)
+        proxy = None if request.proxy_bypass(self.host) else request.getproxies().get(self.scheme)
+        try:
+            split_url(proxy or self.url)
+        except ValueError:  # without the URL: it may hold a password, and what is raised is kept
+            raise OSError("the proxy that the environment names is not a plain http URL") from None
+        return proxy
 
     def receive(self, sock: Any) -> bytes:
         """The next block of an answer."""
@@ -2611,7 +2649,8 @@ class Post:
                 if proxy:
                     self.open_tunnel(sock)
                 sock = self.wrap_tls(sock)
-            target = self.url if proxy and self.scheme == "http" else self.target
+            target = "http://" + self.name if proxy and self.scheme == "http" else ""
+            target += self.target
             lines = ["POST %s HTTP/1.1" % target, "Host: " + self.name,
                      "Content-Length: %d" % len(body), "Connection: close"]
             lines += ["%s: %s" % header for header in headers.items()]
@@ -2752,7 +2791,7 @@ class Outbox:
     def delivered(self) -> List[Dict[str, Json]]:
         """The events that were delivered, from log/callbacks."""
         lines = read_or_empty(self.job.at("log", "callbacks")).split("\n")
-        rows = [parts for parts in (line.split(",", 6) for line in lines) if len(parts) == 7]
+        rows = [match.groups() for match in map(DELIVERED.search, lines) if match]
         return [dict(jobndx=int(jobndx), state=state, delivery=delivery, place=int(place),
                      attempts=int(attempts), said=answer, delivered=float(stamp),
                      outcome="delivered")
@@ -2805,8 +2844,8 @@ class Outbox:
 
         This process must hold the lock of log_fd.
         """
-        # Whoever makes an event holds this lock until its row is written, so an event that has no
-        # row now will never have one.
+        # Whoever makes an event holds the history's lock until its row is written, so an event that
+        # has no row now will never have one.
         with self.job.history() as history:
             events = self.settle(history.rows, thorough)
         spec = self.job.spec()
@@ -2851,7 +2890,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(job.at("log", "callbacks"), flags, 0o600)
     with closing_fd(fd):
         while time.monotonic() < deadline:
@@ -2906,7 +2945,10 @@ def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
         before = len(history.rows)
         yield history
     if len(history.rows) > before:  # without the lock, which a slow receiver must not hold up
-        deliver(job)
+        try:
+            deliver(job)
+        except (PsikError, OSError) as err:  # what was recorded stands, and the events wait
+            complain("job %s: its events cannot be delivered now: %s" % (job.jobid, err))
 
 
 def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
@@ -3075,9 +3117,11 @@ class Answer(NamedTuple):
         steps = {native: status for native, status in self.steps.items()
                  if age_s(status.wanted) < WANTED_S}
         by_native = {line.native: line for line in lines}
-        for native, tag in asked.items():
-            line = by_native.get(native, SILENCE)
-            new = Status(line.state, line.exit_status, line.reason, since=now, wanted=now, tag=tag)
+        # Steps of which nobody has asked are kept too: another process need not ask again for them.
+        tags = {line.native: line.tag for line in lines if line.tag.startswith("psik-")}
+        for native, tag in dict(tags, **asked).items():
+            line, wanted = by_native.get(native, SILENCE), now if native in asked else 0.0
+            new = Status(line.state, line.exit_status, line.reason, now, wanted, tag)
             old = steps.get(native, new)
             # Not after now, whatever was written before a clock was set back.
             since = min(old.since, now) if old.state == new.state else now
@@ -3142,7 +3186,7 @@ class Poll:
         answer cannot be kept.
         """
         path = self.answer_path[:-len("json")] + "lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         with closing_fd(lock), locked(lock):
             answer = Answer.read(self.answer_path)
             if age_s(answer.time) >= interval_s:
@@ -3153,11 +3197,13 @@ class Poll:
     def statuses(self, force: bool) -> Dict[str, Status]:
         """{native id: scheduler status} of the steps, and of others.
 
-        The scheduler is asked again if its last answer is old and one of the steps is quiet; with
-        force in any case.
+        The scheduler is asked again if its last answer is old, or not about all of the steps, and
+        one of the steps is quiet; with force in any case.
         """
-        interval_s = 0 if force else self.config.poll_interval_s
         answer = Answer.read(self.answer_path)
+        natives = {step.native for step, _ in self.members}
+        covers = bool(answer.fault) or natives <= set(answer.steps)
+        interval_s = 0 if force or not covers else self.config.poll_interval_s
         is_due = age_s(answer.time) >= interval_s and (force or self.quiet)
         job = self.asker() if is_due else None
         if job is None:
@@ -3206,8 +3252,11 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
         answer = poll.statuses(force)
         statuses.update({(poll.root, native): status for native, status in answer.items()})
         for step, rows in poll.members:
-            if step.native in answer:
-                rows[:] = answer[step.native].record(step, poll.config.poll_grace_s) or rows
+            try:
+                if step.native in answer:
+                    rows[:] = answer[step.native].record(step, poll.config.poll_grace_s) or rows
+            except (PsikError, OSError) as err:  # one broken job must not hide the others
+                complain_once("job %s: its end cannot be recorded: %s" % (step.job.jobid, err))
     return statuses
 
 
@@ -3282,10 +3331,11 @@ def remake_scripts(config: Config, job: JobDir) -> None:
         raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no "
                                   "backend %r to make its scripts anew"
                                   % (job.jobid, job.path, job.backend))])
-    if not os.path.islink(job.at("work")):  # work/ was moved with the job
-        spec = replace(spec, directory=job.at("work"))
-        write_spec(job, spec)
-    write_scripts(job, spec, backend, Shell.of(backend.config))
+    with job.history():  # its lock: another process may be about to run them
+        if not os.path.islink(job.at("work")):  # work/ was moved with the job
+            spec = replace(spec, directory=job.at("work"))
+            write_spec(job, spec)
+        write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
 def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
@@ -3484,12 +3534,14 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     jobs = filter(admits, JobTree(config).jobs(backend))
     pairs = with_rows(job for job in jobs if name is None or job.name == name)
     while len(summaries) < wanted:
-        batch = list(itertools.islice(pairs, wanted - len(summaries)))
+        # With a state to look for, many at a time: each batch can be a question to the scheduler.
+        size = wanted - len(summaries) if state is None else max(wanted - len(summaries), 200)
+        batch = list(itertools.islice(pairs, min(size, sys.maxsize)))
         if not batch:
             break
         summaries += [summary for summary in summarize_all(config, batch, poll)
                       if state in (None, summary.state)]
-    return summaries[index:]
+    return summaries[index:wanted]
 
 
 def jobs_like(config: Config, text: str) -> List[JobDir]:
@@ -3691,6 +3743,9 @@ class Cancellation:
         self.stop_elsewhere()
         try:
             begun = self.record()
+        except PsikError:  # nor must a submission of which nobody can be asked now
+            self.stop()
+            raise
         except OSError as err:  # that the history cannot be written must not keep the job running
             self.stop()
             raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
@@ -3708,11 +3763,13 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
     on; then another cancel tries again.
     """
     cancellation = Cancellation(job)
-    ended = cancellation.cancel()
-    if wait:
-        cancellation.await_end()
-    deliver(job)  # last, because a slow receiver must not keep the job running
-    return ended
+    try:
+        had_any = cancellation.cancel()
+        if wait:
+            cancellation.await_end()
+    finally:
+        deliver(job)  # last, because a slow receiver must not keep the job running
+    return had_any
 
 
 def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
@@ -5874,13 +5931,13 @@ class Connections:
     def end_one(self, wires: Iterable[Wire]) -> bool:
         """End the oldest without a name, else the longest idle one; False if all are at work."""
         with self.lock:
-            spared = [(wire.named, wire.since, id(wire), wire)
+            endable = [(wire.named, wire.since, id(wire), wire)
                       for wire in wires if wire.idle or not wire.named]
-            if spared:
-                oldest = min(spared)[3]
+            if endable:
+                oldest = min(endable)[3]
                 oldest.cut()
                 self.open.discard(oldest)
-            return bool(spared)
+            return bool(endable)
 
     def crowd_of(self, wire: Wire) -> List[Wire]:
         """The other connections of a peer that has as many as it may; [] if it may have more."""
@@ -6080,10 +6137,12 @@ def can_write(folder: str) -> bool:
     try:
         make_folder(folder)
         write_file(path, "?")
-        os.unlink(path)
+        return True
     except OSError:
         return False
-    return True
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
@@ -6106,7 +6165,8 @@ def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
             send(("%s%s: \"" % (before, json.dumps(name))).encode())
             before = ", "
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            with open(os.path.join(folder, name), "rb") as file:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(os.path.join(folder, name), flags), "rb") as file:
                 for block in iter(lambda: file.read(BLOCK), b""):
                     send(json.dumps(decoder.decode(block))[1:-1].encode())
             send((json.dumps(decoder.decode(b"", True))[1:-1] + '"').encode())
@@ -7037,9 +7097,10 @@ class Router:
 
     @staticmethod
     def admit(api: Api, req: Request, route: Route, identify: Identify) -> Handler:
-        """The handler of a request that may be carried out; PsikError for any other.
+        """The handler of a request that the caller may send; PsikError for any other.
 
-        This is the one place where access is decided, before anything of the body is read.
+        Decided before the body is read.  Handlers add what only the body tells: the backend of a
+        new job, a callback's signature; and what only a job's owner, or who makes jobs, may do.
         """
         caller = identify(req, route)
         if route.scope == "create":
@@ -7229,7 +7290,7 @@ class Authentication:
         import hmac
         self.check_host(req)
         if self.is_stranger:
-            raise STRANGER
+            raise ForbiddenError(STRANGER.message)
         token = self.api.page_token
         if self.peer.uid is None and not token:
             raise unauthorized("the system does not tell whose connection this is; use a UNIX "
@@ -7846,7 +7907,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column
 def config_of(opts: Options, serving: bool = False) -> Config:
     """The config in force.  The first run without one makes the data home, and says where."""
     config = load_config(opts.config, serving)
-    if not os.path.exists(Config.place(opts.config)[1]) and not os.path.exists(data_home()):
+    place = Config.place(opts.config, serving)[1]
+    if not os.path.exists(place) and not os.path.exists(data_home()):
         make_folder(data_home())
         complain("no config, so jobs run locally and are kept in %s" % data_home())
     return config
@@ -7988,6 +8050,11 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
         except PsikError as err:
             complain(str(err))
             worst = max(worst, err.exit_status)
+        except BrokenPipeError:
+            raise
+        except OSError as err:
+            complain("%s: %s" % (text, err))
+            worst = max(worst, 1)
     return worst
 
 
@@ -8403,7 +8470,8 @@ def token_for(config: Config, opts: Options) -> str:
         raise InvalidError("%r is no user" % user)
     ops = [each.upper() for each in opts.ops]
     is_backend = config.by_name.__contains__
-    for words, fits, what in ((ops, HTTP_METHODS.__contains__, "HTTP method"),
+    methods = {route.method for route in ROUTES}
+    for words, fits, what in ((ops, methods.__contains__, "method of a route"),
                               (opts.jobs, JOBID.fullmatch, "job id"),
                               (opts.backends, is_backend, "backend of the config")):
         for word in words:
@@ -9580,7 +9648,12 @@ class History:
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
         text, self.torn = "\n" * self.torn + row, True
-        write_whole(self.fd, text)
+        try:
+            write_whole(self.fd, text)
+        except OSError:  # finish() tries again, with another event
+            if self.unsynced:
+                posix.close(self.unsynced.pop())
+            raise
         self.torn = False
         self.rows.append((jobndx, state, info))
 
@@ -9595,8 +9668,10 @@ class History:
                                                   jobndx, state, quoted, time.time()))
         path = "%s/%s.%06d.json" % (folder, jobid, len(self.rows))
         passing = "%s.%d" % (path, posix.getpid())
-        if not exists(folder):
+        try:
             posix.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
         self.unsynced.append(write(passing, text))
         posix.rename(passing, path)
 

@@ -619,7 +619,12 @@ class History:
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
         text, self.torn = "\n" * self.torn + row, True
-        write_whole(self.fd, text)
+        try:
+            write_whole(self.fd, text)
+        except OSError:  # finish() tries again, with another event
+            if self.unsynced:
+                posix.close(self.unsynced.pop())
+            raise
         self.torn = False
         self.rows.append((jobndx, state, info))
 
@@ -634,8 +639,10 @@ class History:
                                                   jobndx, state, quoted, time.time()))
         path = "%s/%s.%06d.json" % (folder, jobid, len(self.rows))
         passing = "%s.%d" % (path, posix.getpid())
-        if not exists(folder):
+        try:
             posix.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
         self.unsynced.append(write(passing, text))
         posix.rename(passing, path)
 

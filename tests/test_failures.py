@@ -112,6 +112,66 @@ class Trees(Amiss):
         self.until(lambda: not processes_with("sleep " + nap),
                    "the end of what it started", seconds=5)
 
+    def test_a_file_that_cannot_be_read_is_not_taken_for_an_empty_one(self) -> None:
+        path = self.write("revoked", "one two\n")
+        with mock.patch("builtins.open", side_effect=OSError(errno.EMFILE, "too many")):
+            self.assertRaises(OSError, psik.read_unless_known, path)
+        self.assertEqual(psik.read_unless_known(path), "one two\n")
+        self.assertEqual(psik.read_unless_known(path + ".gone"), "")
+
+    def test_a_log_of_callbacks_that_was_cut_short(self) -> None:
+        line = "1795220145.691,1,active,%s,2,1,200 OK" % ("a" * 32)
+        self.spoil(line[:30] + line + "\n" + line[:40] + "\n" + line + "\n", "log", "callbacks")
+        self.assertEqual([each["place"] for each in psik.Outbox(self.made).delivered()], [2, 2])
+
+    def poll(self, text: str, job: psik.JobDir) -> None:
+        """Let a job be queued since long, and its poll script say this."""
+        psik.write_file(job.script("poll"), "#!/bin/sh\n%s\n" % text, 0o700)
+        psik.write_file(job.log("submit", 1), "")
+        stamp = time.time() - 100
+        psik.write_file(job.status_path, "%.3f,0,new,0\n%.3f,1,queued,%s\n"
+                        % (stamp, stamp, job.jobid.replace(".", "")))
+
+    def test_a_listing_by_state_asks_for_all_that_it_looks_at(self) -> None:
+        config = psik.Config(prefix=self.prefix, poll_interval_s=60, poll_grace_s=0)
+        jobs = [self.made, psik.create(config, psik.JobSpec(script="x"))]
+        text = "for id; do case $id in %s) echo $id failed 3 ;; *) echo $id active - ;; esac; done"
+        for job in jobs:
+            self.poll(text % jobs[0].jobid.replace(".", ""), job)
+        listed = psik.list_jobs(config, state="failed", limit=1)
+        self.assertEqual([each.jobid for each in listed], [jobs[0].jobid])
+
+    def test_one_broken_job_does_not_hide_the_others(self) -> None:
+        config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=0)
+        jobs = [self.made, psik.create(config, psik.JobSpec(script="x"))]
+        for job in jobs:
+            self.poll("for id; do echo $id failed 3; done", job)
+        psik.write_file(jobs[1].script("callback.json"), "{")
+        with captured() as (_, err):
+            states = {each.jobid: each.state for each in psik.list_jobs(config)}
+        self.assertEqual(states, {jobs[0].jobid: "failed", jobs[1].jobid: "queued"})
+        self.assertIn("its end cannot be recorded", err.getvalue())
+
+    def test_what_was_recorded_stands_though_it_cannot_be_delivered(self) -> None:
+        with mock.patch("psik.deliver", side_effect=OSError("oh")), captured() as (_, err):
+            self.assertEqual(psik.reached(self.made, 1, psik.JobState.active, 7).info, 7)
+        self.assertIn("its events cannot be delivered now: oh", err.getvalue())
+
+    def test_a_cancel_that_cannot_ask_for_a_cut_submission_ends_what_it_knows(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        self.spoil("#!/bin/sh\necho $1 >>%s/ended\n" % self.folder, "scripts", "cancel")
+        problem = psik.BackendError("nobody answers")
+        with mock.patch("psik.Cancellation.record", side_effect=problem):
+            self.refused(psik.BackendError, "nobody answers", psik.cancel, self.made)
+        self.assertEqual(psik.read_or_empty(os.path.join(self.folder, "ended")), "77\n")
+
+    def test_a_copy_that_the_disk_does_not_take_leaves_nothing(self) -> None:
+        copies = psik.Copies(os.path.join(self.folder, "elsewhere"))
+        os.makedirs(copies.folder)
+        with mock.patch("psik.os.rename", side_effect=OSError(errno.ENOSPC, "full")):
+            self.assertRaises(OSError, copies.write)
+        self.assertEqual(os.listdir(copies.folder), [])
+
     def test_a_row_of_which_the_disk_takes_a_part(self) -> None:
         write = os.write
 
@@ -360,7 +420,7 @@ class Trees(Amiss):
         self.cancel_what_lives_on()
         with mock.patch("psik.JobDir.history",
                         side_effect=OSError(errno.EROFS, "Read-only file system")):
-            said = "was told to end, and %s cannot be written" % self.made.status_path
+            said = "was asked to end, and %s cannot be written" % self.made.status_path
             self.refused(psik.PsikError, said, psik.cancel, self.made)
         self.assertEqual(self.ended(), "77\n")
 
@@ -619,6 +679,17 @@ class Requests(Amiss):
 
 
 class CommandLine(Amiss):
+    def test_of_several_jobs_each_has_its_turn(self) -> None:
+        def action(job: psik.JobDir) -> None:
+            done.append(job.jobid)
+            raise OSError(errno.ENOSPC, "full")
+
+        done: List[str] = []
+        with captured() as (_, err):
+            status = psik.for_each(self.config(), [self.made.jobid, "last"], action)
+        self.assertEqual((status, done), (1, [self.made.jobid] * 2))
+        self.assertEqual(err.getvalue().count("full"), 2)
+
     def test_a_shell_that_answers_like_none(self) -> None:
         self.configure(rc_path="/bin/cat", psik_path="/nowhere/psik")
         for argv, status in ((["config"], 0), (["backends", "--check"], 4)):

@@ -88,13 +88,13 @@ class Files(TwoUsers):
     def test_a_planted_job_in_a_prefix_that_others_may_write(self) -> None:
         self.make_tree(0o777)
         os.mkdir(self.tree + "/local")
-        os.chmod(self.tree + "/local", 0o777)
+        os.chmod(self.tree + "/local", 0o1777)
         self.settings(group_writable=True, poll_interval_s=0, poll_grace_s=1)
         self.plant()
         self.assertIn("jobs of %s, which are passed over" % self.eve, self.of(self.ada, "ls").err)
         self.of(self.ada, "status", "1700000000.000", status=3)
         self.assertFalse(os.path.exists(self.proof))
-        self.assertEqual(stat.S_IMODE(os.stat(self.tree).st_mode), 0o777)
+        self.assertEqual(stat.S_IMODE(os.stat(self.tree).st_mode), 0o1777)
         jobid = self.of(self.ada, "run", "--wait", "-", stdin='{"script": "true"}').out.strip()
         path = os.path.join(self.tree, "local", jobid)
         job = psik.JobDir(path)
@@ -261,7 +261,8 @@ class Files(TwoUsers):
         job = self.victim()
         jobid = os.path.basename(job)
         copy = os.listdir(self.tree + "/.psik")[0]
-        self.sh(self.eve, "cd %s && mv .psik old && mkdir -p .psik/%s && cd .psik/%s && "
+        self.sh(self.ada, "mv %s/.psik %s/old" % (self.tree, self.tree))
+        self.sh(self.eve, "cd %s && mkdir -p .psik/%s && cd .psik/%s && "
                           "echo 'open(\"%s\", \"w\")' >supervisor.py && touch psik.py"
                 % (self.tree, copy, copy, self.proof))
         with open(os.path.join(job, "status.csv"), "a") as file:
@@ -287,6 +288,16 @@ class Files(TwoUsers):
         self.sh(self.eve,
                 "mkdir %s/.outbox; echo '{}' >%s/.outbox/1.5.000001.json" % (self.tree, self.tree))
         self.assertIn("/.outbox belongs to " + self.eve, self.of(self.ada, "deliver", status=6).err)
+
+    def test_a_job_is_not_exchanged_for_another(self) -> None:
+        self.settings(group_writable=True)
+        self.make_tree(0o777)
+        jobid = self.of(self.ada, "run", "--no-submit", "-", stdin='{"script": "true"}').out.strip()
+        self.assertTrue(os.stat(self.tree).st_mode & stat.S_ISVTX)
+        self.sh(self.eve, "! mv %s/%s %s/1.5 2>/dev/null" % (self.tree, jobid, self.tree))
+        shutil.chown(self.tree, self.eve)
+        os.chmod(self.tree, 0o777)
+        self.assertIn("chmod +t", self.of(self.ada, "ls", status=6).err)
 
     def test_a_planted_answer_of_a_scheduler(self) -> None:
         self.settings(group_writable=True)
