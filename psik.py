@@ -23,8 +23,9 @@ The job tree, all of it readable with cat:
                             callback.json if the job has a callback;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
-          log/              stdout.N stderr.N of step N; submit.N: stderr of its submission;
-                            reason.N: why it failed; host.N: the one host that knows its native id;
+          log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, made
+                            before that begins; reason.N: why it failed;
+                            host.N: the one host that knows its native id;
                             claim.N: which submission runs it, and where;
                             alive.N: locked while any of its processes lives;
                             cancel.N: a request to end it;
@@ -34,7 +35,7 @@ The job tree, all of it readable with cat:
 
 A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.
 
-Contents; each section uses only what stands above it:
+Contents; each section uses only what stands above it, and the templates:
 
      1. Constants
      2. Errors
@@ -210,8 +211,8 @@ WARNED: Set[str] = set()                       # the warnings that were printed
 PROBED: Dict[str, str] = {}                    # {command: the first line that it printed}
 TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # {path: ((inode, mtime ns, size), text)}
 LISTED: Dict[str, Tuple[int, List[str]]] = {}  # {folder: (mtime ns, job ids, newest first)}
-OPENED: Set[str] = set()                       # jobs that others could write to, until a run of
-                                               # their scripts has been refused once
+OPENED: Set[str] = set()                       # jobs from which this process took others' right to
+                                               # write; the first run of their scripts is refused
 
 Json = Any
 ExitStatus = int
@@ -3213,6 +3214,16 @@ class Poll:
         except OSError:  # the disk is full or read-only, so each process asks for itself
             return self.ask(job, answer).steps
 
+    def record(self, statuses: Dict[str, Status]) -> None:
+        """Record the ends of steps that these statuses show; the rows are brought up to date."""
+        for step, rows in self.members:
+            status = statuses.get(step.native)
+            try:
+                if status:
+                    rows[:] = status.record(step, self.config.poll_grace_s) or rows
+            except (PsikError, OSError) as err:  # one broken job must not hide the others
+                complain_once("job %s: its end cannot be recorded: %s" % (step.job.jobid, err))
+
     @staticmethod
     def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
         """The questions about these jobs' steps, except those that only another host knows.
@@ -3251,12 +3262,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     for poll in Poll.all_of(config, jobs):
         answer = poll.statuses(force)
         statuses.update({(poll.root, native): status for native, status in answer.items()})
-        for step, rows in poll.members:
-            try:
-                if step.native in answer:
-                    rows[:] = answer[step.native].record(step, poll.config.poll_grace_s) or rows
-            except (PsikError, OSError) as err:  # one broken job must not hide the others
-                complain_once("job %s: its end cannot be recorded: %s" % (step.job.jobid, err))
+        poll.record(answer)
     return statuses
 
 
@@ -3366,10 +3372,12 @@ class Submission:
         steps = Steps(rows)
         live = steps.live(self.job)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
-        for step in live or living(self.job, canceled):
-            state = steps.states[step.jobndx].state if live else "not yet gone"
+        blocking = next(iter(live or living(self.job, canceled)), None)
+        if blocking:
+            state = steps.states[blocking.jobndx].state if live else "not yet gone"
             raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
-                                "run beside it with --force" % (self.job.jobid, step.jobndx, state))
+                                "run beside it with --force"
+                                % (self.job.jobid, blocking.jobndx, state))
 
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
@@ -4443,7 +4451,9 @@ class Wire:
 
         RequestError if it is too long or too slow.
         """
-        self.idle, self.since = True, time.monotonic() if self.named else self.since
+        self.idle = True
+        if self.named:
+            self.since = time.monotonic()
         deadline = time.monotonic() + IDLE_TIMEOUT_S
         while True:
             if self.idle:
@@ -5024,7 +5034,7 @@ class Form:
 # names the caller, and each job belongs to the user who made it.
 
 LOCAL_USER = "local:psik_api"   # what psik_api calls the caller in local mode
-OPERATIONS = ("GET", "POST")    # reading a job, and everything else
+OPERATIONS = ("GET", "POST")    # reading a job, and all else; a token's ops are HTTP methods
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 CERTIFICATE = "cert"            # claim: the serial number of the certificate that was shown for it
 NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
@@ -5044,7 +5054,7 @@ class Access(NamedTuple):
 
     @classmethod
     def of(cls, job: JobDir) -> "Access":
-        """The access of a job: ours if it has no valid access.json, as the command line's jobs."""
+        """The access of a job; LOCAL_USER owns one without a valid access.json."""
         text = read_or_empty(job.at("access.json"))
         with suppress(ValueError, TypeError):
             return cls(**json.loads(text)) if text else cls(LOCAL_USER, {})
@@ -5339,8 +5349,9 @@ class Tokens:
              **narrow: Optional[Sequence[str]]) -> str:
         """A token for a user, which expires, narrowed to `ops`, `jobs` and `backends` if given.
 
-        It is given to who showed the tokens with the ids in parents, and the certificate with this
-        serial number, and ends with any of them.  InvalidError if it would be too long.
+        parents: the ids of the tokens that were shown to get it, certificate: the serial number of
+        the certificate; it is void once one of them is revoked or refused.  InvalidError if it
+        would be too long.
         """
         now = int(time.time())
         claims: Dict[str, Json] = {
@@ -6207,7 +6218,7 @@ class TreeEvents:
 
     @staticmethod
     def mark(job: JobDir, row: Row) -> str:
-        """An event's id.  It begins with the time, from which a client can go on."""
+        """An event's id.  It begins with the time of the row, from which a client can go on."""
         return "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
 
     def admits(self, job: JobDir) -> bool:
@@ -6440,7 +6451,7 @@ class ServerHandler(Handler):
             raise unauthorized("no token for an address: nobody vouches for it")
         # What the holder of a biscuit has narrowed must not come back wide.
         keeps = caller.claims is not None and self.api.config.tokens == "biscuit"
-        return Response.of_text(bearer or "" if keeps else self.new_token()).plus(NOT_STORED)
+        return Response.of_text((bearer or "") if keeps else self.new_token()).plus(NOT_STORED)
 
     def post_token(self) -> Json:
         """What the token says that the request shows."""
@@ -6557,6 +6568,7 @@ class ServerHandler(Handler):
         If the job's spec has no client_secret, whoever may change the job may send it.
         ForbiddenError if the signature is wrong; NotFoundError for who may not see the job.
         """
+        # As if trusted, to find it for whoever asks: then the signature decides.
         job, rows = self.find_rows(self.caller._replace(trusted=True))
         secret = job.spec().client_secret
         try:
@@ -6564,7 +6576,7 @@ class ServerHandler(Handler):
                 verify_signature(message, secret, self.req.headers.get("x-hub-signature-256"))
                 return job, rows
         except ForbiddenError:
-            self.find_rows(self.caller)
+            self.find_rows(self.caller)  # NotFoundError: only who may see the job gets the 403
             raise
         return self.find_rows(self.caller)
 
@@ -7117,7 +7129,7 @@ class Router:
             return answer.with_etag(req)
         except PsikError as err:
             return Response.of_error(err)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError):  # the client is gone
             raise
         except OSError as err:
             return Response.of_system_error(err)
@@ -7255,7 +7267,8 @@ class Authentication:
     @property
     def is_stranger(self) -> bool:
         """Whether the peer is another user, at a server that is for its own user only."""
-        # Root may do everything anyway.  sshd connects as the user who has logged in.
+        # Root may do everything anyway.  sshd connects as the user who has logged in, so what comes
+        # through his tunnel is his.
         return self.api.mode == "local" and self.peer.uid not in (None, os.getuid(), 0)
 
     def check_host(self, req: Request) -> None:
@@ -7714,7 +7727,7 @@ class Rounds:
         self.api = api
 
     def look(self) -> None:
-        """Follow the tree, and close the connections that are in nobody's use."""
+        """Follow the tree; end slow TLS handshakes, and close connections that were turned away."""
         api = self.api
         deep = time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s)
         api.tracker.look(deep)
@@ -8402,7 +8415,7 @@ class Serving:
         if inherited:
             return inherited
         if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
-            # 0660 for a proxy: who reaches it still has to show a token.
+            # 0660, for a proxy in the socket's group: who reaches it still has to show a token.
             mask = 0o177 if api.mode == "local" else 0o117
             return UnixPlace(opts.uds or UnixPlace.default(), mask)
         place = TcpPlace(opts.host or "127.0.0.1", opts.port or 0)
@@ -8470,8 +8483,8 @@ def token_for(config: Config, opts: Options) -> str:
         raise InvalidError("%r is no user" % user)
     ops = [each.upper() for each in opts.ops]
     is_backend = config.by_name.__contains__
-    methods = {route.method for route in ROUTES}
-    for words, fits, what in ((ops, methods.__contains__, "method of a route"),
+    methods = ("GET", "POST", "PUT", "DELETE")
+    for words, fits, what in ((ops, methods.__contains__, "route's method"),
                               (opts.jobs, JOBID.fullmatch, "job id"),
                               (opts.backends, is_backend, "backend of the config")):
         for word in words:
