@@ -156,8 +156,8 @@ MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
 PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
 POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
-WANTED_S = 600                 # a poll covers the steps that any process wanted this recently
-EXPLAIN_S = 300                # about when a scheduler forgets an ended job (Slurm's MinJobAge)
+WANTED_S = 600                 # a poll also asks for what other processes wanted within this time
+EXPLAIN_S = 300                # a scheduler is asked for so long why a step ended; then it forgets
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 ASKED_S = 86400                # a canceled job older than this is removed even if its scheduler
                                # cannot be asked whether it has ended
@@ -605,8 +605,9 @@ class Guarded:
     def close(self, status: os.stat_result) -> None:
         """Take write permission from others and report it; status is that of the path.
 
-        ForbiddenError if the path is root's, or a sticky folder for everybody like /tmp.  A program
-        is refused too, this once: others may have changed it before.
+        ForbiddenError if others can write and we cannot stop them: it is root's, or a folder for
+        everybody like /tmp.  A program is refused too, this once: others may have changed it.  The
+        next try runs it.
         """
         ours, open_to_others = status.st_uid == os.geteuid(), others_may_write(status)
         if open_to_others and (not ours or status.st_mode & stat.S_ISVTX):
@@ -647,7 +648,10 @@ class Guarded:
             os.chmod(self.path, stat.S_IMODE(status.st_mode) | stat.S_ISVTX)
 
     def check_own(self) -> None:
-        """Like check_ours(), for a part of the tree: root's is refused too, and others' links."""
+        """Like check_ours(), for a part of the tree: root's is refused too, and others' links.
+
+        A link of root's passes: it leads where root wants it to.
+        """
         with suppress(FileNotFoundError, NotADirectoryError):
             link, status = os.lstat(self.path), os.stat(self.path)
             if is_foreign(link):
@@ -1094,7 +1098,7 @@ class JobSpec(Model):
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
-        """Direct backend settings without a type to the default backend, not to a local one."""
+        """Let settings that name no type go to the default backend, not to a local one."""
         settings = data.get("backend")
         if isinstance(settings, dict) and settings.get("type") is None:
             data["backend"] = dict(settings, type="default")
@@ -1221,7 +1225,7 @@ class Backend(NamedTuple):
     def with_defaults(self, spec: JobSpec) -> JobSpec:
         """The spec, with the backend's settings for what it does not set itself.
 
-        Attributes of spec.backend replace the config's; spec.attributes are added to those.
+        As in psik, attributes of spec.backend replace the config's, and spec.attributes are added.
         """
         own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
         attributes = own.attributes or self.settings.attributes
@@ -1371,7 +1375,8 @@ class Config(Model):
             return {settings.type: Backend(settings.type, prefix, settings, self)}
         resolved = {}
         for name, entry in self.backends.items():
-            # A value that a file gives counts as given, even if it is the default.
+            # An entry of a file that writes a default out does not inherit; one made in Python
+            # does, for there nobody knows whether it was written out.
             inherited = {item.name: getattr(self, item.name) for item in fields(Config)
                          if item.name not in entry.given
                          and getattr(entry, item.name) == default_of(item)}
@@ -1903,7 +1908,7 @@ TEMPLATE_NAMES = {
     "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
     "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
     "gpu_cores_per_process": "nothing if the job asks for none",
-    "exclusive": "an empty word, or nothing",
+    "exclusive": "keeps its line, or makes it vanish",
     "plain_name": "the name, with _ for all but letters, digits and _.-",
     "cores": "cpu_cores_per_process if more than 1",
     "slots": "process_count if there is no node_count",
@@ -2799,7 +2804,7 @@ class Outbox:
                 for stamp, jobndx, state, delivery, place, attempts, answer in rows]
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
-        """The places of the rows without an event: a job script wrote them for want of psik.py."""
+        """The places of the rows without an event: scripts without a psik.py to call wrote them."""
         places = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
         places.update(each["place"] for each in self.delivered())
         return [place for place, row in enumerate(rows)
@@ -2932,7 +2937,7 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
 # asks for all steps of a backend, and processes share its answer.
 
 def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
-    """Add a transition to a locked history, after its event; psik.py has no other way to do so."""
+    """Add a transition to a locked history, after its event.  All but a job's first row come so."""
     wanted = CallbackSettings.of(job) is not None
     if wanted:
         Outbox(job).add(len(history.rows), jobndx, state, info)
@@ -3015,7 +3020,7 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
     """Adopt the submissions of these jobs that were cut short, and bring their rows up to date.
 
     One that cannot be looked for now is left for later.  A step that is active and was never queued
-    needs no adoption until the job is started again or canceled.
+    needs no adoption yet: its `active` row has the native id.
     """
     for job, rows in jobs:
         if os.path.exists(job.log("submit", Steps(rows).next)):
@@ -3124,7 +3129,7 @@ class Answer(NamedTuple):
             line, wanted = by_native.get(native, SILENCE), now if native in asked else 0.0
             new = Status(line.state, line.exit_status, line.reason, now, wanted, tag)
             old = steps.get(native, new)
-            # Not after now, whatever was written before a clock was set back.
+            # A time that was written before a clock was set back may lie in the future.
             since = min(old.since, now) if old.state == new.state else now
             steps[native] = new._replace(since=since, wanted=now if native in ours else old.wanted)
         return Answer(now, steps)
@@ -3148,7 +3153,7 @@ class Poll:
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.root, self.config = root, config
         self.members: List[Tuple[Step, List[Row]]] = []
-        self.quiet = False  # whether a step has not changed of late, so that there may be news
+        self.quiet = False  # True if there may be news: the last row of a step is not a recent one
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
 
     def add(self, step: Step, rows: List[Row]) -> None:
@@ -3157,7 +3162,7 @@ class Poll:
         self.quiet = self.quiet or age_s(rows[-1].time) >= self.config.poll_interval_s
 
     def asker(self) -> Optional[JobDir]:
-        """The job whose poll script asks for all: the newest, made by the newest psik.py."""
+        """The job whose poll script asks for all: the newest, likely made by the newest psik.py."""
         jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(),
                       key=lambda job: float(job.jobid), reverse=True)
         return next((job for job in jobs
@@ -3211,7 +3216,7 @@ class Poll:
             return answer.steps
         try:
             return self.ask_in_turn(job, interval_s).steps
-        except OSError:  # the disk is full or read-only, so each process asks for itself
+        except OSError:  # the disk is full or read-only: each process asks for itself, each time
             return self.ask(job, answer).steps
 
     def record(self, statuses: Dict[str, Status]) -> None:
@@ -3254,7 +3259,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
     scheduler is asked again only if its last answer is older than the config's poll_interval_s, or
     with force.  Submissions that were cut short are looked for in jobs that are `new`, and with
-    force in all.
+    force in all: each costs a look at the disk.
     """
     adopt_lost([(job, rows) for job, rows in jobs
                 if rows and (force or rows[-1].state is JobState.new)])
@@ -3347,7 +3352,8 @@ def remake_scripts(config: Config, job: JobDir) -> None:
 def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
     """Those steps of a job that its poll script reports as queued or active.
 
-    [] if its backend has no poll script; BackendError if the scheduler cannot be asked.
+    [] if its backend has no poll script, for then nobody can tell; BackendError if the scheduler
+    cannot be asked.
     """
     if not steps or not JobScripts(job).has("poll"):
         return []
@@ -3716,9 +3722,9 @@ class Cancellation:
         """Have the scheduler end the steps; BackendError if that fails."""
         if self.steps:
             # A step that only this host knows may take as long as its supervisor needs to end it.
-            own = any(self.job.host(step.jobndx) for step in self.steps)
+            of_one_host = any(self.job.host(step.jobndx) for step in self.steps)
             argv = [JobScripts(self.job).path("cancel")] + [step.native for step in self.steps]
-            self.run(self.steps, argv, None if own else CANCEL_TIMEOUT_S)
+            self.run(self.steps, argv, None if of_one_host else CANCEL_TIMEOUT_S)
 
     def await_end(self) -> None:
         """Wait until the scheduler has ended the steps; BackendError if not within END_WAIT_S."""
@@ -3959,7 +3965,7 @@ class Job:
     """One job, by its directory.  `job = await Job(base)` reads it, and read_info() does so again.
 
     base is its directory; jobid, or as upstream calls it stamp, its id; spec its JobSpec; history
-    its rows (time, jobndx, state, info) in file order; valid tells whether the last two were read.
+    its rows (time, jobndx, state, info) in file order; valid: spec and history were read.
     """
     spec: JobSpec
 
@@ -4052,7 +4058,7 @@ class JobManager:
         return await Job(await in_thread(create, self.config, spec, backend), self.config)
 
     async def ls(self, backend: Optional[str] = None) -> AsyncIterator[Job]:
-        """Every job, oldest first, as it is on the disk; summaries() asks the schedulers too."""
+        """Every job as the disk has it, as upstream oldest first; summaries() asks schedulers."""
         for jobdir in reversed(await in_thread(lambda: list(JobTree(self.config).jobs(backend)))):
             job = Job(jobdir, self.config)
             try:
@@ -4380,7 +4386,7 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send all of data; OSError if the other end does not take it."""
         view = memoryview(data)
-        self.sock.settimeout(SEND_TIMEOUT_S)  # counts for all that one sendall() is given
+        self.sock.settimeout(SEND_TIMEOUT_S)  # for each sendall(); under TLS, for each record
         for at in range(0, len(data), BLOCK):
             self.sock.sendall(view[at:at + BLOCK])
 
@@ -4967,14 +4973,15 @@ class Form:
         if not match:
             raise RequestError(415, "the body must be multipart/form-data, with its boundary")
         self.mark = b"\r\n--" + match.group(2).encode("latin-1")
-        self.incoming, self.pending = req.body.blocks(limit), b"\r\n"  # as before other boundaries
+        # The first boundary, too, is found behind a CR LF.
+        self.incoming, self.pending = req.body.blocks(limit), b"\r\n"
 
     @staticmethod
     def option(head: bytes, name: str) -> str:
         """A parameter of a part's Content-Disposition (name, filename), or ''."""
         match = re.search(PART_OPTION % name, head.decode("utf-8", "replace"))
         text = re.sub(r"\\(.)", r"\1", match.group(1)) if match else ""
-        # Browsers write these three so, and nothing else.
+        # Browsers escape these three characters, and no other.
         return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
     def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
@@ -5223,6 +5230,7 @@ class Policy:
         if caller.jobs is not None:
             raise ForbiddenError("the token does not let you make jobs")
         self.check_is_maker(caller)
+        # The rule is for users; LOCAL_USER is who runs the server.
         if caller.user != LOCAL_USER and not self.allows(caller, "POST", None):
             raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
@@ -5281,7 +5289,7 @@ class Keyring:
 
     def key(self) -> bytes:
         """The key, made when it is first needed.  ForbiddenError if others can read its file."""
-        if self.path not in TEXTS:
+        if self.path not in TEXTS:  # checked already, when the key was read for the first time
             self.make_folder()
         if not os.path.exists(self.path):
             self.make_key()
@@ -5651,7 +5659,10 @@ class BiscuitTokens(Tokens):
 
     @staticmethod
     def claims(biscuit: Any, values: Dict[str, List[str]]) -> Dict[str, Json]:
-        """The claims of a biscuit with these values.  Its checks have decided about the time."""
+        """The claims of a biscuit with these values.
+
+        exp is only a guess: its checks, which have been asked, decide how long it is valid.
+        """
         narrow = {"jobs": values["only_job"], "backends": values["only_backend"]}
         claims: Dict[str, Json] = {name: words for name, words in narrow.items() if words}
         claims.update({CERTIFICATE: serial for serial in values["certificate"]})
@@ -5699,7 +5710,7 @@ class Tracker:
         import threading
         self.config = config
         self.known: Dict[str, Shape] = {}                       # by path
-        self.shapes: Dict[Shape, Shape] = {}                    # of ended jobs, each kept once
+        self.shapes: Dict[Shape, Shape] = {}                    # equal ones share an object
         self.live: Dict[str, JobDir] = {}                       # queued and active jobs, by path
         self.changed = threading.Condition(threading.RLock())
         self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions: the news
@@ -5709,14 +5720,14 @@ class Tracker:
 
     def look(self, deep: bool) -> None:
         """Take in new and live jobs; deep: take in every job, and forget those that are gone."""
-        seen, familiar = set(), 0
+        seen, familiar = set(), 0   # familiar: jobs in a row that were known already
         for number, job in enumerate(JobTree(self.config).jobs(), 1):
             seen.add(job.path)
             familiar += 1
             if deep or job.path not in self.known:
                 self.take_in(job)
-                familiar = 1
-            if familiar > 50 and not deep:  # the newest come first, so no new one is to be expected
+                familiar = 0
+            if familiar >= 50 and not deep:  # the newest come first, so hardly a new one follows
                 break
             if number % 50 == 0:
                 time.sleep(0.001)  # let the threads of requests go first
@@ -5808,10 +5819,12 @@ class Tracker:
 
     def since(self, stamp: float, admits: Callable[[JobDir], bool]) -> List[Tuple[JobDir, Row]]:
         """Every transition from a time on, in order, of the admitted jobs; read from the disk."""
+        # A file's time is by the file server's clock, a row's by its writer's.
         transitions = []
         for job in JobTree(self.config).jobs():
             try:
-                if os.stat(job.status_path).st_mtime >= stamp - 1 and admits(job):
+                changed = os.stat(job.status_path).st_mtime
+                if changed >= stamp - CLOCK_SKEW_S and admits(job):
                     transitions += [(job, row) for row in job.rows() if row.time >= stamp]
             except OSError:
                 continue
@@ -5875,7 +5888,7 @@ class IdempotencyKeys:
         with self.open(path) as file:
             try:
                 record = json.loads(file.read() or "{}")
-            except ValueError:  # its writer was cut short, and so had sent no answer
+            except ValueError:  # its writer was cut short; a job that it had made stays `new`
                 record = {}
             if record and record.get("request") != mark:
                 raise ConflictError("this Idempotency-Key came with another request before")
@@ -5895,7 +5908,7 @@ class IdempotencyKeys:
 
 
 class Connections:
-    """The connections of a server.  Each has a thread, so there is a limit: in all, and by peer.
+    """The connections of a server.  Each needs a thread, so they are limited: in all, and by peer.
 
     Until a request on it comes from a caller with a name, a connection may be ended at any time to
     make room for a newer one, whatever it is doing: who sends nothing, a byte a second, or what is
@@ -6053,7 +6066,10 @@ class Api:
         self.page_token = ""
 
     def load(self, config: Config) -> None:
-        """Take a config, at the start and when it is read again; an invalid one changes nothing."""
+        """Take a config, at the start and when it is read again; an invalid one changes nothing.
+
+        A request that is being answered meanwhile may see both.
+        """
         policy, backends, tree = Policy(config), config.by_name, JobTree(config)
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
@@ -6525,7 +6541,7 @@ class ServerHandler(Handler):
             if job is None or not job.rows():
                 job = self.new_job(spec)
                 entry.keep(job.jobid)
-            if len(job.rows()) == 1:  # not submitted yet, or its submission was cut
+            if len(job.rows()) == 1:  # not submitted yet; a refused one is answered as it stands
                 self.start(job)
             return job
 
@@ -6818,7 +6834,7 @@ class Route(NamedTuple):
     #   page    anybody
     #   token   who shows a token, whatever it is narrowed to
     #   signed  who has signed the body
-    #   user    who is known by name
+    #   user    whom the kernel, a certificate or a token names
     #   create  who may make jobs
     #   job     who may see the job, or change it if the method is not GET
     scope: str
