@@ -3185,7 +3185,13 @@ class Poll:
             return Answer(time.time(), before.steps, fault)
         return before.next(PollLine.parse(done.out), asked, ours)
 
-    def ask_in_turn(self, job: JobDir, interval_s: float) -> Answer:
+    def is_fresh(self, answer: Answer) -> bool:
+        """Whether an answer is recent, and about all of the steps, unless the scheduler failed."""
+        natives = {step.native for step, _ in self.members}
+        covers = bool(answer.fault) or natives <= set(answer.steps)
+        return covers and age_s(answer.time) < self.config.poll_interval_s
+
+    def ask_in_turn(self, job: JobDir, force: bool) -> Answer:
         """Ask, one process at a time, and keep the answer for the others.
 
         A process that had to wait takes the answer it finds, if that is fresh.  OSError if the
@@ -3195,7 +3201,7 @@ class Poll:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         with closing_fd(lock), locked(lock):
             answer = Answer.read(self.answer_path)
-            if age_s(answer.time) >= interval_s:
+            if force or not self.is_fresh(answer):
                 answer = self.ask(job, answer)
                 replace_file(self.answer_path, json.dumps(answer._asdict()) + "\n")
             return answer
@@ -3203,19 +3209,16 @@ class Poll:
     def statuses(self, force: bool) -> Dict[str, Status]:
         """{native id: scheduler status} of the steps, and of others.
 
-        The scheduler is asked again if its last answer is old, or not about all of the steps, and
-        one of the steps is quiet; with force in any case.
+        The scheduler is asked again if its last answer is not fresh and one of the steps is quiet;
+        with force in any case.
         """
         answer = Answer.read(self.answer_path)
-        natives = {step.native for step, _ in self.members}
-        covers = bool(answer.fault) or natives <= set(answer.steps)
-        interval_s = 0 if force or not covers else self.config.poll_interval_s
-        is_due = age_s(answer.time) >= interval_s and (force or self.quiet)
+        is_due = force or (self.quiet and not self.is_fresh(answer))
         job = self.asker() if is_due else None
         if job is None:
             return answer.steps
         try:
-            return self.ask_in_turn(job, interval_s).steps
+            return self.ask_in_turn(job, force).steps
         except OSError:  # the disk is full or read-only: each process asks for itself, each time
             return self.ask(job, answer).steps
 
@@ -3257,9 +3260,9 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     """Bring histories up to date with the schedulers, and return the statuses of their steps.
 
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
-    scheduler is asked again only if its last answer is older than the config's poll_interval_s, or
-    with force.  Submissions that were cut short are looked for in jobs that are `new`, and with
-    force in all: each costs a look at the disk.
+    scheduler is asked again only if its last answer is older than the config's poll_interval_s or
+    lacks a step, or with force.  Submissions that were cut short are looked for in jobs that are
+    `new`, and with force in all: each costs a look at the disk.
     """
     adopt_lost([(job, rows) for job, rows in jobs
                 if rows and (force or rows[-1].state is JobState.new)])
