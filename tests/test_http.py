@@ -661,12 +661,12 @@ class Serving(Case):
     def test_what_dies_is_found_out_without_being_asked(self) -> None:
         self.configure(poll_interval_s=1, poll_grace_s=1)
         server = Server(self, "--uds", "s.sock")
-        jobid = str(server.ask("POST", "/v1/jobs", {"script": "exec sleep 600"}).json)
+        nap = "sleep 600.%07d" % os.getpid()  # told from those of tests that run beside this one
+        jobid = str(server.ask("POST", "/v1/jobs", {"script": "exec " + nap}).json)
         server.wait_for(jobid, "active")
-        nap = self.until(lambda: [line for line in processes_with("sleep 600")
-                                  if len(line.split()) == 4])
+        naps = self.until(lambda: processes_with(nap))
         os.kill(int(self.job(jobid).rows()[-1].info), signal.SIGKILL)
-        kill(nap)
+        kill(naps)
         self.assertEqual(server.wait_for(jobid, "failed"), "failed")
 
 
