@@ -1,7 +1,7 @@
 #!/bin/sh
-# cover.sh DEPS [NAME...]: line coverage of psik.py over the whole suite, or over some tests, the command lines that tests start
-# included.  Not seen are the copies of psik.py that tests make, the isolated call in the job, what a signal or an exec ends, and
-# what other Pythons and systems take.
+# cover.sh DEPS [NAME...]: line coverage of psik.py over the whole suite, or over some tests, with the
+# command lines that tests start.  Not seen are the copies of psik.py that tests make, the isolated
+# call in the job, what a signal or an exec ends, and what other Pythons and systems take.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD

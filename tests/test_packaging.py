@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import unittest
 import zipfile
 from typing import List
@@ -51,6 +52,75 @@ class Typed(Case):
         done = subprocess.run([MYPY, "--strict", "--cache-dir", cache, path], cwd=self.folder,
                               env=dict(self.env, MYPYPATH=self.folder), stdout=subprocess.PIPE)
         self.assertEqual(done.returncode, 0, done.stdout.decode())
+
+
+@needs("git", shutil.which("git"))
+class Release(Case):
+    """What `make release-check` says of a commit."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for name in ("psik.py", "templates", "tests/release_check.sh"):
+            self.copy(name)
+        if sys.version_info < (3, 7):
+            shutil.copy(__import__("dataclasses").__file__, self.folder)
+        self.env.update(PYTHON=sys.executable, PYTHONDONTWRITEBYTECODE="1")
+        self.write("CHANGELOG.md", "# Changes\n\n## %s, 2026-11-22\n" % psik.__version__)
+        self.git("init", "-q")
+        self.commit()
+
+    def copy(self, name: str) -> None:
+        """Copy what lies in the checkout."""
+        source, target = os.path.join(ROOT, name), os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.isdir(source):
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+
+    def git(self, *argv: str) -> None:
+        """Run git there."""
+        who = ["-c", "user.name=ada", "-c", "user.email=ada@localhost"]
+        subprocess.run(["git"] + who + list(argv), cwd=self.folder, env=self.env, check=True,
+                       stdout=subprocess.DEVNULL)
+
+    def commit(self) -> None:
+        """Commit all that lies there."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "all of it")
+
+    def check(self, said: str, status: int = 1) -> None:
+        """Check what is said, and with which status."""
+        done = subprocess.run(["sh", "tests/release_check.sh"], cwd=self.folder, env=self.env,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertRegex(done.stdout.decode(), said)
+        self.assertEqual(done.returncode, status)
+
+    def test_a_commit_that_can_be_tagged(self) -> None:
+        self.check("^%s can be tagged: git tag -s" % psik.__version__, 0)
+
+    def test_what_is_not_committed(self) -> None:
+        self.write("new", "")
+        self.check("is not what is committed")
+
+    def test_a_version_that_is_tagged(self) -> None:
+        for tag in (psik.__version__, "v" + psik.__version__):
+            self.git("tag", tag)
+            self.check("%s is a tag already" % tag)
+            self.git("tag", "-d", tag)
+
+    def test_a_changelog_of_another_version_or_without_a_date(self) -> None:
+        for head, said in (("99.0.0, 2026-11-22", "begins with another version"),
+                           (psik.__version__ + ", not released yet", "has no date")):
+            self.write("CHANGELOG.md", "# Changes\n\n## %s\n" % head)
+            self.commit()
+            self.check(said)
+
+    def test_templates_that_are_not_embedded(self) -> None:
+        with open(os.path.join(self.folder, "templates", "slurm", "cancel"), "a") as file:
+            file.write("# more\n")
+        self.commit()
+        self.check("make embed")
 
 
 class Installed(Case):
