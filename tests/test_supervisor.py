@@ -741,7 +741,8 @@ class Systems(Faulty):
         os.makedirs(self.prefix)
         lines = ["cd %s && ./bin/busybox --install bin 2>/dev/null" % root,
                  "mount -t proc proc proc && mount --bind /dev dev"]
-        needed = ["/usr/lib", "/lib", "/lib64", sys.base_prefix, os.path.dirname(PSIK), self.prefix]
+        needed = ["/usr/lib", "/lib", "/lib64", os.path.dirname(PSIK), self.prefix]
+        needed += sorted({sys.base_prefix, sys.prefix})  # two of them in a virtual environment
         for place in needed + [rc_path()] * bool(rc_path()):
             if os.path.isdir(str(place)):
                 lines.append("mkdir -p .%s && mount --bind %s .%s" % (place, place, place))
