@@ -7057,7 +7057,7 @@ class OpenApi:
             answers["304"] = {"description": "not changed"}
         if route.handler is ServerHandler.get_health:
             answers["503"] = {"description": "jobs cannot be written", "content": content}
-        if media == "text/event-stream":
+        if route.handler is JobHandler.get_job_events:
             answers["204"] = {"description": "there will be no more"}
         return answers
 
