@@ -9594,7 +9594,7 @@ def end_here(step: Step, grace_s: float) -> str:
     """
     if is_locked(step.log("claim")) is not False and step.claim.is_running():
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
-        if await_end(step, grace_s + CANCEL_LOOK_S):
+        if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # as long as it may take itself
             return ""
         send(step.claim.pid, _signal.SIGKILL)
     end_processes(step, 0, grace_s, time.sleep)
