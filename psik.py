@@ -2399,18 +2399,21 @@ class JobScripts:
     def __init__(self, job: JobDir) -> None:
         self.job = job
 
-    @property
-    def copy(self) -> str:
-        """The folder of the copy of psik.py that they call; '' in a job of version 1.0.0."""
-        copy = re.search(r"/\.psik/([0-9a-f]+)", read_or_empty(self.job.script("supervise")))
+    def settings(self) -> str:
+        """The text of scripts/supervise; '' in jobs of version 1.0.0 and upstream."""
+        return read_or_empty(self.job.script("supervise"))
+
+    def copy_in(self, settings: str) -> str:
+        """The folder of the copy of psik.py that they call, by settings(); '' if there is none."""
+        copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
         return os.path.join(Copies.of(self.job).folder, copy.group(1)) if copy else ""
 
     @property
     def are_stale(self) -> bool:
         """Whether the job was moved since they were made, or the psik.py that they call is gone."""
-        settings = read_or_empty(self.job.script("supervise"))  # '' in jobs of 1.0.0 or upstream
+        settings = self.settings()
         is_here = ("'base': %r," % self.job.path) in settings
-        return bool(settings) and not (is_here and os.path.isdir(self.copy))
+        return bool(settings) and not (is_here and os.path.isdir(self.copy_in(settings)))
 
     def has(self, name: str) -> bool:
         """Whether the job has a script of this name."""
@@ -2431,8 +2434,9 @@ class JobScripts:
             if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
                 raise ForbiddenError("%s is also a file by another name, which others may be able "
                                      "to write: remove it" % path)
-        if self.copy:
-            Copies.of(job).check(self.copy)
+        copy = self.copy_in(self.settings())
+        if copy:
+            Copies.of(job).check(copy)
 
     def path(self, name: str) -> str:
         """The path of a script that is about to be run; ForbiddenError as check()."""
@@ -2896,6 +2900,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
+    # A FIFO in its place must hold nobody up: opened for both, and without waiting, it does not.
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(job.at("log", "callbacks"), flags, 0o600)
     with closing_fd(fd):
@@ -2944,6 +2949,14 @@ def record(job: JobDir, history: History, jobndx: int, state: JobState, info: In
     return history.append(jobndx, state, info, durable=wanted)
 
 
+def deliver_if_possible(job: JobDir) -> None:
+    """Deliver a job's events; a failure is printed: what was recorded stands, and they wait."""
+    try:
+        deliver(job)
+    except (PsikError, OSError) as err:
+        complain("job %s: its events cannot be delivered now: %s" % (job.jobid, err))
+
+
 @contextmanager
 def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
     """A job's history, locked, to be read and added to; afterwards new events are delivered."""
@@ -2951,10 +2964,7 @@ def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
         before = len(history.rows)
         yield history
     if len(history.rows) > before:  # without the lock, which a slow receiver must not hold up
-        try:
-            deliver(job)
-        except (PsikError, OSError) as err:  # what was recorded stands, and the events wait
-            complain("job %s: its events cannot be delivered now: %s" % (job.jobid, err))
+        deliver_if_possible(job)
 
 
 def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
@@ -3048,6 +3058,14 @@ class Status(NamedTuple):
     wanted: float       # when somebody last asked for the step
     tag: str = ""       # of the step
 
+    def after(self, old: "Status") -> "Status":
+        """This status with the times of the last one, if that was of the same step."""
+        if old.tag not in ("", self.tag):
+            return self
+        # A time that was written before a clock was set back may lie in the future.
+        since = min(old.since, self.since) if old.state == self.state else self.since
+        return self._replace(since=since, wanted=old.wanted)
+
     def write_reason(self, step: Step) -> None:
         """Write why a step failed, by its scheduler status, to log/reason.N."""
         reason = (self.reason or "its scheduler reports that it failed") + "\n"
@@ -3128,11 +3146,15 @@ class Answer(NamedTuple):
         for native, tag in dict(tags, **asked).items():
             line, wanted = by_native.get(native, SILENCE), now if native in asked else 0.0
             new = Status(line.state, line.exit_status, line.reason, now, wanted, tag)
-            old = steps.get(native, new)
-            # A time that was written before a clock was set back may lie in the future.
-            since = min(old.since, now) if old.state == new.state else now
-            steps[native] = new._replace(since=since, wanted=now if native in ours else old.wanted)
+            status = new.after(steps.get(native, new))
+            steps[native] = status._replace(wanted=now) if native in ours else status
         return Answer(now, steps)
+
+    def of(self, step: Step) -> Optional[Status]:
+        """The status of a step, None if the answer is not about it."""
+        # A scheduler may have given the native id before: the tag tells whose status this is.
+        status = self.steps.get(step.native)
+        return status if status and status.tag in ("", step.tag) else None
 
     @staticmethod
     def fault_of(root: str) -> str:
@@ -3187,9 +3209,9 @@ class Poll:
 
     def is_fresh(self, answer: Answer) -> bool:
         """Whether an answer is recent, and about all of the steps, unless the scheduler failed."""
-        natives = {step.native for step, _ in self.members}
-        covers = bool(answer.fault) or natives <= set(answer.steps)
-        return covers and age_s(answer.time) < self.config.poll_interval_s
+        is_recent = age_s(answer.time) < self.config.poll_interval_s
+        covers = bool(answer.fault) or all(answer.of(step) for step, _ in self.members)
+        return is_recent and covers
 
     def ask_in_turn(self, job: JobDir, force: bool) -> Answer:
         """Ask, one process at a time, and keep the answer for the others.
@@ -3206,8 +3228,8 @@ class Poll:
                 replace_file(self.answer_path, json.dumps(answer._asdict()) + "\n")
             return answer
 
-    def statuses(self, force: bool) -> Dict[str, Status]:
-        """{native id: scheduler status} of the steps, and of others.
+    def answer(self, force: bool) -> Answer:
+        """The scheduler's answer about the steps, and about others.
 
         The scheduler is asked again if its last answer is not fresh and one of the steps is quiet;
         with force in any case.
@@ -3216,16 +3238,16 @@ class Poll:
         is_due = force or (self.quiet and not self.is_fresh(answer))
         job = self.asker() if is_due else None
         if job is None:
-            return answer.steps
+            return answer
         try:
-            return self.ask_in_turn(job, force).steps
+            return self.ask_in_turn(job, force)
         except OSError:  # the disk is full or read-only: each process asks for itself, each time
-            return self.ask(job, answer).steps
+            return self.ask(job, answer)
 
-    def record(self, statuses: Dict[str, Status]) -> None:
-        """Record the ends of steps that these statuses show; the rows are brought up to date."""
+    def record(self, answer: Answer) -> None:
+        """Record the ends of steps that an answer shows; the rows are brought up to date."""
         for step, rows in self.members:
-            status = statuses.get(step.native)
+            status = answer.of(step)
             try:
                 if status:
                     rows[:] = status.record(step, self.config.poll_grace_s) or rows
@@ -3245,7 +3267,7 @@ class Poll:
             steps = Steps(rows)
             for step in steps.live(job) + steps.stopped(job):
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
-                if not job.is_elsewhere(step.jobndx):
+                if host in ("", os.uname().nodename):
                     poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
                     poll.add(step, rows)
         return list(polls.values())
@@ -3268,8 +3290,8 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
                 if rows and (force or rows[-1].state is JobState.new)])
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
-        answer = poll.statuses(force)
-        statuses.update({(poll.root, native): status for native, status in answer.items()})
+        answer = poll.answer(force)
+        statuses.update({(poll.root, native): status for native, status in answer.steps.items()})
         poll.record(answer)
     return statuses
 
@@ -3553,7 +3575,7 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     while len(summaries) < wanted:
         # With a state to look for, many at a time: each batch can be a question to the scheduler.
         size = wanted - len(summaries) if state is None else max(wanted - len(summaries), 200)
-        batch = list(itertools.islice(pairs, min(size, sys.maxsize)))
+        batch = list(itertools.islice(pairs, size))
         if not batch:
             break
         summaries += [summary for summary in summarize_all(config, batch, poll)
@@ -3784,8 +3806,8 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
         had_any = cancellation.cancel()
         if wait:
             cancellation.await_end()
-    finally:
-        deliver(job)  # last, because a slow receiver must not keep the job running
+    finally:  # last, because a slow receiver must not keep the job running
+        deliver_if_possible(job)
     return had_any
 
 
@@ -8070,6 +8092,11 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     return wait_for(config, [job], None) if opts.wait else None
 
 
+def fault_of_system(err: OSError) -> str:
+    """A failure of the system in a line: the file, and what went wrong."""
+    return "%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower())
+
+
 def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], Any]) -> ExitStatus:
     """Apply an action to each job; the worst exit status.
 
@@ -8085,7 +8112,7 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
         except BrokenPipeError:
             raise
         except OSError as err:
-            complain("%s: %s" % (text, err))
+            complain("%s: %s" % (text, fault_of_system(err)))
             worst = max(worst, 1)
     return worst
 
@@ -8841,7 +8868,7 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
     except KeyboardInterrupt:
         return 130
     except OSError as err:
-        complain("%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower()))
+        complain(fault_of_system(err))
         return 1
 
 

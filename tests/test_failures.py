@@ -141,6 +141,18 @@ class Trees(Amiss):
         listed = psik.list_jobs(config, state="failed", limit=1)
         self.assertEqual([each.jobid for each in listed], [jobs[0].jobid])
 
+    def test_an_answer_about_another_job_of_the_same_native_id(self) -> None:
+        config = psik.Config(prefix=self.prefix, poll_interval_s=3600, poll_grace_s=0)
+        psik.reached(self.made, 1, psik.JobState.queued, 77)
+        now = time.time()
+        status = psik.Status("completed", "0", "", now, now, "psik-1600000000.000.1")
+        path = os.path.join(os.path.dirname(self.made.path), ".poll.json")
+        psik.write_file(path, json.dumps(psik.Answer(now, {"77": status})._asdict()))
+        self.assertEqual([each.state for each in psik.list_jobs(config)], ["queued"])
+        ours = status._replace(tag="psik-%s.1" % self.made.jobid)
+        psik.write_file(path, json.dumps(psik.Answer(now, {"77": ours})._asdict()))
+        self.assertEqual([each.state for each in psik.list_jobs(config)], ["completed"])
+
     def test_one_broken_job_does_not_hide_the_others(self) -> None:
         config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=0)
         jobs = [self.made, psik.create(config, psik.JobSpec(script="x"))]
