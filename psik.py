@@ -13,7 +13,7 @@ The job tree, all of it readable with cat:
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
-                            that only this host can get
+                            that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up
         .keys/              the Idempotency-Keys of the last day
         <jobid>/            seconds since the epoch, three decimals
@@ -23,17 +23,19 @@ The job tree, all of it readable with cat:
                             callback.json if the job has a callback;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
-          log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, made
-                            before that begins; reason.N: why it failed;
+          log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
+                            from before it begins; reason.N: why it failed;
                             host.N: the one host that knows its native id;
                             claim.N: which submission runs it, and where;
-                            alive.N: locked while any of its processes lives;
+                            alive.N: locked while a process of it has it open;
                             cancel.N: a request to end it;
                             callbacks: time,jobndx,state,delivery,row,attempts,answer of each event
                             that was delivered
           access.json       owner and shares of a job that was made through the REST API
 
 A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.
+"Upstream" is the packages psik and psik_api, whose names and files psik.py takes over.  The first
+line of a docstring often says what is returned: "Submit the step; the `queued` row."
 
 Contents; each section uses only what stands above it, and the templates:
 
@@ -102,7 +104,7 @@ from typing import TypeVar
 from typing import Union
 
 STANDARD = os.path.dirname(os.__file__)
-sys.path.insert(0, STANDARD)  # the backport dataclasses.py beside psik.py is for Python 3.6 alone
+sys.path.insert(0, STANDARD)  # before a backport of dataclasses that may lie beside psik.py
 if sys.version_info < (3, 7) and __name__ == "__main__" and not sys.flags.isolated:
     sys.path.append(BESIDE)
 try:
@@ -144,7 +146,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # not allowed in one-line fields
 SURROGATE = re.compile("[\ud800-\udfff]")     # half a character, which no UTF-8 file can hold
 ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),"
                  r"(new|queued|active|completed|failed|canceled),([^,\s]*)$")
-# A line of log/callbacks; like ROW, it is found behind the rest of one that was cut short.
+# A line of log/callbacks.  Like ROW, it is searched for: the rest of a torn line may precede it.
 DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]{32}),([0-9]{1,9}),"
                        r"([0-9]{1,9}),(.*)$")
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
@@ -156,11 +158,11 @@ MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
 PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
 POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
-WANTED_S = 600                 # a poll also asks for what other processes wanted within this time
+WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
 EXPLAIN_S = 300                # a scheduler is asked for so long why a step ended; then it forgets
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
-ASKED_S = 86400                # a canceled job older than this is removed even if its scheduler
-                               # cannot be asked whether it has ended
+REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
+                               # be asked whether it has ended
 END_WAIT_S = 120               # for a scheduler to end a canceled job
 MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
@@ -188,17 +190,17 @@ IDLE_TIMEOUT_S = 75            # between two requests on a connection
 BODY_TIMEOUT_S = 30            # from one piece of a body to the next
 BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
-CROWD_S = 1                    # a connection this young is not ended for a newer one of its peer
+CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 LOOK_S = 0.25                  # between two looks at a job that somebody follows
 BACKLOG = 1024                 # connections waiting to be accepted
 MAX_NEWS = 2000                # transitions that a server remembers
 KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
-PASSING = ".psik-upload-"      # begins the name of an upload until it is complete
+UPLOAD_PREFIX = ".psik-upload-"      # begins the name of an upload until it is complete
 TOKEN_ISSUER = "psik"
 CLOCK_SKEW_S = 60              # by how much the clocks of two hosts may differ
-SHELL_WORDS = "\x01"           # separates the words of a list that rc exports
+WORD_SEPARATOR = "\x01"           # separates the words of a list that rc exports
 
 # The variables of a job that does not inherit its environment: who and where the user is, and what
 # the schedulers' own programs need to find their servers.
@@ -211,8 +213,8 @@ WARNED: Set[str] = set()                       # the warnings that were printed
 PROBED: Dict[str, str] = {}                    # {command: the first line that it printed}
 TEXTS: Dict[str, Tuple[Tuple[int, int, int], str]] = {}  # {path: ((inode, mtime ns, size), text)}
 LISTED: Dict[str, Tuple[int, List[str]]] = {}  # {folder: (mtime ns, job ids, newest first)}
-OPENED: Set[str] = set()                       # jobs from which this process took others' right to
-                                               # write; the first run of their scripts is refused
+WERE_WRITABLE: Set[str] = set()                # jobs that others could write to until this process
+                                               # forbade it; their scripts are refused once
 
 Json = Any
 ExitStatus = int
@@ -236,8 +238,8 @@ class PsikError(Exception):
     """A failure that the user can act on.
 
     main() prints it and exits with exit_status; the server answers with http_status.  faults lists
-    everything that is wrong; source is the file it was read from, or ''; path and message are those
-    of the first fault.
+    everything that is wrong; source is the file that has the faults, or ''; path and message are
+    those of the first fault.
     """
     exit_status, http_status = 1, 500
 
@@ -323,7 +325,7 @@ def refuse_constant(name: str) -> None:
 
 
 def without_comma(text: str, position: int) -> str:
-    """Take out the comma before a closing bracket, if it is the fault of this JSON text.
+    """Take out the comma before a closing bracket, if that comma is the fault of a JSON text.
 
     position is that of the fault; a text with another fault is returned unchanged.
     """
@@ -396,13 +398,13 @@ def replace_file(path: str, text: str, durable: bool = False) -> None:
 
     durable: the text is on the disk before it takes the file's name.
     """
-    passing = "%s.%s" % (path, os.urandom(6).hex())
+    temporary = "%s.%s" % (path, os.urandom(6).hex())
     try:
-        write_file(passing, text, durable=durable)
-        os.replace(passing, path)
+        write_file(temporary, text, durable=durable)
+        os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(passing):
-            os.unlink(passing)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
 
 
@@ -440,7 +442,7 @@ def make_folder(path: str) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for folder in reversed(missing):
-        with suppress(FileExistsError):  # another process was first; a file fails at the next use
+        with suppress(FileExistsError):  # another process was first
             os.mkdir(folder, 0o700)
 
 
@@ -472,7 +474,7 @@ def open_up(path: str) -> None:
 def read_unless_known(path: str) -> str:
     """A text file's content, '' if there is none; read again only if the file has changed.
 
-    OSError if it is there and cannot be read: it may say what must not be passed over.
+    OSError if it is there and cannot be read: a list of revoked tokens must not seem empty.
     """
     try:
         status = os.stat(path)
@@ -510,8 +512,8 @@ def delete_tree(path: str) -> None:
 def locked(fd: int, patient: bool = True) -> Iterator[None]:
     """Hold the exclusive flock(2) of an open file, the one that flock(1) takes in the job scripts.
 
-    On a file system without locks the block runs without one: then it has to be enough that one
-    short O_APPEND write does not tear.  Unless patient, BlockingIOError if somebody else holds it.
+    On a file system without locks the block runs unlocked, and relies on a short O_APPEND write
+    staying whole.  Unless patient, BlockingIOError if somebody else holds it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -540,7 +542,7 @@ def find_program(name: str) -> Optional[str]:
 # same of its own files.
 
 @lru_cache(maxsize=None)
-def is_ours_alone(gid: int) -> bool:
+def is_private_group(gid: int) -> bool:
     """Whether a group has no member but us: the one of our name that Linux makes for each user."""
     import grp
     import pwd
@@ -553,10 +555,10 @@ def is_ours_alone(gid: int) -> bool:
 
 
 def others_may_write(status: os.stat_result) -> bool:
-    """Whether anybody but the owner may write here, a sticky directory included: others can add."""
+    """Whether anybody but the owner may write here.  To a sticky directory others can add."""
     if status.st_mode & 0o002:
         return True
-    return bool(status.st_mode & 0o020) and not is_ours_alone(status.st_gid)
+    return bool(status.st_mode & 0o020) and not is_private_group(status.st_gid)
 
 
 def is_foreign(status: os.stat_result) -> bool:
@@ -602,7 +604,7 @@ class Guarded:
             "if the file system does not know owners)"
             % (self.path, name_of_user(uid), self.instead))
 
-    def close(self, status: os.stat_result) -> None:
+    def deny_others(self, status: os.stat_result) -> None:
         """Take write permission from others and report it; status is that of the path.
 
         ForbiddenError if others can write and we cannot stop them: it is root's, or a folder for
@@ -631,12 +633,12 @@ class Guarded:
             status = os.stat(self.path)
             if is_foreign(status):
                 self.refuse_owner(status.st_uid)
-            self.close(status)
+            self.deny_others(status)
 
     def make_sticky(self) -> None:
         """Keep others who may write to a folder from renaming and removing what is ours there.
 
-        ForbiddenError if the folder is somebody else's, and does not keep them from it.
+        ForbiddenError if the folder is somebody else's, and has no sticky bit.
         """
         with suppress(FileNotFoundError, NotADirectoryError):
             status = os.stat(self.path)
@@ -658,11 +660,11 @@ class Guarded:
                 self.refuse_owner(link.st_uid)
             if status.st_uid != os.geteuid():
                 self.refuse_owner(status.st_uid)
-            self.close(status)
+            self.deny_others(status)
 
 
 def last_line(text: str) -> str:
-    """The last line of a text that is not blank, stripped; '' if there is none."""
+    """The last non-blank line of a text, stripped; '' if there is none."""
     lines = text.split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -680,7 +682,7 @@ class Finished(NamedTuple):
 
 
 def end_session(child: Any) -> None:
-    """Kill a program that leads its session, and what it started there; close its pipes."""
+    """Kill a program that leads its session, and its process group; close its pipes."""
     import signal
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -754,8 +756,8 @@ def split_url(url: str) -> Tuple[str, str, int, str]:
 def age_s(stamp: float) -> float:
     """The seconds since a time that another process or host may have written.
 
-    A time in the future counts as old (inf), because a clock was set back; within CLOCK_SKEW_S as
-    now, because the clocks of two hosts may differ by that.
+    A time more than CLOCK_SKEW_S in the future counts as infinitely old, because a clock was set
+    back; a nearer one counts as now, because the clocks of two hosts may differ.
     """
     age = time.time() - stamp
     return max(age, 0) if age > -CLOCK_SKEW_S else float("inf")
@@ -767,7 +769,7 @@ def one_line(text: str) -> str:
 
 
 def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
-    """Seek to the start of the last lines of a file, and read no more of it; None: do not seek."""
+    """Seek to the start of the last lines of a file, reading only these; None: do not seek."""
     if lines is None:
         return
     end = position = file.seek(0, os.SEEK_END)
@@ -832,9 +834,9 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     """A model's field with its description.
 
     limits: least (the smallest number, or number of words), lines (the text may have several), path
-    (a leading `~` is expanded), keys (a dict's: pattern, and message for others), of (a function
-    that gives the model of a dict's values), secret (never shown).  A default that is a class is
-    called for each object; the default `...` marks a required field.
+    (a leading `~` is expanded), keys (of a dict: the pattern of its keys, and the message for
+    others), of (of a dict of models: a function that returns their class), secret (never shown).
+    A default that is a class is called for each object; the default `...` marks a required field.
     """
     meta = dict(limits, doc=doc, required=default is ...)
     if isinstance(default, type):
@@ -848,7 +850,7 @@ class Model:
     That holds for one that is read from a file and for one that is made in Python.
     """
 
-    given: ClassVar[FrozenSet[str]] = frozenset()  # the keys in the file, also with default values
+    given: ClassVar[FrozenSet[str]] = frozenset()  # the keys that its JSON object had, defaults too
 
     def __post_init__(self) -> None:
         reader = FieldReader()
@@ -977,7 +979,7 @@ class FieldReader:
         return read
 
     def given(self, items: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
-        """The valid fields of those that data gives; null gives none.  items is {name: field}."""
+        """The valid ones of the fields that data sets; null sets none.  items is {name: field}."""
         unknown = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in items]
         for name in unknown:
             self.fault(prefix + name, "unknown key" + nearest(name, items))
@@ -1086,7 +1088,7 @@ class JobSpec(Model):
     inherit_environment: bool = option(True, "take over the submitter's environment too")
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
     backend: Union[str, BackendConfig] = option(
-        BackendConfig, "a backend's name, or settings over the config's")
+        BackendConfig, "a backend's name, or settings that override the config's")
     callback: Optional[str] = option(None, "URL to which every change of state is sent")
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
@@ -1094,7 +1096,7 @@ class JobSpec(Model):
     client_secret: Optional[str] = option(
         None, "key that verifies callbacks to the server about this job", secret=True)
     attributes: Dict[str, str] = option(
-        dict, "further options of the scheduler, over the config's", keys=OPTION_NAMES)
+        dict, "further options of the scheduler, added to the config's", keys=OPTION_NAMES)
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
@@ -1225,7 +1227,8 @@ class Backend(NamedTuple):
     def with_defaults(self, spec: JobSpec) -> JobSpec:
         """The spec, with the backend's settings for what it does not set itself.
 
-        As in psik, attributes of spec.backend replace the config's, and spec.attributes are added.
+        As upstream has it, attributes of spec.backend replace the config's, and spec.attributes
+        are added.
         """
         own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
         attributes = own.attributes or self.settings.attributes
@@ -1239,7 +1242,7 @@ class Backend(NamedTuple):
 
 
 def plain_serial(text: str) -> str:
-    """A certificate's serial number as Python's ssl writes it, '' if the text is not one.
+    """A certificate's serial number in upper-case hexadecimal digits; '' if the text is not one.
 
     openssl writes `serial=` before it, or colons between the bytes.
     """
@@ -1316,7 +1319,7 @@ class Config(Model):
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
-        """In `backends`, turn the BackendConfigs of psik 3.x into Configs as psik_api has them."""
+        """Turn the entries of `backends` in psik 3.x, and a list of users, into what this is."""
         if isinstance(data.get("backends"), dict):
             data["backends"] = {name: cls.around_settings(entry)
                                 for name, entry in data["backends"].items()}
@@ -1375,8 +1378,8 @@ class Config(Model):
             return {settings.type: Backend(settings.type, prefix, settings, self)}
         resolved = {}
         for name, entry in self.backends.items():
-            # An entry of a file that writes a default out does not inherit; one made in Python
-            # does, for there nobody knows whether it was written out.
+            # A key that an entry of a file sets to its default is not inherited.  An entry made in
+            # Python does not tell which keys were set, so it inherits each that has its default.
             inherited = {item.name: getattr(self, item.name) for item in fields(Config)
                          if item.name not in entry.given
                          and getattr(entry, item.name) == default_of(item)}
@@ -1393,9 +1396,9 @@ class Config(Model):
     def choose_backend(self, spec: JobSpec, name: Optional[str] = None) -> Backend:
         """The backend that a job goes to: the one of this name, else the spec's, else the first.
 
-        A spec's backend.type picks the backend of that name or type.  Settings that all have their
-        defaults, as upstream writes them when nobody chose, pick the first.  InvalidError, with the
-        names of those configured, if there is none such.
+        A spec's backend.type picks the backend of that name or type; `local` and `default` pick the
+        first if there is none such, and so do settings that all have their defaults, as upstream
+        writes them when nobody chose.  InvalidError, with the names of those configured, otherwise.
         """
         backends = self.by_name
         asked = "default" if spec.backend == BackendConfig() else spec.backend
@@ -1419,7 +1422,7 @@ class Config(Model):
 
     @staticmethod
     def place(path: Optional[str], serving: bool = False) -> Tuple[str, str]:
-        """The path of the config, and what names it: (`$PSIK_CONFIG`, path).
+        """(what names the config's file, its path), as ("$PSIK_CONFIG", "/home/ada/psik.json").
 
         A server looks first where psik_api does.
         """
@@ -1601,7 +1604,7 @@ class JobDir:
                 return False
             complain_once("others could write to jobs in %s, such as %s; their permission was "
                           "taken away" % (os.path.dirname(self.path), self.jobid))
-            OPENED.add(self.path)
+            WERE_WRITABLE.add(self.path)
             # The job's own folder comes last: if this is cut short, the job is looked at again.
             for path in reversed(paths):
                 close_to_others(path)
@@ -1765,9 +1768,10 @@ class Root(NamedTuple):
             Guarded(os.path.join(self.folder, name), "remove it").check_own()
 
     def job(self, jobid: str) -> Optional[JobDir]:
-        """The directory of this job id, which may or may not hold a job.
+        """The directory of this job id, which need not hold a job.
 
-        None if there is none, or, with a warning, if it could be somebody else's work.
+        Where owners are checked: None if it is missing or, with a warning, if it could be somebody
+        else's work.
         """
         if not JOBID.fullmatch(jobid):
             return None
@@ -1818,7 +1822,7 @@ class Root(NamedTuple):
 class JobTree:
     """The folders of a config that hold jobs; ForbiddenError if one could be somebody else's work.
 
-    Upstream keeps jobs in the prefix itself; they are listed too, under the first backend of it.
+    Upstream keeps jobs in the prefix itself; they are listed as jobs of the first backend there.
     """
 
     def __init__(self, config: Config) -> None:
@@ -2054,15 +2058,15 @@ class Template(NamedTuple):
         items: Any = values[many] if many else ()
         return [dict(values, **{many: item}) for item in items] if many else [values]
 
-    def render_line(self, line: str, values: Dict[str, Value], shell: Shell) -> List[str]:
-        """The lines that one piece becomes."""
+    def render_piece(self, piece: str, values: Dict[str, Value], shell: Shell) -> List[str]:
+        """The lines that a piece becomes; values holds the names that occur in it."""
         block = next((value for value in values.values() if isinstance(value, Block)), None)
         if block is not None or not values:
-            return [line if block is None else block]
+            return [piece if block is None else block]
         if None in values.values():
             return []
-        template = ShellTemplate(line)
-        return [template.substitute({name: shell.quote(value, line)  # type: ignore
+        template = ShellTemplate(piece)
+        return [template.substitute({name: shell.quote(value, piece)  # type: ignore
                                      for name, value in copy.items()})
                 for copy in self.repeated(values)]
 
@@ -2079,7 +2083,7 @@ class Template(NamedTuple):
                 hint = nearest(unknown[0], values)
                 raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], hint),
                                    "%s:%d" % (self.source, number))
-            lines += self.render_line(piece, {name: values[name] for name in names}, shell)
+            lines += self.render_piece(piece, {name: values[name] for name in names}, shell)
         return "\n".join(lines) + "\n"
 
 
@@ -2139,25 +2143,25 @@ class Copies:
         return os.path.join(self.folder, self.hash())
 
     @staticmethod
-    def counted(copy: str) -> str:
+    def linked_file(copy: str) -> str:
         """The file of a copy to which the jobs that need it hold hard links."""
         path = os.path.join(copy, "psik.py")
         return path if os.path.exists(path) else os.path.join(copy, "psik.pyc")
 
     def write(self) -> None:
         """Make the folder of our copy, complete or not at all."""
-        passing = "%s.%s" % (self.own, os.urandom(6).hex())
-        os.mkdir(passing, 0o700)
+        temporary = "%s.%s" % (self.own, os.urandom(6).hex())
+        os.mkdir(temporary, 0o700)
         # Python itself would make __pycache__ with whatever permissions the umask leaves.
-        os.mkdir(os.path.join(passing, "__pycache__"), 0o700)
+        os.mkdir(os.path.join(temporary, "__pycache__"), 0o700)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             for name, content in self.files().items():
-                with open(os.open(os.path.join(passing, name), flags, 0o600), "wb") as file:
+                with open(os.open(os.path.join(temporary, name), flags, 0o600), "wb") as file:
                     file.write(content)
-            os.rename(passing, self.own)
+            os.rename(temporary, self.own)
         except BaseException:  # on a full disk it would be in the way of everything else
-            delete_tree(passing)
+            delete_tree(temporary)
             raise
 
     def is_whole(self) -> bool:
@@ -2170,12 +2174,12 @@ class Copies:
 
     def link(self, job: JobDir) -> None:
         """Link our copy into a job, in place of the link to an earlier one."""
-        passing = job.script(".psik.%s" % os.urandom(6).hex())
-        os.link(self.counted(self.own), passing)
+        temporary = job.script(".psik.%s" % os.urandom(6).hex())
+        os.link(self.linked_file(self.own), temporary)
         # If both names are links to one file, rename(2) does nothing, and leaves both.
-        os.replace(passing, job.script(".psik.py"))
-        if os.path.exists(passing):
-            os.unlink(passing)
+        os.replace(temporary, job.script(".psik.py"))
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
     def keep(self, job: JobDir) -> None:
         """Make our copy unless it is there, and keep it for as long as the job exists.
@@ -2220,7 +2224,7 @@ class Copies:
     def is_unused(self, copy: str) -> bool:
         """Whether no job has a link to a copy; never true of one that is not counted by links."""
         uncounted = os.path.exists(os.path.join(copy, "keep"))
-        return os.stat(self.counted(copy)).st_nlink == 1 and not uncounted
+        return os.stat(self.linked_file(copy)).st_nlink == 1 and not uncounted
 
 
 class ScriptWriter:
@@ -2258,7 +2262,7 @@ class ScriptWriter:
             "cores": cores if cores > 1 else None,
             "gpu_cores_per_process": needs.gpu_cores_per_process or None,
             "exclusive": Option("", "") if needs.exclusive_node_use else None,
-            "mpiexec": SHELL_WORDS.join(mpiexec),
+            "mpiexec": WORD_SEPARATOR.join(mpiexec),
         }
 
     def spec_values(self) -> Dict[str, Value]:
@@ -2285,7 +2289,7 @@ class ScriptWriter:
         return {
             "shell": self.shell.command,
             "psik": psik,
-            "rc": SHELL_WORDS.join(rc),
+            "rc": WORD_SEPARATOR.join(rc),
             "reporter": None if alone and not self.spec.callback else psik,
             "by_itself": "yes" if alone else None,
             "base": job.path,
@@ -2297,7 +2301,7 @@ class ScriptWriter:
             "tag": job.tag,
             "grace_s": config.kill_grace_s,
             "grace_fifths": config.kill_grace_s * 5,
-            "launcher": SHELL_WORDS.join(config.launcher) if config.launcher else None,
+            "launcher": WORD_SEPARATOR.join(config.launcher) if config.launcher else None,
             "timeout": find_program("timeout") or "timeout",
             "python": sys.executable or "python3",
             "psik_dir": copy,
@@ -2326,7 +2330,7 @@ class ScriptWriter:
         script, shell = self.spec.script, self.shell
         head = "" if script.startswith("#!") else "#!%s\n" % shell.command
         if head and shell.kind == "sh":
-            # So that sh splits $mpirun, a list as rc exports it, into its words.
+            # The words of $mpirun are joined as rc exports a list; this makes sh split them.
             head += "IFS=$(printf ' \\t\\n\\001')\n"
         return head + script + ("" if script.endswith("\n") else "\n")
 
@@ -2394,7 +2398,7 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> F
 
 
 class JobScripts:
-    """The scripts of a job that lie in its scripts/, to be run."""
+    """The files in a job's scripts/, which are checked before one of them is run."""
 
     def __init__(self, job: JobDir) -> None:
         self.job = job
@@ -2404,7 +2408,7 @@ class JobScripts:
         return read_or_empty(self.job.script("supervise"))
 
     def copy_in(self, settings: str) -> str:
-        """The folder of the copy of psik.py that they call, by settings(); '' if there is none."""
+        """The folder of the copy of psik.py that settings() of this text names; '' if none."""
         copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
         return os.path.join(Copies.of(self.job).folder, copy.group(1)) if copy else ""
 
@@ -2422,8 +2426,8 @@ class JobScripts:
     def check(self) -> None:
         """Raise ForbiddenError if somebody else could have written them, or what they call."""
         job, instead = self.job, "remove the job, or what was put into it"
-        if job.path in OPENED:  # refused once: whoever tries again has been warned
-            OPENED.discard(job.path)
+        if job.path in WERE_WRITABLE:  # refused once: whoever tries again has been warned
+            WERE_WRITABLE.discard(job.path)
             raise ForbiddenError("others could write to job %s: look at what it holds, and try "
                                  "again" % job.jobid)
         folders = [job.path, job.at("scripts"), job.at("log"), job.at("spec.json")]
@@ -2469,7 +2473,7 @@ def export_templates(folder: str) -> List[str]:
 
 # An event is written to .outbox/ before its row to the history, and removed once a 2xx has come
 # back.  So a process that dies on the way leaves an event without a row, which is dropped, or one
-# that the next process sends, perhaps a second time; none is lost.
+# with a row, which the next process sends, perhaps a second time.  No event is lost.
 
 def as_bytes(text: Union[str, bytes]) -> bytes:
     """Text as UTF-8; bytes as they are."""
@@ -2502,7 +2506,10 @@ class web:
 
 
 class CallbackSettings(NamedTuple):
-    """What callbacks need of the config: scripts/callback.json, because a job reads no config."""
+    """What callbacks need of the config.
+
+    It is kept in scripts/callback.json, because a process inside a job reads no config.
+    """
     timeout_s: float
     give_up_s: float
     ca_file: Optional[str]
@@ -2514,7 +2521,8 @@ class CallbackSettings(NamedTuple):
         text = read_unless_known(job.script("callback.json"))
         with suppress(ValueError, TypeError):
             return cls(**json.loads(text)) if text else None
-        raise InvalidError("it is broken; copy the one of another job", job.script("callback.json"))
+        raise InvalidError("is not valid; copy that of another job of this backend",
+                           job.script("callback.json"))
 
 
 class Post:
@@ -2808,7 +2816,7 @@ class Outbox:
                 for stamp, jobndx, state, delivery, place, attempts, answer in rows]
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
-        """The places of the rows without an event: scripts without a psik.py to call wrote them."""
+        """The places of the rows without an event: the job wrote them on a node without Python."""
         places = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
         places.update(each["place"] for each in self.delivered())
         return [place for place, row in enumerate(rows)
@@ -2900,7 +2908,7 @@ def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     if settings is None:
         return True
     deadline = time.monotonic() + settings.timeout_s
-    # A FIFO in its place must hold nobody up: opened for both, and without waiting, it does not.
+    # A FIFO in its place would hold us up, if it were not opened to read too, without waiting.
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(job.at("log", "callbacks"), flags, 0o600)
     with closing_fd(fd):
@@ -3508,7 +3516,7 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
 # Looking.
 
 def describe_exit(info: Info) -> str:
-    """What an exit status means by itself: `killed by SIGKILL`, or ''."""
+    """What an exit status means by itself: a signal's name, say; '' if nothing."""
     import signal
     if info == 127:
         return "a command or the script's interpreter was not found"
@@ -3565,7 +3573,7 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     """The jobs, newest first, brought up to date with their schedulers unless poll is false.
 
     index: skip so many; name: only those of this name; admits: only those for which it is true.
-    Reads no more of the tree than index and limit require.
+    It stops once index + limit jobs match; with a state it reads at least 200 at a time.
     """
     import itertools
     summaries: List[Summary] = []
@@ -3634,7 +3642,7 @@ def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) ->
 
 
 def logs(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
-    """A step's output so far; bytes that are not UTF-8 show as `?`-marks.  Errors as find_log()."""
+    """A step's output so far; bytes that are not UTF-8 become U+FFFD.  Errors as find_log()."""
     return read_or_empty(find_log(job, kind, jobndx))
 
 
@@ -3782,10 +3790,10 @@ class Cancellation:
         self.stop_elsewhere()
         try:
             begun = self.record()
-        except PsikError:  # nor must a submission of which nobody can be asked now
+        except PsikError:  # a lost submission, about which nobody can be asked now
             self.stop()
             raise
-        except OSError as err:  # that the history cannot be written must not keep the job running
+        except OSError as err:  # the history cannot be written
             self.stop()
             raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
                 self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
@@ -3796,10 +3804,10 @@ class Cancellation:
 def cancel(job: JobDir, wait: bool = False) -> bool:
     """End every step of the job that has not ended; whether there was one.
 
-    The history gets its `canceled` row first, from which the supervisor learns why it is stopped;
-    on another host the supervisor there records it.  A local job has ended when this returns; a
-    scheduler ends its jobs in its own time, for which wait waits.  BackendError if something lives
-    on; then another cancel tries again.
+    The history gets its `canceled` row first, from which the supervisor learns why it is stopped.
+    A step on another host is ended before, by its supervisor, which records that.  A local job has
+    ended when this returns; a scheduler ends its jobs in its own time, for which wait waits.
+    BackendError if something lives on; then another cancel tries again.
     """
     cancellation = Cancellation(job)
     try:
@@ -3822,7 +3830,7 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     except BackendError:
         # After a while it counts as ended: a cluster that was taken down answers no more, and must
         # not keep its jobs' directories for ever.
-        if age_s(rows[-1].time) < ASKED_S:
+        if age_s(rows[-1].time) < REMOVE_UNASKED_S:
             raise
         return
     if alive:
@@ -3848,15 +3856,15 @@ def remove(job: JobDir, force: bool = False) -> None:
     deliver(job)  # a last try, for its events are removed too
     # Renamed first, so that nobody finds half of a job; sweep() removes what is left if this is cut
     # short.
-    passing = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
+    temporary = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
     if os.path.islink(job.path):
         complain("%s is a link; its target, %s, stays" % (job.path, os.path.realpath(job.path)))
     try:
         Outbox(job).clear()
-        os.rename(job.path, passing)
+        os.rename(job.path, temporary)
     except FileNotFoundError:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
-    delete_tree(passing)
+    delete_tree(temporary)
     Copies.of(job).drop_unused()
 
 
@@ -3887,8 +3895,8 @@ def sweep(config: Config) -> List[str]:
     for backend in config.by_name.values():
         for path in paths_in(backend.root):
             name = os.path.basename(path)
-            is_jobs = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name)
-            if name.startswith(".removed-") or (is_jobs and is_stale(path)):
+            is_jobid = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name)
+            if name.startswith(".removed-") or (is_jobid and is_stale(path)):
                 delete_tree(path)
                 swept.append(path)
         Copies(backend.prefix).drop_unused()
@@ -4083,7 +4091,7 @@ class JobManager:
         return await Job(await in_thread(create, self.config, spec, backend), self.config)
 
     async def ls(self, backend: Optional[str] = None) -> AsyncIterator[Job]:
-        """Every job as the disk has it, as upstream oldest first; summaries() asks schedulers."""
+        """Every job by its files alone, oldest first as upstream has it; summaries() asks more."""
         for jobdir in reversed(await in_thread(lambda: list(JobTree(self.config).jobs(backend)))):
             job = Job(jobdir, self.config)
             try:
@@ -4121,7 +4129,7 @@ NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # a so
 NO_REMOVING: Refusals = dict(NO_FILE)
 NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
 # An entry of an archive that was replaced by a link or a socket since it was looked at.
-MOVING: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
+REPLACED: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
                                  (NotFoundError, "%(path)r is something else now"))
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
@@ -4218,18 +4226,18 @@ class ConfinedFolder:
         through a file.
         """
         above, _, name = path.rpartition("/")
-        if name in ("", ".", "..") or "\0" in path or name.startswith(PASSING):
+        if name in ("", ".", "..") or "\0" in path or name.startswith(UPLOAD_PREFIX):
             raise InvalidError("%s names no file" % shown(path))
-        passing = "%s%s" % (PASSING, os.urandom(8).hex())
+        temporary = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex())
         with refusing(path, NO_WRITING), closing_fd(
                 self.descend(self.real(above), make=True)) as folder:
             try:
-                self.write(folder, passing, blocks)
+                self.write(folder, temporary, blocks)
                 # Replaces a link itself, and never what the link leads to.
-                os.replace(passing, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(FileNotFoundError):
-                    os.unlink(passing, dir_fd=folder)
+                    os.unlink(temporary, dir_fd=folder)
                 raise
 
     def unlink(self, path: str) -> None:
@@ -4256,7 +4264,7 @@ class ConfinedFolder:
                     status = os.stat(item, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:  # removed meanwhile
                     continue
-                if not item.startswith(PASSING):
+                if not item.startswith(UPLOAD_PREFIX):
                     # JSON cannot carry the bytes of a name that is not UTF-8.
                     name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                     entries[name] = {"size": status.st_size, "atime": int(status.st_atime),
@@ -4281,8 +4289,8 @@ class Padded:
 class Archive:
     """A .tar.gz that is sent while it is made; links stay links.
 
-    A file that changes meanwhile keeps the size that its header has announced.  A link that a
-    directory has replaced meanwhile is not entered.
+    A file that changes meanwhile keeps the size that its header has announced.  If a
+    directory has taken the place of a link meanwhile, its content is left out.
     """
 
     def __init__(self, send: Send, hides: Callable[[os.stat_result], bool]) -> None:
@@ -4303,7 +4311,7 @@ class Archive:
         import tarfile
         info = tarfile.TarInfo(name)
         passed_over = NotFoundError, FileNotFoundError, PermissionError, NotADirectoryError
-        with suppress(*passed_over), refusing(item, MOVING):
+        with suppress(*passed_over), refusing(item, REPLACED):
             status = os.stat(item, dir_fd=folder, follow_symlinks=False)
             info.mode, info.mtime = stat.S_IMODE(status.st_mode), max(0, int(status.st_mtime))
             is_folder = stat.S_ISDIR(status.st_mode)
@@ -4329,7 +4337,7 @@ class Archive:
         """Add everything in an open folder, below name; enter what was added as a directory."""
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
             place = os.path.normpath(os.path.join(name, folder))
-            items = sorted(item for item in folders + files if not item.startswith(PASSING))
+            items = sorted(item for item in folders + files if not item.startswith(UPLOAD_PREFIX))
             folders[:] = [item for item in items if self.add(os.path.join(place, item), fd, item)]
 
 
@@ -4998,7 +5006,7 @@ class Form:
         if not match:
             raise RequestError(415, "the body must be multipart/form-data, with its boundary")
         self.mark = b"\r\n--" + match.group(2).encode("latin-1")
-        # The first boundary, too, is found behind a CR LF.
+        # Each boundary is searched for with the CR LF before it; the first one gets it here.
         self.incoming, self.pending = req.body.blocks(limit), b"\r\n"
 
     @staticmethod
@@ -5039,7 +5047,7 @@ class Form:
                 if before:
                     yield before
                 return
-            sure = len(self.pending) - len(self.mark) + 1  # after these a boundary may have begun
+            sure = len(self.pending) - len(self.mark) + 1  # no boundary begins in so many bytes
             if sure > 0:
                 block, self.pending = self.pending[:sure], self.pending[sure:]
                 yield block
@@ -5068,7 +5076,7 @@ class Form:
 LOCAL_USER = "local:psik_api"   # what psik_api calls the caller in local mode
 OPERATIONS = ("GET", "POST")    # reading a job, and all else; a token's ops are HTTP methods
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
-CERTIFICATE = "cert"            # claim: the serial number of the certificate that was shown for it
+CERTIFICATE = "cert"            # claim: the serial number of the certificate that got the token
 NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
 
 
@@ -5302,19 +5310,19 @@ class Keyring:
 
     def make_key(self) -> None:
         """Make a key, unless another process is first."""
-        passing = "%s.%s" % (self.path, os.urandom(6).hex())
+        temporary = "%s.%s" % (self.path, os.urandom(6).hex())
         try:
-            write_file(passing, os.urandom(32).hex() + "\n", durable=True)
-            os.link(passing, self.path)  # unlike a rename, it fails if there is a key by now
+            write_file(temporary, os.urandom(32).hex() + "\n", durable=True)
+            os.link(temporary, self.path)  # unlike a rename, it fails if there is a key by now
         except FileExistsError:
             pass
         finally:
-            if os.path.exists(passing):
-                os.unlink(passing)
+            if os.path.exists(temporary):
+                os.unlink(temporary)
 
     def key(self) -> bytes:
         """The key, made when it is first needed.  ForbiddenError if others can read its file."""
-        if self.path not in TEXTS:  # checked already, when the key was read for the first time
+        if self.path not in TEXTS:  # else the folder was checked when the key was read
             self.make_folder()
         if not os.path.exists(self.path):
             self.make_key()
@@ -5440,7 +5448,7 @@ class JwtTokens(Tokens):
             raise ValueError("its signature is not ours")
         header = json.loads(decode_base64(head))
         if header.get("alg") != "HS256" or "crit" in header:  # crit: must be understood
-            raise ValueError("its algorithm is not HS256")
+            raise ValueError("its algorithm is not HS256, or its header demands an extension")
         claims: Dict[str, Json] = json.loads(decode_base64(body))
         self.check(claims)
         return claims
@@ -5686,7 +5694,7 @@ class BiscuitTokens(Tokens):
     def claims(biscuit: Any, values: Dict[str, List[str]]) -> Dict[str, Json]:
         """The claims of a biscuit with these values.
 
-        exp is only a guess: its checks, which have been asked, decide how long it is valid.
+        exp is only a guess: the checks, which have passed, decide how long a biscuit is valid.
         """
         narrow = {"jobs": values["only_job"], "backends": values["only_backend"]}
         claims: Dict[str, Json] = {name: words for name, words in narrow.items() if words}
@@ -5741,7 +5749,7 @@ class Tracker:
         self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions: the news
         self.first = 0                                          # the number of the first of them
         self.watchers = 0                                       # threads that wait for news
-        self.looked = 0.0                                       # when at the whole tree; 0: not yet
+        self.looked = 0.0                   # when look() last saw the whole tree; 0: never
 
     def look(self, deep: bool) -> None:
         """Take in new and live jobs; deep: take in every job, and forget those that are gone."""
@@ -5996,8 +6004,8 @@ class Connections:
     def take_in(self, wire: Wire) -> bool:
         """Take in a new connection; end another if there are too many, of its peer or in all.
 
-        False if none may be ended.  Of a peer with too many, none is ended that has just come: who
-        opens more at once gets no more of them served.
+        False if none may be ended.  Of a peer that has too many, connections younger than CROWD_S
+        are kept, so a burst beyond its share is turned away.
         """
         with self.lock:
             crowd = self.crowd_of(wire)
@@ -6087,8 +6095,9 @@ class Api:
         self.begun, self.lock = time.time(), threading.Lock()
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
-        # Wanted of callers in local mode: with --token, or if the kernel cannot say who they are.
-        self.page_token = ""
+        # The token that callers in local mode must show; '' if none.  It is set by --token, and
+        # where the kernel cannot say who they are.
+        self.local_token = ""
 
     def load(self, config: Config) -> None:
         """Take a config, at the start and when it is read again; an invalid one changes nothing.
@@ -6183,7 +6192,7 @@ def has_ended(rows: Sequence[Row]) -> bool:
     return latest is None or latest.state.is_final()
 
 
-def can_write(folder: str) -> bool:
+def try_writing(folder: str) -> bool:
     """Whether a file can be made in a folder; tried, for permissions do not show a full disk."""
     path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
     try:
@@ -6404,10 +6413,11 @@ class ServerHandler(Handler):
         return Response.of_text(TEMPLATES["index.html"], "text/html").plus(*PAGE_HEADERS)
 
     def get_health(self) -> Response:
-        """Whether jobs can be written, and how the backends are; 503 where they cannot."""
+        """Whether jobs can be written, and the state of each backend; 503 if jobs cannot."""
         backends, stranger = self.api.backends, self.caller.anonymous
-        writable = {name: os.access(backend.root, os.W_OK) if stranger  # who makes us write nothing
-                    else can_write(backend.root) for name, backend in backends.items()}
+        # For a caller without a name nothing is written: only the permissions are looked at.
+        writable = {name: (os.access(backend.root, os.W_OK) if stranger
+                           else try_writing(backend.root)) for name, backend in backends.items()}
         states = {name: self.system_status(backend)["status"] for name, backend in backends.items()}
         fine = all(writable.values())
         status = "ok" if fine and set(states.values()) == {"active"} else "degraded"
@@ -6478,8 +6488,8 @@ class ServerHandler(Handler):
         left_s = min(86400.0, float(claims["exp"]) - time.time()) if claims else 86400.0
         parents = claims.get("parents", []) + ([claims["jti"]] if claims else [])
         if len(parents) > MAX_PARENTS:
-            raise ForbiddenError("this token was got with %d others, one after the other; ask with "
-                                 "an earlier one" % MAX_PARENTS)
+            raise ForbiddenError("this token is the last of a chain of %d, and there may be no "
+                                 "more; ask with an earlier one" % MAX_PARENTS)
         certificate = claims.get(CERTIFICATE, self.req.body.wire.peer.serial)
         narrowings = {name: claims.get(name) for name in NARROWINGS}
         tokens = tokens_of(self.api.config)
@@ -6495,7 +6505,7 @@ class ServerHandler(Handler):
         return Response.of_text((bearer or "") if keeps else self.new_token()).plus(NOT_STORED)
 
     def post_token(self) -> Json:
-        """What the token says that the request shows."""
+        """What the request's bearer token says."""
         token = self.req.bearer
         if token is None:
             raise unauthorized("the header Authorization: Bearer TOKEN is missing")
@@ -6609,7 +6619,7 @@ class ServerHandler(Handler):
         If the job's spec has no client_secret, whoever may change the job may send it.
         ForbiddenError if the signature is wrong; NotFoundError for who may not see the job.
         """
-        # As if trusted, to find it for whoever asks: then the signature decides.
+        # Looked up as for a trusted caller: it is the signature that decides.
         job, rows = self.find_rows(self.caller._replace(trusted=True))
         secret = job.spec().client_secret
         try:
@@ -7152,8 +7162,9 @@ class Router:
     def admit(api: Api, req: Request, route: Route, identify: Identify) -> Handler:
         """The handler of a request that the caller may send; PsikError for any other.
 
-        Decided before the body is read.  Handlers add what only the body tells: the backend of a
-        new job, a callback's signature; and what only a job's owner, or who makes jobs, may do.
+        This is decided before the body is read.  Handlers also check what only the body tells (the
+        backend of a new job, a callback's signature), and what only owners or makers of jobs may
+        do.
         """
         caller = identify(req, route)
         if route.scope == "create":
@@ -7188,7 +7199,7 @@ ROUTER = Router(ROUTES)
 # Who is at the other end.
 
 def is_loopback(address: str) -> bool:
-    """Whether an address or a name is this machine's own; `127.0.0.1.example.org` is not."""
+    """Whether this is a loopback address, or `localhost`; `127.0.0.1.example.org` is neither."""
     # Names are not looked up: whoever answers for DNS could make any name one of ours.
     is_ipv4 = re.fullmatch(r"(::ffff:)?127(\.[0-9]{1,3}){3}", address)
     return address in ("localhost", "::1") or bool(is_ipv4)
@@ -7275,7 +7286,7 @@ def named_by_certificate(sock: Any, part: str) -> Tuple[str, str]:
     certificate = sock.getpeercert() or {}
     pairs = [pair for group in certificate.get("subject", ()) for pair in group]
     names = [value for key, value in pairs if key == part]
-    # `local:` is how we call who comes in local mode, so no certificate may name him.
+    # `local:` begins the name of a caller in local mode, so no certificate may hold it.
     good = len(names) == 1 and is_user(names[0]) and not names[0].startswith("local:")
     return str(names[0]) if good else "", plain_serial(certificate.get("serialNumber", ""))
 
@@ -7313,10 +7324,11 @@ class Authentication:
         return self.api.mode == "local" and self.peer.uid not in (None, os.getuid(), 0)
 
     def check_host(self, req: Request) -> None:
-        """ForbiddenError if Host is no name of this machine, or if a browser asks for `localhost`.
+        """ForbiddenError unless Host is `localhost` or a loopback address.
 
-        A foreign name may be made to resolve to 127.0.0.1 (DNS rebinding).  `localhost` is ::1
-        as well, where another user may listen at the same port.
+        Over TCP also if a browser asks for `localhost`.  A foreign name may be made to resolve to
+        127.0.0.1 (DNS rebinding).  `localhost` is ::1 as well, where another user may listen at the
+        same port.
         """
         host = req.headers.get("host", "")
         name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
@@ -7345,7 +7357,7 @@ class Authentication:
         self.check_host(req)
         if self.is_stranger:
             raise ForbiddenError(STRANGER.message)
-        token = self.api.page_token
+        token = self.api.local_token
         if self.peer.uid is None and not token:
             raise unauthorized("the system does not tell whose connection this is; use a UNIX "
                                "socket, or --token")
@@ -7432,7 +7444,7 @@ class Session:
         """Set the options of an accepted TCP connection."""
         import socket
         sock = self.wire.sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # nothing follows a write soon
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is one write
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
@@ -7684,7 +7696,8 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
 def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     """A ThreadingHTTPServer that listens at a place.
 
-    Accepting, starting threads and shutting down are the library's; each override says why it is.
+    Accepting, starting threads and shutting down are the library's; each method that is overridden
+    says why.
     """
     import http.server
     import socketserver
@@ -7709,7 +7722,10 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
             place.bind(self.socket)
 
         def get_request(self) -> Tuple[Any, Any]:
-            """As the library's; out of descriptors, close a connection, or the loop would spin."""
+            """As the library's; if that fails, for want of descriptors say, end a connection.
+
+            Else the loop would spin.
+            """
             try:
                 return super().get_request()  # type: ignore[no-any-return]
             except OSError:
@@ -7742,7 +7758,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
 def address_lines(api: Api, sock: Any) -> List[str]:
     """The lines that tell people where a server can be reached, here and through ssh."""
     import socket
-    token = "#token=" + api.page_token if api.page_token else ""
+    token = "#token=" + api.local_token if api.local_token else ""
 
     def tunnel(near_port: int, far: str) -> str:
         host, user = socket.gethostname(), name_of_user(os.getuid())
@@ -7787,7 +7803,7 @@ class Rounds:
 
     @property
     def table(self) -> Tuple[Tuple[Callable[[], None], Callable[[], float]], ...]:
-        """(work, the seconds to rest after it, also where it failed) of each."""
+        """For each thread: its work, and how long it rests after it, whether that failed or not."""
         api = self.api
         return ((self.look, lambda: LOOK_S if api.tracker.watchers else 1),
                 (self.poll, lambda: max(1, api.config.poll_interval_s)),
@@ -7845,7 +7861,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
         api.stopping = True
         ending.set()
 
-    def shut_down() -> None:  # a thread that is there before: a handler may not start one
+    def shut_down() -> None:  # in a thread started before: a signal handler should not start one
         ending.wait()
         with api.tracker.changed:
             api.tracker.changed.notify_all()
@@ -8068,7 +8084,7 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
          arg("--here", action="store_true", help="run in the current directory"),
          BACKEND,
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
-             help="over the spec: resources.duration=30"),
+             help="set a field, over what the spec says: resources.duration=30"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
          arg("--follow", action="store_true", help="the same, and show its output"))
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
@@ -8150,7 +8166,7 @@ def cmd_ls(opts: Options) -> None:
     if opts.n is not None and opts.n < 1:
         raise InvalidError("-n wants a number of jobs, 1 or more")
     if opts.backend and opts.backend not in config.by_name:
-        config.choose_backend(JobSpec(script=":"), opts.backend)
+        config.choose_backend(JobSpec(script=":"), opts.backend)  # raises, and names those known
     print_jobs(list_jobs(config, opts.backend, opts.state, opts.n), opts.json)
     while opts.watch:
         sys.stdout.flush()
@@ -8290,7 +8306,7 @@ def cmd_rm(opts: Options) -> ExitStatus:
 # Schedulers and callbacks.
 
 def deliver_some(opts: Options) -> ExitStatus:
-    """Send the events of the jobs that are named by id, or by directory, as a job itself does."""
+    """Send the events of the named jobs: by id or, as a job names itself, by directory."""
     worst = 0
     for text in opts.jobid:
         job = JobDir(text) if os.sep in text else find_job(config_of(opts), text)
@@ -8302,7 +8318,7 @@ def deliver_some(opts: Options) -> ExitStatus:
 
 @command("deliver --all",
          arg("jobid", nargs="*", metavar="JOBID",
-             help="of these jobs alone, by id or directory; all that waits, at once"),
+             help="only these jobs, by id or directory; whatever waits is sent, due or not"),
          arg("--all", action="store_true", help="also those whose next try is not due yet"),
          arg("--dead", action="store_true", help="also those that were given up"))
 def cmd_deliver(opts: Options) -> ExitStatus:
@@ -8350,14 +8366,14 @@ def cmd_reached(opts: Options) -> None:
 # The REST API.
 
 def compile_once(path: str) -> bool:
-    """Compile a module into its __pycache__ if that is to do; whether it may be run from there."""
+    """Compile a module into its __pycache__, if it has changed; whether to run it from there."""
     import importlib.util
     import py_compile
     cache = importlib.util.cache_from_source(path)
     try:
         near = (os.path.dirname(path), os.path.dirname(cache), cache)
         for status in [os.stat(place) for place in near if os.path.exists(place)]:
-            if is_foreign(status) or others_may_write(status):  # who could put another code there
+            if is_foreign(status) or others_may_write(status):  # code of theirs may be there
                 return False
         if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
             return True
@@ -8431,10 +8447,10 @@ class Serving:
         """The state of the server; the folders of its backends are made."""
         opts, config = self.opts, self.config()
         mode = "tls" if tls else "local" if config.is_personal else "insecure"
-        limit = min(opts.workers, raise_descriptor_limit() // 3)  # its files too
+        limit = min(opts.workers, raise_descriptor_limit() // 3)  # a socket, and files
         api = Api(config, mode, max(1, limit))
         api.access_log = not opts.quiet
-        api.page_token = os.urandom(24).hex() if opts.token else ""
+        api.local_token = os.urandom(24).hex() if opts.token else ""
         for backend in api.backends.values():
             make_folder(backend.root)
         return api
@@ -8450,10 +8466,10 @@ class Serving:
                                'and not %s; give --tls-cert, or another authz, as "owner", in the '
                                'config' % address)
         if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
-            api.page_token = api.page_token or os.urandom(24).hex()
+            api.local_token = api.local_token or os.urandom(24).hex()
         if api.mode == "insecure":
-            complain("this is plain TCP without TLS, so nobody is known and the jobs are out of "
-                     "reach; give --tls-cert")
+            complain("this is plain TCP without TLS: only a trusted_proxy may pass tokens on, and "
+                     "nobody else reaches the jobs; give --tls-cert")
 
     def place(self, api: Api) -> Place:
         """Where to listen."""
@@ -8499,8 +8515,8 @@ class Serving:
          arg("--workers", type=int, default=256, metavar="N",
              help="so many connections at once, a thread each (256)"),
          arg("--token", action="store_true",
-             help="ask for a token too, which is printed; for you alone, on a machine where others "
-                  "can reach the tunnel's end"),
+             help="make callers show a token, which is printed; use it where others can reach the "
+                  "end of your tunnel"),
          arg("--quiet", action="store_true", help="no access log"),
          arg("--inetd", action="store_true", help="serve one connection on stdin and stdout"),
          arg("--openapi", action="store_true",
@@ -8542,7 +8558,7 @@ def token_for(config: Config, opts: Options) -> str:
 
 @command("token --user bot --expires 7d --ops GET",
          arg("--user", metavar="U",
-             help="whom it names; by default the owner of the command line's jobs"),
+             help="the user it names; by default the owner of jobs made on the command line"),
          arg("--expires", default="1d", metavar="TIME",
              help="how long it is valid: 90s, 10m, 12h, 1d"),
          arg("--ops", action="append", default=[], metavar="METHOD",
@@ -8575,11 +8591,12 @@ def cmd_token(opts: Options) -> None:
 
 @command("share last ada:GET", ONE_JOBID,
          arg("user", nargs="*", metavar="USER[:GET|:]",
-             help="USER may do everything with it, USER:GET only look, `USER:` nothing any more"))
+             help="USER may use and change it, USER:GET only look, `USER:` nothing any more"))
 def cmd_share(opts: Options) -> None:
     """Let users of the REST API look at a job, or use it.
 
-    Who may use it, may do with it what its owner may.  Without a user, it shows who may.
+    Who may use it may also change, start and cancel it; only the owner may share it, and see its
+    environment.  Without a user, it shows who may.
     """
     job = find_job(config_of(opts, serving=True), opts.jobid)
     for text in opts.user:
@@ -8756,7 +8773,7 @@ class Installation:
 def cmd_install(opts: Options) -> None:
     """Make the command psik, and its completion for bash and zsh.
 
-    It calls this psik.py where it lies now, compiled once; `rm` of what is printed removes it.
+    It calls this psik.py where it lies now.  To undo it, remove the files that are printed.
     """
     installation = Installation(opts.dir)
     installation.make()
@@ -9102,7 +9119,7 @@ built into Python, and fcntl: to import `os`, `signal`, `re`, `json` or `typing`
 as everything that it does for a short job.
 
 Two locks show what is alive of a step: the supervisor holds one on log/claim.N, and the payload
-inherits one on log/alive.N.  A process that has closed the second is found by its mark, PSIK_MARK
+inherits one on log/alive.N.  A process that has closed log/alive.N is found by its mark, PSIK_MARK
 in its environment, if there is /proc.
 """
 import errno
@@ -9132,11 +9149,11 @@ CAUGHT = [number for number in range(1, _signal.NSIG)
 DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241          # of the lock that the payload inherits: higher than what scripts use
-HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission or event may hold
+HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
-OWN_RETRY_S = 86400     # try to record an end (the disk may be full) that no scheduler knows
-RETRY_S = 60            # the same if a scheduler knows it
+OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
+RETRY_S = 60            # the same, if one does
 
 
 # Files.
@@ -9459,7 +9476,7 @@ class Step:
             return False
         while process.environment.get("PSIK_MARK") == self.mark and process.parent in processes:
             process = processes[process.parent]
-        is_marked = process.environment.get("PSIK_MARK") == self.mark  # its parent is not shown
+        is_marked = process.environment.get("PSIK_MARK") == self.mark  # its parent is hidden
         return self.is_adopted_by(process.parent if is_marked else process.pid)
 
     def is_anothers(self, process: Process) -> bool:
@@ -9581,6 +9598,7 @@ def running_scripts() -> "Set[str]":
 def poll() -> int:
     """Print a poll line for each step that is alive, or whose supervisor was killed.
 
+    A step on another host counts as alive.
     A step without a claim is only beginning, or was started by psik.py 1.0.0, whose native ids are
     numbers of sessions.
     """
@@ -9621,7 +9639,7 @@ def end_here(step: Step, grace_s: float) -> str:
     """
     if is_locked(step.log("claim")) is not False and step.claim.is_running():
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
-        if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # as long as it may take itself
+        if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # the longest that it may take
             return ""
         send(step.claim.pid, _signal.SIGKILL)
     end_processes(step, 0, grace_s, time.sleep)
@@ -9643,8 +9661,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
             host = (step.claim.host or read(step.log("host")) or "?").split()[0]
-            return "%s asks it to end, and its host, %s, has not answered" % (
-                step.log("cancel"), host)
+            return "its host, %s, has not answered the request %s" % (host, step.log("cancel"))
         time.sleep(0.1)
     return ""
 
@@ -9652,8 +9669,8 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
 def cancel() -> int:
     """End the steps that stdin names; 1 if one of them is still alive, else 0.
 
-    Nothing is done about a step without a claim, whose supervisor will see in the history that it
-    is canceled, nor about one from before the host was started again.
+    Nothing is done about a step of this host without a claim, whose supervisor will see in the
+    history that it is canceled, nor about one from before the host was started again.
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
@@ -9669,7 +9686,7 @@ def cancel() -> int:
 # In the job.
 
 class History:
-    """The job's status.csv, open; nobody else writes to it between lock() and unlock()."""
+    """The job's status.csv, open; lock() keeps other writers out, if it can."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -9709,7 +9726,7 @@ class History:
         text, self.torn = "\n" * self.torn + row, True
         try:
             write_whole(self.fd, text)
-        except OSError:  # finish() tries again, with another event
+        except OSError:  # finish() tries again, with a new event in this one's place
             if self.unsynced:
                 posix.close(self.unsynced.pop())
             raise
@@ -9726,13 +9743,13 @@ class History:
                 ' "info": %s, "made": %.3f}\n' % (posix.urandom(16).hex(), jobid, len(self.rows),
                                                   jobndx, state, quoted, time.time()))
         path = "%s/%s.%06d.json" % (folder, jobid, len(self.rows))
-        passing = "%s.%d" % (path, posix.getpid())
+        temporary = "%s.%d" % (path, posix.getpid())
         try:
             posix.mkdir(folder, 0o700)
         except FileExistsError:
             pass
-        self.unsynced.append(write(passing, text))
-        posix.rename(passing, path)
+        self.unsynced.append(write(temporary, text))
+        posix.rename(temporary, path)
 
     def sync(self) -> None:
         """Bring the rows and their events to the disk; without events, leave that to the system."""
@@ -9746,7 +9763,8 @@ class History:
     def is_canceled(self, jobndx: int) -> bool:
         """Whether the job was canceled after the step was queued.
 
-        A step whose `queued` row is not written yet can have been canceled only if it is the first.
+        Without a `queued` row, only the first step counts as canceled: the row may mean an earlier
+        step.
         """
         queued = [place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")]
         is_first = all(row[0] in (0, jobndx) for row in self.rows)
@@ -9863,14 +9881,14 @@ class Run:
     def link_claim(self) -> bool:
         """Make log/claim.N, which others see whole and locked at once; False if it exists."""
         path, text = self.step.log("claim"), claim_text(self.native)
-        passing = "%s.%d" % (path, posix.getpid())
-        self.claim_fd = write(passing, text)
+        temporary = "%s.%d" % (path, posix.getpid())
+        self.claim_fd = write(temporary, text)
         lock(self.claim_fd)
         try:
-            posix.link(passing, path)
+            posix.link(temporary, path)
         except FileExistsError:
-            # With two links it is ours: the file server's first answer was lost, link was repeated.
-            if posix.stat(passing).st_nlink == 1:
+            # With two links it is ours: the file server made it, and its answer was lost.
+            if posix.stat(temporary).st_nlink == 1:
                 posix.close(self.claim_fd)
                 return False
         except OSError:  # a file system without hard links; others may see the claim still empty
@@ -9881,7 +9899,7 @@ class Run:
                 return False
             lock(self.claim_fd)
         finally:
-            posix.unlink(passing)
+            posix.unlink(temporary)
         return True
 
     def begin(self) -> bool:
@@ -9974,7 +9992,7 @@ class Run:
     def follow(self) -> None:
         """Wait until the payload has ended, or has to; then end what is alive of the step."""
         deadline = self.began + (self.walltime_s or float("inf"))
-        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler cancels by a signal
+        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler signals
         while self.code is None and not self.stopped:
             self.handle(self.wait(max(0.0, min(deadline - time.monotonic(), longest_s))))
             if self.walltime_s and exists(self.step.log("cancel")):
@@ -9989,8 +10007,8 @@ class Run:
 
     def end_members(self) -> None:
         """End what is alive of the step, the payload included."""
-        # What the step has started has ids above ours, unless they have begun again from low ones;
-        # in so short a time that shows in the last one.
+        # Process ids grow until they wrap round, so what the step has started has greater ids than
+        # ours.  They do not come round within a second: the last one given out tells.
         is_quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()
         killed, rest = end_processes(self.step, self.payload, SETTINGS["grace_s"], self.wait,
                                      posix.getpid() if is_quick else 0)
@@ -10048,7 +10066,7 @@ class Run:
         if not SETTINGS["callback_timeout_s"]:
             return
         self.history.sync()
-        # Without the mark it is no part of the step, so it is not ended with it.
+        # Without the mark the delivery is no part of the step, and is not ended with it.
         environment = {name: value for name, value in given_environment().items()
                        if name != b"PSIK_MARK"}
         argv = [SETTINGS["base"] + "/scripts/psik", "deliver", "--", SETTINGS["base"]]
@@ -10111,7 +10129,7 @@ def next_signal(timeout_s: float) -> int:
 def reset() -> None:
     """Block all signals, set their default actions, and close all descriptors above 2.
 
-    This process takes them by next_signal(); the payload inherits the default actions.
+    This process takes the signals by next_signal(); the payload inherits the default actions.
     """
     _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
     for number in CAUGHT:
@@ -10137,7 +10155,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     reset()
     given = as_texts(posix.environ)
     words = {name: given.get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
-    # rc exports a list joined by \x01, and writes a \x01 inside a word as \x02\x01.
+    # The templates join the words of mpirun by \x01, as rc exports a list; rc itself, which sees
+    # one word, writes the \x01 in it as \x02\x01.
     words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)

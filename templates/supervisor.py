@@ -14,7 +14,7 @@ built into Python, and fcntl: to import `os`, `signal`, `re`, `json` or `typing`
 as everything that it does for a short job.
 
 Two locks show what is alive of a step: the supervisor holds one on log/claim.N, and the payload
-inherits one on log/alive.N.  A process that has closed the second is found by its mark, PSIK_MARK
+inherits one on log/alive.N.  A process that has closed log/alive.N is found by its mark, PSIK_MARK
 in its environment, if there is /proc.
 """
 import errno
@@ -44,11 +44,11 @@ CAUGHT = [number for number in range(1, _signal.NSIG)
 DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241          # of the lock that the payload inherits: higher than what scripts use
-HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission or event may hold
+HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
-OWN_RETRY_S = 86400     # try to record an end (the disk may be full) that no scheduler knows
-RETRY_S = 60            # the same if a scheduler knows it
+OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
+RETRY_S = 60            # the same, if one does
 
 
 # Files.
@@ -371,7 +371,7 @@ class Step:
             return False
         while process.environment.get("PSIK_MARK") == self.mark and process.parent in processes:
             process = processes[process.parent]
-        is_marked = process.environment.get("PSIK_MARK") == self.mark  # its parent is not shown
+        is_marked = process.environment.get("PSIK_MARK") == self.mark  # its parent is hidden
         return self.is_adopted_by(process.parent if is_marked else process.pid)
 
     def is_anothers(self, process: Process) -> bool:
@@ -493,6 +493,7 @@ def running_scripts() -> "Set[str]":
 def poll() -> int:
     """Print a poll line for each step that is alive, or whose supervisor was killed.
 
+    A step on another host counts as alive.
     A step without a claim is only beginning, or was started by psik.py 1.0.0, whose native ids are
     numbers of sessions.
     """
@@ -533,7 +534,7 @@ def end_here(step: Step, grace_s: float) -> str:
     """
     if is_locked(step.log("claim")) is not False and step.claim.is_running():
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
-        if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # as long as it may take itself
+        if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # the longest that it may take
             return ""
         send(step.claim.pid, _signal.SIGKILL)
     end_processes(step, 0, grace_s, time.sleep)
@@ -555,8 +556,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
             host = (step.claim.host or read(step.log("host")) or "?").split()[0]
-            return "%s asks it to end, and its host, %s, has not answered" % (
-                step.log("cancel"), host)
+            return "its host, %s, has not answered the request %s" % (host, step.log("cancel"))
         time.sleep(0.1)
     return ""
 
@@ -564,8 +564,8 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
 def cancel() -> int:
     """End the steps that stdin names; 1 if one of them is still alive, else 0.
 
-    Nothing is done about a step without a claim, whose supervisor will see in the history that it
-    is canceled, nor about one from before the host was started again.
+    Nothing is done about a step of this host without a claim, whose supervisor will see in the
+    history that it is canceled, nor about one from before the host was started again.
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
@@ -581,7 +581,7 @@ def cancel() -> int:
 # In the job.
 
 class History:
-    """The job's status.csv, open; nobody else writes to it between lock() and unlock()."""
+    """The job's status.csv, open; lock() keeps other writers out, if it can."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -621,7 +621,7 @@ class History:
         text, self.torn = "\n" * self.torn + row, True
         try:
             write_whole(self.fd, text)
-        except OSError:  # finish() tries again, with another event
+        except OSError:  # finish() tries again, with a new event in this one's place
             if self.unsynced:
                 posix.close(self.unsynced.pop())
             raise
@@ -638,13 +638,13 @@ class History:
                 ' "info": %s, "made": %.3f}\n' % (posix.urandom(16).hex(), jobid, len(self.rows),
                                                   jobndx, state, quoted, time.time()))
         path = "%s/%s.%06d.json" % (folder, jobid, len(self.rows))
-        passing = "%s.%d" % (path, posix.getpid())
+        temporary = "%s.%d" % (path, posix.getpid())
         try:
             posix.mkdir(folder, 0o700)
         except FileExistsError:
             pass
-        self.unsynced.append(write(passing, text))
-        posix.rename(passing, path)
+        self.unsynced.append(write(temporary, text))
+        posix.rename(temporary, path)
 
     def sync(self) -> None:
         """Bring the rows and their events to the disk; without events, leave that to the system."""
@@ -658,7 +658,8 @@ class History:
     def is_canceled(self, jobndx: int) -> bool:
         """Whether the job was canceled after the step was queued.
 
-        A step whose `queued` row is not written yet can have been canceled only if it is the first.
+        Without a `queued` row, only the first step counts as canceled: the row may mean an earlier
+        step.
         """
         queued = [place for place, row in enumerate(self.rows) if row[:2] == (jobndx, "queued")]
         is_first = all(row[0] in (0, jobndx) for row in self.rows)
@@ -775,14 +776,14 @@ class Run:
     def link_claim(self) -> bool:
         """Make log/claim.N, which others see whole and locked at once; False if it exists."""
         path, text = self.step.log("claim"), claim_text(self.native)
-        passing = "%s.%d" % (path, posix.getpid())
-        self.claim_fd = write(passing, text)
+        temporary = "%s.%d" % (path, posix.getpid())
+        self.claim_fd = write(temporary, text)
         lock(self.claim_fd)
         try:
-            posix.link(passing, path)
+            posix.link(temporary, path)
         except FileExistsError:
-            # With two links it is ours: the file server's first answer was lost, link was repeated.
-            if posix.stat(passing).st_nlink == 1:
+            # With two links it is ours: the file server made it, and its answer was lost.
+            if posix.stat(temporary).st_nlink == 1:
                 posix.close(self.claim_fd)
                 return False
         except OSError:  # a file system without hard links; others may see the claim still empty
@@ -793,7 +794,7 @@ class Run:
                 return False
             lock(self.claim_fd)
         finally:
-            posix.unlink(passing)
+            posix.unlink(temporary)
         return True
 
     def begin(self) -> bool:
@@ -886,7 +887,7 @@ class Run:
     def follow(self) -> None:
         """Wait until the payload has ended, or has to; then end what is alive of the step."""
         deadline = self.began + (self.walltime_s or float("inf"))
-        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler cancels by a signal
+        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler signals
         while self.code is None and not self.stopped:
             self.handle(self.wait(max(0.0, min(deadline - time.monotonic(), longest_s))))
             if self.walltime_s and exists(self.step.log("cancel")):
@@ -901,8 +902,8 @@ class Run:
 
     def end_members(self) -> None:
         """End what is alive of the step, the payload included."""
-        # What the step has started has ids above ours, unless they have begun again from low ones;
-        # in so short a time that shows in the last one.
+        # Process ids grow until they wrap round, so what the step has started has greater ids than
+        # ours.  They do not come round within a second: the last one given out tells.
         is_quick = time.monotonic() - self.began < 1 and last_process() > posix.getpid()
         killed, rest = end_processes(self.step, self.payload, SETTINGS["grace_s"], self.wait,
                                      posix.getpid() if is_quick else 0)
@@ -960,7 +961,7 @@ class Run:
         if not SETTINGS["callback_timeout_s"]:
             return
         self.history.sync()
-        # Without the mark it is no part of the step, so it is not ended with it.
+        # Without the mark the delivery is no part of the step, and is not ended with it.
         environment = {name: value for name, value in given_environment().items()
                        if name != b"PSIK_MARK"}
         argv = [SETTINGS["base"] + "/scripts/psik", "deliver", "--", SETTINGS["base"]]
@@ -1023,7 +1024,7 @@ def next_signal(timeout_s: float) -> int:
 def reset() -> None:
     """Block all signals, set their default actions, and close all descriptors above 2.
 
-    This process takes them by next_signal(); the payload inherits the default actions.
+    This process takes the signals by next_signal(); the payload inherits the default actions.
     """
     _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
     for number in CAUGHT:
@@ -1049,7 +1050,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     reset()
     given = as_texts(posix.environ)
     words = {name: given.get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
-    # rc exports a list joined by \x01, and writes a \x01 inside a word as \x02\x01.
+    # The templates join the words of mpirun by \x01, as rc exports a list; rc itself, which sees
+    # one word, writes the \x01 in it as \x02\x01.
     words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)

@@ -472,7 +472,7 @@ class Plain(Case):
 
     def test_where_the_kernel_does_not_tell(self) -> None:
         api = psik.Api(self.config())
-        api.page_token = "ab" * 24
+        api.local_token = "ab" * 24
         peer, route = psik.Peer("127.0.0.1", None), psik.ROUTES[10]
 
         def who(target: str = "/v1/jobs", **headers: str) -> Any:
@@ -480,10 +480,10 @@ class Plain(Case):
                                psik.Body(psik.Wire(), 0))
             return psik.Authentication(api, peer).caller(req, route).user
 
-        self.assertEqual(who(authorization="Bearer " + api.page_token), psik.LOCAL_USER)
-        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.page_token, {}),
+        self.assertEqual(who(authorization="Bearer " + api.local_token), psik.LOCAL_USER)
+        for target, headers in (("/v1/jobs", {}), ("/v1/jobs?token=" + api.local_token, {}),
                                 ("/v1/jobs", {"authorization": "Bearer x"}),
-                                ("/v1/jobs", {"cookie": "psik_token=" + api.page_token})):
+                                ("/v1/jobs", {"cookie": "psik_token=" + api.local_token})):
             with self.assertRaises(psik.RequestError):
                 who(target, **headers)
 

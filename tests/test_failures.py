@@ -213,7 +213,7 @@ class Trees(Amiss):
             file.write(b'{"script": "\xff"}')
         self.refused(psik.InvalidError, "not UTF-8 text (byte 12)", self.made.spec)
         path = self.spoil("{", "scripts", "callback.json")
-        self.refused(psik.InvalidError, path + ": it is broken", psik.reached, self.made, 1,
+        self.refused(psik.InvalidError, path + ": is not valid", psik.reached, self.made, 1,
                      psik.JobState.active)
         self.spoil("[]", "access.json")
         self.assertEqual(psik.Access.of(self.made).owner, psik.LOCAL_USER)
@@ -234,7 +234,7 @@ class Trees(Amiss):
         with captured() as (_, err):
             self.assertEqual(psik.deliver_all(config, now=True),
                              {jobs[0].jobid: False, jobs[1].jobid: False})
-        self.assertIn("callback.json: it is broken", err.getvalue())
+        self.assertIn("callback.json: is not valid", err.getvalue())
         self.assertIn(".000009.json: not an event; remove it", err.getvalue())
         self.assertEqual(len([each for each in psik.Outbox(jobs[1]).describe()
                               if each["outcome"] == "pending"]), 1)
@@ -417,7 +417,7 @@ class Trees(Amiss):
         self.cancel_what_lives_on("echo no such controller >&2; exit 1")
         self.refused(psik.BackendError, "cannot be asked whether it has ended: no such controller",
                      psik.remove, self.made)
-        old = [row._replace(time=row.time - psik.ASKED_S - 1) for row in self.made.rows()]
+        old = [row._replace(time=row.time - psik.REMOVE_UNASKED_S - 1) for row in self.made.rows()]
         psik.write_file(self.made.status_path, "".join("%.3f,%d,%s,%s\n" % row for row in old))
         psik.remove(self.made)
         self.assertFalse(os.path.exists(self.made.path))

@@ -269,7 +269,7 @@ class Api(Case):
                                      ("PUT", "n" * 300, 409), ("GET", "n" * 300, 404)):
             self.ask(method, files + "/" + path, b"x" if method == "PUT" else None, status=status)
         left = os.listdir(os.path.join(self.prefix, "local", jobid, "work"))
-        self.assertEqual([name for name in left if name.startswith(psik.PASSING)], [])
+        self.assertEqual([name for name in left if name.startswith(psik.UPLOAD_PREFIX)], [])
 
     def test_an_archive_of_all_files_and_of_some(self) -> None:
         jobid, _ = self.put_files()
