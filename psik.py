@@ -20,7 +20,8 @@ The job tree, all of it readable with cat:
           spec.json         the JobSpec; mode 0600, because it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
           scripts/          submit job cancel poll run psik supervise;
-                            callback.json if the job has a callback;
+                            callback.json if the job has a callback; scheduler.json: the config's
+                            scheduler_environment, if it has any;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
@@ -94,6 +95,7 @@ from typing import IO
 from typing import Iterable
 from typing import Iterator
 from typing import List
+from typing import Mapping
 from typing import NamedTuple
 from typing import Optional
 from typing import Sequence
@@ -149,6 +151,9 @@ ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),"
 # A line of log/callbacks.  Like ROW, it is searched for: the rest of a torn line may precede it.
 DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]{32}),([0-9]{1,9}),"
                        r"([0-9]{1,9}),(.*)$")
+# Lines in which schedulers' programs say why they refuse, and lines that tell a user nothing.
+SAYS_WHY = re.compile("(?i)error|invalid|fail|denied|not |cannot|can't|no such|unable|exceed")
+SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[.]?$")
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
@@ -159,7 +164,9 @@ STALE_S = 3600                 # a directory that never became a job is swept wh
 PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
 POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
-EXPLAIN_S = 300                # a scheduler is asked for so long why a step ended; then it forgets
+SETTLE_S = 1                   # so old may an answer be about a step that a signal has ended
+UNKNOWN_S = 600                # so late may a submission without an answer reach its scheduler
+LISTED_S = 60                  # a scheduler may take this long to list a job that it has taken
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
                                # be asked whether it has ended
@@ -167,6 +174,7 @@ END_WAIT_S = 120               # for a scheduler to end a canceled job
 MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
 MAX_INFO = 200                 # characters of a row's info
+MAX_VARIABLE = 131000          # bytes of a variable; execve(2) takes 128 KiB with the name
 BLOCK = 262144                 # bytes read or sent at once
 MAX_HEAD = 32768               # bytes of a request's head
 MAX_HEADERS = 100              # lines
@@ -202,11 +210,23 @@ TOKEN_ISSUER = "psik"
 CLOCK_SKEW_S = 60              # by how much the clocks of two hosts may differ
 WORD_SEPARATOR = "\x01"           # separates the words of a list that rc exports
 
-# The variables of a job that does not inherit its environment: who and where the user is, and what
-# the schedulers' own programs need to find their servers.
-BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG",
-                     "SLURM_CONF", "LSF_ENVDIR", "LSF_SERVERDIR", "LSF_BINDIR", "LSF_LIBDIR",
-                     "EGO_TOP", "EGO_CONFDIR")
+# The variables of a job that does not inherit its environment: who and where the user is.
+BASIC_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG")
+
+# What schedulers' programs read from the environment: variables of a surrounding job, and options
+# that would beat those of the spec.  Those that name the cluster stay.
+SCHEDULER_VARIABLE = re.compile(
+    "(SLURM|SLURMD|SBATCH|SALLOC|SRUN|SQUEUE|SCANCEL|SACCT|LSB|PBS|SGE)_.+")
+CLUSTER_VARIABLE = re.compile(
+    ".+_(CONF|CONF_FILE|CONF_SERVER|ROOT|CELL|QMASTER_PORT|EXECD_PORT|JWT)"
+    "|SLURM_CLUSTERS|PBS_(DEFAULT|SERVER|EXEC)|LSF_(ENVDIR|SERVERDIR|BINDIR|LIBDIR)"
+    "|EGO_(TOP|CONFDIR)|FLUX_URI")
+# A site's defaults, which count where neither of these words is in the spec.
+SITE_DEFAULTS = {
+    "SBATCH_ACCOUNT": "project_name --account -A", "SBATCH_PARTITION": "queue_name --partition -p",
+    "SBATCH_QOS": "--qos -q", "SBATCH_RESERVATION": "reservation_id --reservation",
+    "LSB_DEFAULTQUEUE": "queue_name -q", "LSB_DEFAULTPROJECT": "project_name -P",
+}
 
 # The only state at module level that changes, besides the caches of @lru_cache.
 WARNED: Set[str] = set()                       # the warnings that were printed
@@ -669,6 +689,14 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+def telling_lines(text: str) -> str:
+    """What a program said, in a line: at most three of its lines, those with an error first."""
+    lines = [line.strip() for line in text.split("\n")
+             if line.strip() and not SAYS_NOTHING.search(line)]
+    lines.sort(key=lambda line: not SAYS_WHY.search(line))  # stable
+    return "; ".join(dict.fromkeys(lines[:3]))
+
+
 class Finished(NamedTuple):
     """The result of a program: exit status (128+n for signal n), stdout and stderr."""
     status: int
@@ -677,8 +705,8 @@ class Finished(NamedTuple):
 
     @property
     def fault(self) -> str:
-        """Why a script failed: the last line of its stderr, else its exit status."""
-        return last_line(self.err) or "exit %d" % self.status
+        """Why a script failed: what it said on stderr, else its exit status."""
+        return telling_lines(self.err) or "exit %d" % self.status
 
 
 def end_session(child: Any) -> None:
@@ -761,6 +789,19 @@ def age_s(stamp: float) -> float:
     """
     age = time.time() - stamp
     return max(age, 0) if age > -CLOCK_SKEW_S else float("inf")
+
+
+def clock(stamp: float) -> str:
+    """A time in the local zone, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
+
+
+def pauses() -> Iterator[float]:
+    """How long to sleep between looks, in seconds: short at first, at most half a second."""
+    pause_s = 0.01
+    while True:
+        yield pause_s
+        pause_s = min(pause_s * 1.3, 0.5)
 
 
 def one_line(text: str) -> str:
@@ -1059,6 +1100,10 @@ class ResourceSpec(Model):
         if self.process_count and product and product != self.process_count:
             yield Fault("process_count", "%d contradicts node_count x processes_per_node = %d; "
                         "leave one out" % (self.process_count, product))
+        nodes = self.node_count or 1
+        if self.process_count and self.process_count < nodes:
+            yield Fault("process_count", "%d cannot be spread over %d nodes; ask for fewer nodes, "
+                        "or for more processes" % (self.process_count, nodes))
 
 
 @dataclass
@@ -1089,6 +1134,8 @@ class JobSpec(Model):
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
     backend: Union[str, BackendConfig] = option(
         BackendConfig, "a backend's name, or settings that override the config's")
+    requeue: bool = option(
+        False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(None, "URL to which every change of state is sent")
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
@@ -1282,6 +1329,9 @@ class Config(Model):
         "the same")
     launcher: Optional[List[str]] = option(
         None, "the words of $mpirun, instead of the template's", least=1)
+    scheduler_environment: Dict[str, str] = option(
+        dict, "variables for the scheduler's own programs, {\"SLURM_CLUSTERS\": \"north\"}",
+        keys=VARIABLE_NAMES)
     poll_interval_s: int = option(
         10, "the scheduler is asked at most this often, seconds", least=0)
     poll_grace_s: int = option(
@@ -1459,7 +1509,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
                              "--config FILE" % (place, name_of_user(os.stat(place).st_uid)))
     config = from_json(Config, parse_json(read_text(place), place), place)
     if config.check_owner:
-        Guarded(place).close(os.stat(place))
+        Guarded(place).deny_others(os.stat(place))
     here = os.path.dirname(os.path.abspath(place))
     for entry in [config] + list(config.backends.values()):
         for name in ("prefix", "templates", "ca_file", "authz_path"):
@@ -1547,6 +1597,11 @@ class JobDir:
     def is_elsewhere(self, jobndx: int) -> bool:
         """Whether only another host knows a step's native id."""
         return self.host(jobndx) not in ("", os.uname().nodename)
+
+    def claimed(self) -> List[int]:
+        """The steps that a supervisor has claimed."""
+        names = [os.path.basename(path) for path in paths_in(self.at("log"))]
+        return [int(name[6:]) for name in names if re.fullmatch("claim[.][0-9]{1,9}", name)]
 
     @property
     def tag(self) -> str:
@@ -1644,16 +1699,46 @@ class History:
         return row
 
 
+# In place of a tag in a poll line: the scheduler does not tell it; the job has none of psik.py's.
+ANY_TAG, NO_TAG = "-", "none"
+
+
 class Step(NamedTuple):
     """A step with the native id by which a scheduler knows it, or knew it."""
     job: JobDir
     jobndx: int
     native: str
+    is_claimed: bool = False    # it runs, or ran, under this native id and no other
 
     @property
     def tag(self) -> str:
         """Its name for its scheduler."""
         return "%s.%d" % (self.job.tag, self.jobndx)
+
+    def may_go_on(self) -> bool:
+        """Whether a scheduler may know more of the step, if a signal has ended it."""
+        job = self.job
+        return (os.path.exists(job.script("poll")) and not job.host(self.jobndx)
+                and not os.path.exists(job.log("reason", self.jobndx)))
+
+    def is_meant_by(self, native: str, tag: str) -> bool:
+        """Whether a poll line with this native id and tag is about the step.
+
+        A native id alone proves little: a scheduler that crashed gives its last ones again.  The
+        tag names the submission.  A submission may have been made twice, until one of the two has
+        claimed the step; and one that is requeued runs the next step under its old tag.
+        """
+        if tag == self.tag:
+            return native == self.native or not self.is_claimed
+        owner, _, jobndx = tag.rpartition(".")
+        is_earlier = owner == self.job.tag and jobndx.isdigit() and int(jobndx) < self.jobndx
+        is_untold = tag == ANY_TAG or (tag == NO_TAG and self.is_claimed)
+        return native == self.native and (is_earlier or is_untold)
+
+
+def is_signal(row: Row) -> bool:
+    """Whether this is the row of a step that a signal ended."""
+    return row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
 
 
 class Steps:
@@ -1675,6 +1760,10 @@ class Steps:
             self.take_in(row)
         if len(self.states) > 1:
             self.states.pop(0, None)
+        own = {jobndx: info for jobndx, info in self.active.items() if info}
+        # The native id of each step: its own once it runs, until then that of its submission.  The
+        # two differ if a step was submitted twice: only one of the submissions runs it.
+        self.natives: Dict[int, Info] = {**self.active, **self.queued, **own}
 
     def take_in(self, row: Row) -> None:
         """Take the next row into account."""
@@ -1703,18 +1792,9 @@ class Steps:
         return self.states[max(self.states)] if self.states else None
 
     @property
-    def next(self) -> int:
+    def next_jobndx(self) -> int:
         """The jobndx that the next submission gets."""
         return max(row.jobndx for row in self.rows) + 1
-
-    @property
-    def natives(self) -> Dict[int, Info]:
-        """The native id of each step: its own once it runs, until then that of its submission.
-
-        The two differ if a step was submitted twice: only one of the submissions runs it.
-        """
-        own = {jobndx: info for jobndx, info in self.active.items() if info}
-        return {**self.active, **self.queued, **own}
 
     def live(self, job: JobDir, canceled_too: bool = False) -> List[Step]:
         """The steps that were queued or active and have not ended.
@@ -1722,25 +1802,38 @@ class Steps:
         canceled_too: also those that only a cancel of the whole job ended; they may live on.
         """
         over = self.ended if canceled_too else self.ended | self.canceled
-        return [Step(job, jobndx, str(native)) for jobndx, native in self.natives.items()
+        return [self.step(job, jobndx) for jobndx, native in self.natives.items()
                 if native != "" and jobndx not in over]
 
-    def stopped(self, job: JobDir) -> List[Step]:
-        """The steps that a signal ended within the last EXPLAIN_S.
+    def step(self, job: JobDir, jobndx: int) -> Step:
+        """A step of which the native id is known."""
+        return Step(job, jobndx, str(self.natives[jobndx]), bool(self.active.get(jobndx)))
 
-        Their scheduler may still know the reason: TIMEOUT, OUT_OF_MEMORY, NODE_FAIL.
+    def is_requeued(self, step: Step) -> bool:
+        """Whether a later step has the native id of this one: its scheduler ran it again."""
+        return any(str(native) == step.native for jobndx, native in self.natives.items()
+                   if jobndx > step.jobndx)
+
+    def unsettled(self, job: JobDir) -> List[Step]:
+        """The steps that a signal ended, and about which their scheduler has the last word.
+
+        It may know why (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL), or run the step's job again.  A step
+        is settled once log/reason.N is written.
         """
-        ended = [row.jobndx for row in self.rows if row.state is JobState.failed
-                 and isinstance(row.info, int) and row.info > 128 and age_s(row.time) < EXPLAIN_S]
-        natives = self.natives if ended else {}
-        return [Step(job, jobndx, str(natives[jobndx])) for jobndx in ended if jobndx in natives]
+        steps = [self.step(job, row.jobndx) for row in self.states.values()
+                 if is_signal(row) and row.jobndx in self.natives]
+        return [step for step in steps if not self.is_requeued(step) and step.may_go_on()]
 
-    def unqueued(self) -> Optional[Row]:
-        """The last row, if its step is active and was never queued: its submission was cut."""
-        last = self.rows[-1]
-        others = [row for row in self.rows
-                  if row.jobndx == last.jobndx and row.state is not JobState.active]
-        return last if last.state is JobState.active and not others else None
+    def untold(self, job: JobDir) -> List[Step]:
+        """The steps that are canceled, and whose scheduler could not be told so yet."""
+        return [self.step(job, jobndx) for jobndx in sorted(self.canceled - self.ended)
+                if jobndx in self.natives and os.path.exists(job.log("cancel", jobndx))
+                and not job.host(jobndx)]
+
+    def unqueued(self) -> Optional[int]:
+        """The latest step, if it has begun and was never queued: its submission was cut short."""
+        latest = max(self.states, default=0)
+        return latest if latest in self.active and latest not in self.queued else None
 
 
 class Root(NamedTuple):
@@ -1891,6 +1984,40 @@ class Option(NamedTuple):
         return cls("-" * dashes + word, value)
 
 
+# Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
+ARRAYS = "an array of jobs cannot be asked for yet"
+OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
+ONE_JOB = "makes something else of the submission than one job that waits in its queue"
+REFUSED_OPTIONS = {
+    "slurm": {
+        "--array -a": ARRAYS,
+        "--clusters --cluster -M": "make a backend for that cluster, with SLURM_CLUSTERS in its "
+                                   "scheduler_environment",
+        "--output -o --error -e --input -i": OUR_LOGS,
+        "--wait -W --test-only --wrap": ONE_JOB},
+    "lsf": {"-J[": ARRAYS, "-o -oo -e -eo -i -is": OUR_LOGS, "-K -I -Ip -Is": ONE_JOB},
+    "at": {"-f -c -d -l -r": ONE_JOB},
+    "sge": {"-t": ARRAYS},
+    "pbs": {"-J -t": ARRAYS},
+}
+
+
+# The options whose value schedulers keep with a job.  psik.py's tag stands there too.
+COMMENTS = {"slurm": ("--comment",), "lsf": ("-Jd",)}
+
+
+def refused_options(kind: str, attributes: Dict[str, str]) -> Iterator[Fault]:
+    """The faults of attributes that a backend of this kind cannot take."""
+    for key, value in attributes.items():
+        name = Option.of(key, value).name
+        names = (name, name + "[") if "[" in value else (name,)
+        for words, why in REFUSED_OPTIONS.get(kind.split("-")[0], {}).items():
+            # sbatch takes an option by its beginning, too.
+            if any(word in names or (len(name) > 3 and word.startswith(name))
+                   for word in words.split()):
+                yield Fault("attributes.%s" % key, why)
+
+
 class Block(str):
     """Ready-made text, which replaces the line that names it, whole and unquoted."""
 
@@ -1913,6 +2040,8 @@ TEMPLATE_NAMES = {
     "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
     "gpu_cores_per_process": "nothing if the job asks for none",
     "exclusive": "keeps its line, or makes it vanish",
+    "requeue": "the same", "no_requeue": "the same",
+    "comment": "the job's own comment, with a blank behind it; nothing before the tag otherwise",
     "plain_name": "the name, with _ for all but letters, digits and _.-",
     "cores": "cpu_cores_per_process if more than 1",
     "slots": "process_count if there is no node_count",
@@ -2265,10 +2394,18 @@ class ScriptWriter:
             "mpiexec": WORD_SEPARATOR.join(mpiexec),
         }
 
+    def options(self) -> Tuple[List[Option], List[Option]]:
+        """The options of the attributes: those for scripts/job, and the comment of the user's."""
+        options = [Option.of(*pair) for pair in self.settings.attributes.items()]
+        names = COMMENTS.get(self.kind.split("-")[0], ())
+        comments = [option for option in options if option.name in names]
+        return [option for option in options if option not in comments], comments
+
     def spec_values(self) -> Dict[str, Value]:
         """{name: value} of the template names for everything else in the spec."""
         spec, settings = self.spec, self.settings
         plain_name = re.sub(r"[^A-Za-z0-9_.-]", "_", spec.name) if spec.name else None
+        options, comments = self.options()
         return {
             "directory": spec.directory,
             "name": spec.name,
@@ -2278,7 +2415,10 @@ class ScriptWriter:
             "queue_name": settings.queue_name,
             "project_name": settings.project_name,
             "reservation_id": settings.reservation_id,
-            "attributes": [Option.of(*pair) for pair in settings.attributes.items()],
+            "attributes": options,
+            "comment": "".join(option.value + " " for option in comments),
+            "requeue": Option("", "") if spec.requeue else None,
+            "no_requeue": None if spec.requeue else Option("", ""),
         }
 
     def place_values(self) -> Dict[str, Value]:
@@ -2376,6 +2516,33 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     return missing + ["no program %r, which %s calls" % (word, template.source) for word in absent]
 
 
+def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str,
+                env: Optional[Dict[str, str]] = None) -> Finished:
+    """Run a program, text its stdin; if it cannot start or takes too long, stderr says so."""
+    try:
+        return run_program(argv, timeout_s, env, text=text)
+    except OSError as err:
+        return Finished(1, "", str(err))
+
+
+def without_options(env: Mapping[str, str]) -> Dict[str, str]:
+    """An environment without what a surrounding job or a shell tells a scheduler's programs."""
+    return {name: value for name, value in env.items()
+            if not SCHEDULER_VARIABLE.fullmatch(name) or CLUSTER_VARIABLE.fullmatch(name)}
+
+
+def ask_backend(backend: Backend) -> List[str]:
+    """What the backend's check script says is wrong with its scheduler; [] if that answers."""
+    shell = Shell.of(backend.config)
+    template = Template.find(backend.kind, "check", shell.kind, backend.config)
+    if not template:
+        return []
+    text = template.render({"shell": shell.command}, shell)
+    env = dict(without_options(os.environ), **backend.config.scheduler_environment)
+    done = try_program(shell.command.split() + ["-c", text], POLL_TIMEOUT_S, "", env)
+    return [done.fault] if done.status else []
+
+
 def check_backend(backend: Backend) -> List[str]:
     """What a backend lacks: templates, known names in them, programs; [] if it lacks nothing."""
     config = backend.config
@@ -2387,14 +2554,6 @@ def check_backend(backend: Backend) -> List[str]:
     if config.psik_path and not find_program(config.psik_path):
         missing.insert(0, "no program %r, which psik_path names" % config.psik_path)
     return missing
-
-
-def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str) -> Finished:
-    """Run a program, text its stdin; if it cannot start or takes too long, stderr says so."""
-    try:
-        return run_program(argv, timeout_s, text=text)
-    except OSError as err:
-        return Finished(1, "", str(err))
 
 
 class JobScripts:
@@ -2448,11 +2607,18 @@ class JobScripts:
             self.check()
         return self.job.script(name)
 
+    def environment(self, given: Optional[Dict[str, str]] = None) -> Dict[str, str]:
+        """The environment of submit, poll and cancel, made from one that is given, or ours."""
+        text = read_or_empty(self.job.script("scheduler.json"))
+        return dict(without_options(os.environ if given is None else given),
+                    **json.loads(text or "{}"))
+
     def run(self, name: str, words: Sequence[str], timeout_s: Optional[float],
             text: str = "") -> Finished:
         """Run a script with these arguments, text its stdin; if that fails, stderr says why."""
         try:
-            return try_program([self.path(name)] + list(words), timeout_s, text)
+            return try_program([self.path(name)] + list(words), timeout_s, text,
+                               self.environment())
         except ForbiddenError as err:
             return Finished(1, "", str(err))
 
@@ -2986,8 +3152,25 @@ class PollLine(NamedTuple):
     native: str
     state: str
     exit_status: str    # '-' if the scheduler gives none
-    tag: str            # '-' if the scheduler gives none
+    tag: str            # or ANY_TAG, NO_TAG
     reason: str
+
+    @staticmethod
+    def by_name(lines: Sequence["PollLine"], asked: Iterable[Tuple[str, str]]
+                ) -> Dict[Tuple[str, str], "PollLine"]:
+        """{(native id, tag): line} of those asked for, and of others of psik.py's jobs.
+
+        Nobody need ask for the others then.  What was asked for and has no line is in no state, ''.
+        """
+        silence = PollLine("", "", "-", ANY_TAG, "the scheduler no longer knows it")
+        by_native = {line.native: line for line in lines}
+        found = {(line.native, line.tag): line for line in lines if line.tag.startswith("psik-")}
+        for native, tag in asked:
+            line = by_native.get(native, silence)
+            found.setdefault((native, tag), line if line.tag == ANY_TAG else silence)
+            if line.tag == NO_TAG:
+                found[native, NO_TAG] = line
+        return found
 
     @staticmethod
     def parse(text: str) -> List["PollLine"]:
@@ -2995,6 +3178,50 @@ class PollLine(NamedTuple):
         lines = (line.split(None, 4) for line in text.split("\n"))
         return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines
                 if len(words) > 1 and words[1] in STATES]
+
+
+# What schedulers are asked.
+
+def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
+    """The stdin of poll and cancel scripts: a line `NATIVEID TAG` for each of these pairs."""
+    return "".join("%s %s\n" % pair for pair in steps)
+
+
+def ask_scheduler(job: JobDir, steps: Sequence[Tuple[str, str]], timeout_s: float
+                  ) -> List[PollLine]:
+    """The poll lines that a job's poll script prints about these (native id or `-`, tag).
+
+    BackendError if it fails.
+    """
+    words = sorted(tag if native == "-" else native for native, tag in steps)
+    done = JobScripts(job).run("poll", words, timeout_s, steps_text(steps))
+    if done.status:
+        raise BackendError("%s could not ask the scheduler: %s" % (job.script("poll"), done.fault))
+    return PollLine.parse(done.out)
+
+
+def submissions(steps: Sequence[Step], lines: Sequence[PollLine],
+                states: Sequence[str] = ("queued", "active")) -> List[Step]:
+    """What a scheduler has of these steps in these states, by its poll lines.
+
+    A step of which it has two submissions comes twice, with a native id each.
+    """
+    found = [step._replace(native=line.native) for step in steps for line in lines
+             if line.state in states
+             and (step.is_meant_by(line.native, line.tag) or line.tag == step.tag)]
+    return list(dict.fromkeys(found))
+
+
+def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
+    """Those of a job's steps that its poll script reports as queued or active, as submissions().
+
+    [] if its backend has no poll script, for then nobody can tell; BackendError if the scheduler
+    cannot be asked.
+    """
+    if not steps or not JobScripts(job).has("poll"):
+        return []
+    pairs = [(step.native, step.tag) for step in steps]
+    return submissions(steps, ask_scheduler(job, pairs, CANCEL_TIMEOUT_S))
 
 
 # Submissions whose answer never came.
@@ -3008,40 +3235,51 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
         raise BackendError("job %s: an earlier submission was cut short on %s; try again there"
                            % (job.jobid, job.host(jobndx)))
     tag = "%s.%d" % (job.tag, jobndx)
-    done = JobScripts(job).run("poll", [tag], POLL_TIMEOUT_S, "- %s\n" % tag)
-    if done.status:
-        raise BackendError("job %s: an earlier submission was cut short, and its scheduler cannot "
-                           "be asked about it now: %s" % (job.jobid, done.fault))
-    return next((line for line in PollLine.parse(done.out) if line.tag == tag), None)
+    lines = [line for line in ask_scheduler(job, [("-", tag)], POLL_TIMEOUT_S) if line.tag == tag]
+    alive = [line for line in lines if line.state in ("queued", "active")]
+    return next(iter(alive + lines), None)
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
-    """Record a submission whose answer never came, if its step runs or its scheduler has it.
+    """Record a submission whose answer never came, if its step has begun or its scheduler has it.
 
-    A submission that was cut short leaves log/submit.N without a row of step N, or a step that is
-    active and was never queued.  None if there is nothing to adopt; BackendError if the scheduler
+    A submission that was cut short leaves log/submit.N without a row of step N, or a step that has
+    begun and was never queued.  None if there is nothing to adopt; BackendError if the scheduler
     cannot be asked.
     """
     steps = Steps(history.rows)
-    jobndx, running = steps.next, steps.unqueued()
-    if running:
-        jobndx = running.jobndx
-        if running.info:  # the supervisor knows the native id
-            return record(job, history, jobndx, JobState.queued, running.info)
-    if not os.path.exists(job.log("submit", jobndx)) or not JobScripts(job).has("poll"):
-        return None
-    line = find_tagged(job, jobndx)
-    return record(job, history, jobndx, JobState.queued, read_info(line.native)) if line else None
+    begun = steps.unqueued()
+    jobndx = begun or steps.next_jobndx
+    native = steps.active[begun] if begun else ""
+    if not native:
+        if not os.path.exists(job.log("submit", jobndx)) or not JobScripts(job).has("poll"):
+            return None
+        line = find_tagged(job, jobndx)
+        if line is None:
+            return None
+        native = read_info(line.native)
+    row = record(job, history, jobndx, JobState.queued, native)
+    if os.path.exists(job.log("cancel", jobndx)):  # canceled before anybody knew its native id
+        record(job, history, 0, JobState.canceled, 0)
+    return row
+
+
+def unknown_since(job: JobDir, jobndx: int) -> float:
+    """When a step was submitted whose submission got no answer; 0 if none was."""
+    try:
+        return os.stat(job.log("submit", jobndx)).st_mtime
+    except OSError:
+        return 0.0
 
 
 def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
     """Adopt the submissions of these jobs that were cut short, and bring their rows up to date.
 
-    One that cannot be looked for now is left for later.  A step that is active and was never queued
+    One that cannot be looked for now is left for later.  A step that has begun and was never queued
     needs no adoption yet: its `active` row has the native id.
     """
     for job, rows in jobs:
-        if os.path.exists(job.log("submit", Steps(rows).next)):
+        if os.path.exists(job.log("submit", Steps(rows).next_jobndx)):
             try:
                 with transitions(job, patient=False) as history:
                     adopt(job, history)
@@ -3050,39 +3288,205 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
                 pass  # nobody answers, the job is gone, or it is being submitted at this moment
 
 
-# What schedulers are asked, and what becomes of their answers.
+# How steps end.
 
-def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
-    """The stdin of poll and cancel scripts: a line `NATIVEID TAG` for each of these pairs."""
-    return "".join("%s %s\n" % pair for pair in steps)
+def describe_exit(info: Info) -> str:
+    """What an exit status means by itself: a signal's name, say; '' if nothing."""
+    import signal
+    if info == 127:
+        return "a command or the script's interpreter was not found"
+    if isinstance(info, int) and 128 < info < 128 + signal.NSIG:
+        names = {int(number): number.name for number in signal.Signals}
+        return "killed by %s" % names.get(info - 128, "signal %d" % (info - 128))
+    return ""
 
+
+def write_reason(step: Step, reason: str) -> None:
+    """Write why a step ended to log/reason.N."""
+    path = step.job.log("reason", step.jobndx)
+    if read_or_empty(path) != reason + "\n":
+        replace_file(path, reason + "\n")
+
+
+def record_requeue(step: Step) -> List[Row]:
+    """Record that a scheduler queues a step's job again, as the next step, if it does.
+
+    The history as it is then, [] if it does not.  BackendError if the scheduler cannot be asked.
+    """
+    # Asked now, because an answer that is kept may be older than the step's last row.
+    lines = ask_scheduler(step.job, [(step.native, step.tag)], POLL_TIMEOUT_S)
+    if not any(each.native == step.native for each in submissions([step], lines, ["queued"])):
+        return []
+    with transitions(step.job) as history:
+        steps = Steps(history.rows)
+        if steps.is_requeued(step):  # the supervisor, or another process, has recorded it
+            return history.rows
+        jobndx = max([steps.next_jobndx] + [claimed + 1 for claimed in step.job.claimed()])
+        if step.jobndx not in steps.ended:  # its node was lost
+            record(step.job, history, step.jobndx, JobState.failed, 1)
+        write_reason(step, "its scheduler runs it again, as step %d" % jobndx)
+        record(step.job, history, jobndx, JobState.queued, read_info(step.native))
+        return history.rows
+
+
+# What schedulers are told.
+
+class Cancellation:
+    """The cancellation of every step of a job that has not ended."""
+
+    def __init__(self, job: JobDir) -> None:
+        self.job = job
+        self.steps = Steps(job.rows()).live(job, canceled_too=True)
+        self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
+        self.fault = ""     # why a submission that was cut short could not be looked for
+
+    @staticmethod
+    def run(steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float],
+            env: Optional[Dict[str, str]] = None) -> None:
+        """Run a program that ends these steps; BackendError if it fails."""
+        text = steps_text((step.native, step.tag) for step in steps)
+        done = try_program(argv, timeout_s, text, env)
+        if done.status:
+            raise BackendError(done.fault)
+
+    def run_script(self, steps: Sequence[Step], timeout_s: Optional[float]) -> None:
+        """Run scripts/cancel for these steps, if there are any; BackendError if it fails."""
+        if steps:
+            scripts, natives = JobScripts(self.job), [step.native for step in steps]
+            self.run(steps, [scripts.path("cancel")] + natives, timeout_s, scripts.environment())
+
+    def not_ended(self, err: BackendError) -> BackendError:
+        """The error that a step lives on."""
+        return BackendError("job %s could not be ended: %s; cancel it again"
+                            % (self.job.jobid, err))
+
+    def stop_elsewhere(self) -> None:
+        """Have the supervisors on other hosts end their steps; BackendError if they do not."""
+        if self.elsewhere:
+            supervise = JobScripts(self.job).path("supervise")
+            argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
+            try:
+                self.run(self.elsewhere, argv, None)
+            except BackendError as err:
+                raise self.not_ended(err) from None
+
+    def find(self, steps: Sequence[Step]) -> List[Step]:
+        """What the scheduler has of these steps; BackendError if it cannot be asked."""
+        if not JobScripts(self.job).has("poll"):
+            return list(steps)
+        lines = ask_scheduler(self.job, [(step.native, step.tag) for step in steps],
+                              CANCEL_TIMEOUT_S)
+        # A job that it has taken just now may not be listed yet.
+        listed = {line.native for line in lines}
+        recent = {row.jobndx for row in self.job.rows()
+                  if row.state is JobState.queued and age_s(row.time) < LISTED_S}
+        return submissions(steps, lines) + [step for step in steps if step.jobndx in recent
+                                            and step.native not in listed]
+
+    def tell(self, steps: Sequence[Step]) -> None:
+        """Have the scheduler end these steps, by their tags; BackendError if that fails.
+
+        While log/cancel.N exists it is owed: reconcile() tries again.
+        """
+        marks = [self.job.log("cancel", step.jobndx) for step in steps]
+        for mark in marks:
+            write_file(mark, "")
+        try:
+            self.run_script(self.find(steps), CANCEL_TIMEOUT_S)
+        except BackendError as err:
+            raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
+                               "`%s poll` tells it again" % (self.job.jobid, err, called())
+                               ) from None
+        for mark in marks:
+            with suppress(FileNotFoundError):
+                os.unlink(mark)
+
+    def stop(self) -> None:
+        """End the steps; BackendError if that fails."""
+        # A step that only this host knows may take as long as its supervisor needs to end it.
+        here = [step for step in self.steps if self.job.host(step.jobndx)]
+        try:
+            self.run_script(here, None)
+        except BackendError as err:
+            raise self.not_ended(err) from None
+        others = [step for step in self.steps if step not in here]
+        if others:
+            self.tell(others)
+
+    def await_end(self) -> None:
+        """Wait until the scheduler has ended the steps; BackendError if not within END_WAIT_S."""
+        deadline = time.monotonic() + END_WAIT_S
+        for pause_s in pauses():
+            alive = living(self.job, self.steps)
+            if not alive:
+                return
+            if time.monotonic() > deadline:
+                names = ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)
+                raise BackendError("job %s was asked to end, and has not ended yet: %s"
+                                   % (self.job.jobid, names))
+            time.sleep(pause_s)
+
+    def adopt(self, history: History) -> None:
+        """Adopt a submission that was cut short; one that cannot be found must not run later."""
+        jobndx = Steps(history.rows).next_jobndx
+        if os.path.exists(self.job.log("submit", jobndx)):
+            write_file(self.job.log("cancel", jobndx), "")
+        try:
+            adopt(self.job, history)
+        except BackendError as err:
+            self.fault = str(err)
+
+    def record(self) -> bool:
+        """Record that the job is canceled, and find the steps to end; whether one had not ended."""
+        job = self.job
+        with job.history() as history:
+            if history.rows:
+                self.adopt(history)
+            steps = Steps(history.rows)
+            over = all(row.state.is_final() for row in steps.states.values())
+            if not over:
+                record(job, history, 0, JobState.canceled, 0)
+            self.steps = Steps(history.rows).live(job, canceled_too=True)
+            return not over
+
+    def cancel(self) -> bool:
+        """Record it, and end the steps; whether there was anything to end."""
+        for step in Steps(self.job.rows()).unsettled(self.job):
+            record_requeue(step)  # a job that waits again has not ended
+        self.stop_elsewhere()
+        try:
+            was_live = self.record()
+        except OSError as err:  # the history cannot be written
+            self.stop()
+            raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
+                self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
+        self.stop()
+        if self.fault:
+            raise BackendError("job %s is canceled; whether its scheduler has it is not known: %s"
+                               % (self.job.jobid, self.fault))
+        return was_live or bool(self.steps or self.elsewhere)
+
+
+# What schedulers answer, and what becomes of it.
 
 class Status(NamedTuple):
-    """The scheduler status of a step; times are seconds since the epoch."""
-    state: str          # '' if the scheduler no longer knows the step
+    """What a scheduler says of a job of its own; times are seconds since the epoch."""
+    native: str
+    tag: str
+    state: str          # '' if it no longer knows the job
     exit_status: str    # '-' if it gave none
     reason: str
     since: float        # when an answer first had this state
-    wanted: float       # when somebody last asked for the step
-    tag: str = ""       # of the step
+    wanted: float       # when somebody last asked for it
 
     def after(self, old: "Status") -> "Status":
-        """This status with the times of the last one, if that was of the same step."""
-        if old.tag not in ("", self.tag):
-            return self
+        """This status with the times of the one before it."""
         # A time that was written before a clock was set back may lie in the future.
         since = min(old.since, self.since) if old.state == self.state else self.since
-        return self._replace(since=since, wanted=old.wanted)
-
-    def write_reason(self, step: Step) -> None:
-        """Write why a step failed, by its scheduler status, to log/reason.N."""
-        reason = (self.reason or "its scheduler reports that it failed") + "\n"
-        path = step.job.log("reason", step.jobndx)
-        if read_or_empty(path) != reason:
-            replace_file(path, reason)
+        return self._replace(since=since, wanted=max(old.wanted, self.wanted))
 
     def record_end(self, step: Step, history: History) -> None:
-        """Record the end of a step by its scheduler status, unless the history has it, and why.
+        """Record the end of a step, unless the history has it, and why it ended.
 
         A step that the scheduler calls canceled is failed here: if psik had been asked to cancel
         it, the history would have that already.
@@ -3090,25 +3494,25 @@ class Status(NamedTuple):
         latest = Steps(history.rows).states.get(step.jobndx)
         if latest is None:
             return
-        failed, ended = self.state != JobState.completed, latest.state.is_final()
-        # Why a supervisor was stopped (TIMEOUT, OUT_OF_MEMORY), its scheduler may know better than
-        # it did.  A step that only one host knows has no scheduler but that host's supervisor.
-        knows_better = (self.state and latest.state is JobState.failed
-                        and not step.job.host(step.jobndx))
-        if failed and (not ended or knows_better):
-            self.write_reason(step)
-        if not ended:
-            state = JobState.failed if failed else JobState.completed
+        if not latest.state.is_final():
             code = read_info(self.exit_status)
-            info = code if isinstance(code, int) else int(failed)
+            state = JobState.failed
+            if self.state == JobState.completed:
+                state = JobState.completed
+            else:
+                write_reason(step, self.reason or "its scheduler reports that it failed")
+            info = code if isinstance(code, int) else int(state is JobState.failed)
             record(step.job, history, step.jobndx, state, info)
+        elif latest.state is JobState.failed and not step.job.host(step.jobndx):
+            # The scheduler may know better than the supervisor why it was stopped.
+            write_reason(step, (self.reason if self.state else "") or describe_exit(latest.info))
 
     def record(self, step: Step, grace_s: float) -> List[Row]:
         """Record the end of a step, if this is final, or the step has been unknown for grace_s.
 
         The history as it is then; [] if the step has not ended, or the job is gone.
         """
-        is_unsure = not self.state and time.time() - self.since < grace_s
+        is_unsure = not self.state and 0 <= time.time() - self.since < grace_s
         if self.state in ("new", "queued", "active") or is_unsure:
             return []
         try:
@@ -3119,50 +3523,61 @@ class Status(NamedTuple):
             return []
 
 
-# What stands in for the line of a step that an answer does not mention.
-SILENCE = PollLine("", "", "-", "-", "the scheduler no longer knows it")
+RELEVANCE = ("active", "queued")  # of several statuses of one step, these count first
 
 
-class Answer(NamedTuple):
-    """A scheduler's last answer: its time, {native id: status}, and why there was none, or ''."""
-    time: float = 0.0
-    steps: Dict[str, Status] = {}
-    fault: str = ""
+class Answer:
+    """A scheduler's last answer: its time, what it says, and why there was none, or ''."""
+
+    def __init__(self, stamp: float = 0.0, statuses: Iterable[Status] = (),
+                 fault: str = "") -> None:
+        self.time, self.statuses, self.fault = stamp, list(statuses), fault
+        self.by_native: Dict[str, List[Status]] = {}
+        self.by_tag: Dict[str, List[Status]] = {}
+        for status in self.statuses:
+            self.by_native.setdefault(status.native, []).append(status)
+            self.by_tag.setdefault(status.tag, []).append(status)
 
     @classmethod
     def read(cls, path: str) -> "Answer":
-        """The answer in a file; an empty one if there is none."""
+        """The answer in a file; an empty one if there is none, or of another version."""
         with suppress(ValueError, TypeError, KeyError):
             data = json.loads(read_or_empty(path))
-            steps = {native: Status(*values) for native, values in data["steps"].items()}
+            steps = [Status(*values) for values in data["steps"].values()]
             return cls(float(data["time"]), steps, str(data["fault"]))
         return cls()
 
-    def next(self, lines: Sequence[PollLine], asked: Dict[str, str],
-             ours: Iterable[str]) -> "Answer":
+    def text(self) -> str:
+        """Its text in a file."""
+        # In a form that other versions can tell from their own: they take it for an empty answer.
+        steps = {"%s %s" % (status.native, status.tag): status for status in self.statuses}
+        return json.dumps({"time": self.time, "steps": steps, "fault": self.fault}) + "\n"
+
+    def next(self, lines: Sequence[PollLine], asked: Iterable[Tuple[str, str]],
+             ours: Iterable[Tuple[str, str]]) -> "Answer":
         """The answer that follows this one, from the poll lines.
 
-        asked: {native id: tag} of the steps that the scheduler was asked for; ours: the native ids
-        that this process wants to know of, the others being asked for on behalf of other processes.
+        asked: the (native id, tag) that the scheduler was asked for; ours: those of this process,
+        the others being asked for on behalf of other processes.
         """
-        now = time.time()
-        steps = {native: status for native, status in self.steps.items()
-                 if age_s(status.wanted) < WANTED_S}
-        by_native = {line.native: line for line in lines}
-        # Steps of which nobody has asked are kept too: another process need not ask again for them.
-        tags = {line.native: line.tag for line in lines if line.tag.startswith("psik-")}
-        for native, tag in dict(tags, **asked).items():
-            line, wanted = by_native.get(native, SILENCE), now if native in asked else 0.0
-            new = Status(line.state, line.exit_status, line.reason, now, wanted, tag)
-            status = new.after(steps.get(native, new))
-            steps[native] = status._replace(wanted=now) if native in ours else status
-        return Answer(now, steps)
+        now, wanted = time.time(), set(ours)
+        old = {(status.native, status.tag): status for status in self.statuses}
+        new = {key: status for key, status in old.items() if age_s(status.wanted) < WANTED_S}
+        for (native, tag), line in PollLine.by_name(lines, asked).items():
+            status = Status(native, tag, line.state, line.exit_status, line.reason, now,
+                            now if (native, tag) in wanted else 0.0)
+            new[native, tag] = status.after(old.get((native, tag), status))
+        return Answer(now, new.values())
 
     def of(self, step: Step) -> Optional[Status]:
         """The status of a step, None if the answer is not about it."""
-        # A scheduler may have given the native id before: the tag tells whose status this is.
-        status = self.steps.get(step.native)
-        return status if status and status.tag in ("", step.tag) else None
+        known = self.by_native.get(step.native, []) + self.by_tag.get(step.tag, [])
+        meant = [status for status in known if step.is_meant_by(status.native, status.tag)]
+        for state in RELEVANCE:
+            live = [status for status in meant if status.state == state]
+            if live:
+                return live[0]
+        return next((status for status in meant if status.state), next(iter(meant), None))
 
     @staticmethod
     def fault_of(root: str) -> str:
@@ -3181,15 +3596,19 @@ class Poll:
     """
 
     def __init__(self, root: str, host: str, config: Config) -> None:
-        self.root, self.config = root, config
+        self.host, self.config = host, config
         self.members: List[Tuple[Step, List[Row]]] = []
-        self.quiet = False  # True if there may be news: the last row of a step is not a recent one
+        self.max_age_s = config.poll_interval_s     # of an answer that is good enough
+        self.may_have_news = False  # True once the last row of a step is not a recent one
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
 
-    def add(self, step: Step, rows: List[Row]) -> None:
-        """Ask for this step too."""
+    def add(self, step: Step, rows: List[Row], may_go_on: bool = False) -> None:
+        """Ask for this step too; may_go_on: a signal has ended it, and may not be the last word."""
         self.members.append((step, rows))
-        self.quiet = self.quiet or age_s(rows[-1].time) >= self.config.poll_interval_s
+        if may_go_on:
+            self.max_age_s = min(self.max_age_s, SETTLE_S)
+        is_old = age_s(rows[-1].time) >= self.config.poll_interval_s
+        self.may_have_news = self.may_have_news or is_old or may_go_on
 
     def asker(self) -> Optional[JobDir]:
         """The job whose poll script asks for all: the newest, likely made by the newest psik.py."""
@@ -3203,23 +3622,20 @@ class Poll:
 
         If the scheduler does not answer: the answer before, and why.
         """
-        ours = {step.native: step.tag for step, _ in self.members}
-        others = {native: status.tag for native, status in before.steps.items()
-                  if age_s(status.wanted) < WANTED_S and status.state in ("queued", "active")}
-        asked = dict(others, **ours)
-        text = steps_text(asked.items())
-        done = JobScripts(job).run("poll", sorted(asked), POLL_TIMEOUT_S, text)
-        if done.status:
-            fault = "%s could not ask the scheduler: %s" % (job.script("poll"), done.fault)
-            complain(fault)
-            return Answer(time.time(), before.steps, fault)
-        return before.next(PollLine.parse(done.out), asked, ours)
+        ours = [(step.native, step.tag) for step, _ in self.members]
+        others = [(status.native, status.tag) for status in before.statuses
+                  if age_s(status.wanted) < WANTED_S and status.state in ("queued", "active")]
+        asked = list(dict.fromkeys(others + ours))
+        try:
+            return before.next(ask_scheduler(job, asked, POLL_TIMEOUT_S), asked, ours)
+        except BackendError as err:
+            complain(str(err))
+            return Answer(time.time(), before.statuses, str(err))
 
     def is_fresh(self, answer: Answer) -> bool:
-        """Whether an answer is recent, and about all of the steps, unless the scheduler failed."""
-        is_recent = age_s(answer.time) < self.config.poll_interval_s
+        """Whether an answer is recent, and about all of the steps or that there is none."""
         covers = bool(answer.fault) or all(answer.of(step) for step, _ in self.members)
-        return is_recent and covers
+        return age_s(answer.time) < self.max_age_s and covers
 
     def ask_in_turn(self, job: JobDir, force: bool) -> Answer:
         """Ask, one process at a time, and keep the answer for the others.
@@ -3233,17 +3649,17 @@ class Poll:
             answer = Answer.read(self.answer_path)
             if force or not self.is_fresh(answer):
                 answer = self.ask(job, answer)
-                replace_file(self.answer_path, json.dumps(answer._asdict()) + "\n")
+                replace_file(self.answer_path, answer.text())
             return answer
 
     def answer(self, force: bool) -> Answer:
         """The scheduler's answer about the steps, and about others.
 
-        The scheduler is asked again if its last answer is not fresh and one of the steps is quiet;
-        with force in any case.
+        The scheduler is asked again if its last answer is not fresh and there may be news of one of
+        the steps; with force in any case.
         """
         answer = Answer.read(self.answer_path)
-        is_due = force or (self.quiet and not self.is_fresh(answer))
+        is_due = force or (self.may_have_news and not self.is_fresh(answer))
         job = self.asker() if is_due else None
         if job is None:
             return answer
@@ -3252,37 +3668,68 @@ class Poll:
         except OSError:  # the disk is full or read-only: each process asks for itself, each time
             return self.ask(job, answer)
 
+    def act(self, step: Step, rows: Sequence[Row], answer: Answer) -> List[Row]:
+        """Do what an answer about a step demands; the history as it is then, [] if nothing."""
+        status = answer.of(step)
+        if status is None:
+            return []
+        if Steps(rows).states[step.jobndx].state is JobState.canceled:  # not told yet
+            if not answer.fault:
+                Cancellation(step.job).tell([step])
+            return []
+        if status.state == "queued" and step.is_claimed and not self.host:
+            return record_requeue(step)
+        return status.record(step, self.config.poll_grace_s)
+
     def record(self, answer: Answer) -> None:
-        """Record the ends of steps that an answer shows; the rows are brought up to date."""
+        """Record what an answer says of the steps; the rows are brought up to date."""
         for step, rows in self.members:
-            status = answer.of(step)
             try:
-                if status:
-                    rows[:] = status.record(step, self.config.poll_grace_s) or rows
+                rows[:] = self.act(step, rows, answer) or rows
             except (PsikError, OSError) as err:  # one broken job must not hide the others
-                complain_once("job %s: its end cannot be recorded: %s" % (step.job.jobid, err))
+                complain_once("job %s is not up to date: %s" % (step.job.jobid, err))
 
     @staticmethod
     def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
         """The questions about these jobs' steps, except those that only another host knows.
 
-        A scheduler is asked for the steps that have not ended, and for those that a signal has
-        ended of late, because it may know why.
+        A scheduler is asked for the steps that have not ended, for those that a signal has ended,
+        and for those that it is still to be told to end.
         """
         configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
         polls: Dict[Tuple[str, str], Poll] = {}
         for job, rows in jobs:
             steps = Steps(rows)
-            for step in steps.live(job) + steps.stopped(job):
+            unsettled = steps.unsettled(job)
+            for step in steps.live(job) + steps.untold(job) + unsettled:
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
                 if host in ("", os.uname().nodename):
                     poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
-                    poll.add(step, rows)
+                    poll.add(step, rows, may_go_on=step in unsettled)
         return list(polls.values())
 
 
-# {(folder of the jobs, native id): status}; two schedulers may give the same native id.
-Statuses = Dict[Tuple[str, str], Status]
+def is_over(job: JobDir, rows: Sequence[Row]) -> bool:
+    """Whether a job's latest step has ended, and will not be run again; True if the job is gone."""
+    steps = Steps(rows)
+    latest = steps.latest
+    if latest is None or not latest.state.is_final():
+        return latest is None
+    may_go_on = latest.jobndx in [step.jobndx for step in steps.unsettled(job)]
+    return not may_go_on or JobScripts(job).are_stale  # of which nobody can be asked
+
+
+def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
+    """Whether a scheduler may have something to say of a job, or is still to be told something."""
+    steps = Steps(rows)
+    latest = steps.latest
+    if latest and latest.state is JobState.new:
+        return bool(unknown_since(job, steps.next_jobndx))
+    return not is_over(job, rows) or bool(steps.untold(job))
+
+
+# {(path of the job, jobndx): status}
+Statuses = Dict[Tuple[str, int], Status]
 
 
 def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
@@ -3291,15 +3738,19 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
 
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
     scheduler is asked again only if its last answer is older than the config's poll_interval_s or
-    lacks a step, or with force.  Submissions that were cut short are looked for in jobs that are
-    `new`, and with force in all: each costs a look at the disk.
+    lacks a step, or with force; it is not asked while the last row of every step is younger than
+    that.  Submissions that were cut short are looked for in jobs that are `new` or `canceled`, and
+    with force in all: each costs a look at the disk.
     """
     adopt_lost([(job, rows) for job, rows in jobs
-                if rows and (force or rows[-1].state is JobState.new)])
+                if rows and (force or rows[-1].state in (JobState.new, JobState.canceled))])
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
         answer = poll.answer(force)
-        statuses.update({(poll.root, native): status for native, status in answer.steps.items()})
+        for step, _ in poll.members:
+            status = answer.of(step)
+            if status:
+                statuses[step.job.path, step.jobndx] = status
         poll.record(answer)
     return statuses
 
@@ -3319,6 +3770,9 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
         settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
                                     config.ca_file, config.callback_proxy)
         write_file(job.script("callback.json"), json.dumps(settings._asdict()) + "\n")
+    if backend.config.scheduler_environment:
+        write_file(job.script("scheduler.json"),
+                   json.dumps(backend.config.scheduler_environment) + "\n")
 
 
 def write_spec(job: JobDir, spec: JobSpec) -> None:
@@ -3353,6 +3807,10 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
     """
     chosen = config.choose_backend(spec, backend)
     spec = chosen.with_defaults(spec)
+    assert isinstance(spec.backend, BackendConfig)
+    refused = list(refused_options(chosen.kind, spec.backend.attributes))
+    if refused:
+        raise InvalidError(refused)
     if spec.directory and not os.path.isdir(spec.directory):
         raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
                                   "to run in the job's own work/" % spec.directory)])
@@ -3382,22 +3840,12 @@ def remake_scripts(config: Config, job: JobDir) -> None:
         write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
-def living(job: JobDir, steps: Sequence[Step]) -> List[Step]:
-    """Those steps of a job that its poll script reports as queued or active.
-
-    [] if its backend has no poll script, for then nobody can tell; BackendError if the scheduler
-    cannot be asked.
-    """
-    if not steps or not JobScripts(job).has("poll"):
-        return []
-    text = steps_text((step.native, step.tag) for step in steps)
-    words = [step.native for step in steps]
-    done = JobScripts(job).run("poll", words, CANCEL_TIMEOUT_S, text)
-    if done.status:
-        raise BackendError("job %s: its scheduler cannot be asked whether it has ended: %s"
-                           % (job.jobid, done.fault))
-    alive = {line.native for line in PollLine.parse(done.out) if line.state in ("queued", "active")}
-    return [step for step in steps if step.native in alive]
+def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
+    """The functions that bash exports, in variables that other shells pass on to the supervisor."""
+    texts = ["%s=%s" % pair for pair in env.items() if pair[0].startswith("BASH_FUNC_")]
+    found = {"PSIK_FUNCTION_%d" % number: text.encode("utf-8", "surrogateescape").hex()
+             for number, text in enumerate(texts)}
+    return {name: text for name, text in found.items() if len(text) < MAX_VARIABLE}
 
 
 class Submission:
@@ -3423,45 +3871,63 @@ class Submission:
         job, scripts = self.job, JobScripts(self.job)
         if not force:
             self.refuse_running(history.rows)
-        log = job.log("submit", Steps(history.rows).next)
+        jobndx = Steps(history.rows).next_jobndx
+        log = job.log("submit", jobndx)
         if os.path.exists(log) and not scripts.has("poll"):
             raise BackendError("job %s: an earlier submission was cut short, and its backend has "
                                "no poll script to look for it; remove %s to submit it anew"
                                % (job.jobid, log))
+        since = unknown_since(job, jobndx)
+        if since and age_s(since) < UNKNOWN_S and not force and not job.host(jobndx):
+            raise BackendError("job %s: its scheduler does not have the submission of %s, and may "
+                               "still get it; start it after %s, or with --force"
+                               % (job.jobid, clock(since), clock(since + UNKNOWN_S)))
         if scripts.are_stale:
             raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes "
                                 "its scripts anew" % (job.jobid, job.path, called()))
 
+    def site_defaults(self, settings: BackendConfig) -> Dict[str, str]:
+        """Those of SITE_DEFAULTS in our environment that the spec does not override."""
+        said = {name for name, value in vars(settings).items() if value}
+        said.update(Option.of(name, "").name for name in settings.attributes)
+        return {name: os.environ[name] for name, words in SITE_DEFAULTS.items()
+                if name in os.environ and not said & set(words.split())}
+
     def environment(self, jobndx: int) -> Dict[str, str]:
-        """The environment of scripts/submit, with this job's mark, not a surrounding job's."""
-        inherit = self.job.spec().inherit_environment
-        env = {name: value for name, value in os.environ.items()
-               if inherit or name in BASIC_ENVIRONMENT}
-        return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx))
+        """The environment of scripts/submit.
+
+        PSIK_MARK in it names this step, even where psik.py runs inside another job.
+        """
+        spec, given = self.job.spec(), dict(os.environ)
+        assert isinstance(spec.backend, BackendConfig)
+        if not spec.inherit_environment:
+            given = {name: value for name, value in given.items()
+                     if name in BASIC_ENVIRONMENT or CLUSTER_VARIABLE.fullmatch(name)}
+        # A local job may be meant to use the allocation around it.
+        env = given if spec.backend.type == "local" else dict(
+            JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
+        return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx), **exported_functions(given))
 
     def run(self, jobndx: int) -> Finished:
-        """Run scripts/submit.
+        """Run scripts/submit; with the status EX_TEMPFAIL, the scheduler may have the job.
 
-        BackendError if it leaves open whether the scheduler has the job: it exits with EX_TEMPFAIL
-        then, or does not end within the time-out.
+        What it says on stderr goes to log/submit.N, and in a line into the result.
         """
         job, log, env = self.job, self.job.log("submit", jobndx), self.environment(jobndx)
+        with suppress(FileNotFoundError):  # a request to end an earlier submission of the step
+            os.unlink(job.log("cancel", jobndx))
         try:
             argv = [JobScripts(job).path("submit"), str(jobndx), os.uname().nodename]
+            before = len(read_or_empty(log))
             done = run_program(argv, self.timeout_s, env, log, job.path)
+            return done._replace(err=telling_lines(read_or_empty(log)[before:]))
         except TimeoutError as err:
-            done = Finished(os.EX_TEMPFAIL, "", "")
             with open(log, "a", encoding="utf-8") as file:
                 file.write("%s\n" % err)
+            return Finished(os.EX_TEMPFAIL, "", "")
         except OSError as err:
             write_file(log, "%s\n" % err)
-            done = Finished(126, "", "")  # as a shell has it
-        if done.status == os.EX_TEMPFAIL:
-            why = last_line(read_or_empty(log)) or "no answer"
-            raise BackendError("job %s: %s; it is not known yet whether its scheduler took it: "
-                               "`start` or `poll` will find out, and not submit it twice"
-                               % (job.jobid, why))
-        return done
+            return Finished(126, "", "")  # as a shell has it
 
     def submit(self, force: bool) -> Row:
         """Submit the step, with the history locked; the `queued` row."""
@@ -3471,28 +3937,52 @@ class Submission:
                 raise NotFoundError("no job at %s" % job.path)
             adopted = adopt(job, history)
             if adopted:
+                complain("job %s: its scheduler had taken step %d after all, as %s; it is not "
+                         "submitted again" % (job.jobid, adopted.jobndx, adopted.info))
                 return adopted
             self.refuse_unready(history, force)
-            jobndx = Steps(history.rows).next
+            jobndx = Steps(history.rows).next_jobndx
             done = self.run(jobndx)
             native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
             if done.status == 0 and NATIVE_ID.fullmatch(native):
+                if done.err:
+                    complain("job %s: %s says: %s" % (job.jobid, job.backend, done.err))
                 return record(job, history, jobndx, JobState.queued, read_info(native))
-            record(job, history, jobndx, JobState.failed, done.status or 1)
+            if done.status in (0, os.EX_TEMPFAIL):
+                return self.look_for(history, jobndx, done)
+            record(job, history, jobndx, JobState.failed, done.status)
         log = job.log("submit", jobndx)
-        why = last_line(read_or_empty(log)) or "submit printed no id, but %r" % native
+        why = telling_lines(read_or_empty(log)) or "exit %d" % done.status
+        if "exclusive" in why.lower() and job.spec().resources.exclusive_node_use:
+            why += "; set resources.exclusive_node_use to false"
         raise BackendError("job %s: %s did not take it: %s (full answer: %s)"
                            % (job.jobid, job.backend, why, log))
+
+    def look_for(self, history: History, jobndx: int, done: Finished) -> Row:
+        """The `queued` row of a submission that gave no native id, if its scheduler has it.
+
+        BackendError if that is not known yet.
+        """
+        adopted = None
+        if done.status == 0:  # it answered, so it can be asked
+            with suppress(BackendError):
+                adopted = adopt(self.job, history)
+        if adopted:
+            return adopted
+        said = done.out + read_or_empty(self.job.log("submit", jobndx))
+        raise BackendError("job %s: %s; it is not known yet whether its scheduler has it: `poll` "
+                           "and `start` look for it, and do not submit it twice"
+                           % (self.job.jobid, telling_lines(said) or "no answer"))
 
 
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
 
-    The history stays locked meanwhile, so `queued` always comes before `active`.  A step whose
-    submission was cut short, before its answer came, is not submitted twice: the scheduler is asked
-    for it first.  ConflictError if a step has not ended, unless force.  BackendError if the
-    scheduler refuses (the step is `failed` then, and log/submit.N holds the answer) or does not
-    answer.
+    The history stays locked meanwhile, so `queued` comes before `active`, unless the supervisor has
+    to go on without the lock.  A submission whose answer never came is looked for by its tag first,
+    and is not made again within UNKNOWN_S, unless force.  ConflictError if a step has not ended,
+    unless force.  BackendError if the scheduler refuses (the step is `failed` then, and
+    log/submit.N holds the answer), or if it is not known whether it took the job.
     """
     return Submission(job, timeout_s).submit(force)
 
@@ -3500,7 +3990,7 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
 def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     """As submit(), with the time-out of the config, after bringing the job up to date.
 
-    Its last step may have ended unrecorded; and if it was moved, its scripts are made anew.
+    Its last step may have ended unrecorded.  If the job was moved, its scripts are made anew.
     """
     rows = job.rows()
     if Steps(rows).live(job) and not force:
@@ -3515,31 +4005,29 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
 
 # Looking.
 
-def describe_exit(info: Info) -> str:
-    """What an exit status means by itself: a signal's name, say; '' if nothing."""
-    import signal
-    if info == 127:
-        return "a command or the script's interpreter was not found"
-    if isinstance(info, int) and 128 < info < 128 + signal.NSIG:
-        names = {int(number): number.name for number in signal.Signals}
-        return "killed by %s" % names.get(info - 128, "signal %d" % (info - 128))
-    return ""
-
-
 def why_step_failed(job: JobDir, row: Row) -> str:
-    """Why a step failed: its recorded reason, exit status or, if it never ran, submit's answer."""
+    """Why a step failed: its recorded reason, exit status or, if it never ran, what was said."""
     reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
-    if reason or os.path.exists(job.log("stdout", row.jobndx)):
+    if os.path.exists(job.log("stdout", row.jobndx)):
         return reason or describe_exit(row.info)
-    return last_line(read_or_empty(job.log("submit", row.jobndx)))
+    said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
+    return ": ".join(part for part in (reason, said) if part)
 
 
 def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
     """Why a job is in the state of this row, in one line; '' if that is not known."""
+    if row.state is JobState.new:
+        since = unknown_since(job, row.jobndx + 1)
+        return "submission unknown since %s" % clock(since) if since else ""
     if row.state in (JobState.queued, JobState.active):
-        status = statuses.get((os.path.dirname(job.path), str(row.info)))
+        status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
-    return why_step_failed(job, row) if row.state is JobState.failed else ""
+    if row.state is JobState.canceled:
+        is_owed = os.path.exists(job.log("cancel", row.jobndx)) and not job.host(row.jobndx)
+        return "its scheduler has not been told yet" if is_owed else ""
+    if row.state is JobState.completed:  # though a process of it was killed for want of memory
+        return last_line(read_or_empty(job.log("reason", row.jobndx)))
+    return why_step_failed(job, row)
 
 
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
@@ -3648,30 +4136,19 @@ def logs(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str
 
 # Waiting.
 
-def pauses() -> Iterator[float]:
-    """How long to sleep between looks, in seconds: short at first, at most half a second."""
-    pause_s = 0.01
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * 1.3, 0.5)
-
-
 class Look(NamedTuple):
-    """A job as it was at one look."""
+    """A job as it was at one look; it has ended if its latest step has, for good."""
     summary: Summary
     rows: List[Row]
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job's latest step has ended."""
-        return STATES[self.summary.state].is_final()
+    ended: bool
 
 
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     """The jobs as they are now, in order, brought up to date; NotFoundError if one is gone."""
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
-    return [Look(summarize(job, rows, statuses), rows) for job, rows in pairs]
+    return [Look(summarize(job, rows, statuses), rows, is_over(job, rows))
+            for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:
@@ -3728,78 +4205,6 @@ def exit_status(summary: Summary) -> ExitStatus:
 
 
 # Ending.
-
-class Cancellation:
-    """The cancellation of every step of a job that has not ended."""
-
-    def __init__(self, job: JobDir) -> None:
-        self.job = job
-        self.steps = Steps(job.rows()).live(job, canceled_too=True)
-        self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
-
-    def run(self, steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float]) -> None:
-        """Run a program that ends these steps; BackendError if it fails."""
-        done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps))
-        if done.status:
-            text = "job %s could not be ended: %s; cancel it again"
-            raise BackendError(text % (self.job.jobid, done.fault))
-
-    def stop_elsewhere(self) -> None:
-        """Have the supervisors on other hosts end their steps; BackendError if they do not."""
-        if self.elsewhere:
-            supervise = JobScripts(self.job).path("supervise")
-            argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
-            self.run(self.elsewhere, argv, None)
-
-    def stop(self) -> None:
-        """Have the scheduler end the steps; BackendError if that fails."""
-        if self.steps:
-            # A step that only this host knows may take as long as its supervisor needs to end it.
-            of_one_host = any(self.job.host(step.jobndx) for step in self.steps)
-            argv = [JobScripts(self.job).path("cancel")] + [step.native for step in self.steps]
-            self.run(self.steps, argv, None if of_one_host else CANCEL_TIMEOUT_S)
-
-    def await_end(self) -> None:
-        """Wait until the scheduler has ended the steps; BackendError if not within END_WAIT_S."""
-        deadline = time.monotonic() + END_WAIT_S
-        for pause_s in pauses():
-            alive = living(self.job, self.steps)
-            if not alive:
-                return
-            if time.monotonic() > deadline:
-                names = ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)
-                raise BackendError("job %s was asked to end, and has not ended yet: %s"
-                                   % (self.job.jobid, names))
-            time.sleep(pause_s)
-
-    def record(self) -> bool:
-        """Record that the job is canceled, and find the steps to end; whether one had not ended."""
-        job = self.job
-        with job.history() as history:
-            if history.rows:
-                adopt(job, history)  # a submission that was cut short may yet start
-            steps = Steps(history.rows)
-            over = all(row.state.is_final() for row in steps.states.values())
-            if not over:
-                record(job, history, 0, JobState.canceled, 0)
-            self.steps = Steps(history.rows).live(job, canceled_too=True)
-            return not over
-
-    def cancel(self) -> bool:
-        """Record it, and end the steps; whether there was anything to end."""
-        self.stop_elsewhere()
-        try:
-            begun = self.record()
-        except PsikError:  # a lost submission, about which nobody can be asked now
-            self.stop()
-            raise
-        except OSError as err:  # the history cannot be written
-            self.stop()
-            raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
-                self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
-        self.stop()
-        return begun or bool(self.steps or self.elsewhere)
-
 
 def cancel(job: JobDir, wait: bool = False) -> bool:
     """End every step of the job that has not ended; whether there was one.
@@ -5795,7 +6200,7 @@ class Tracker:
             if latest.state.is_final():
                 shape = self.shapes.setdefault(shape, shape)
             self.known[job.path] = shape
-            if latest.state in (JobState.queued, JobState.active):
+            if has_news(job, rows):
                 self.live[job.path] = job
             else:
                 self.live.pop(job.path, None)
@@ -5817,8 +6222,10 @@ class Tracker:
         """Bring the live jobs up to date with their schedulers."""
         pairs = [(job, job.rows()) for job in list(self.live.values())]
         reconcile(self.config, [(job, rows) for job, rows in pairs if rows])
-        for job, _ in pairs:
+        for job, rows in pairs:
             self.take_in(job)
+            if not has_news(job, rows):  # though no row was added
+                self.live.pop(job.path, None)
 
     def counts(self) -> Dict[Tuple[str, str], int]:
         """{(backend, state): number of jobs}."""
@@ -6186,12 +6593,6 @@ def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
             "state": row.state.value, "info": row.info}
 
 
-def has_ended(rows: Sequence[Row]) -> bool:
-    """Whether the latest step of a history has ended; True for a history that is gone."""
-    latest = Steps(rows).latest
-    return latest is None or latest.state.is_final()
-
-
 def try_writing(folder: str) -> bool:
     """Whether a file can be made in a folder; tried, for permissions do not show a full disk."""
     path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
@@ -6251,7 +6652,7 @@ def events_of_job(api: Api, job: JobDir, after: int) -> Events:
         for row in rows[place:]:
             place += 1
             yield str(place), step_info(job, name, row)
-        if has_ended(rows):
+        if is_over(job, rows):
             return
         yield None
         time.sleep(LOOK_S)
@@ -6715,7 +7116,7 @@ class JobHandler(Handler):
 
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not (
-                self.api.stopping or has_ended(self.job.rows()) or has_grown()):
+                self.api.stopping or is_over(self.job, self.job.rows()) or has_grown()):
             time.sleep(0.1)
 
     def get_log(self) -> Response:
@@ -6744,7 +7145,7 @@ class JobHandler(Handler):
         """Each transition of a job as it happens, until its latest step has ended; then 204."""
         last = self.req.headers.get("last-event-id", "")
         after = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
-        if has_ended(self.rows) and after >= len(self.rows):
+        if is_over(self.job, self.rows) and after >= len(self.rows):
             return Response(204)
         return self.stream(events_of_job(self.api, self.job, after))
 
@@ -7957,11 +8358,6 @@ def painted(text: str, state: str) -> str:
     return "\x1b[%sm%s\x1b[0m" % (colour, text) if colour and on_terminal(sys.stdout) else text
 
 
-def clock(stamp: float) -> str:
-    """A time in the local zone, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
-
-
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column: int = -1) -> None:
     """Print columns as wide as their widest entry."""
     widths = [max(len(row[i]) for row in [head] + list(rows)) for i in range(len(head))]
@@ -8624,7 +9020,7 @@ def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> Non
 
 @command("backends --check", AS_JSON,
          arg("--check", action="store_true",
-             help="say which programs and template names are missing; exit 4 if any is"),
+             help="say what is missing or does not answer; exit 4 if anything is"),
          arg("--export", metavar="DIR", help="write the built-in templates there"))
 def cmd_backends(opts: Options) -> Optional[ExitStatus]:
     """Show the backends that are configured."""
@@ -8632,10 +9028,13 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
         for path in export_templates(opts.export):
             say(path)
         return None
-    rows = [dict(name=backend.name, type=backend.kind, root=backend.root,
-                 missing=check_backend(backend)) for backend in config_of(opts).by_name.values()]
-    faults = ["%s: %s" % (row["name"], fault) for row in rows for fault in row["missing"]]
-    faults = faults if opts.check else []
+    rows, faults = [], []
+    for backend in config_of(opts).by_name.values():
+        missing = check_backend(backend)
+        if opts.check:
+            missing = missing or ask_backend(backend)
+            faults += ["%s: %s" % (backend.name, fault) for fault in missing]
+        rows.append(dict(name=backend.name, type=backend.kind, root=backend.root, missing=missing))
     if opts.json:
         say(json.dumps(rows, indent=2))
     else:
@@ -9141,6 +9540,9 @@ SETTINGS: "Dict[str, Any]" = {}  # of the job, from scripts/supervise: base, dir
 SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
+# Begins the variables that hold an exported function of bash, `NAME=TEXT` in hexadecimal: rc and
+# dash drop a variable that has a name like BASH_FUNC_module%%.
+FUNCTION = b"PSIK_FUNCTION_"
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
 # The signals from 32 to SIGRTMIN are the C library's own: glibc has two of them, musl three.
 CAUGHT = [number for number in range(1, _signal.NSIG)
@@ -9352,6 +9754,19 @@ def this_host() -> str:
         namespace = "-"
     boot = read("/proc/sys/kernel/random/boot_id").strip() or "-"
     return "%s %s %s" % (posix.uname().nodename, boot, namespace)
+
+
+def killed_for_memory() -> int:
+    """How many processes of our cgroup were killed for want of memory, as far as is known."""
+    for line in read("/proc/self/cgroup").split("\n"):
+        controllers, _, path = line.partition(":")[2].partition(":")
+        name = "/sys/fs/cgroup%s/memory.events" % path  # version 2
+        if "memory" in controllers.split(","):
+            name = "/sys/fs/cgroup/memory%s/memory.oom_control" % path
+        for words in [line.split() for line in read(name).split("\n")]:
+            if words[:1] == ["oom_kill"] and (not controllers or "memory" in controllers):
+                return int(words[1])
+    return 0
 
 
 # A step.
@@ -9828,6 +10243,7 @@ class Run:
         self.stopped = 0                        # 128 + the signal that ended the step, if one did
         self.reason = ""
         self.deliveries: "Set[int]" = set()
+        self.killed = 0 if self.walltime_s else killed_for_memory()
         self.began = time.monotonic()
 
     # Claiming.
@@ -9861,15 +10277,21 @@ class Run:
         return True
 
     def begin_next(self) -> None:
-        """Go on to the next step: the scheduler has requeued the job under the same native id."""
-        previous = self.step
-        highest = max(self.claimed() + [row[0] for row in self.history.rows])
-        self.step = Step(SETTINGS["base"], highest + 1)
-        if not previous.has_ended():  # its node was lost
-            reason = "its scheduler ran it again, as step %d\n" % self.step.jobndx
+        """Go on to the next step: the scheduler has requeued the job under the same native id.
+
+        Its `queued` row may be there already: psik.py writes it if it sees the job wait.
+        """
+        previous, claimed, rows = self.step, self.claimed(), self.history.rows
+        queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
+                  and jobndx > previous.jobndx and jobndx not in claimed]
+        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
+        self.step = Step(SETTINGS["base"], jobndx)
+        if not queued:
+            reason = "its scheduler runs it again, as step %d\n" % jobndx
             posix.close(write(previous.log("reason"), reason))
-            self.history.append(previous.jobndx, "failed", "1")
-        self.history.append(self.step.jobndx, "queued", self.native)
+            if not previous.has_ended():  # its node was lost
+                self.history.append(previous.jobndx, "failed", "1")
+            self.history.append(jobndx, "queued", self.native)
         self.write_to_log()
 
     def claimed(self) -> "List[int]":
@@ -9908,10 +10330,12 @@ class Run:
         self.history.lock()
         try:
             self.native = self.find_native()
+            # A cancel concerns the submission, also if that is requeued and runs the next step.
+            is_canceled = self.history.is_canceled(self.step.jobndx)
             if not self.claim():
                 return False
             jobndx = self.step.jobndx
-            if self.history.is_canceled(jobndx) or exists(self.step.log("cancel")):
+            if is_canceled or exists(self.step.log("cancel")):
                 self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
@@ -9936,6 +10360,11 @@ class Run:
         for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
             if environment.get(name) == value:
                 del environment[name]
+        for name in [name for name in environment if name.startswith(FUNCTION)]:
+            name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
+            environment[name] = value
+        if b"SLURM_CPUS_PER_TASK" in environment:  # which srun reads no more, from Slurm 22.05 on
+            environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
@@ -9985,7 +10414,8 @@ class Run:
     def handle(self, number: int) -> None:
         """Act on a signal: those that end a job stop the step, the others go to the payload."""
         if number in STOPPING:
-            self.stop(number, "it was stopped by signal %d" % number)
+            # Its scheduler is asked for the reason; it may also run the job again.
+            self.stop(number, "it was stopped by signal %d" % number if self.walltime_s else "")
         elif number and number != _signal.SIGCHLD and self.payload and self.code is None:
             send(self.payload, number)  # never to 0, which would be our own process group
 
@@ -10033,7 +10463,9 @@ class Run:
         self.history.lock()
         try:
             state, info = self.outcome()
-            if state == "failed" and self.reason:
+            if not self.walltime_s and killed_for_memory() > self.killed:
+                self.reason = "OUT_OF_MEMORY: a process of it was killed for want of memory"
+            if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))
             return info
@@ -10175,6 +10607,17 @@ atrm $*
 test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
 exec python3 -I -S -X utf8 @supervise@ cancel
 ''',
+    'at/check': r'''#!@shell@
+# at: fail if the user may not use at, or if no atd is running.  at(1) itself finds it by its pid.
+# needs: atq
+exec /bin/sh -c 'atq >/dev/null || exit 1
+	test -d /proc/1 || exit 0
+	read -r pid 2>/dev/null </run/atd.pid || read -r pid 2>/dev/null </var/run/atd.pid
+	test -d "/proc/${pid:-none}" || {
+		echo "no atd is running" >&2
+		exit 1
+	}'
+''',
     'at/job': r'''#!@shell@
 # at: @name@
 mpirun=@mpiexec@
@@ -10193,15 +10636,18 @@ exec /bin/sh -c 'python=$1 supervise=$2
 	shift 2
 	test -x "$python" || python=python3
 	waiting=$(atq) || exit 1
+	why=
+	read -r pid 2>/dev/null </run/atd.pid || read -r pid 2>/dev/null </var/run/atd.pid
+	test ! -d /proc/1 || test -d "/proc/${pid:-none}" || why="no atd is running"
 	"$python" -I -S -X utf8 "$supervise" poll || exit 1
 	case "$*" in *psik-*) tagged=yes ;; esac
 	while read -r id rest; do
 		test -n "$id" || continue
 		state=queued
 		case $rest in *" = "*) state=active ;; esac
-		echo "$id $state -"
+		echo "$id $state - - $why"
 		test -z "$tagged" || at -c "$id" | while read -r line; do
-			case $line in *" # psik-"*) echo "$id $state - psik-${line##* \# psik-}" ;; esac
+			case $line in *" # psik-"*) echo "$id $state - psik-${line##* \# psik-} $why" ;; esac
 		done
 	done <<-END
 	$waiting
@@ -10209,8 +10655,8 @@ exec /bin/sh -c 'python=$1 supervise=$2
 ''',
     'at/submit': r'''#!@shell@
 # at: queue scripts/job, by default in queue b, which batch uses and which waits for a low load.
-# Print the number of the job, which at prints on stderr.  at has /bin/sh run the text that it
-# reads, in this directory.
+# Print the number of the job, which at prints on stderr, and on stderr all else that at says.  at
+# has /bin/sh run the text that it reads, in this directory.
 # needs: at
 cd @base@ || exit 1
 echo $2 >@log@/host.$1
@@ -10221,9 +10667,12 @@ exec /bin/sh -c 'jobndx=$1 tag=$2
 	text="exec \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # $tag.$jobndx"
 	answer=$(echo "$text" | at "$@" now 2>&1)
 	status=$?
-	echo "$answer" >&2
 	while read -r word id at rest; do
-		test "$word $at" != "job at" || echo "$id"
+		case "$word $at" in
+			"job at") echo "$id" ;;
+			"warning: will") ;;
+			*) test -z "$word" || echo "$word $id $at $rest" >&2 ;;
+		esac
 	done <<-END
 	$answer
 	END
@@ -10265,6 +10714,11 @@ exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
 		-e "/is being terminated/d" >&2
 	printf "%s\n" "$answer" | grep -q -e "has already finished" -e "No matching job found"' psik $*
 ''',
+    'lsf/check': r'''#!@shell@
+# lsf: fail if mbatchd does not answer.
+# needs: bqueues
+bqueues >/dev/null
+''',
     'lsf/job': r'''#!@shell@
 #BSUB -J @plain_name@
 #BSUB -env "all"
@@ -10275,6 +10729,8 @@ exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
 #BSUB -q @queue_name@
 #BSUB -P @project_name@
 #BSUB -U @reservation_id@
+#BSUB -r@requeue@
+#BSUB -rn@no_requeue@
 #BSUB -o /dev/null
 #BSUB -e /dev/null
 #BSUB @attributes@
@@ -10287,8 +10743,8 @@ psik_walltime_s=0
 @job_body@
 ''',
     'lsf/poll': r'''#!@shell@
-# lsf: all jobs of the user, also those that ended lately: id, state, exit status, description,
-# reasons.
+# lsf: all jobs of the user, also those that ended lately: id, state, exit status, tag, reasons.
+# The tag is the last word of the description.
 # needs: bjobs sed
 exec /bin/sh -c 'quote=$(printf "\047")
 	fields="jobid stat exit_code job_description pend_reason exit_reason"
@@ -10296,10 +10752,12 @@ exec /bin/sh -c 'quote=$(printf "\047")
 		*"No job found"* | *"No unfinished job found"*) exit 0 ;;
 		*) printf "%s\n" "$answer" >&2; exit 1 ;;
 	esac
-	field="\([^^]*\)^"
+	start="^\([0-9]*\)^\([A-Z]*\)^\([^^]*\)^" rest="^\([^^]*\)^\(.*\)"
 	printf "%s\n" "$answer" | sed -n \
-		-e "s/^\([0-9]*\)^\([A-Z]*\)^$field$field$field\(.*\)/\1 \2 \3 \4 \5 \6/" \
-		-e "t begin" -e ":begin" \
+		-e "s/$start[^^]*\(psik-[0-9.][0-9.]*\)$rest/\1 \2 \3 \4 \5 \6/" -e "t begin" \
+		-e "s/$start[^^]*$rest/\1 \2 \3 none \4 \5/" -e "t begin" -e ":begin" \
+		-e "s/ -\$//" -e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) -\$/\1/" \
+		-e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) - /\1 /" -e "t next" -e ":next" \
 		-e "s/ PEND \| PSUSP \| WAIT \| PROV / queued /p; t" \
 		-e "s/ RUN \| USUSP \| SSUSP \| UNKWN / active /p; t" \
 		-e "s/ DONE / completed /p; t" -e "s/ EXIT \| ZOMBI / failed /p"'
@@ -10307,20 +10765,22 @@ exec /bin/sh -c 'quote=$(printf "\047")
     'lsf/submit': r'''#!@shell@
 # lsf: bsub reads directives from its stdin only, and the script there gets no arguments.  So bsub
 # gets the directives of scripts/job, and a line that calls scripts/job with its jobndx.  The
-# description is the tag by which a submission is found again.
+# description ends with the tag by which a submission is found again.
 # needs: bsub sed
 exec /bin/sh -c 'answer=$(
-		sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | bsub -Jd "$2.$1"
+		sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | bsub -Jd "$3$2.$1"
 	) || exit
-	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' @job@ $1 @tag@
+	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' \
+	@job@ $1 @tag@ @comment@
 ''',
     'lsf-file/submit': r'''#!@shell@
 # lsf-file: as lsf, for sites where bsub takes a file and reads nothing from stdin.
 # needs: bsub sed
 exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" || exit
 	chmod 700 "$0.$1" || exit
-	answer=$(LSB_BSUB_PARSE_SCRIPT=Y bsub -Jd "$2.$1" "$0.$1") || exit
-	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' @job@ $1 @tag@
+	answer=$(LSB_BSUB_PARSE_SCRIPT=Y bsub -Jd "$3$2.$1" "$0.$1") || exit
+	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' \
+	@job@ $1 @tag@ @comment@
 ''',
     'lsf-mpi/job': r'''#!@shell@
 # lsf-mpi: LSF at sites where mpirun starts programs.  exclusive_node_use asks for -x, which the
@@ -10336,6 +10796,8 @@ exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" |
 #BSUB -q @queue_name@
 #BSUB -P @project_name@
 #BSUB -U @reservation_id@
+#BSUB -r@requeue@
+#BSUB -rn@no_requeue@
 #BSUB -o /dev/null
 #BSUB -e /dev/null
 #BSUB @attributes@
@@ -10348,8 +10810,18 @@ psik_walltime_s=0
 @job_body@
 ''',
     'slurm/cancel': r'''#!@shell@
-# needs: scancel
-exec scancel $*
+# slurm: scancel fails if a job has ended and is forgotten, but then there is nothing to do.
+# needs: scancel sed
+exec /bin/sh -c 'answer=$(scancel "$@" 2>&1) && exit
+	answer=$(printf "%s\n" "$answer" |
+		sed -e "/Invalid job id/d" -e "/already completing or completed/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik $*
+''',
+    'slurm/check': r'''#!@shell@
+# slurm: fail if slurmctld does not answer.
+# needs: squeue
+squeue -h --me -o %i >/dev/null
 ''',
     'slurm/job': r'''#!@shell@
 #SBATCH --job-name=@tag@
@@ -10358,7 +10830,7 @@ exec scancel $*
 #SBATCH --export=ALL
 #SBATCH --time=@duration_min@
 #SBATCH --nodes=@node_count@
-#SBATCH --ntasks=@process_count@
+#SBATCH --ntasks=@processes@
 #SBATCH --ntasks-per-node=@processes_per_node@
 #SBATCH --cpus-per-task=@cpu_cores_per_process@
 #SBATCH --gpus-per-task=@gpu_cores_per_process@
@@ -10366,9 +10838,9 @@ exec scancel $*
 #SBATCH --partition=@queue_name@
 #SBATCH --account=@project_name@
 #SBATCH --reservation=@reservation_id@
-#SBATCH --no-requeue
+#SBATCH --requeue@requeue@
+#SBATCH --no-requeue@no_requeue@
 #SBATCH --kill-on-invalid-dep=yes
-#SBATCH --output=/dev/null
 #SBATCH @attributes@
 #CALL exec @job@
 mpirun=srun
@@ -10380,15 +10852,20 @@ psik_walltime_s=0
 ''',
     'slurm/poll': r'''#!@shell@
 # slurm: all jobs of the user that slurmctld still knows, also ended ones (for MinJobAge):
-# id, state, exit status, comment, reason.  squeue prints the exit status as wait(2) returns it.
-# needs: awk squeue
-exec /bin/sh -c 'fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
+# id, state, exit status, tag, reason.  The tag is the last word of the comment.  squeue prints the
+# exit status as wait(2) returns it.
+# About ids on stdin that it no longer knows, the accounting is asked, if there is one.  Where it
+# keeps no comments, a job is ours if it has our directory and was submitted after ours was made.
+# needs: awk sed squeue
+exec /bin/sh -c 'base=$1
+	asked=$(cat)
+	fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
 	answer=$(squeue -h -t all --me -O "$fields") || exit 1
 	printf "%s\n" "$answer" | awk -F "|" "
 		NF < 5 { next }
-		{ state = \"failed\"; code = int(\$3 / 256); tag = \$5 }
-		{ reason = \$4 == \"None\" ? \"\" : \$4 }
-		tag !~ /^psik-[0-9.]+\$/ { tag = \"-\" }
+		{ state = \"failed\"; code = int(\$3 / 256); reason = \$4 == \"None\" ? \"\" : \$4 }
+		{ line = \$0; sub(/[| ]+\$/, \"\", line) }
+		{ tag = match(line, /psik-[0-9.]+\$/) ? substr(line, RSTART) : \"none\" }
 		code == 0 { code = \$3 % 128 && \$3 % 128 < 65 ? 128 + \$3 % 128 : \"-\" }
 		\$2 ~ /^(PENDING|CONFIGURING|RESV_DEL_HOLD|SPECIAL_EXIT)\$/ { state = \"queued\" }
 		\$2 ~ /^(REQUEUED|REQUEUE_HOLD|REQUEUE_FED)\$/ { state = \"queued\" }
@@ -10396,19 +10873,62 @@ exec /bin/sh -c 'fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
 		\$2 ~ /^(SIGNALING|STAGE_OUT|RESIZING)\$/ { state = \"active\" }
 		\$2 == \"COMPLETED\" { state = \"completed\"; code = 0 }
 		\$2 == \"OUT_OF_MEMORY\" { code = 137 }
-		state == \"failed\" { reason = \$2 (reason ? \" (\" reason \")\" : \"\") }
-		{ print \$1, state, code, tag, reason }"'
+		state == \"failed\" && reason == \"NonZeroExitCode\" { reason = \"\"; \$2 = \"\" }
+		state == \"failed\" && \$2 != \"\" { reason = \$2 (reason ? \" (\" reason \")\" : \"\") }
+		{ print \$1, state, code, tag, reason }"
+
+	lost=$(printf "%s\n\n%s\n" "$answer" "$asked" | awk -F "[| ]" "
+		\$0 == \"\" { asking = 1 }
+		!asking { known[\$1] = 1 }
+		asking && \$1 ~ /^[0-9]+\$/ && !(\$1 in known) { printf \"%s\", comma \$1; comma = \",\" }")
+	test -n "$lost" && command -v sacct >/dev/null || exit 0
+	command -v timeout >/dev/null && limit="timeout 10"
+	SLURM_TIME_FORMAT=%s $limit sacct -n -X -D -P -j "$lost" \
+		-o JobIDRaw,State,ExitCode,Submit,WorkDir,Comment 2>/dev/null |
+	while IFS="|" read -r id state code submit place comment; do
+		state=${state%% *} signal=${code#*:} code=${code%:*}
+		case $comment in
+			*psik-*) tag=psik-${comment##*psik-} ;;
+			*)
+				tag=$(printf "%s\n" "$asked" | sed -n "s/^$id \(psik-.*\)/\1/p")
+				jobid=${tag#psik-} jobid=${jobid%.*}
+				here=$(cd "$base/../$jobid/work" 2>/dev/null && pwd -P)
+				there=$(cd "$place" 2>/dev/null && pwd -P)
+				test -n "$here" && test "$here" = "$there" &&
+					test "$submit" -ge "${jobid%.*}" 2>/dev/null || tag=none
+		esac
+		test "$code" != 0 || code=-
+		test "$signal" = 0 || code=$((128 + signal))
+		case $state in
+			COMPLETED) echo "$id completed 0 $tag" ;;
+			OUT_OF_MEMORY) echo "$id failed 137 $tag $state" ;;
+			FAILED) echo "$id failed $code $tag" ;;
+			BOOT_FAIL | CANCELLED | DEADLINE | NODE_FAIL | PREEMPTED | TIMEOUT)
+				echo "$id failed $code $tag $state" ;;
+		esac
+	done' psik @base@
 ''',
     'slurm/submit': r'''#!@shell@
 # slurm: give sbatch the directives of scripts/job, and a line that calls scripts/job with its
-# jobndx; it prints the id.  The comment is the tag by which a submission is found again: one that
-# timed out may have been accepted all the same (exit 75).
+# jobndx; print the id that it answers with, and on stderr all else.  The comment ends with the tag
+# by which the submission is found again.  What Slurm says of a script that it cannot start goes to
+# log/submit.N.  Exit 75: the connection broke, so the job may have been taken.
 # needs: grep sbatch sed tail
-exec /bin/sh -c 'sed -n "1p; /^#SBATCH/p; s/^#CALL \(.*\)/\1 $1/p" "$0" |
-		sbatch --parsable --comment="$2.$1"
+exec /bin/sh -c 'log=$(printf "%s\n" "$3.$1" | sed "s/%/%%/g")
+	answer=$(sed -n "1p; /^#SBATCH/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | sbatch --parsable \
+		--comment="$4$2.$1" --output="$log" --open-mode=append 2>&1)
 	status=$?
-	test $status -eq 0 || ! tail -n 2 "$3.$1" | grep -q -i "timed out" || exit 75
-	exit $status' @job@ $1 @tag@ @log@/submit
+	printf "%s\n" "$answer" | sed -e "/^[0-9][0-9]*$/d" -e "/^[0-9][0-9]*;/d" >&2
+	if test $status -eq 0; then
+		printf "%s\n" "$answer" | sed -n -e "s/^\([0-9][0-9]*\)$/\1/p" \
+			-e "s/^\([0-9][0-9]*\);.*/\1/p" -e "s/^Submitted batch job \([0-9]*\).*/\1/p" |
+			tail -n 1
+	elif printf "%s\n" "$answer" | grep -q -i -e "timed out" -e "(send failure)" \
+		-e "receive failure" -e "shutdown failure" -e "Zero Bytes" -e "Unexpected message" \
+		-e "missing socket"; then
+		exit 75
+	fi
+	exit $status' @job@ $1 @tag@ @log@/submit @comment@
 ''',
 }
 # end embedded templates

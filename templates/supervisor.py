@@ -36,6 +36,9 @@ SETTINGS: "Dict[str, Any]" = {}  # of the job, from scripts/supervise: base, dir
 SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
+# Begins the variables that hold an exported function of bash, `NAME=TEXT` in hexadecimal: rc and
+# dash drop a variable that has a name like BASH_FUNC_module%%.
+FUNCTION = b"PSIK_FUNCTION_"
 STOPPING = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGXCPU)
 # The signals from 32 to SIGRTMIN are the C library's own: glibc has two of them, musl three.
 CAUGHT = [number for number in range(1, _signal.NSIG)
@@ -247,6 +250,19 @@ def this_host() -> str:
         namespace = "-"
     boot = read("/proc/sys/kernel/random/boot_id").strip() or "-"
     return "%s %s %s" % (posix.uname().nodename, boot, namespace)
+
+
+def killed_for_memory() -> int:
+    """How many processes of our cgroup were killed for want of memory, as far as is known."""
+    for line in read("/proc/self/cgroup").split("\n"):
+        controllers, _, path = line.partition(":")[2].partition(":")
+        name = "/sys/fs/cgroup%s/memory.events" % path  # version 2
+        if "memory" in controllers.split(","):
+            name = "/sys/fs/cgroup/memory%s/memory.oom_control" % path
+        for words in [line.split() for line in read(name).split("\n")]:
+            if words[:1] == ["oom_kill"] and (not controllers or "memory" in controllers):
+                return int(words[1])
+    return 0
 
 
 # A step.
@@ -723,6 +739,7 @@ class Run:
         self.stopped = 0                        # 128 + the signal that ended the step, if one did
         self.reason = ""
         self.deliveries: "Set[int]" = set()
+        self.killed = 0 if self.walltime_s else killed_for_memory()
         self.began = time.monotonic()
 
     # Claiming.
@@ -756,15 +773,21 @@ class Run:
         return True
 
     def begin_next(self) -> None:
-        """Go on to the next step: the scheduler has requeued the job under the same native id."""
-        previous = self.step
-        highest = max(self.claimed() + [row[0] for row in self.history.rows])
-        self.step = Step(SETTINGS["base"], highest + 1)
-        if not previous.has_ended():  # its node was lost
-            reason = "its scheduler ran it again, as step %d\n" % self.step.jobndx
+        """Go on to the next step: the scheduler has requeued the job under the same native id.
+
+        Its `queued` row may be there already: psik.py writes it if it sees the job wait.
+        """
+        previous, claimed, rows = self.step, self.claimed(), self.history.rows
+        queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
+                  and jobndx > previous.jobndx and jobndx not in claimed]
+        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
+        self.step = Step(SETTINGS["base"], jobndx)
+        if not queued:
+            reason = "its scheduler runs it again, as step %d\n" % jobndx
             posix.close(write(previous.log("reason"), reason))
-            self.history.append(previous.jobndx, "failed", "1")
-        self.history.append(self.step.jobndx, "queued", self.native)
+            if not previous.has_ended():  # its node was lost
+                self.history.append(previous.jobndx, "failed", "1")
+            self.history.append(jobndx, "queued", self.native)
         self.write_to_log()
 
     def claimed(self) -> "List[int]":
@@ -803,10 +826,12 @@ class Run:
         self.history.lock()
         try:
             self.native = self.find_native()
+            # A cancel concerns the submission, also if that is requeued and runs the next step.
+            is_canceled = self.history.is_canceled(self.step.jobndx)
             if not self.claim():
                 return False
             jobndx = self.step.jobndx
-            if self.history.is_canceled(jobndx) or exists(self.step.log("cancel")):
+            if is_canceled or exists(self.step.log("cancel")):
                 self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
@@ -831,6 +856,11 @@ class Run:
         for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
             if environment.get(name) == value:
                 del environment[name]
+        for name in [name for name in environment if name.startswith(FUNCTION)]:
+            name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
+            environment[name] = value
+        if b"SLURM_CPUS_PER_TASK" in environment:  # which srun reads no more, from Slurm 22.05 on
+            environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
@@ -880,7 +910,8 @@ class Run:
     def handle(self, number: int) -> None:
         """Act on a signal: those that end a job stop the step, the others go to the payload."""
         if number in STOPPING:
-            self.stop(number, "it was stopped by signal %d" % number)
+            # Its scheduler is asked for the reason; it may also run the job again.
+            self.stop(number, "it was stopped by signal %d" % number if self.walltime_s else "")
         elif number and number != _signal.SIGCHLD and self.payload and self.code is None:
             send(self.payload, number)  # never to 0, which would be our own process group
 
@@ -928,7 +959,9 @@ class Run:
         self.history.lock()
         try:
             state, info = self.outcome()
-            if state == "failed" and self.reason:
+            if not self.walltime_s and killed_for_memory() > self.killed:
+                self.reason = "OUT_OF_MEMORY: a process of it was killed for want of memory"
+            if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))
             return info

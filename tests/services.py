@@ -180,8 +180,9 @@ def free_ports(count: int) -> List[int]:
 def cgroup_conf() -> str:
     """Text of cgroup.conf, which is read only when a cgroup plugin is asked for."""
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\nCgroupAutomount=yes\n"
-    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=yes\n"
+        return ("CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\nCgroupAutomount=yes\n"
+                "ConstrainRAMSpace=yes\n")
+    return "CgroupPlugin=cgroup/v1\nCgroupAutomount=yes\nConstrainRAMSpace=yes\n"
 
 
 class Slurm:
@@ -429,6 +430,74 @@ class Slurm:
         if ids:
             self.run("scancel", *sorted(set(ids)))
             wait_until(lambda: not self.run("squeue", "-h").stdout, LEFTOVER_S)
+
+
+class SlurmWithAccounting(Slurm):
+    """A cluster with a slurmdbd and a MariaDB of its own, which runs as `mysql`; for root alone."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        super().__init__(nodes)
+        self.database: Any = None
+
+    def start(self, folder: str, **settings: Any) -> None:
+        """Start it in a folder, the accounting first."""
+        self.folder = os.path.abspath(folder)
+        os.chmod(self.folder, 0o755)
+        self._start_database()
+        self.dbd_port = free_ports(1)[0]
+        super().start(folder, **dict({
+            "AccountingStorageType": "accounting_storage/slurmdbd",
+            "AccountingStorageHost": "127.0.0.1", "AccountingStoragePort": self.dbd_port,
+            "AccountingStoragePass": self.path("munge.sock"),   # where munged listens
+            "JobAcctGatherType": "jobacct_gather/none"}, **settings))
+
+    def _start_database(self) -> None:
+        data, self.socket = self.path("data"), self.path("sql.sock")
+        os.makedirs(data)
+        shutil.chown(data, "mysql")
+        common = ["--no-defaults", "--user=mysql", "--datadir=" + data]
+        subprocess.run(["mariadb-install-db", "--auth-root-authentication-method=normal",
+                        "--skip-test-db"] + common, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        os.makedirs(self.path("sql"))
+        shutil.chown(self.path("sql"), "mysql")
+        self.socket = self.path("sql/sock")
+        self.database = subprocess.Popen(
+            [which("mariadbd") or "mariadbd"] + common + [
+                "--socket=" + self.socket, "--skip-networking", "--innodb-buffer-pool-size=32M",
+                "--pid-file=" + self.path("sql/pid")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if not wait_until(lambda: os.path.exists(self.socket), START_S):
+            raise ServiceError("mariadbd did not start")
+
+    def _start_munged(self) -> None:
+        super()._start_munged()
+        lines = {"AuthType": "auth/munge", "AuthInfo": "socket=" + self.path("munge.sock"),
+                 "DbdHost": "localhost", "DbdAddr": "127.0.0.1", "DbdPort": self.dbd_port,
+                 "SlurmUser": "root", "StorageType": "accounting_storage/mysql",
+                 "StorageHost": "localhost", "StorageUser": "root", "StorageLoc": "slurm_acct_db",
+                 "LogFile": self.path("log/slurmdbd.log"), "PidFile": self.path("run/slurmdbd.pid")}
+        text = "".join("%s=%s\n" % item for item in lines.items())
+        write(self.path("slurmdbd.conf"), text, 0o600)
+        env = dict(sbin_env(), MYSQL_UNIX_PORT=self.socket, **self.env)
+        subprocess.run(["slurmdbd"], env=env, check=True, timeout=START_S)
+        if not wait_until(lambda: bool(self._dbd_pid()), START_S):
+            raise ServiceError("slurmdbd did not start\n" + self._log_tail())
+        time.sleep(1)
+
+    def _dbd_pid(self) -> Optional[int]:
+        text = read(self.path("run/slurmdbd.pid")).strip()
+        pid = int(text) if text.isdigit() else 0
+        return pid if pid and command_name(pid) == "slurmdbd" and is_running(pid) else None
+
+    def stop(self) -> None:
+        """End the cluster, and then its accounting."""
+        super().stop()
+        pid = self._dbd_pid()
+        end([pid] if pid else [])
+        if self.database:
+            end([self.database.pid])
+            self.database.wait()
 
 
 # ------------------------------------------------------------------ at

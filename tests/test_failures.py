@@ -145,13 +145,27 @@ class Trees(Amiss):
         config = psik.Config(prefix=self.prefix, poll_interval_s=3600, poll_grace_s=0)
         psik.reached(self.made, 1, psik.JobState.queued, 77)
         now = time.time()
-        status = psik.Status("completed", "0", "", now, now, "psik-1600000000.000.1")
+        status = psik.Status("77", "psik-1600000000.000.1", "completed", "0", "", now, now)
         path = os.path.join(os.path.dirname(self.made.path), ".poll.json")
-        psik.write_file(path, json.dumps(psik.Answer(now, {"77": status})._asdict()))
+        psik.write_file(path, psik.Answer(now, [status]).text())
         self.assertEqual([each.state for each in psik.list_jobs(config)], ["queued"])
         ours = status._replace(tag="psik-%s.1" % self.made.jobid)
-        psik.write_file(path, json.dumps(psik.Answer(now, {"77": ours})._asdict()))
+        psik.write_file(path, psik.Answer(now, [ours]).text())
         self.assertEqual([each.state for each in psik.list_jobs(config)], ["completed"])
+
+    def test_which_poll_lines_are_about_a_step(self) -> None:
+        waiting = psik.Step(self.made, 2, "77")
+        running = waiting._replace(is_claimed=True)
+        tag = "psik-%s." % self.made.jobid
+        for native, text, of_waiting, of_running in (
+                ("77", tag + "2", True, True), ("78", tag + "2", True, False),   # made twice
+                ("77", tag + "1", True, True), ("78", tag + "1", False, False),  # requeued
+                ("77", tag + "3", False, False), ("77", "psik-1.500.2", False, False),
+                ("77", "-", True, True), ("78", "-", False, False),
+                ("77", "none", False, True), ("78", "none", False, False)):
+            with self.subTest(native=native, tag=text):
+                self.assertEqual(waiting.is_meant_by(native, text), of_waiting)
+                self.assertEqual(running.is_meant_by(native, text), of_running)
 
     def test_one_broken_job_does_not_hide_the_others(self) -> None:
         config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=0)
@@ -162,7 +176,7 @@ class Trees(Amiss):
         with captured() as (_, err):
             states = {each.jobid: each.state for each in psik.list_jobs(config)}
         self.assertEqual(states, {jobs[0].jobid: "failed", jobs[1].jobid: "queued"})
-        self.assertIn("its end cannot be recorded", err.getvalue())
+        self.assertIn("is not up to date", err.getvalue())
 
     def test_what_was_recorded_stands_though_it_cannot_be_delivered(self) -> None:
         with mock.patch("psik.deliver", side_effect=OSError("oh")), captured() as (_, err):
@@ -172,8 +186,9 @@ class Trees(Amiss):
     def test_a_cancel_that_cannot_ask_for_a_cut_submission_ends_what_it_knows(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
         self.spoil("#!/bin/sh\necho $1 >>%s/ended\n" % self.folder, "scripts", "cancel")
+        self.spoil("#!/bin/sh\necho 77 active -\n", "scripts", "poll")
         problem = psik.BackendError("nobody answers")
-        with mock.patch("psik.Cancellation.record", side_effect=problem):
+        with mock.patch("psik.adopt", side_effect=problem):
             self.refused(psik.BackendError, "nobody answers", psik.cancel, self.made)
         self.assertEqual(psik.read_or_empty(os.path.join(self.folder, "ended")), "77\n")
 
@@ -316,9 +331,13 @@ class Trees(Amiss):
             psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
         self.assertIn("no such controller", psik.Answer.fault_of(os.path.dirname(self.made.path)))
-        self.refused(psik.BackendError, "could not be ended: exit 3; cancel it again",
-                     psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be told: %s could not ask the scheduler"
+                     % self.made.script("poll"), psik.cancel, self.made)
+        self.spoil("#!/bin/sh\necho 77 active -\n", "scripts", "poll")
+        self.refused(psik.BackendError, "could not be told: exit 3; `", psik.cancel, self.made)
         os.unlink(self.made.at("scripts", "cancel"))
+        self.refused(psik.BackendError, "could not be told: [Errno 2]", psik.cancel, self.made)
+        psik.write_file(self.made.log("host", 2), os.uname().nodename + "\n")
         self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
             file.write("[")
@@ -327,7 +346,7 @@ class Trees(Amiss):
     def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
         self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
         self.spoil("", "log", "submit.1")
-        self.refused(psik.BackendError, "cannot be asked about it now: no such controller",
+        self.refused(psik.BackendError, "could not ask the scheduler: no such controller",
                      psik.submit, self.made)
         self.spoil("elsewhere", "log", "host.1")
         self.refused(psik.BackendError, "was cut short on elsewhere; try again there",
@@ -355,16 +374,17 @@ class Trees(Amiss):
     def test_why_a_step_was_stopped_is_asked_also_where_it_was_never_queued(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
         psik.reached(self.made, 1, psik.JobState.failed, 137)
-        steps = psik.Steps(self.made.rows()).stopped(self.made)
+        steps = psik.Steps(self.made.rows()).unsettled(self.made)
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
-            status = psik.Status("failed", "137", "OUT_OF_MEMORY", 0, 0)
+            status = psik.Status("77", steps[0].tag, "failed", "137", "OUT_OF_MEMORY", 0, 0)
             self.assertEqual(len(status.record(steps[0], 0)), 3)
+        self.assertEqual(psik.Steps(self.made.rows()).unsettled(self.made), [])
         self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
 
     def test_two_backends_may_give_the_same_native_id(self) -> None:
-        said = {(os.path.dirname(self.made.path), "77"): psik.Status("active", "-", "ours", 0, 0),
-                ("/other", "77"): psik.Status("active", "-", "theirs", 0, 0)}
+        said = {(path, 1): psik.Status("77", "-", "active", "-", text, 0, 0)
+                for path, text in ((self.made.path, "ours"), ("/other", "theirs"))}
         psik.reached(self.made, 1, psik.JobState.active, 77)
         self.assertEqual(psik.summarize(self.made, self.made.rows(), said).reason, "ours")
 
@@ -373,7 +393,7 @@ class Trees(Amiss):
         made = psik.create(self.config(), psik.JobSpec(script="true"))
         psik.reached(made, 1, psik.JobState.active, 77)
         psik.write_file(made.log("host", 1), "elsewhere\n")
-        self.refused(psik.BackendError, "its host, elsewhere, has not answered; cancel it again",
+        self.refused(psik.BackendError, "its host, elsewhere, has not answered the request ",
                      psik.cancel, made)
         self.assertEqual([row.state for row in made.rows()], ["new", "active"])
 
@@ -415,7 +435,7 @@ class Trees(Amiss):
 
     def test_a_job_whose_scheduler_cannot_be_asked_is_removed_when_it_is_old(self) -> None:
         self.cancel_what_lives_on("echo no such controller >&2; exit 1")
-        self.refused(psik.BackendError, "cannot be asked whether it has ended: no such controller",
+        self.refused(psik.BackendError, "could not ask the scheduler: no such controller",
                      psik.remove, self.made)
         old = [row._replace(time=row.time - psik.REMOVE_UNASKED_S - 1) for row in self.made.rows()]
         psik.write_file(self.made.status_path, "".join("%.3f,%d,%s,%s\n" % row for row in old))
@@ -443,7 +463,7 @@ class Trees(Amiss):
             self.refused(psik.NotFoundError, "no job at " + self.made.path, function, self.made)
         self.refused(psik.NotFoundError, "is gone", psik.wait, config, [self.made])
         self.refused(psik.NotFoundError, "no job", psik.find_job, config, self.made.jobid)
-        said = psik.Status("failed", "1", "why", 0, 0)
+        said = psik.Status("77", "-", "failed", "1", "why", 0, 0)
         self.assertFalse(said.record(psik.Step(self.made, 1, "77"), 0))
         tracker = psik.Tracker(config)
         tracker.look(deep=True)

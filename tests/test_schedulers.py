@@ -111,6 +111,16 @@ class Scheduler:
                                  (self.native(jobid), "1", "1"))
         self.in_both_shells(test)
 
+    def test_functions_that_bash_exports(self: Any) -> None:
+        def test() -> None:
+            self.env["BASH_FUNC_module%%"] = "() {  echo \"module $*\" '\\'\n}"
+            jobid = self.put("#!/bin/bash\nmodule load gcc")
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(self.psik("logs", jobid).out, "module load gcc \\\n")
+            jobid = self.put("#!/bin/bash\nmodule load gcc", inherit_environment=False)
+            self.end(jobid, 127, "1 failed")
+        self.in_both_shells(test)
+
     def test_cancel_while_running(self: Any) -> None:
         def test() -> None:
             jobid = self.put(TRAP)
@@ -549,6 +559,32 @@ class At(Queues, Tags, Case):
                 self.psik("cancel", jobid)
         self.in_both_shells(test)
 
+    def test_no_atd(self) -> None:
+        self.configure(backend=self.backend, poll_interval_s=0)
+        self.assertEqual(self.psik("backends", "--check").err, "")
+        with self.held():
+            self.assertIn("no atd is running", self.psik("backends", "--check", status=4).err)
+            ran = self.psik("run", "-", stdin='{"script": "true"}')
+            self.assertIn("No atd running?", ran.err)
+            jobid = ran.out.strip()
+            self.assertIn("no atd is running", self.psik("ls").out)
+            self.psik("cancel", jobid)
+
+    @unittest.skipIf(os.geteuid(), "only root can deny a user")
+    def test_a_user_who_may_not(self) -> None:
+        def deny(text: str) -> None:
+            with open("/etc/at.deny", "w") as file:
+                file.write(text)
+        before = psik.read_or_empty("/etc/at.deny")
+        self.addCleanup(deny, before)
+        deny(before + "nobody\n")
+        os.chmod(self.folder, 0o755)
+        self.configure(backend=self.backend, prefix="/tmp/psik-nobody-%d" % os.getpid())
+        said = self.psik("backends", "--check", status=4,
+                         program=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                                  sys.executable, psik.__file__]).err
+        self.assertIn("permission", said)
+
     def test_batch_is_the_default(self) -> None:
         self.configure(backend={"type": "at"})
         with self.held():
@@ -610,6 +646,42 @@ class Lsf(Queues, Tags, Case):
             self.assertIn("Job not submitted", ran.err)
             self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
         self.in_both_shells(test)
+
+    def test_text_of_the_user_is_no_directive(self) -> None:
+        def test() -> None:
+            text = "a\n#BSUB -q held\nb"
+            jobid = self.put("#!/bin/sh\n#BSUB -q held\necho \"$X\"", environment={"X": text},
+                             name="#BSUB -q held")
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(self.psik("logs", jobid).out, text + "\n")
+            self.assertEqual(self.kept(self.native(jobid), "record")["queue"], "normal")
+        for kind in ("lsf", "lsf-file"):
+            self.backend = {"type": kind}
+            self.in_both_shells(test)
+
+    def test_a_queue_without_exclusive_use(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend={"type": "lsf-mpi"})
+        err = self.psik("run", "-", stdin='{"script": "true"}', status=4).err
+        self.assertIn("set resources.exclusive_node_use to false", err)
+
+    def test_a_reason_that_is_none(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend, poll_interval_s=0)
+        jobid = self.put(NAP, backend={"attributes": {"-Jd": "mine, too"}})
+        self.until(self.is_active(jobid))
+        self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["reason"], "")
+        self.assertEqual(self.kept(self.native(jobid), "record")["description"],
+                         "mine, too psik-%s.1" % jobid)
+        self.psik("cancel", "--wait", jobid)
+
+    def test_options_that_a_job_cannot_have(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend)
+        for option, value in (("-J", "x[1-3]"), ("-o", "out"), ("K", "")):
+            spec = json.dumps({"script": "true", "attributes": {option: value}})
+            self.assertIn("attributes.%s: " % option,
+                          self.psik("run", "-", stdin=spec, status=2).err)
 
     def test_ls_asks_once(self) -> None:
         self.ls_calls_once("bjobs")
