@@ -3383,23 +3383,25 @@ class Cancellation:
         return submissions(steps, lines) + [step for step in steps if step.jobndx in recent
                                             and step.native not in listed]
 
+    def requests(self, steps: Sequence[Step]) -> List[str]:
+        """The paths of log/cancel.N of those steps that a scheduler must be told to end."""
+        return [self.job.log("cancel", step.jobndx) for step in steps
+                if not self.job.host(step.jobndx)]
+
     def tell(self, steps: Sequence[Step]) -> None:
         """Have the scheduler end these steps, by their tags; BackendError if that fails.
 
-        While log/cancel.N exists it is owed: reconcile() tries again.
+        As long as log/cancel.N exists, reconcile() tries again.
         """
-        marks = [self.job.log("cancel", step.jobndx) for step in steps]
-        for mark in marks:
-            write_file(mark, "")
         try:
             self.run_script(self.find(steps), CANCEL_TIMEOUT_S)
         except BackendError as err:
             raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
                                "`%s poll` tells it again" % (self.job.jobid, err, called())
                                ) from None
-        for mark in marks:
+        for path in self.requests(steps):
             with suppress(FileNotFoundError):
-                os.unlink(mark)
+                os.unlink(path)
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
@@ -3443,10 +3445,12 @@ class Cancellation:
             if history.rows:
                 self.adopt(history)
             steps = Steps(history.rows)
+            self.steps = steps.live(job, canceled_too=True)
+            for path in self.requests(self.steps):  # first, so that a server that sees the row
+                write_file(path, "")                # sees what is owed
             over = all(row.state.is_final() for row in steps.states.values())
             if not over:
                 record(job, history, 0, JobState.canceled, 0)
-            self.steps = Steps(history.rows).live(job, canceled_too=True)
             return not over
 
     def cancel(self) -> bool:
@@ -3512,7 +3516,7 @@ class Status(NamedTuple):
 
         The history as it is then; [] if the step has not ended, or the job is gone.
         """
-        is_unsure = not self.state and 0 <= time.time() - self.since < grace_s
+        is_unsure = not self.state and time.time() - self.since < grace_s
         if self.state in ("new", "queued", "active") or is_unsure:
             return []
         try:
@@ -6173,7 +6177,7 @@ class Tracker:
             self.take_in(job)
         if deep:
             self.forget(set(self.known) - seen)
-            self.looked = time.time()
+            self.looked = time.monotonic()
 
     def forget(self, paths: Iterable[str]) -> None:
         """Forget those of the jobs at these paths that are gone."""
@@ -6499,7 +6503,7 @@ class Api:
         self.stopping = False
         self.access_log = True
         self.connections = Connections(limit)
-        self.begun, self.lock = time.time(), threading.Lock()
+        self.begun, self.lock = time.monotonic(), threading.Lock()
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
         # The token that callers in local mode must show; '' if none.  It is set by --token, and
@@ -6830,7 +6834,8 @@ class ServerHandler(Handler):
         api, labels = self.api, '{method="%s",status="%d"}'
         jobs = sorted(api.tracker.counts().items()) if self.caller.trusted else []
         counts = sorted(api.counts.items())
-        lines = ["# TYPE psik_up_seconds gauge", "psik_up_seconds %.0f" % (time.time() - api.begun)]
+        lines = ["# TYPE psik_up_seconds gauge",
+                 "psik_up_seconds %.0f" % (time.monotonic() - api.begun)]
         lines += ["# TYPE psik_jobs gauge"]
         lines += ['psik_jobs{backend="%s",state="%s"} %d' % (key + (count,)) for key, count in jobs]
         lines += ["# TYPE psik_requests_total counter"]
@@ -7870,17 +7875,17 @@ class Session:
 
     def log(self, what: str, status: int, sent: int, begun: float) -> None:
         """Count a request, and log it in one line, without query and headers: they hold secrets."""
-        took = time.time() - begun
+        took = time.monotonic() - begun
         self.api.count(what.split(" ")[0], status, took)
         if self.api.access_log:
-            when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun))
+            when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - took))
             address = self.wire.peer.address or "local"
             write_log('%s %s %s "%s" %d %d %.1fms\n' % (
                 when, address, one_line(self.user), what[:500], status, sent, took * 1000))
 
     def answer(self, req: Request) -> bool:
         """Answer one request; whether the connection can take another."""
-        begun, wire, sent = time.time(), self.wire, 0
+        begun, wire, sent = time.monotonic(), self.wire, 0
         self.user, status = "-", 499  # as nginx logs a client that went away before its answer
         try:
             response = ROUTER.dispatch(self.api, req, self.identify)
@@ -7898,7 +7903,7 @@ class Session:
 
     def refuse(self, err: PsikError) -> None:
         """Answer what cannot be read as a request, and end the connection."""
-        begun, response, self.user = time.time(), Response.of_error(err), "-"
+        begun, response, self.user = time.monotonic(), Response.of_error(err), "-"
         response.send(self.wire, closes=True)
         self.wire.linger()
         self.log("-", response.status, 0, begun)
@@ -8187,7 +8192,7 @@ class Rounds:
     def look(self) -> None:
         """Follow the tree; end slow TLS handshakes, and close connections that were turned away."""
         api = self.api
-        deep = time.time() - api.tracker.looked >= max(1, api.config.poll_interval_s)
+        deep = time.monotonic() - api.tracker.looked >= max(1, api.config.poll_interval_s)
         api.tracker.look(deep)
         api.connections.end_slow_handshakes()
         api.connections.close_parting()
@@ -8396,14 +8401,14 @@ class Waiting:
     """The line on the terminal that shows what is waited for."""
 
     def __init__(self, lively: bool) -> None:
-        self.lively, self.begun = lively, time.time()
+        self.lively, self.begun = lively, time.monotonic()
 
     def show(self, summaries: List[Summary]) -> None:
         """Rewrite the line."""
         if self.lively:
             what = summaries[0].jobid if len(summaries) == 1 else "%d jobs" % len(summaries)
             states = "/".join(sorted({summary.state for summary in summaries}))
-            write_log("\r\x1b[K%s %s, %d s" % (what, states, time.time() - self.begun))
+            write_log("\r\x1b[K%s %s, %d s" % (what, states, time.monotonic() - self.begun))
 
     def clear(self) -> None:
         """Remove the line."""

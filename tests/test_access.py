@@ -458,7 +458,7 @@ class Plain(Case):
     def test_insecure(self) -> None:
         self.configure(authz="psik_api.authz:BaseAuthz")
         server = Server(self, "--host", "127.0.0.1", "--port", "0")
-        self.assertIn("nobody is known", server.said())
+        self.assertIn("this is plain TCP without TLS", server.said())
         token = self.psik("token", "--user", "bob").out.strip()
         for headers in ({}, {"Authorization": "Bearer " + token}):
             self.assertEqual(server.ask("GET", "/v1/jobs", **headers).status, 401)

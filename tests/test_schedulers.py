@@ -563,7 +563,7 @@ class At(Queues, Tags, Case):
         self.configure(backend=self.backend, poll_interval_s=0)
         self.assertEqual(self.psik("backends", "--check").err, "")
         with self.held():
-            self.assertIn("no atd is running", self.psik("backends", "--check", status=4).err)
+            self.assertIn("no atd is running", self.psik("backends", "--check", status=4).out)
             ran = self.psik("run", "-", stdin='{"script": "true"}')
             self.assertIn("No atd running?", ran.err)
             jobid = ran.out.strip()
@@ -582,7 +582,7 @@ class At(Queues, Tags, Case):
         self.configure(backend=self.backend, prefix="/tmp/psik-nobody-%d" % os.getpid())
         said = self.psik("backends", "--check", status=4,
                          program=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-                                  sys.executable, psik.__file__]).err
+                                  sys.executable, psik.__file__]).out
         self.assertIn("permission", said)
 
     def test_batch_is_the_default(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Dict, List
 import psik
 import services
 from harness import Case, FAST, needs
+from serving import Server
 
 NAP = "sleep 601.%07d" % os.getpid()
 SLURM = shutil.which("sbatch") and shutil.which(
@@ -60,6 +61,14 @@ class Cluster(Case):
     def queue(self, *argv: str, form: str = "%i %T %k") -> List[str]:
         """The lines of squeue."""
         return self.slurm.run("squeue", "-h", "-o", form, *argv).stdout.strip().split("\n")
+
+    def diagnose(self, jobid: str) -> str:
+        """What there is to know of a job."""
+        job = self.job(jobid)
+        texts = ["%s: %s" % (name, psik.read_or_empty(job.at("log", name)))
+                 for name in sorted(os.listdir(job.at("log")))]
+        shown = self.slurm.run("scontrol", "show", "job", self.native(jobid)).stdout
+        return "\n".join([str(job.rows())] + texts + [shown])
 
     def begin_now(self, native: str) -> None:
         self.slurm.run("scontrol", "update", "JobId=" + native, "StartTime=now")
@@ -312,7 +321,15 @@ class Ids(Cluster):
 
 
 class Requeue(Cluster):
+    settings = dict(Cluster.settings, PreemptType="preempt/partition_prio", PreemptMode="REQUEUE")
     SCRIPT = "#!/bin/sh\necho step $jobndx\ntest $jobndx -gt 1 || exec %s" % NAP
+
+    def begin_again(self, jobid: str) -> None:
+        """Let a requeued job begin at once; Slurm itself waits two minutes, for its end's sake."""
+        self.until(lambda: not any("slurmstepd" in services.command_name(pid)
+                                   for pid in self.slurm.job_processes()))
+        time.sleep(1)
+        self.begin_now(self.native(jobid))
 
     def wait_for(self, jobid: str) -> Any:
         """`wait` for a job, which runs meanwhile."""
@@ -331,7 +348,7 @@ class Requeue(Cluster):
         self.requeued(jobid)
         self.assertIsNone(waiter.poll())
         self.assertIn("queued", self.psik("ls").out)
-        self.begin_now(self.native(jobid))
+        self.begin_again(jobid)
         out, err = waiter.communicate(timeout=300)
         self.assertEqual(waiter.returncode, 0, (out, err))
         self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active", "1 failed",
@@ -346,7 +363,7 @@ class Requeue(Cluster):
         self.active(jobid)
         self.slurm.run("scontrol", "requeue", self.native(jobid))
         self.until(lambda: self.queue(form="%T") == ["PENDING"], seconds=90)
-        self.begin_now(self.native(jobid))
+        self.begin_again(jobid)
         self.until(lambda: "2 completed" in self.states(jobid), seconds=200)
         self.assertEqual(self.states(jobid)[3:6], ["1 failed", "2 queued", "2 active"])
 
@@ -359,6 +376,23 @@ class Requeue(Cluster):
         self.until(lambda: self.queue() == [""])
         self.assertEqual(self.states(jobid)[-2:], ["2 queued", "0 canceled"])
         self.psik("wait", jobid, status=143)
+
+    def test_one_that_another_job_preempts(self) -> None:
+        nodes = ",".join(self.slurm.nodes)
+        self.slurm.run("scontrol", "create", "PartitionName=high", "Nodes=" + nodes,
+                       "PriorityTier=100")
+        self.addCleanup(self.slurm.run, "scontrol", "delete", "PartitionName=high")
+        jobid = self.put(self.SCRIPT, requeue=True)
+        self.active(jobid)
+        waiter = self.wait_for(jobid)
+        other = self.slurm.run("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive",
+                               "--output=/dev/null", "--wrap", NAP).stdout.strip()
+        self.until(lambda: "2 queued" in (self.psik("ls").out and self.states(jobid)), seconds=90)
+        self.slurm.run("scancel", other)
+        self.begin_again(jobid)
+        out, err = waiter.communicate(timeout=300)
+        self.assertEqual(waiter.returncode, 0, (out, err, self.diagnose(jobid)))
+        self.assertEqual(self.states(jobid)[-1], "2 completed")
 
     def test_one_whose_node_is_lost(self) -> None:
         jobid = self.put(self.SCRIPT, requeue=True)
@@ -376,7 +410,7 @@ class Requeue(Cluster):
             self.slurm.start_node(node)
             self.slurm.run("scontrol", "update", "NodeName=" + node, "State=RESUME")
             self.until(self.slurm.is_idle)
-        self.begin_now(self.native(jobid))
+        self.begin_again(jobid)
         self.until(lambda: "2 completed" in self.states(jobid), seconds=200)
 
     def test_a_signal_that_is_the_end_ends_a_wait(self) -> None:
@@ -386,6 +420,17 @@ class Requeue(Cluster):
 
 
 class Told(Cluster):
+    def test_a_server_tells_it_too(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        jobid = self.put("true", backend=LATER)
+        self.until(lambda: server.ask("GET", "/v1/jobs/" + jobid).status == 200)
+        self.slurm.stop_controller()
+        try:
+            self.psik("cancel", jobid, status=4, timeout=200)
+        finally:
+            self.slurm.start_controller()
+        self.until(lambda: self.queue() == [""])
+
     def test_a_cancel_while_slurmctld_is_down(self) -> None:
         pending, running = self.put("true", backend=LATER), self.put(NAP)
         self.active(running)
