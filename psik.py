@@ -3565,12 +3565,12 @@ class Answer:
         the others being asked for on behalf of other processes.
         """
         now, wanted = time.time(), set(ours)
-        old = {(status.native, status.tag): status for status in self.statuses}
-        new = {key: status for key, status in old.items() if age_s(status.wanted) < WANTED_S}
+        new = {(status.native, status.tag): status for status in self.statuses
+               if age_s(status.wanted) < WANTED_S}
         for (native, tag), line in PollLine.by_name(lines, asked).items():
             status = Status(native, tag, line.state, line.exit_status, line.reason, now,
                             now if (native, tag) in wanted else 0.0)
-            new[native, tag] = status.after(old.get((native, tag), status))
+            new[native, tag] = status.after(new.get((native, tag), status))
         return Answer(now, new.values())
 
     def of(self, step: Step) -> Optional[Status]:

@@ -39,7 +39,7 @@ BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "
          "test_structure")
 # They wait for walltimes, so they begin first.
 SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems", "Submissions", "Ids", "Requeue",
-        "Told", "Accounts", "Comments", "Memory")
+        "Told", "Accounts", "Comments", "Memory", "Storms")
 
 
 class Result(unittest.TextTestResult):

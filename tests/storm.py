@@ -42,7 +42,7 @@ class Storm:
             psik.to_json(self.config)))
         self.env = dict(services.sbin_env(), PSIK_CONFIG=os.path.join(folder, "config.json"),
                         **cluster.env)
-        self.work: "queue.Queue[Dict[str, Any]]" = queue.Queue()
+        self.work: queue.Queue[Dict[str, Any]] = queue.Queue()
         self.others: List[str] = []
         self.done = threading.Event()
 

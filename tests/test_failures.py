@@ -167,6 +167,16 @@ class Trees(Amiss):
                 self.assertEqual(waiting.is_meant_by(native, text), of_waiting)
                 self.assertEqual(running.is_meant_by(native, text), of_running)
 
+    def test_the_grace_begins_anew_for_a_step_of_which_nobody_asked_for_long(self) -> None:
+        now, key = time.time(), ("77", "psik-%s.1" % self.made.jobid)
+        for age_s, tag, is_new in ((5, key[1], False), (psik.WANTED_S + 1, key[1], True),
+                                   (5, "psik-1.500.1", True)):
+            old = psik.Status("77", tag, "", "-", "", now - 100, now - age_s)
+            step = psik.Step(self.made, 1, "77")
+            status = psik.Answer(now, [old]).next([], [key], [key]).of(step)
+            assert status
+            self.assertEqual(status.since >= now, is_new)
+
     def test_one_broken_job_does_not_hide_the_others(self) -> None:
         config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=0)
         jobs = [self.made, psik.create(config, psik.JobSpec(script="x"))]

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import tempfile
 import time
+import unittest
 from typing import Any, Dict, List
 
 import psik
 import services
+import storm
 from harness import Case, FAST, needs
 from serving import Server
 
@@ -417,6 +419,12 @@ class Requeue(Cluster):
         jobid = self.put("#!/bin/sh\nkill -9 $$")
         self.psik("wait", "--timeout", "60", jobid, status=137)
         self.assertEqual(self.reason(jobid), "killed by SIGKILL")
+
+
+@needs("Slurm", SLURM)
+class Storms(unittest.TestCase):
+    def test_a_small_one(self) -> None:
+        self.assertEqual(storm.storm(24, 10, 6, seed=5), 0)
 
 
 class Told(Cluster):
