@@ -9,6 +9,8 @@ its history must say so, and no job of the others may have been canceled.  The e
 one of these does not hold; what was found is printed.
 """
 import argparse
+import contextlib
+import json
 import os
 import queue
 import random
@@ -38,7 +40,7 @@ class Storm:
         self.config = psik.Config(
             prefix=os.path.join(folder, "jobs"), backend=psik.BackendConfig("slurm"),
             poll_interval_s=1, poll_grace_s=6, submit_timeout_s=6, kill_grace_s=2)
-        psik.write_file(os.path.join(folder, "config.json"), psik.json.dumps(
+        psik.write_file(os.path.join(folder, "config.json"), json.dumps(
             psik.to_json(self.config)))
         self.env = dict(services.sbin_env(), PSIK_CONFIG=os.path.join(folder, "config.json"),
                         **cluster.env)
@@ -69,7 +71,7 @@ class Storm:
                 return
             spec = {"script": SCRIPT % (plan["naps_s"], plan["exit"]),
                     "resources": {"exclusive_node_use": False}}
-            jobid = self.psik("run", "-", text=psik.json.dumps(spec),
+            jobid = self.psik("run", "-", text=json.dumps(spec),
                               kill_after_s=plan["kill_after_s"])
             if plan["is_canceled"] and jobid:
                 self.psik("cancel", jobid.split()[0])
@@ -126,13 +128,14 @@ class Storm:
     def was_forgotten(job: Any) -> bool:
         """Whether slurmctld has forgotten the job's latest step, which never ran."""
         latest = psik.Steps(job.rows()).latest
+        assert latest
         ran = [line.split()[0] for line in psik.read_or_empty(job.at("ran")).splitlines()]
         return latest.state == "failed" and latest.info == 1 and str(latest.jobndx) not in ran
 
     def start(self, job: Any) -> None:
         """Submit a job again, whose submission nobody answered or which is forgotten."""
         old = time.time() - psik.UNKNOWN_S - 1
-        with psik.suppress(OSError):
+        with contextlib.suppress(OSError):
             os.utime(job.log("submit", psik.Steps(job.rows()).next_jobndx), (old, old))
         self.psik("start", job.jobid)
 
@@ -148,7 +151,7 @@ class Storm:
             has_run, state = str(jobndx) in begun, row.state.value
             if state == "completed" and (not has_run or wanted):
                 faults.append("step %d is completed, and that is not so" % jobndx)
-            if state == "failed" and not wanted and has_run and row.info < 128:
+            if state == "failed" and not wanted and has_run and int(row.info) < 128:
                 faults.append("step %d ran and is failed: %s" % (jobndx, row.info))
             if has_run and str(row.info) not in ("0", "1", "2", "143", "137"):
                 faults.append("step %d: %s %s" % (jobndx, state, row.info))
@@ -171,7 +174,8 @@ class Storm:
         counts: Dict[str, int] = {}
         for job in self.jobs():
             latest = psik.Steps(job.rows()).latest
-            counts[str(latest.state)] = counts.get(str(latest.state), 0) + 1
+            state = str(latest and latest.state)
+            counts[state] = counts.get(state, 0) + 1
         ran_none = sum(not os.path.exists(job.at("ran")) for job in self.jobs())
         print("%d jobs: %s; %d never ran; %d jobs of others" % (
             len(self.jobs()), counts, ran_none, len(self.others)))
