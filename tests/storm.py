@@ -108,7 +108,8 @@ class Storm:
             thread.join()
 
     def jobs(self) -> List[Any]:
-        return list(psik.JobTree(self.config).jobs())
+        """Those that were made; a client may have been killed before."""
+        return [job for job in psik.JobTree(self.config).jobs() if job.rows()]
 
     def settle(self) -> List[Any]:
         """Look until every job has ended; those that have not."""
