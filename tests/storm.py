@@ -46,7 +46,7 @@ class Storm:
                         **cluster.env)
         self.work: queue.Queue[Dict[str, Any]] = queue.Queue()
         self.others: List[str] = []
-        self.done = threading.Event()
+        self.progress = 0.0     # of the storm, up to 1
 
     def psik(self, *argv: str, text: str = "", kill_after_s: Optional[float] = None) -> str:
         """Run psik.py, or kill it on the way; what it printed."""
@@ -69,6 +69,8 @@ class Storm:
                 plan = self.work.get_nowait()
             except queue.Empty:
                 return
+            while self.progress < plan["at"]:   # spread over the whole storm
+                time.sleep(0.05)
             spec = {"script": SCRIPT % (plan["naps_s"], plan["exit"]),
                     "resources": {"exclusive_node_use": False}}
             jobid = self.psik("run", "-", text=json.dumps(spec),
@@ -79,6 +81,7 @@ class Storm:
     def disturb(self, restarts: int) -> None:
         """Kill slurmctld so many times, or let it hang, and submit jobs of others."""
         for number in range(restarts):
+            self.progress = number / restarts
             time.sleep(self.random.uniform(0.2, 4))
             if number % 10 == 3:
                 self.cluster.freeze_controller()
@@ -90,16 +93,18 @@ class Storm:
                 said = self.cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap",
                                         "sleep %d" % self.random.randrange(4))
                 self.others.append(said.stdout.strip())
-        self.done.set()
+        self.progress = 1.0
 
     def run(self, submissions: int, kills: int, restarts: int) -> None:
         """Let it all happen."""
-        for number in range(submissions):
+        places = list(range(submissions))
+        self.random.shuffle(places)
+        for place, number in enumerate(places):
             self.work.put({
+                "at": place / submissions,
                 "naps_s": self.random.choice((0, 0.5, 3)), "exit": number % 3,
                 "is_canceled": number % 9 == 4,
                 "kill_after_s": self.random.uniform(0.05, 0.6) if number < kills else None})
-        random.Random(restarts).shuffle(self.work.queue)
         threads = [threading.Thread(target=self.submit) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -116,6 +121,7 @@ class Storm:
         deadline = time.monotonic() + SETTLE_S
         while True:
             self.psik("poll")
+            self.cluster.run("scontrol", "update", "NodeName=ALL", "State=RESUME")
             open_jobs = [job for job in self.jobs()
                          if not psik.is_over(job, job.rows()) or self.was_forgotten(job)]
             if not open_jobs or time.monotonic() > deadline:
@@ -180,8 +186,9 @@ class Storm:
         ran_none = sum(not os.path.exists(job.at("ran")) for job in self.jobs())
         print("%d jobs: %s; %d never ran; %d jobs of others" % (
             len(self.jobs()), counts, ran_none, len(self.others)))
-        for fault in faults:
+        for fault in faults[:20]:
             print("FAULT " + fault)
+        print(self.cluster.run("sinfo", "-N", "-o", "%N %T %E").stdout)
         print("%d faults" % len(faults))
         return len(faults)
 
