@@ -166,7 +166,7 @@ POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiti
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
 SETTLE_S = 1                   # so old may an answer be about a step that a signal has ended
 UNKNOWN_S = 600                # so late may a submission without an answer reach its scheduler
-LISTED_S = 60                  # a scheduler may take this long to list a job that it has taken
+LISTED_S = 30                  # a scheduler's listing may be so old (bjobs: 5 s, as a rule)
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
                                # be asked whether it has ended
@@ -1738,7 +1738,7 @@ class Step(NamedTuple):
 
 def is_signal(row: Row) -> bool:
     """Whether this is the row of a step that a signal ended."""
-    return row.state is JobState.failed and isinstance(row.info, int) and row.info > 128
+    return row.state is JobState.failed and isinstance(row.info, int) and 128 < row.info < 193
 
 
 class Steps:
@@ -1754,6 +1754,7 @@ class Steps:
         self.states: Dict[int, Row] = {}
         self.queued: Dict[int, Info] = {}   # the native id that a step's submission returned
         self.active: Dict[int, Info] = {}   # the native id that a running step recorded for itself
+        self.begun: Dict[int, float] = {}   # when that was
         self.ended: Set[int] = set()        # by a final row of their own
         self.canceled: Set[int] = set()     # by a cancel of the whole job
         for row in rows:
@@ -1777,6 +1778,7 @@ class Steps:
             self.queued[row.jobndx] = row.info
         elif row.state is JobState.active:
             self.active[row.jobndx] = row.info
+            self.begun[row.jobndx] = row.time
         elif row.state.is_final():
             self.ended.add(row.jobndx)
 
@@ -3319,7 +3321,9 @@ def record_requeue(step: Step) -> List[Row]:
         return []
     with transitions(step.job) as history:
         steps = Steps(history.rows)
-        if steps.is_requeued(step):  # the supervisor, or another process, has recorded it
+        row = steps.states.get(step.jobndx)
+        goes_on = row and (row.state is JobState.active or is_signal(row))
+        if not goes_on or steps.is_requeued(step):  # somebody else was first, or it is canceled
             return history.rows
         jobndx = max([steps.next_jobndx] + [claimed + 1 for claimed in step.job.claimed()])
         if step.jobndx not in steps.ended:  # its node was lost
@@ -3456,7 +3460,10 @@ class Cancellation:
     def cancel(self) -> bool:
         """Record it, and end the steps; whether there was anything to end."""
         for step in Steps(self.job.rows()).unsettled(self.job):
-            record_requeue(step)  # a job that waits again has not ended
+            try:
+                record_requeue(step)  # a job that waits again has not ended
+            except BackendError as err:
+                self.fault = str(err)
         self.stop_elsewhere()
         try:
             was_live = self.record()
@@ -3466,12 +3473,15 @@ class Cancellation:
                 self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
         self.stop()
         if self.fault:
-            raise BackendError("job %s is canceled; whether its scheduler has it is not known: %s"
-                               % (self.job.jobid, self.fault))
+            raise BackendError("job %s: it is not known whether its scheduler still has it: %s; "
+                               "cancel it again" % (self.job.jobid, self.fault))
         return was_live or bool(self.steps or self.elsewhere)
 
 
 # What schedulers answer, and what becomes of it.
+
+LIVE = ("queued", "active")
+
 
 class Status(NamedTuple):
     """What a scheduler says of a job of its own; times are seconds since the epoch."""
@@ -3483,11 +3493,22 @@ class Status(NamedTuple):
     since: float        # when an answer first had this state
     wanted: float       # when somebody last asked for it
 
+    def relevance(self) -> int:
+        """Its rank among several statuses of one step."""
+        return LIVE.index(self.state) + 2 if self.state in LIVE else int(bool(self.state))
+
     def after(self, old: "Status") -> "Status":
         """This status with the times of the one before it."""
         # A time that was written before a clock was set back may lie in the future.
         since = min(old.since, self.since) if old.state == self.state else self.since
         return self._replace(since=since, wanted=max(old.wanted, self.wanted))
+
+    def settle(self, step: Step, info: Info) -> None:
+        """Write why a step ended that has ended with this info; that settles it."""
+        # The scheduler may know better than the supervisor why it was stopped.
+        reason = self.reason if self.state else ""
+        if reason or not os.path.exists(step.job.log("reason", step.jobndx)):
+            write_reason(step, reason or describe_exit(info))
 
     def record_end(self, step: Step, history: History) -> None:
         """Record the end of a step, unless the history has it, and why it ended.
@@ -3508,8 +3529,7 @@ class Status(NamedTuple):
             info = code if isinstance(code, int) else int(state is JobState.failed)
             record(step.job, history, step.jobndx, state, info)
         elif latest.state is JobState.failed and not step.job.host(step.jobndx):
-            # The scheduler may know better than the supervisor why it was stopped.
-            write_reason(step, (self.reason if self.state else "") or describe_exit(latest.info))
+            self.settle(step, latest.info)
 
     def record(self, step: Step, grace_s: float) -> List[Row]:
         """Record the end of a step, if this is final, or the step has been unknown for grace_s.
@@ -3525,9 +3545,6 @@ class Status(NamedTuple):
                 return history.rows
         except NotFoundError:  # removed meanwhile
             return []
-
-
-RELEVANCE = ("active", "queued")  # of several statuses of one step, these count first
 
 
 class Answer:
@@ -3577,11 +3594,17 @@ class Answer:
         """The status of a step, None if the answer is not about it."""
         known = self.by_native.get(step.native, []) + self.by_tag.get(step.tag, [])
         meant = [status for status in known if step.is_meant_by(status.native, status.tag)]
-        for state in RELEVANCE:
-            live = [status for status in meant if status.state == state]
-            if live:
-                return live[0]
-        return next((status for status in meant if status.state), next(iter(meant), None))
+        found = max(meant, key=Status.relevance, default=None)
+        return found and found._replace(since=self.unknown_since(found))
+
+    def unknown_since(self, status: Status) -> float:
+        """status.since, or now if its scheduler has a job of the same native id without a tag.
+
+        That may be the very job, whose comment was changed.
+        """
+        nameless = [each for each in self.by_native.get(status.native, [])
+                    if each.tag == NO_TAG and each.state in LIVE]
+        return time.time() if nameless and not status.state else status.since
 
     @staticmethod
     def fault_of(root: str) -> str:
@@ -3675,14 +3698,16 @@ class Poll:
     def act(self, step: Step, rows: Sequence[Row], answer: Answer) -> List[Row]:
         """Do what an answer about a step demands; the history as it is then, [] if nothing."""
         status = answer.of(step)
-        if status is None:
-            return []
         if Steps(rows).states[step.jobndx].state is JobState.canceled:  # not told yet
             if not answer.fault:
                 Cancellation(step.job).tell([step])
             return []
+        if status is None:
+            return []
         if status.state == "queued" and step.is_claimed and not self.host:
-            return record_requeue(step)
+            # A scheduler may list a job that has begun as waiting, for a while.
+            is_lag = age_s(Steps(rows).begun[step.jobndx]) < LISTED_S
+            return [] if is_lag else record_requeue(step)
         return status.record(step, self.config.poll_grace_s)
 
     def record(self, answer: Answer) -> None:
@@ -3743,11 +3768,11 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
     scheduler is asked again only if its last answer is older than the config's poll_interval_s or
     lacks a step, or with force; it is not asked while the last row of every step is younger than
-    that.  Submissions that were cut short are looked for in jobs that are `new` or `canceled`, and
-    with force in all: each costs a look at the disk.
+    that.  Submissions that were cut short are looked for unless a step lives, and with force in all
+    jobs: each costs a look at the disk.
     """
     adopt_lost([(job, rows) for job, rows in jobs
-                if rows and (force or rows[-1].state in (JobState.new, JobState.canceled))])
+                if rows and (force or rows[-1].state not in (JobState.queued, JobState.active))])
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
         answer = poll.answer(force)
@@ -3777,6 +3802,9 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
     if backend.config.scheduler_environment:
         write_file(job.script("scheduler.json"),
                    json.dumps(backend.config.scheduler_environment) + "\n")
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(job.script("scheduler.json"))
 
 
 def write_spec(job: JobDir, spec: JobSpec) -> None:
@@ -3863,7 +3891,8 @@ class Submission:
         steps = Steps(rows)
         live = steps.live(self.job)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
-        blocking = next(iter(live or living(self.job, canceled)), None)
+        unsure = canceled + steps.unsettled(self.job)
+        blocking = next(iter(live or living(self.job, unsure)), None)
         if blocking:
             state = steps.states[blocking.jobndx].state if live else "not yet gone"
             raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
@@ -3997,7 +4026,7 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     Its last step may have ended unrecorded.  If the job was moved, its scripts are made anew.
     """
     rows = job.rows()
-    if Steps(rows).live(job) and not force:
+    if (Steps(rows).live(job) or Steps(rows).unsettled(job)) and not force:
         reconcile(config, [(job, rows)], force=True)
     submission = Submission(job, config.of_backend(job.backend).submit_timeout_s)
     if JobScripts(job).are_stale:
@@ -4026,8 +4055,8 @@ def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
     if row.state in (JobState.queued, JobState.active):
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
-    if row.state is JobState.canceled:
-        is_owed = os.path.exists(job.log("cancel", row.jobndx)) and not job.host(row.jobndx)
+    if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
+        is_owed = bool(Steps(job.rows()).untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
         return last_line(read_or_empty(job.log("reason", row.jobndx)))
@@ -4157,9 +4186,10 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
 
 def all_ended(looks: Sequence[Look]) -> bool:
     """Whether every job has ended.  ConflictError if one was never started."""
-    jobid = next((look.summary.jobid for look in looks if look.summary.state == JobState.new), "")
-    if jobid:
-        raise ConflictError("job %s was never started: `%s start %s`" % (jobid, called(), jobid))
+    new = [look.summary for look in looks if look.summary.state == JobState.new]
+    if new:
+        jobid, reason = new[0].jobid, new[0].reason or "was never started"
+        raise ConflictError("job %s: %s: `%s start %s`" % (jobid, reason, called(), jobid))
     return all(look.ended for look in looks)
 
 
@@ -4233,7 +4263,7 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
-    canceled = Steps(rows).live(job, canceled_too=True)
+    canceled = Steps(rows).live(job, canceled_too=True) + Steps(rows).unsettled(job)
     try:
         alive = living(job, canceled)
     except BackendError:
@@ -4243,8 +4273,8 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
             raise
         return
     if alive:
-        raise ConflictError("job %s was canceled, and its step %d is not yet gone; cancel it "
-                            "again, or use --force" % (job.jobid, alive[0].jobndx))
+        raise ConflictError("job %s: its step %d is not yet gone; cancel it again, or use --force"
+                            % (job.jobid, alive[0].jobndx))
 
 
 def remove(job: JobDir, force: bool = False) -> None:
@@ -7111,7 +7141,8 @@ class JobHandler(Handler):
         hidden = []
         if not self.caller.owns(self.job):
             has_environment = bool(self.job.spec().environment)
-            hidden = ["supervise"] + ["job"] * has_environment  # job: as version 1.0.0 made it
+            hidden = ["supervise", "scheduler.json"]
+            hidden += ["job"] * has_environment  # as version 1.0.0 made it
         return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
 
     def await_growth(self, path: str, size: int, wait_s: float) -> None:
@@ -8438,7 +8469,7 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
     finally:
         line.clear()
     say_ends(summaries)
-    going_on = [summary.jobid for summary in summaries if not STATES[summary.state].is_final()]
+    going_on = [job.jobid for job in jobs if not is_over(job, job.rows())]
     if going_on:
         complain("still not ended after %g s: %s" % (timeout_s or 0, " ".join(going_on)))
         return 124
@@ -10286,7 +10317,10 @@ class Run:
 
         Its `queued` row may be there already: psik.py writes it if it sees the job wait.
         """
-        previous, claimed, rows = self.step, self.claimed(), self.history.rows
+        claimed, rows = self.claimed(), self.history.rows
+        ours = [step for step in (Step(SETTINGS["base"], jobndx) for jobndx in claimed)
+                if step.claim.native == self.native]
+        previous = max(ours, key=lambda step: step.jobndx)
         queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
                   and jobndx > previous.jobndx and jobndx not in claimed]
         jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
@@ -10366,8 +10400,11 @@ class Run:
             if environment.get(name) == value:
                 del environment[name]
         for name in [name for name in environment if name.startswith(FUNCTION)]:
-            name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
-            environment[name] = value
+            try:
+                name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
+                environment[name] = value
+            except ValueError:  # not one of psik.py's
+                pass
         if b"SLURM_CPUS_PER_TASK" in environment:  # which srun reads no more, from Slurm 22.05 on
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
@@ -10713,11 +10750,14 @@ echo $!
 ''',
     'lsf/cancel': r'''#!@shell@
 # lsf: bkill fails if a job has already ended, but then there is nothing to do.
-# needs: bkill grep sed
+# needs: bkill sed
 exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
-	printf "%s\n" "$answer" | sed -e "/has already finished/d" -e "/No matching job found/d" \
-		-e "/is being terminated/d" >&2
-	printf "%s\n" "$answer" | grep -q -e "has already finished" -e "No matching job found"' psik $*
+	status=$?
+	test -n "$answer" || exit $status
+	answer=$(printf "%s\n" "$answer" | sed -e "/has already finished/d" \
+		-e "/No matching job found/d" -e "/is being terminated/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik $*
 ''',
     'lsf/check': r'''#!@shell@
 # lsf: fail if mbatchd does not answer.
@@ -10818,6 +10858,8 @@ psik_walltime_s=0
 # slurm: scancel fails if a job has ended and is forgotten, but then there is nothing to do.
 # needs: scancel sed
 exec /bin/sh -c 'answer=$(scancel "$@" 2>&1) && exit
+	status=$?
+	test -n "$answer" || exit $status
 	answer=$(printf "%s\n" "$answer" |
 		sed -e "/Invalid job id/d" -e "/already completing or completed/d")
 	printf "%s\n" "$answer" >&2
@@ -10861,7 +10903,7 @@ psik_walltime_s=0
 # exit status as wait(2) returns it.
 # About ids on stdin that it no longer knows, the accounting is asked, if there is one.  Where it
 # keeps no comments, a job is ours if it has our directory and was submitted after ours was made.
-# needs: awk sed squeue
+# needs: awk head sed squeue
 exec /bin/sh -c 'base=$1
 	asked=$(cat)
 	fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
@@ -10895,7 +10937,7 @@ exec /bin/sh -c 'base=$1
 		case $comment in
 			*psik-*) tag=psik-${comment##*psik-} ;;
 			*)
-				tag=$(printf "%s\n" "$asked" | sed -n "s/^$id \(psik-.*\)/\1/p")
+				tag=$(printf "%s\n" "$asked" | sed -n "s/^$id \(psik-.*\)/\1/p" | head -n 1)
 				jobid=${tag#psik-} jobid=${jobid%.*}
 				here=$(cd "$base/../$jobid/work" 2>/dev/null && pwd -P)
 				there=$(cd "$place" 2>/dev/null && pwd -P)

@@ -777,7 +777,10 @@ class Run:
 
         Its `queued` row may be there already: psik.py writes it if it sees the job wait.
         """
-        previous, claimed, rows = self.step, self.claimed(), self.history.rows
+        claimed, rows = self.claimed(), self.history.rows
+        ours = [step for step in (Step(SETTINGS["base"], jobndx) for jobndx in claimed)
+                if step.claim.native == self.native]
+        previous = max(ours, key=lambda step: step.jobndx)
         queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
                   and jobndx > previous.jobndx and jobndx not in claimed]
         jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
@@ -857,8 +860,11 @@ class Run:
             if environment.get(name) == value:
                 del environment[name]
         for name in [name for name in environment if name.startswith(FUNCTION)]:
-            name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
-            environment[name] = value
+            try:
+                name, _, value = bytes.fromhex(environment.pop(name).decode()).partition(b"=")
+                environment[name] = value
+            except ValueError:  # not one of psik.py's
+                pass
         if b"SLURM_CPUS_PER_TASK" in environment:  # which srun reads no more, from Slurm 22.05 on
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}

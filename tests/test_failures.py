@@ -167,6 +167,25 @@ class Trees(Amiss):
                 self.assertEqual(waiting.is_meant_by(native, text), of_waiting)
                 self.assertEqual(running.is_meant_by(native, text), of_running)
 
+    def test_a_listing_that_lags_is_no_requeue(self) -> None:
+        config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=0)
+        self.poll("echo 77 queued -", self.made)
+        old = "%.3f,0,new,0\n%.3f,1,queued,77\n" % (time.time() - 100, time.time() - 100)
+        for age_s, last in ((1, "1 active"), (psik.LISTED_S + 1, "2 queued")):
+            psik.write_file(self.made.status_path,
+                            old + "%.3f,1,active,77\n" % (time.time() - age_s))
+            psik.list_jobs(config)
+            self.assertEqual(self.states(self.made.jobid)[-1], last)
+
+    def test_what_somebody_else_has_recorded_is_no_requeue(self) -> None:
+        self.poll("echo 77 queued -", self.made)
+        for rows in ("1,active,77\n%.3f,0,canceled,0", "1,active,77\n%.3f,1,completed,0"):
+            now = time.time() - 100
+            text = "%.3f,0,new,0\n%.3f,1,queued,77\n%.3f," % (now, now, now) + rows % now + "\n"
+            psik.write_file(self.made.status_path, text)
+            psik.record_requeue(psik.Step(self.made, 1, "77", True))
+            self.assertNotIn("2 queued", self.states(self.made.jobid))
+
     def test_the_grace_begins_anew_for_a_step_of_which_nobody_asked_for_long(self) -> None:
         now, key = time.time(), ("77", "psik-%s.1" % self.made.jobid)
         for age_s, tag, is_new in ((5, key[1], False), (psik.WANTED_S + 1, key[1], True),

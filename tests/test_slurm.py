@@ -360,6 +360,18 @@ class Requeue(Cluster):
                          ["step 1\n", "step 2\n"])
         self.assertIn("runs it again, as step 2", psik.read_text(job.log("reason", 1)))
 
+    def test_one_that_is_requeued_twice(self) -> None:
+        jobid = self.put(self.SCRIPT.replace("-gt 1", "-gt 2"), requeue=True)
+        for step in (1, 2):
+            self.active(jobid, step)
+            self.slurm.run("scontrol", "requeue", self.native(jobid))
+            self.until(lambda: self.queue(form="%T") == ["PENDING"], seconds=90)
+            self.begin_again(jobid)
+        self.until(lambda: "3 completed" in self.states(jobid), seconds=200)
+        self.assertEqual([state for state in self.states(jobid) if "queued" not in state],
+                         ["0 new", "1 active", "1 failed", "2 active", "2 failed", "3 active",
+                          "3 completed"])
+
     def test_one_that_nobody_watches(self) -> None:
         jobid = self.put(self.SCRIPT, requeue=True)
         self.active(jobid)
@@ -374,6 +386,8 @@ class Requeue(Cluster):
         self.active(jobid)
         self.slurm.run("scontrol", "requeue", self.native(jobid))
         self.until(lambda: self.queue(form="%T") == ["PENDING"], seconds=90)
+        self.assertIn("cancel it first", self.psik("start", jobid, status=5).err)
+        self.assertIn("cancel it", self.psik("rm", jobid, status=5).err)
         self.assertNotIn("has ended already", self.psik("cancel", jobid).err)
         self.until(lambda: self.queue() == [""])
         self.assertEqual(self.states(jobid)[-2:], ["2 queued", "0 canceled"])
