@@ -137,7 +137,7 @@ class Metrics(Case):
     def text(self, api: Any, caller: Any) -> str:
         """What the route answers this caller, seven seconds after the server's start."""
         req = psik.Request("GET", "/v1/metrics", {}, psik.Body(psik.Wire(), 0))
-        with mock.patch("psik.time.time", return_value=api.begun + 7.2):
+        with mock.patch("psik.time.monotonic", return_value=api.begun + 7.2):
             response = psik.ROUTER.dispatch(api, req, lambda req, route: caller)
         self.assertEqual(response.status, 200)
         return str(response.body.decode())

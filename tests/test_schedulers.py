@@ -18,6 +18,7 @@ import psik
 import services
 from harness import Case, kill, needs, processes_with, rc_path
 from odd import texts
+from users import CAN_MAKE_USERS, TwoUsers
 
 SHOW = "#!%s -E\nimport json, os\nprint(json.dumps(dict(os.environ)))\n" % sys.executable
 NAP = "sleep 600.%07d" % os.getpid()
@@ -570,21 +571,6 @@ class At(Queues, Tags, Case):
             self.assertIn("no atd is running", self.psik("ls").out)
             self.psik("cancel", jobid)
 
-    @unittest.skipIf(os.geteuid(), "only root can deny a user")
-    def test_a_user_who_may_not(self) -> None:
-        def deny(text: str) -> None:
-            with open("/etc/at.deny", "w") as file:
-                file.write(text)
-        before = psik.read_or_empty("/etc/at.deny")
-        self.addCleanup(deny, before)
-        deny(before + "nobody\n")
-        os.chmod(self.folder, 0o755)
-        self.configure(backend=self.backend, prefix="/tmp/psik-nobody-%d" % os.getpid())
-        said = self.psik("backends", "--check", status=4,
-                         program=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-                                  sys.executable, psik.__file__]).out
-        self.assertIn("permission", said)
-
     def test_batch_is_the_default(self) -> None:
         self.configure(backend={"type": "at"})
         with self.held():
@@ -611,6 +597,20 @@ class At(Queues, Tags, Case):
 
     def test_ls_asks_once(self) -> None:
         self.ls_calls_once("atq")
+
+
+@needs("at, and root, who makes users", CAN_MAKE_USERS and shutil.which("atd", path="/usr/sbin"))
+class AtDenied(TwoUsers):
+    def test_a_user_who_may_not(self) -> None:
+        atd, before = services.Atd(), psik.read_or_empty("/etc/at.deny")
+        atd.hold()
+        self.addCleanup(atd.release)
+        self.addCleanup(psik.write_file, "/etc/at.deny", before, 0o640)
+        psik.write_file("/etc/at.deny", before + self.ada + "\n", 0o644)
+        os.makedirs(self.home(self.ada, ".config"))
+        psik.write_file(self.home(self.ada, ".config", "psik.json"),
+                        '{"backend": {"type": "at"}}', 0o644)
+        self.assertIn("permission", self.of(self.ada, "backends", "--check", status=4).out)
 
 
 class Lsf(Queues, Tags, Case):
