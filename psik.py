@@ -863,6 +863,7 @@ class JobState(str, Enum):
 # A step only moves to a higher rank, so its first final state stays.
 RANK = {JobState.new: 0, JobState.queued: 1, JobState.active: 2,
         JobState.completed: 3, JobState.failed: 3, JobState.canceled: 3}
+LIVE = (JobState.queued, JobState.active)   # its scheduler has it
 STATES: Dict[str, JobState] = {state.value: state for state in JobState}
 
 
@@ -1738,7 +1739,13 @@ class Step(NamedTuple):
 
 def is_signal(row: Row) -> bool:
     """Whether this is the row of a step that a signal ended."""
+    # Signals are numbered from 1 to 64.
     return row.state is JobState.failed and isinstance(row.info, int) and 128 < row.info < 193
+
+
+def next_jobndx(rows: Sequence[Row]) -> int:
+    """The jobndx that the next submission gets."""
+    return max(row.jobndx for row in rows) + 1
 
 
 class Steps:
@@ -1761,10 +1768,6 @@ class Steps:
             self.take_in(row)
         if len(self.states) > 1:
             self.states.pop(0, None)
-        own = {jobndx: info for jobndx, info in self.active.items() if info}
-        # The native id of each step: its own once it runs, until then that of its submission.  The
-        # two differ if a step was submitted twice: only one of the submissions runs it.
-        self.natives: Dict[int, Info] = {**self.active, **self.queued, **own}
 
     def take_in(self, row: Row) -> None:
         """Take the next row into account."""
@@ -1794,9 +1797,13 @@ class Steps:
         return self.states[max(self.states)] if self.states else None
 
     @property
-    def next_jobndx(self) -> int:
-        """The jobndx that the next submission gets."""
-        return max(row.jobndx for row in self.rows) + 1
+    def natives(self) -> Dict[int, Info]:
+        """The native id of each step: its own once it runs, until then that of its submission.
+
+        The two differ if a step was submitted twice: only one of the submissions runs it.
+        """
+        own = {jobndx: info for jobndx, info in self.active.items() if info}
+        return {**self.active, **self.queued, **own}
 
     def live(self, job: JobDir, canceled_too: bool = False) -> List[Step]:
         """The steps that were queued or active and have not ended.
@@ -1804,12 +1811,14 @@ class Steps:
         canceled_too: also those that only a cancel of the whole job ended; they may live on.
         """
         over = self.ended if canceled_too else self.ended | self.canceled
-        return [self.step(job, jobndx) for jobndx, native in self.natives.items()
-                if native != "" and jobndx not in over]
+        return self.known(job, [jobndx for jobndx in {**self.active, **self.queued}
+                                if jobndx not in over])
 
-    def step(self, job: JobDir, jobndx: int) -> Step:
-        """A step of which the native id is known."""
-        return Step(job, jobndx, str(self.natives[jobndx]), bool(self.active.get(jobndx)))
+    def known(self, job: JobDir, jobndxs: Sequence[int]) -> List[Step]:
+        """Those of these steps of which the native id is known."""
+        natives = self.natives if jobndxs else {}
+        return [Step(job, jobndx, str(natives[jobndx]), bool(self.active.get(jobndx)))
+                for jobndx in jobndxs if natives.get(jobndx, "") != ""]
 
     def is_requeued(self, step: Step) -> bool:
         """Whether a later step has the native id of this one: its scheduler ran it again."""
@@ -1822,15 +1831,13 @@ class Steps:
         It may know why (TIMEOUT, OUT_OF_MEMORY, NODE_FAIL), or run the step's job again.  A step
         is settled once log/reason.N is written.
         """
-        steps = [self.step(job, row.jobndx) for row in self.states.values()
-                 if is_signal(row) and row.jobndx in self.natives]
+        steps = self.known(job, [row.jobndx for row in self.states.values() if is_signal(row)])
         return [step for step in steps if not self.is_requeued(step) and step.may_go_on()]
 
     def untold(self, job: JobDir) -> List[Step]:
         """The steps that are canceled, and whose scheduler could not be told so yet."""
-        return [self.step(job, jobndx) for jobndx in sorted(self.canceled - self.ended)
-                if jobndx in self.natives and os.path.exists(job.log("cancel", jobndx))
-                and not job.host(jobndx)]
+        return [step for step in self.known(job, sorted(self.canceled - self.ended))
+                if os.path.exists(job.log("cancel", step.jobndx)) and not job.host(step.jobndx)]
 
     def unqueued(self) -> Optional[int]:
         """The latest step, if it has begun and was never queued: its submission was cut short."""
@@ -3203,7 +3210,7 @@ def ask_scheduler(job: JobDir, steps: Sequence[Tuple[str, str]], timeout_s: floa
 
 
 def submissions(steps: Sequence[Step], lines: Sequence[PollLine],
-                states: Sequence[str] = ("queued", "active")) -> List[Step]:
+                states: Sequence[str] = LIVE) -> List[Step]:
     """What a scheduler has of these steps in these states, by its poll lines.
 
     A step of which it has two submissions comes twice, with a native id each.
@@ -3238,8 +3245,16 @@ def find_tagged(job: JobDir, jobndx: int) -> Optional[PollLine]:
                            % (job.jobid, job.host(jobndx)))
     tag = "%s.%d" % (job.tag, jobndx)
     lines = [line for line in ask_scheduler(job, [("-", tag)], POLL_TIMEOUT_S) if line.tag == tag]
-    alive = [line for line in lines if line.state in ("queued", "active")]
+    alive = [line for line in lines if line.state in LIVE]
     return next(iter(alive + lines), None)
+
+
+def submitted_at(job: JobDir, jobndx: int) -> float:
+    """When a step was submitted, whether or not that was answered; 0 if it never was."""
+    try:
+        return os.stat(job.log("submit", jobndx)).st_mtime
+    except OSError:
+        return 0.0
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
@@ -3251,10 +3266,10 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     """
     steps = Steps(history.rows)
     begun = steps.unqueued()
-    jobndx = begun or steps.next_jobndx
+    jobndx = begun or next_jobndx(history.rows)
     native = steps.active[begun] if begun else ""
     if not native:
-        if not os.path.exists(job.log("submit", jobndx)) or not JobScripts(job).has("poll"):
+        if not submitted_at(job, jobndx) or not JobScripts(job).has("poll"):
             return None
         line = find_tagged(job, jobndx)
         if line is None:
@@ -3266,14 +3281,6 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     return row
 
 
-def unknown_since(job: JobDir, jobndx: int) -> float:
-    """When a step was submitted whose submission got no answer; 0 if none was."""
-    try:
-        return os.stat(job.log("submit", jobndx)).st_mtime
-    except OSError:
-        return 0.0
-
-
 def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
     """Adopt the submissions of these jobs that were cut short, and bring their rows up to date.
 
@@ -3281,7 +3288,7 @@ def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
     needs no adoption yet: its `active` row has the native id.
     """
     for job, rows in jobs:
-        if os.path.exists(job.log("submit", Steps(rows).next_jobndx)):
+        if submitted_at(job, next_jobndx(rows)):
             try:
                 with transitions(job, patient=False) as history:
                     adopt(job, history)
@@ -3325,7 +3332,8 @@ def record_requeue(step: Step) -> List[Row]:
         goes_on = row and (row.state is JobState.active or is_signal(row))
         if not goes_on or steps.is_requeued(step):  # somebody else was first, or it is canceled
             return history.rows
-        jobndx = max([steps.next_jobndx] + [claimed + 1 for claimed in step.job.claimed()])
+        claimed = [jobndx + 1 for jobndx in step.job.claimed()]
+        jobndx = max([next_jobndx(history.rows)] + claimed)
         if step.jobndx not in steps.ended:  # its node was lost
             record(step.job, history, step.jobndx, JobState.failed, 1)
         write_reason(step, "its scheduler runs it again, as step %d" % jobndx)
@@ -3434,8 +3442,8 @@ class Cancellation:
 
     def adopt(self, history: History) -> None:
         """Adopt a submission that was cut short; one that cannot be found must not run later."""
-        jobndx = Steps(history.rows).next_jobndx
-        if os.path.exists(self.job.log("submit", jobndx)):
+        jobndx = next_jobndx(history.rows)
+        if submitted_at(self.job, jobndx):
             write_file(self.job.log("cancel", jobndx), "")
         try:
             adopt(self.job, history)
@@ -3480,9 +3488,6 @@ class Cancellation:
 
 # What schedulers answer, and what becomes of it.
 
-LIVE = ("queued", "active")
-
-
 class Status(NamedTuple):
     """What a scheduler says of a job of its own; times are seconds since the epoch."""
     native: str
@@ -3495,7 +3500,7 @@ class Status(NamedTuple):
 
     def relevance(self) -> int:
         """Its rank among several statuses of one step."""
-        return LIVE.index(self.state) + 2 if self.state in LIVE else int(bool(self.state))
+        return 2 + LIVE.index(STATES[self.state]) if self.state in LIVE else int(bool(self.state))
 
     def after(self, old: "Status") -> "Status":
         """This status with the times of the one before it."""
@@ -3537,7 +3542,7 @@ class Status(NamedTuple):
         The history as it is then; [] if the step has not ended, or the job is gone.
         """
         is_unsure = not self.state and time.time() - self.since < grace_s
-        if self.state in ("new", "queued", "active") or is_unsure:
+        if self.state == JobState.new or self.state in LIVE or is_unsure:
             return []
         try:
             with transitions(step.job) as history:
@@ -3625,6 +3630,7 @@ class Poll:
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.host, self.config = host, config
         self.members: List[Tuple[Step, List[Row]]] = []
+        self.untold: Set[Step] = set()      # those that the scheduler is to be told to end
         self.max_age_s = config.poll_interval_s     # of an answer that is good enough
         self.may_have_news = False  # True once the last row of a step is not a recent one
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
@@ -3651,7 +3657,7 @@ class Poll:
         """
         ours = [(step.native, step.tag) for step, _ in self.members]
         others = [(status.native, status.tag) for status in before.statuses
-                  if age_s(status.wanted) < WANTED_S and status.state in ("queued", "active")]
+                  if age_s(status.wanted) < WANTED_S and status.state in LIVE]
         asked = list(dict.fromkeys(others + ours))
         try:
             return before.next(ask_scheduler(job, asked, POLL_TIMEOUT_S), asked, ours)
@@ -3698,7 +3704,7 @@ class Poll:
     def act(self, step: Step, rows: Sequence[Row], answer: Answer) -> List[Row]:
         """Do what an answer about a step demands; the history as it is then, [] if nothing."""
         status = answer.of(step)
-        if Steps(rows).states[step.jobndx].state is JobState.canceled:  # not told yet
+        if step in self.untold:
             if not answer.fault:
                 Cancellation(step.job).tell([step])
             return []
@@ -3729,12 +3735,13 @@ class Poll:
         polls: Dict[Tuple[str, str], Poll] = {}
         for job, rows in jobs:
             steps = Steps(rows)
-            unsettled = steps.unsettled(job)
-            for step in steps.live(job) + steps.untold(job) + unsettled:
+            unsettled, untold = steps.unsettled(job), steps.untold(job)
+            for step in steps.live(job) + untold + unsettled:
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
                 if host in ("", os.uname().nodename):
                     poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
                     poll.add(step, rows, may_go_on=step in unsettled)
+                    poll.untold.update(untold)
         return list(polls.values())
 
 
@@ -3753,7 +3760,7 @@ def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
     steps = Steps(rows)
     latest = steps.latest
     if latest and latest.state is JobState.new:
-        return bool(unknown_since(job, steps.next_jobndx))
+        return bool(submitted_at(job, next_jobndx(rows)))
     return not is_over(job, rows) or bool(steps.untold(job))
 
 
@@ -3772,7 +3779,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     jobs: each costs a look at the disk.
     """
     adopt_lost([(job, rows) for job, rows in jobs
-                if rows and (force or rows[-1].state not in (JobState.queued, JobState.active))])
+                if rows and (force or rows[-1].state not in LIVE)])
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
         answer = poll.answer(force)
@@ -3904,13 +3911,12 @@ class Submission:
         job, scripts = self.job, JobScripts(self.job)
         if not force:
             self.refuse_running(history.rows)
-        jobndx = Steps(history.rows).next_jobndx
-        log = job.log("submit", jobndx)
-        if os.path.exists(log) and not scripts.has("poll"):
+        jobndx = next_jobndx(history.rows)
+        since = submitted_at(job, jobndx)
+        if since and not scripts.has("poll"):
             raise BackendError("job %s: an earlier submission was cut short, and its backend has "
                                "no poll script to look for it; remove %s to submit it anew"
-                               % (job.jobid, log))
-        since = unknown_since(job, jobndx)
+                               % (job.jobid, job.log("submit", jobndx)))
         if since and age_s(since) < UNKNOWN_S and not force and not job.host(jobndx):
             raise BackendError("job %s: its scheduler does not have the submission of %s, and may "
                                "still get it; start it after %s, or with --force"
@@ -3974,7 +3980,7 @@ class Submission:
                          "submitted again" % (job.jobid, adopted.jobndx, adopted.info))
                 return adopted
             self.refuse_unready(history, force)
-            jobndx = Steps(history.rows).next_jobndx
+            jobndx = next_jobndx(history.rows)
             done = self.run(jobndx)
             native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
             if done.status == 0 and NATIVE_ID.fullmatch(native):
@@ -4050,9 +4056,9 @@ def why_step_failed(job: JobDir, row: Row) -> str:
 def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
     """Why a job is in the state of this row, in one line; '' if that is not known."""
     if row.state is JobState.new:
-        since = unknown_since(job, row.jobndx + 1)
+        since = submitted_at(job, row.jobndx + 1)
         return "submission unknown since %s" % clock(since) if since else ""
-    if row.state in (JobState.queued, JobState.active):
+    if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):

@@ -143,7 +143,7 @@ class Storm:
         """Submit a job again, whose submission nobody answered or which is forgotten."""
         old = time.time() - psik.UNKNOWN_S - 1
         with contextlib.suppress(OSError):
-            os.utime(job.log("submit", psik.Steps(job.rows()).next_jobndx), (old, old))
+            os.utime(job.log("submit", psik.next_jobndx(job.rows())), (old, old))
         self.psik("start", job.jobid)
 
     def faults_of(self, job: Any) -> List[str]:

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import lsf_emulator
 import psik
 import services
+from clusters import SLURM, OnSlurm
 from harness import Case, kill, needs, processes_with, rc_path
 from odd import texts
 from users import CAN_MAKE_USERS, TwoUsers
@@ -287,10 +288,6 @@ class Local(Tags, Case):
         self.ls_calls_once()
 
 
-SLURM = shutil.which("sbatch") and shutil.which(
-    "slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-
-
 @needs("Slurm", SLURM)
 class Slurm(Queues, Tags, Case):
     backend = {"type": "slurm"}
@@ -491,17 +488,10 @@ class SlurmCgroup(Case):
 
 
 @needs("Slurm", SLURM)
-class SlurmForgets(Case):
+class SlurmForgets(OnSlurm, Case):
     """A cluster that forgets an ended job at once."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.slurm = services.Slurm(nodes=1)
-        self.place = tempfile.mkdtemp(prefix="psf")
-        self.addCleanup(shutil.rmtree, self.place, True)
-        self.slurm.start(self.place, MinJobAge=2)
-        self.addCleanup(self.slurm.stop)
-        self.env.update(self.slurm.env)
+    slurm_nodes = 1
+    slurm_settings = {"MinJobAge": 2}
 
     def test_purged_before_anyone_asked(self) -> None:
         self.configure(backend={"type": "slurm"}, poll_interval_s=0, poll_grace_s=2)

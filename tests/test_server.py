@@ -11,9 +11,9 @@ import unittest
 from typing import List
 
 import services
+from clusters import SLURM
 from harness import DEPS, Case, needs
 from serving import SSHD, Server, tunnels
-from test_schedulers import SLURM
 
 OPENAPI = os.path.join(DEPS, "openapi", "bin")
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance",

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import unittest
 from typing import Any, Dict, List
@@ -12,35 +11,22 @@ from typing import Any, Dict, List
 import psik
 import services
 import storm
+from clusters import SLURM, OnSlurm
 from harness import Case, FAST, needs
 from serving import Server
 
 NAP = "sleep 601.%07d" % os.getpid()
-SLURM = shutil.which("sbatch") and shutil.which(
-    "slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 CELLS = {"exclusive_node_use": False}
 LATER = {"attributes": {"--begin": "now+1hour"}}
 
 
 @needs("Slurm", SLURM)
-class Cluster(Case):
+class Cluster(OnSlurm, Case):
     """Tests with a cluster that they share."""
-    settings: Dict[str, Any] = {"MinJobAge": 60, "KillWait": 5, "MessageTimeout": 10}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.place = tempfile.mkdtemp(prefix="psw")
-        cls.slurm = services.Slurm(nodes=2)
-        cls.slurm.start(cls.place, **cls.settings)
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.slurm.stop()
-        shutil.rmtree(cls.place, True)
+    slurm_settings: Dict[str, Any] = {"MinJobAge": 60, "KillWait": 5, "MessageTimeout": 10}
 
     def setUp(self) -> None:
         super().setUp()
-        self.env.update(self.slurm.env)
         self.addCleanup(self.slurm.run, "scancel", "-u", str(os.getuid()))
         self.set_up()
 
@@ -284,7 +270,8 @@ class Ids(Cluster):
         self.slurm.stop_controller(signal.SIGKILL)
         self.slurm.start_controller()
         for _ in range(20):
-            other = self.slurm.run("sbatch", "--parsable", "--wrap", NAP).stdout.strip()
+            other = self.slurm.run("sbatch", "--parsable", "--output=/dev/null",
+                                   "--wrap", NAP).stdout.strip()
             if int(other) >= int(native):
                 break
         return other
@@ -312,7 +299,8 @@ class Ids(Cluster):
             native = self.native(jobid)
             self.slurm.stop_controller(signal.SIGKILL)
             self.slurm.start_controller()
-            other = self.slurm.run("sbatch", "--parsable", "--wrap", "true").stdout.strip()
+            other = self.slurm.run("sbatch", "--parsable", "--output=/dev/null", "--wrap",
+                                   "true").stdout.strip()
             if other == native:
                 break
         self.assertEqual(other, native)
@@ -323,7 +311,8 @@ class Ids(Cluster):
 
 
 class Requeue(Cluster):
-    settings = dict(Cluster.settings, PreemptType="preempt/partition_prio", PreemptMode="REQUEUE")
+    slurm_settings = dict(Cluster.slurm_settings, PreemptType="preempt/partition_prio",
+                          PreemptMode="REQUEUE")
     SCRIPT = "#!/bin/sh\necho step $jobndx\ntest $jobndx -gt 1 || exec %s" % NAP
 
     def begin_again(self, jobid: str) -> None:
@@ -477,13 +466,9 @@ class Told(Cluster):
        SLURM and services.which("slurmdbd") and services.which("mariadbd") and not os.geteuid())
 class Accounts(Cluster):
     """A cluster that forgets an ended job at once, and whose accounting does not."""
-    settings = {"MinJobAge": 2}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.place = tempfile.mkdtemp(prefix="psa")
-        cls.slurm = services.SlurmWithAccounting()
-        cls.slurm.start(cls.place, **cls.settings)
+    slurm_settings = {"MinJobAge": 2}
+    slurm_kind = services.SlurmWithAccounting
+    slurm_nodes = 1
 
     def forgotten(self, jobid: str) -> None:
         """Wait until squeue no longer lists a job."""
@@ -507,13 +492,13 @@ class Accounts(Cluster):
 
 class Comments(Accounts):
     """The same, of a site that keeps the comments of jobs."""
-    settings = {"MinJobAge": 2, "AccountingStoreFlags": "job_comment"}
+    slurm_settings = {"MinJobAge": 2, "AccountingStoreFlags": "job_comment"}
 
 
 @needs("Slurm, and memory cgroups that slurmd may use",
        SLURM and os.path.isdir("/sys/fs/cgroup/memory") and os.geteuid() == 0)
 class Memory(Cluster):
-    settings = {"ProctrackType": "proctrack/cgroup", "TaskPlugin": "task/cgroup",
+    slurm_settings = {"ProctrackType": "proctrack/cgroup", "TaskPlugin": "task/cgroup",
                 "JobAcctGatherType": "jobacct_gather/none"}
 
     def test_a_child_that_is_killed_for_want_of_memory(self) -> None:

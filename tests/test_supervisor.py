@@ -19,6 +19,7 @@ from unittest import mock
 
 import psik
 import services
+from clusters import SLURM, OnSlurm
 from harness import (FAST, PSIK, Case, brought_to_the_disk, captured, kill, needs, processes_with,
                      rc_path)
 
@@ -616,29 +617,11 @@ class At(Everywhere, OwnProcesses, Faulty):
         self.in_both_shells(test)
 
 
-SLURM = shutil.which("sbatch") and shutil.which(
-    "slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-
-
 @needs("Slurm", SLURM)
-class Slurm(Everywhere, Faulty):
+class Slurm(OnSlurm, Everywhere, Faulty):
     """The same under Slurm, which ends jobs by itself."""
     backend = {"type": "slurm"}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.place = tempfile.mkdtemp(prefix="psv")
-        cls.slurm = services.Slurm(nodes=2)
-        cls.slurm.start(cls.place, KillWait=3)
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.slurm.stop()
-        shutil.rmtree(cls.place, True)
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.env.update(self.slurm.env)
+    slurm_settings = {"KillWait": 3}
 
     def native(self, jobid: str) -> str:
         return str(self.job(jobid).rows()[1].info)
@@ -816,7 +799,7 @@ class Systems(Faulty):
             os.makedirs(self.prefix, exist_ok=True)
             lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
                      self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
-                     "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/",
+                     "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/ || exit",
                      "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
                      "sleep 3", self.psik_line("ls"), "rm PREFIX/full", "sleep 3",
                      self.psik_line("ls")]
@@ -829,7 +812,7 @@ class Systems(Faulty):
         os.makedirs(self.prefix, exist_ok=True)
         lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
                  self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
-                 "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/",
+                 "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/ || exit",
                  "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
                  "truncate -s -10 status.csv", "sleep 3", "rm PREFIX/full", "sleep 3",
                  self.psik_line("ls"), "tail -c 40 status.csv"]
