@@ -10795,18 +10795,18 @@ psik_walltime_s=0
 ''',
     'lsf/poll': r'''#!@shell@
 # lsf: all jobs of the user, also those that ended lately: id, state, exit status, tag, reasons.
-# The tag is the last word of the description.
+# The tag is the last word of the description, which may hold a ^, and so comes last.
 # needs: bjobs sed
 exec /bin/sh -c 'quote=$(printf "\047")
-	fields="jobid stat exit_code job_description pend_reason exit_reason"
+	fields="jobid stat exit_code pend_reason exit_reason job_description"
 	answer=$(bjobs -a -noheader -o "$fields delimiter=$quote^$quote" 2>&1) || case $answer in
 		*"No job found"* | *"No unfinished job found"*) exit 0 ;;
 		*) printf "%s\n" "$answer" >&2; exit 1 ;;
 	esac
-	start="^\([0-9]*\)^\([A-Z]*\)^\([^^]*\)^" rest="^\([^^]*\)^\(.*\)"
+	field="\([^^]*\)" start="^\([0-9]*\)^\([A-Z]*\)^$field^$field^$field^"
 	printf "%s\n" "$answer" | sed -n \
-		-e "s/$start[^^]*\(psik-[0-9.][0-9.]*\)$rest/\1 \2 \3 \4 \5 \6/" -e "t begin" \
-		-e "s/$start[^^]*$rest/\1 \2 \3 none \4 \5/" -e "t begin" -e ":begin" \
+		-e "s/$start.*\(psik-[0-9.][0-9.]*\)\$/\1 \2 \3 \6 \4 \5/" -e "t begin" \
+		-e "s/$start.*/\1 \2 \3 none \4 \5/" -e "t begin" -e ":begin" \
 		-e "s/ -\$//" -e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) -\$/\1/" \
 		-e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) - /\1 /" -e "t next" -e ":next" \
 		-e "s/ PEND \| PSUSP \| WAIT \| PROV / queued /p; t" \

@@ -637,6 +637,16 @@ class Lsf(Queues, Tags, Case):
             self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
         self.in_both_shells(test)
 
+    def test_a_description_with_the_marks_of_a_listing(self) -> None:
+        def test() -> None:
+            jobid = self.put(NAP, backend={"attributes": {"-Jd": "a^b psik-1.2.3 ^ c"}})
+            self.until(lambda: "1 active" in self.states(jobid))
+            self.psik("poll")
+            self.assertEqual(self.states(jobid)[-1], "1 active")
+            self.psik("cancel", jobid)
+            self.until(lambda: not self.known(self.native(jobid)))
+        self.in_both_shells(test)
+
     def test_text_of_the_user_is_no_directive(self) -> None:
         def test() -> None:
             text = "a\n#BSUB -q held\nb"
