@@ -252,10 +252,16 @@ def this_host() -> str:
     return "%s %s %s" % (posix.uname().nodename, boot, namespace)
 
 
-def killed_for_memory() -> int:
-    """How many processes of our cgroup were killed for want of memory, as far as is known."""
+def killed_for_memory(native: str) -> int:
+    """How many processes of the job's cgroup were killed for want of memory, as far as is known.
+
+    native: the job's id, which the cgroup's path must hold: other jobs may share another cgroup.
+    """
     for line in read("/proc/self/cgroup").split("\n"):
         controllers, _, path = line.partition(":")[2].partition(":")
+        numbers = "".join(each if each in DIGITS else " " for each in path).split()
+        if native not in numbers:
+            continue
         name = "/sys/fs/cgroup%s/memory.events" % path  # version 2
         if "memory" in controllers.split(","):
             name = "/sys/fs/cgroup/memory%s/memory.oom_control" % path
@@ -739,7 +745,7 @@ class Run:
         self.stopped = 0                        # 128 + the signal that ended the step, if one did
         self.reason = ""
         self.deliveries: "Set[int]" = set()
-        self.killed = 0 if self.walltime_s else killed_for_memory()
+        self.killed = 0                         # of its cgroup, before it began
         self.began = time.monotonic()
 
     # Claiming.
@@ -838,6 +844,7 @@ class Run:
                 self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
+            self.killed = 0 if self.walltime_s else killed_for_memory(self.native)
             return True
         finally:
             self.history.unlock()
@@ -965,7 +972,7 @@ class Run:
         self.history.lock()
         try:
             state, info = self.outcome()
-            if not self.walltime_s and killed_for_memory() > self.killed:
+            if not self.walltime_s and killed_for_memory(self.native) > self.killed:
                 self.reason = "OUT_OF_MEMORY: a process of it was killed for want of memory"
             if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))

@@ -71,6 +71,12 @@ class Program(unittest.TestCase):
             found = {jobndx: history.is_canceled(jobndx) for jobndx in canceled}
             self.assertEqual(found, canceled, rows)
 
+    def test_another_jobs_want_of_memory(self) -> None:
+        texts = {"/proc/self/cgroup": "5:memory:/slurm/uid_0/job_77/step_batch\n"}
+        with mock.patch.object(self.module, "read", lambda path: texts.get(path, "oom_kill 3\n")):
+            found = [self.module.killed_for_memory(native) for native in ("77", "7", "")]
+        self.assertEqual(found, [3, 0, 0])
+
     def test_an_event_is_one_that_psik_reads(self) -> None:
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
