@@ -445,11 +445,15 @@ class SlurmWithAccounting(Slurm):
         os.chmod(self.folder, 0o755)
         self._start_database()
         self.dbd_port = free_ports(1)[0]
-        super().start(folder, **dict({
-            "AccountingStorageType": "accounting_storage/slurmdbd",
-            "AccountingStorageHost": "127.0.0.1", "AccountingStoragePort": self.dbd_port,
-            "AccountingStoragePass": self.path("munge.sock"),   # where munged listens
-            "JobAcctGatherType": "jobacct_gather/none"}, **settings))
+        super().start(folder, **dict(self.accounting, **settings))
+
+    @property
+    def accounting(self) -> Dict[str, Any]:
+        """The lines of slurm.conf that name the accounting."""
+        return {"AccountingStorageType": "accounting_storage/slurmdbd",
+                "AccountingStorageHost": "127.0.0.1", "AccountingStoragePort": self.dbd_port,
+                "AccountingStoragePass": self.path("munge.sock"),   # where munged listens
+                "JobAcctGatherType": "jobacct_gather/none"}
 
     def _start_database(self) -> None:
         data, self.socket = self.path("data"), self.path("sql.sock")
@@ -498,6 +502,30 @@ class SlurmWithAccounting(Slurm):
         if self.database:
             end([self.database.pid])
             self.database.wait()
+
+
+class SlurmBeside(Slurm):
+    """Another cluster with the accounting and the munged of one that runs."""
+
+    def __init__(self, other: SlurmWithAccounting, nodes: int = 1) -> None:
+        super().__init__(nodes)
+        self.other = other
+
+    @property
+    def name(self) -> str:
+        """Its name in the accounting."""
+        text = read(self.conf).decode("utf-8")
+        return re.findall("^ClusterName=(.*)$", text, re.MULTILINE)[0]
+
+    def start(self, folder: str, **settings: Any) -> None:
+        """Start it in a folder."""
+        super().start(folder, **dict(self.other.accounting, **settings))
+
+    def _auth(self) -> Dict[str, str]:
+        return dict(super()._auth(), AuthInfo="socket=" + self.other.path("munge.sock"))
+
+    def _start_munged(self) -> None:
+        """The other's is used."""
 
 
 # ------------------------------------------------------------------ at
