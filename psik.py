@@ -166,6 +166,7 @@ POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiti
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
 SETTLE_S = 1                   # so old may an answer be about a step that a signal has ended
 UNKNOWN_S = 600                # so late may a submission without an answer reach its scheduler
+UNKNOWN_LIFE_S = 86400         # so long is it remembered that a scheduler does not have one
 LISTED_S = 30                  # a scheduler's listing may be so old (bjobs: 5 s, as a rule)
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
@@ -1702,6 +1703,7 @@ class History:
 
 # In place of a tag in a poll line: the scheduler does not tell it; the job has none of psik.py's.
 ANY_TAG, NO_TAG = "-", "none"
+UNKNOWN_ID = "-"    # in place of a native id that was never heard
 
 
 class Step(NamedTuple):
@@ -1716,11 +1718,18 @@ class Step(NamedTuple):
         """Its name for its scheduler."""
         return "%s.%d" % (self.job.tag, self.jobndx)
 
+    def has_scheduler(self) -> bool:
+        """Whether a scheduler, and not this host alone, can be asked about the step."""
+        return os.path.exists(self.job.script("poll")) and not self.job.host(self.jobndx)
+
     def may_go_on(self) -> bool:
-        """Whether a scheduler may know more of the step, if a signal has ended it."""
-        job = self.job
-        return (os.path.exists(job.script("poll")) and not job.host(self.jobndx)
-                and not os.path.exists(job.log("reason", self.jobndx)))
+        """Whether a scheduler may know more of the step, if a signal has ended it.
+
+        That it does not can only be recorded where we can write.
+        """
+        log = self.job.at("log")
+        return (self.has_scheduler() and not os.path.exists(self.job.log("reason", self.jobndx))
+                and os.access(log, os.W_OK))
 
     def is_meant_by(self, native: str, tag: str) -> bool:
         """Whether a poll line with this native id and tag is about the step.
@@ -1734,7 +1743,7 @@ class Step(NamedTuple):
         owner, _, jobndx = tag.rpartition(".")
         is_earlier = owner == self.job.tag and jobndx.isdigit() and int(jobndx) < self.jobndx
         is_untold = tag == ANY_TAG or (tag == NO_TAG and self.is_claimed)
-        return native == self.native and (is_earlier or is_untold)
+        return native == self.native != UNKNOWN_ID and (is_earlier or is_untold)
 
 
 def is_signal(row: Row) -> bool:
@@ -1833,6 +1842,16 @@ class Steps:
         """
         steps = self.known(job, [row.jobndx for row in self.states.values() if is_signal(row)])
         return [step for step in steps if not self.is_requeued(step) and step.may_go_on()]
+
+    def revivable(self, job: JobDir) -> List[Step]:
+        """The steps that a scheduler may run again: those unsettled, and the latest if it failed.
+
+        A site may have jobs with certain exit statuses run again (Slurm's RequeueExit).
+        """
+        failed = [row.jobndx for row in self.states.values()
+                  if row.jobndx == max(self.states) and row.state is JobState.failed]
+        latest = [step for step in self.known(job, failed) if step.has_scheduler()]
+        return list(dict.fromkeys(self.unsettled(job) + latest))
 
     def untold(self, job: JobDir) -> List[Step]:
         """The steps that are canceled, and whose scheduler could not be told so yet."""
@@ -3257,6 +3276,28 @@ def submitted_at(job: JobDir, jobndx: int) -> float:
         return 0.0
 
 
+def lost_step(job: JobDir, rows: Sequence[Row]) -> Optional[Step]:
+    """The job's next step, if it was submitted and no answer came; only its tag is known.
+
+    None if another process is submitting it at this moment, or nothing can be recorded of it.
+    """
+    if not rows:
+        return None
+    step = Step(job, next_jobndx(rows), UNKNOWN_ID)
+    if submitted_at(job, step.jobndx):
+        with suppress(OSError, NotFoundError), job.history(patient=False) as history:
+            return step if next_jobndx(history.rows) == step.jobndx else None
+    return None
+
+
+def record_adoption(job: JobDir, history: History, jobndx: int, native: Info) -> Row:
+    """Record that a scheduler has taken a submission after all; the `queued` row."""
+    row = record(job, history, jobndx, JobState.queued, native)
+    if os.path.exists(job.log("cancel", jobndx)):  # canceled before anybody knew its native id
+        record(job, history, 0, JobState.canceled, 0)
+    return row
+
+
 def adopt(job: JobDir, history: History) -> Optional[Row]:
     """Record a submission whose answer never came, if its step has begun or its scheduler has it.
 
@@ -3266,6 +3307,8 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     """
     steps = Steps(history.rows)
     begun = steps.unqueued()
+    if begun and not submitted_at(job, begun):  # its rows come from elsewhere
+        begun = None
     jobndx = begun or next_jobndx(history.rows)
     native = steps.active[begun] if begun else ""
     if not native:
@@ -3275,26 +3318,7 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
         if line is None:
             return None
         native = read_info(line.native)
-    row = record(job, history, jobndx, JobState.queued, native)
-    if os.path.exists(job.log("cancel", jobndx)):  # canceled before anybody knew its native id
-        record(job, history, 0, JobState.canceled, 0)
-    return row
-
-
-def adopt_lost(jobs: Sequence[Tuple[JobDir, List[Row]]]) -> None:
-    """Adopt the submissions of these jobs that were cut short, and bring their rows up to date.
-
-    One that cannot be looked for now is left for later.  A step that has begun and was never queued
-    needs no adoption yet: its `active` row has the native id.
-    """
-    for job, rows in jobs:
-        if submitted_at(job, next_jobndx(rows)):
-            try:
-                with transitions(job, patient=False) as history:
-                    adopt(job, history)
-                rows[:] = job.rows()
-            except (BackendError, NotFoundError, BlockingIOError):
-                pass  # nobody answers, the job is gone, or it is being submitted at this moment
+    return record_adoption(job, history, jobndx, native)
 
 
 # How steps end.
@@ -3329,7 +3353,7 @@ def record_requeue(step: Step) -> List[Row]:
     with transitions(step.job) as history:
         steps = Steps(history.rows)
         row = steps.states.get(step.jobndx)
-        goes_on = row and (row.state is JobState.active or is_signal(row))
+        goes_on = row and row.state in (JobState.active, JobState.failed)
         if not goes_on or steps.is_requeued(step):  # somebody else was first, or it is canceled
             return history.rows
         claimed = [jobndx + 1 for jobndx in step.job.claimed()]
@@ -3343,6 +3367,56 @@ def record_requeue(step: Step) -> List[Row]:
 
 # What schedulers are told.
 
+def run_cancel(argv: Sequence[str], steps: Sequence[Step], timeout_s: Optional[float],
+               env: Optional[Dict[str, str]] = None) -> None:
+    """Run a program that ends these steps, which stdin names; BackendError if it fails."""
+    done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps), env)
+    if done.status:
+        raise BackendError(done.fault)
+
+
+def run_cancel_script(job: JobDir, steps: Sequence[Step], timeout_s: Optional[float]) -> None:
+    """Run a job's scripts/cancel for these steps, if there are any; BackendError if it fails."""
+    if steps:
+        scripts = JobScripts(job)
+        argv = [scripts.path("cancel")] + [step.native for step in steps]
+        run_cancel(argv, steps, timeout_s, scripts.environment())
+
+
+def find_submissions(job: JobDir, steps: Sequence[Step]) -> List[Step]:
+    """What a scheduler has of these steps, by the job's poll script; as submissions().
+
+    All of them if there is no such script; BackendError if the scheduler cannot be asked.
+    """
+    if not JobScripts(job).has("poll"):
+        return list(steps)
+    pairs = [(step.native, step.tag) for step in steps]
+    lines = ask_scheduler(job, pairs, CANCEL_TIMEOUT_S)
+    # A job that it has taken just now may not be listed yet.
+    listed = {line.native for line in lines}
+    return submissions(steps, lines) + [
+        step for step in steps if step.native not in listed and any(
+            (row.jobndx, row.state) == (step.jobndx, JobState.queued)
+            and age_s(row.time) < LISTED_S for row in step.job.rows())]
+
+
+def cancel_requests(steps: Sequence[Step]) -> List[str]:
+    """The paths of log/cancel.N of those steps that a scheduler must be told to end."""
+    return [step.job.log("cancel", step.jobndx) for step in steps
+            if not step.job.host(step.jobndx)]
+
+
+def tell_to_end(job: JobDir, steps: Sequence[Step]) -> None:
+    """Have a scheduler end these steps, by their tags, with the scripts of this job.
+
+    BackendError if that fails; as long as a step's log/cancel.N exists, reconcile() tries again.
+    """
+    run_cancel_script(job, find_submissions(job, steps), CANCEL_TIMEOUT_S)
+    for path in cancel_requests(steps):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 class Cancellation:
     """The cancellation of every step of a job that has not ended."""
 
@@ -3350,22 +3424,8 @@ class Cancellation:
         self.job = job
         self.steps = Steps(job.rows()).live(job, canceled_too=True)
         self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
-        self.fault = ""     # why a submission that was cut short could not be looked for
-
-    @staticmethod
-    def run(steps: Sequence[Step], argv: Sequence[str], timeout_s: Optional[float],
-            env: Optional[Dict[str, str]] = None) -> None:
-        """Run a program that ends these steps; BackendError if it fails."""
-        text = steps_text((step.native, step.tag) for step in steps)
-        done = try_program(argv, timeout_s, text, env)
-        if done.status:
-            raise BackendError(done.fault)
-
-    def run_script(self, steps: Sequence[Step], timeout_s: Optional[float]) -> None:
-        """Run scripts/cancel for these steps, if there are any; BackendError if it fails."""
-        if steps:
-            scripts, natives = JobScripts(self.job), [step.native for step in steps]
-            self.run(steps, [scripts.path("cancel")] + natives, timeout_s, scripts.environment())
+        self.is_lost = False    # whether the answer to a submission never came
+        self.fault = ""         # why that submission could not be looked for
 
     def not_ended(self, err: BackendError) -> BackendError:
         """The error that a step lives on."""
@@ -3378,54 +3438,26 @@ class Cancellation:
             supervise = JobScripts(self.job).path("supervise")
             argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
             try:
-                self.run(self.elsewhere, argv, None)
+                run_cancel(argv, self.elsewhere, None)
             except BackendError as err:
                 raise self.not_ended(err) from None
-
-    def find(self, steps: Sequence[Step]) -> List[Step]:
-        """What the scheduler has of these steps; BackendError if it cannot be asked."""
-        if not JobScripts(self.job).has("poll"):
-            return list(steps)
-        lines = ask_scheduler(self.job, [(step.native, step.tag) for step in steps],
-                              CANCEL_TIMEOUT_S)
-        # A job that it has taken just now may not be listed yet.
-        listed = {line.native for line in lines}
-        recent = {row.jobndx for row in self.job.rows()
-                  if row.state is JobState.queued and age_s(row.time) < LISTED_S}
-        return submissions(steps, lines) + [step for step in steps if step.jobndx in recent
-                                            and step.native not in listed]
-
-    def requests(self, steps: Sequence[Step]) -> List[str]:
-        """The paths of log/cancel.N of those steps that a scheduler must be told to end."""
-        return [self.job.log("cancel", step.jobndx) for step in steps
-                if not self.job.host(step.jobndx)]
-
-    def tell(self, steps: Sequence[Step]) -> None:
-        """Have the scheduler end these steps, by their tags; BackendError if that fails.
-
-        As long as log/cancel.N exists, reconcile() tries again.
-        """
-        try:
-            self.run_script(self.find(steps), CANCEL_TIMEOUT_S)
-        except BackendError as err:
-            raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
-                               "`%s poll` tells it again" % (self.job.jobid, err, called())
-                               ) from None
-        for path in self.requests(steps):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
         # A step that only this host knows may take as long as its supervisor needs to end it.
         here = [step for step in self.steps if self.job.host(step.jobndx)]
         try:
-            self.run_script(here, None)
+            run_cancel_script(self.job, here, None)
         except BackendError as err:
             raise self.not_ended(err) from None
         others = [step for step in self.steps if step not in here]
-        if others:
-            self.tell(others)
+        try:
+            if others:
+                tell_to_end(self.job, others)
+        except BackendError as err:
+            raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
+                               "`%s poll` tells it again" % (self.job.jobid, err, called())
+                               ) from None
 
     def await_end(self) -> None:
         """Wait until the scheduler has ended the steps; BackendError if not within END_WAIT_S."""
@@ -3444,6 +3476,7 @@ class Cancellation:
         """Adopt a submission that was cut short; one that cannot be found must not run later."""
         jobndx = next_jobndx(history.rows)
         if submitted_at(self.job, jobndx):
+            self.is_lost = True
             write_file(self.job.log("cancel", jobndx), "")
         try:
             adopt(self.job, history)
@@ -3458,7 +3491,7 @@ class Cancellation:
                 self.adopt(history)
             steps = Steps(history.rows)
             self.steps = steps.live(job, canceled_too=True)
-            for path in self.requests(self.steps):  # first, so that a server that sees the row
+            for path in cancel_requests(self.steps):  # first, so that a server that sees the row
                 write_file(path, "")                # sees what is owed
             over = all(row.state.is_final() for row in steps.states.values())
             if not over:
@@ -3467,7 +3500,7 @@ class Cancellation:
 
     def cancel(self) -> bool:
         """Record it, and end the steps; whether there was anything to end."""
-        for step in Steps(self.job.rows()).unsettled(self.job):
+        for step in Steps(self.job.rows()).revivable(self.job):
             try:
                 record_requeue(step)  # a job that waits again has not ended
             except BackendError as err:
@@ -3483,7 +3516,7 @@ class Cancellation:
         if self.fault:
             raise BackendError("job %s: it is not known whether its scheduler still has it: %s; "
                                "cancel it again" % (self.job.jobid, self.fault))
-        return was_live or bool(self.steps or self.elsewhere)
+        return was_live or self.is_lost or bool(self.steps or self.elsewhere)
 
 
 # What schedulers answer, and what becomes of it.
@@ -3552,6 +3585,17 @@ class Status(NamedTuple):
             return []
 
 
+    def record_adoption(self, step: Step) -> List[Row]:
+        """Record that a scheduler has taken a submission whose answer never came.
+
+        The history as it is then.
+        """
+        with transitions(step.job) as history:
+            if next_jobndx(history.rows) == step.jobndx:  # else another process was first
+                record_adoption(step.job, history, step.jobndx, read_info(self.native))
+            return history.rows
+
+
 class Answer:
     """A scheduler's last answer: its time, what it says, and why there was none, or ''."""
 
@@ -3588,7 +3632,8 @@ class Answer:
         """
         now, wanted = time.time(), set(ours)
         new = {(status.native, status.tag): status for status in self.statuses
-               if age_s(status.wanted) < WANTED_S}
+               if age_s(status.wanted) < (UNKNOWN_LIFE_S if status.native == UNKNOWN_ID
+                                          else WANTED_S)}
         for (native, tag), line in PollLine.by_name(lines, asked).items():
             status = Status(native, tag, line.state, line.exit_status, line.reason, now,
                             now if (native, tag) in wanted else 0.0)
@@ -3630,7 +3675,7 @@ class Poll:
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.host, self.config = host, config
         self.members: List[Tuple[Step, List[Row]]] = []
-        self.untold: Set[Step] = set()      # those that the scheduler is to be told to end
+        self.untold: List[Step] = []        # those that the scheduler is to be told to end
         self.max_age_s = config.poll_interval_s     # of an answer that is good enough
         self.may_have_news = False  # True once the last row of a step is not a recent one
         self.answer_path = os.path.join(root, ".poll%s.json" % ("-" + host if host else ""))
@@ -3640,8 +3685,8 @@ class Poll:
         self.members.append((step, rows))
         if may_go_on:
             self.max_age_s = min(self.max_age_s, SETTLE_S)
-        is_old = age_s(rows[-1].time) >= self.config.poll_interval_s
-        self.may_have_news = self.may_have_news or is_old or may_go_on
+        is_due = age_s(rows[-1].time) >= self.config.poll_interval_s or step.native == UNKNOWN_ID
+        self.may_have_news = self.may_have_news or is_due or may_go_on
 
     def asker(self) -> Optional[JobDir]:
         """The job whose poll script asks for all: the newest, likely made by the newest psik.py."""
@@ -3701,15 +3746,21 @@ class Poll:
         except OSError:  # the disk is full or read-only: each process asks for itself, each time
             return self.ask(job, answer)
 
+    def adopt(self, step: Step, status: Status) -> List[Row]:
+        """Record a submission that was found by its tag, and its end if it has ended; as act()."""
+        if not status.state:
+            return []
+        rows = status.record_adoption(step)
+        found = step._replace(native=status.native)
+        return status.record(found, self.config.poll_grace_s) or rows
+
     def act(self, step: Step, rows: Sequence[Row], answer: Answer) -> List[Row]:
         """Do what an answer about a step demands; the history as it is then, [] if nothing."""
         status = answer.of(step)
-        if step in self.untold:
-            if not answer.fault:
-                Cancellation(step.job).tell([step])
+        if status is None or step in self.untold:
             return []
-        if status is None:
-            return []
+        if step.native == UNKNOWN_ID:
+            return self.adopt(step, status)
         if status.state == "queued" and step.is_claimed and not self.host:
             # A scheduler may list a job that has begun as waiting, for a while.
             is_lag = age_s(Steps(rows).begun[step.jobndx]) < LISTED_S
@@ -3723,25 +3774,31 @@ class Poll:
                 rows[:] = self.act(step, rows, answer) or rows
             except (PsikError, OSError) as err:  # one broken job must not hide the others
                 complain_once("job %s is not up to date: %s" % (step.job.jobid, err))
+        asker = self.asker() if self.untold and not answer.fault else None
+        if asker:
+            try:
+                tell_to_end(asker, self.untold)
+            except PsikError as err:
+                complain_once("not all that is canceled has ended: %s" % err)
 
     @staticmethod
     def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
         """The questions about these jobs' steps, except those that only another host knows.
 
         A scheduler is asked for the steps that have not ended, for those that a signal has ended,
-        and for those that it is still to be told to end.
+        for submissions whose answer never came, and for steps that it is still to be told to end.
         """
         configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
         polls: Dict[Tuple[str, str], Poll] = {}
         for job, rows in jobs:
-            steps = Steps(rows)
+            steps, lost = Steps(rows), lost_step(job, rows)
             unsettled, untold = steps.unsettled(job), steps.untold(job)
-            for step in steps.live(job) + untold + unsettled:
+            for step in steps.live(job) + untold + unsettled + ([lost] if lost else []):
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
                 if host in ("", os.uname().nodename):
                     poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
                     poll.add(step, rows, may_go_on=step in unsettled)
-                    poll.untold.update(untold)
+                    poll.untold += [step] if step in untold else []
         return list(polls.values())
 
 
@@ -3759,9 +3816,8 @@ def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
     """Whether a scheduler may have something to say of a job, or is still to be told something."""
     steps = Steps(rows)
     latest = steps.latest
-    if latest and latest.state is JobState.new:
-        return bool(submitted_at(job, next_jobndx(rows)))
-    return not is_over(job, rows) or bool(steps.untold(job))
+    is_going_on = not is_over(job, rows) and latest is not None and latest.state != JobState.new
+    return is_going_on or bool(steps.untold(job)) or lost_step(job, rows) is not None
 
 
 # {(path of the job, jobndx): status}
@@ -3775,11 +3831,8 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     jobs holds each job with its rows; the rows of those that changed are replaced in place.  A
     scheduler is asked again only if its last answer is older than the config's poll_interval_s or
     lacks a step, or with force; it is not asked while the last row of every step is younger than
-    that.  Submissions that were cut short are looked for unless a step lives, and with force in all
-    jobs: each costs a look at the disk.
+    that.
     """
-    adopt_lost([(job, rows) for job, rows in jobs
-                if rows and (force or rows[-1].state not in LIVE)])
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
         answer = poll.answer(force)
@@ -3887,6 +3940,23 @@ def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
     return {name: text for name, text in found.items() if len(text) < MAX_VARIABLE}
 
 
+def unknown_since(job: JobDir, jobndx: int) -> float:
+    """Since when a scheduler's answers show that it does not have a submission.
+
+    If they were not kept: since it was made.
+    """
+    answer = Answer.read(os.path.join(os.path.dirname(job.path), ".poll.json"))
+    status = answer.of(Step(job, jobndx, UNKNOWN_ID))
+    return max(submitted_at(job, jobndx), status.since if status else 0)
+
+
+def said_taken(job: JobDir, row: Row) -> Row:
+    """The `queued` row of a submission whose answer never came; prints that it was taken."""
+    complain("job %s: its scheduler had taken step %d after all, as %s; it is not submitted again"
+             % (job.jobid, row.jobndx, row.info))
+    return row
+
+
 class Submission:
     """The submission of a job's next step."""
 
@@ -3912,15 +3982,15 @@ class Submission:
         if not force:
             self.refuse_running(history.rows)
         jobndx = next_jobndx(history.rows)
-        since = submitted_at(job, jobndx)
-        if since and not scripts.has("poll"):
+        submitted, since = submitted_at(job, jobndx), unknown_since(job, jobndx)
+        if submitted and not scripts.has("poll"):
             raise BackendError("job %s: an earlier submission was cut short, and its backend has "
                                "no poll script to look for it; remove %s to submit it anew"
                                % (job.jobid, job.log("submit", jobndx)))
-        if since and age_s(since) < UNKNOWN_S and not force and not job.host(jobndx):
+        if submitted and age_s(since) < UNKNOWN_S and not force and not job.host(jobndx):
             raise BackendError("job %s: its scheduler does not have the submission of %s, and may "
                                "still get it; start it after %s, or with --force"
-                               % (job.jobid, clock(since), clock(since + UNKNOWN_S)))
+                               % (job.jobid, clock(submitted), clock(since + UNKNOWN_S)))
         if scripts.are_stale:
             raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes "
                                 "its scripts anew" % (job.jobid, job.path, called()))
@@ -3976,9 +4046,7 @@ class Submission:
                 raise NotFoundError("no job at %s" % job.path)
             adopted = adopt(job, history)
             if adopted:
-                complain("job %s: its scheduler had taken step %d after all, as %s; it is not "
-                         "submitted again" % (job.jobid, adopted.jobndx, adopted.info))
-                return adopted
+                return said_taken(job, adopted)
             self.refuse_unready(history, force)
             jobndx = next_jobndx(history.rows)
             done = self.run(jobndx)
@@ -4029,11 +4097,16 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
 def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     """As submit(), with the time-out of the config, after bringing the job up to date.
 
-    Its last step may have ended unrecorded.  If the job was moved, its scripts are made anew.
+    Its last step may have ended unrecorded, or a submission be found whose answer never came.  If
+    the job was moved, its scripts are made anew.
     """
     rows = job.rows()
-    if (Steps(rows).live(job) or Steps(rows).unsettled(job)) and not force:
+    lost = lost_step(job, rows)
+    if has_news(job, rows) and not force:
         reconcile(config, [(job, rows)], force=True)
+    if lost and lost.jobndx in Steps(rows).queued:
+        return said_taken(job, next(row for row in rows if row.state is JobState.queued
+                                    and row.jobndx == lost.jobndx))
     submission = Submission(job, config.of_backend(job.backend).submit_timeout_s)
     if JobScripts(job).are_stale:
         if not force:
@@ -4053,20 +4126,22 @@ def why_step_failed(job: JobDir, row: Row) -> str:
     return ": ".join(part for part in (reason, said) if part)
 
 
-def reason_of(job: JobDir, row: Row, statuses: Statuses) -> str:
+def reason_of(job: JobDir, row: Row, rows: Sequence[Row], statuses: Statuses) -> str:
     """Why a job is in the state of this row, in one line; '' if that is not known."""
-    if row.state is JobState.new:
-        since = submitted_at(job, row.jobndx + 1)
-        return "submission unknown since %s" % clock(since) if since else ""
     if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
+    lost = lost_step(job, rows)
+    if lost:
+        which = " of step %d" % lost.jobndx if lost.jobndx > 1 else ""
+        since = clock(submitted_at(job, lost.jobndx))
+        return "submission%s unknown since %s" % (which, since)
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
-        is_owed = bool(Steps(job.rows()).untold(job))
+        is_owed = bool(Steps(rows).untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
         return last_line(read_or_empty(job.log("reason", row.jobndx)))
-    return why_step_failed(job, row)
+    return why_step_failed(job, row) if row.state.is_final() else ""
 
 
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
@@ -4075,7 +4150,7 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
-                   row.time, reason_of(job, row, statuses))
+                   row.time, reason_of(job, row, rows, statuses))
 
 
 def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
@@ -4176,25 +4251,27 @@ def logs(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str
 # Waiting.
 
 class Look(NamedTuple):
-    """A job as it was at one look; it has ended if its latest step has, for good."""
+    """A job as it was at one look."""
     summary: Summary
     rows: List[Row]
-    ended: bool
+    ended: bool     # its latest step, for good
+    lost: bool      # the answer to its next step's submission never came
 
 
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     """The jobs as they are now, in order, brought up to date; NotFoundError if one is gone."""
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
-    return [Look(summarize(job, rows, statuses), rows, is_over(job, rows))
-            for job, rows in pairs]
+    return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
+                 lost_step(job, rows) is not None) for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:
-    """Whether every job has ended.  ConflictError if one was never started."""
-    new = [look.summary for look in looks if look.summary.state == JobState.new]
-    if new:
-        jobid, reason = new[0].jobid, new[0].reason or "was never started"
+    """Whether every job has ended.  ConflictError if one was never started, as far as is known."""
+    unstarted = [look.summary for look in looks
+                 if look.summary.state == JobState.new or (look.ended and look.lost)]
+    if unstarted:
+        jobid, reason = unstarted[0].jobid, unstarted[0].reason or "was never started"
         raise ConflictError("job %s: %s: `%s start %s`" % (jobid, reason, called(), jobid))
     return all(look.ended for look in looks)
 
@@ -4269,9 +4346,13 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
-    canceled = Steps(rows).live(job, canceled_too=True) + Steps(rows).unsettled(job)
+    steps, lost = Steps(rows), lost_step(job, rows)
+    if lost and age_s(unknown_since(job, lost.jobndx)) < UNKNOWN_S:
+        raise ConflictError("job %s: it is not known yet whether its scheduler has step %d; look "
+                            "again in ten minutes, or use --force" % (job.jobid, lost.jobndx))
+    unsure = steps.live(job, canceled_too=True) + steps.unsettled(job) + ([lost] if lost else [])
     try:
-        alive = living(job, canceled)
+        alive = living(job, unsure)
     except BackendError:
         # After a while it counts as ended: a cluster that was taken down answers no more, and must
         # not keep its jobs' directories for ever.

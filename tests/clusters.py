@@ -1,11 +1,30 @@
 """A real Slurm of its own for the tests of a class."""
+import contextlib
+import json
+import os
 import shutil
 import tempfile
+import time
 from typing import Any, Dict
 
+import psik
 import services
 
 SLURM = services.which("sbatch") and services.which("slurmctld")
+
+
+def age_submission(job: Any) -> None:
+    """Let it be long ago that a job's next step was submitted, and that answers came without it."""
+    old = time.time() - psik.UNKNOWN_S - 1
+    with contextlib.suppress(OSError):
+        os.utime(job.log("submit", psik.next_jobndx(job.rows())), (old, old))
+    path = os.path.join(os.path.dirname(job.path), ".poll.json")
+    answer = json.loads(psik.read_or_empty(path) or "{}")
+    for values in answer.get("steps", {}).values():
+        if values[0] == psik.UNKNOWN_ID:
+            values[psik.Status._fields.index("since")] = old
+    if answer:
+        psik.write_file(path, json.dumps(answer))
 
 
 class OnSlurm:

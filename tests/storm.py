@@ -9,7 +9,6 @@ its history must say so, and no job of the others may have been canceled.  The e
 one of these does not hold; what was found is printed.
 """
 import argparse
-import contextlib
 import json
 import os
 import queue
@@ -27,6 +26,7 @@ import services
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 import psik  # noqa: E402
+from clusters import age_submission  # noqa: E402
 
 SCRIPT = "#!/bin/sh\necho $jobndx $jobid >>$base/ran\nsleep %.1f\nexit %d\n"
 SETTLE_S = 400
@@ -141,9 +141,7 @@ class Storm:
 
     def start(self, job: Any) -> None:
         """Submit a job again, whose submission nobody answered or which is forgotten."""
-        old = time.time() - psik.UNKNOWN_S - 1
-        with contextlib.suppress(OSError):
-            os.utime(job.log("submit", psik.next_jobndx(job.rows())), (old, old))
+        age_submission(job)
         self.psik("start", job.jobid)
 
     def faults_of(self, job: Any) -> List[str]:

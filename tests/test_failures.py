@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Tuple, Type
 from unittest import mock
 
 import psik
+from clusters import age_submission
 from harness import PSIK, Case, captured, processes_with
 
 FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
@@ -388,6 +389,100 @@ class Trees(Amiss):
         self.refused(psik.BackendError, said, psik.submit, self.made)
         os.unlink(self.made.log("submit", 1))
         psik.submit(self.made)
+
+    def lost(self, jobs: int = 1, steps: int = 0) -> List[Any]:
+        """Jobs with so many steps that are completed, and a submission whose answer never came.
+
+        Their poll script notes each call in `asked`, and lists what `listed` holds; their cancel
+        script notes the native ids in `ended`.
+        """
+        made = [self.job(self.run_spec("--no-submit", script="true")) for _ in range(jobs)]
+        for job in made:
+            for name, text in (("poll", "sort >>%s; cat %s 2>/dev/null; true"),
+                               ("cancel", "echo $* >>%s; : %s")):
+                paths = (os.path.join(self.folder, each) for each in
+                         ("asked" if name == "poll" else "ended", "listed"))
+                psik.write_file(job.script(name), "#!/bin/sh\n" + text % tuple(paths) + "\n", 0o700)
+            for step in range(1, steps + 1):
+                psik.reached(job, step, psik.JobState.queued, 70 + step)
+                psik.reached(job, step, psik.JobState.completed, 0)
+            psik.write_file(job.log("submit", steps + 1), "no answer\n")
+        return made
+
+    def noted(self, name: str) -> List[str]:
+        """The lines of `asked` or `ended`."""
+        return psik.read_or_empty(os.path.join(self.folder, name)).splitlines()
+
+    def test_lost_submissions_are_looked_for_by_one_question(self) -> None:
+        jobs = self.lost(5)
+        self.write("listed", "".join("%d queued - %s.1\n" % (800 + place, job.tag)
+                                     for place, job in enumerate(jobs[:3])))
+        listing = self.psik("ls").out
+        self.assertEqual(sorted(self.noted("asked")), sorted("- %s.1" % job.tag for job in jobs))
+        self.assertEqual([len(job.rows()) for job in jobs], [2, 2, 2, 1, 1])
+        self.assertEqual(jobs[1].rows()[-1][1:], (1, "queued", 801))
+        self.assertEqual(listing.count("submission unknown since"), 2)
+
+    def test_a_lost_submission_of_a_later_step_is_shown(self) -> None:
+        job, = self.lost(steps=1)
+        self.assertIn("submission of step 2 unknown since 20", self.psik("ls").out)
+        self.assertIn("it is not known yet whether its scheduler has step 2",
+                      self.psik("rm", job.jobid, status=5).err)
+        self.assertIn("submission of step 2 unknown", self.psik("wait", job.jobid, status=5).err)
+        self.write("listed", "88 failed 3 %s.2\n" % job.tag)
+        self.psik("ls")     # takes the answer that is kept
+        self.psik("poll")
+        self.assertEqual(self.states(job.jobid)[-2:], ["2 queued", "2 failed"])
+        self.psik("wait", job.jobid, status=3)
+        self.psik("rm", job.jobid)
+
+    def test_a_lost_submission_that_is_canceled(self) -> None:
+        job, = self.lost()
+        self.assertNotIn("has ended already", self.psik("cancel", job.jobid).err)
+        self.assertEqual(self.states(job.jobid)[-1], "0 canceled")
+        self.assertIn("submission unknown since", self.psik("ls").out)
+        self.write("listed", "88 active - %s.1\n" % job.tag)
+        self.psik("poll")   # finds it
+        self.psik("poll")   # ends it
+        self.assertEqual(self.noted("ended"), ["88"])
+        self.assertFalse(os.path.exists(job.log("cancel", 1)))
+
+    def test_what_is_owed_to_be_canceled_is_told_by_one_call(self) -> None:
+        jobs = self.lost(4)
+        for place, job in enumerate(jobs):
+            os.unlink(job.log("submit", 1))
+            psik.reached(job, 1, psik.JobState.active, 800 + place)
+            psik.write_file(job.log("cancel", 1), "")
+            psik.reached(job, 0, psik.JobState.canceled)
+        self.write("listed", "".join("%d active - %s.1\n" % (800 + place, job.tag)
+                                     for place, job in enumerate(jobs)))
+        self.psik("poll")
+        self.assertEqual(sorted(self.noted("ended")[0].split()), ["800", "801", "802", "803"])
+        self.assertEqual(len(self.noted("ended")), 1)
+        self.assertFalse(any(os.path.exists(job.log("cancel", 1)) for job in jobs))
+
+    def test_ten_minutes_of_answers(self) -> None:
+        job, = self.lost()
+        old = time.time() - 3600
+        os.utime(job.log("submit", 1), (old, old))
+        self.assertIn("may still get it", self.psik("start", job.jobid, status=4).err)
+        age_submission(job)
+        self.psik("start", job.jobid)
+        self.psik("wait", job.jobid)
+
+    def test_a_step_whose_rows_come_from_elsewhere_is_no_lost_submission(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.active, 77)
+        psik.reached(self.made, 1, psik.JobState.completed, 0)
+        self.psik("start", self.made.jobid)
+        self.psik("wait", self.made.jobid)
+        self.assertEqual(self.states(self.made.jobid)[-1], "2 completed")
+
+    def test_a_wait_where_nothing_can_be_recorded(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.queued, 77)
+        psik.reached(self.made, 1, psik.JobState.failed, 137)
+        self.assertFalse(psik.is_over(self.made, self.made.rows()))
+        with mock.patch("psik.os.access", return_value=False):
+            self.assertTrue(psik.is_over(self.made, self.made.rows()))
 
     def test_a_final_row_of_the_whole_job_ends_its_steps_only_where_it_was_canceled(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)

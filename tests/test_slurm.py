@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import unittest
 from typing import Any, Dict, List
@@ -11,7 +12,7 @@ from typing import Any, Dict, List
 import psik
 import services
 import storm
-from clusters import SLURM, OnSlurm
+from clusters import SLURM, OnSlurm, age_submission
 from harness import Case, FAST, needs
 from serving import Server
 
@@ -107,10 +108,9 @@ class Submissions(Cluster):
         job = self.job(jobid)
         self.until(lambda: any(jobid in line for line in self.queue()))
         first = self.queue()[0].split()[0]
-        old = time.time() - psik.UNKNOWN_S - 1
-        os.utime(job.log("submit", 1), (old, old))
-        empty = self.shim("squeue", "exit 0")
-        before, self.env = self.env, dict(self.env, **empty)
+        before, self.env = self.env, dict(self.env, **self.shim("squeue", "exit 0"))
+        self.psik("start", jobid, status=4)
+        age_submission(job)
         self.psik("start", jobid)
         self.env = before
         second = self.native(jobid)
@@ -312,7 +312,7 @@ class Ids(Cluster):
 
 class Requeue(Cluster):
     slurm_settings = dict(Cluster.slurm_settings, PreemptType="preempt/partition_prio",
-                          PreemptMode="REQUEUE")
+                          PreemptMode="REQUEUE", RequeueExit=77)
     SCRIPT = "#!/bin/sh\necho step $jobndx\ntest $jobndx -gt 1 || exec %s" % NAP
 
     def begin_again(self, jobid: str) -> None:
@@ -418,6 +418,14 @@ class Requeue(Cluster):
         self.begin_again(jobid)
         self.until(lambda: "2 completed" in self.states(jobid), seconds=200)
 
+    def test_one_that_its_exit_status_requeues_is_canceled(self) -> None:
+        jobid = self.put("#!/bin/sh\nexit 77", requeue=True)
+        self.until(lambda: "1 failed" in self.states(jobid))
+        self.until(lambda: self.queue(form="%T") == ["PENDING"], seconds=90)
+        self.assertNotIn("has ended already", self.psik("cancel", jobid).err)
+        self.until(lambda: self.queue() == [""])
+        self.assertEqual(self.states(jobid)[-2:], ["2 queued", "0 canceled"])
+
     def test_a_signal_that_is_the_end_ends_a_wait(self) -> None:
         jobid = self.put("#!/bin/sh\nkill -9 $$")
         self.psik("wait", "--timeout", "60", jobid, status=137)
@@ -488,6 +496,53 @@ class Accounts(Cluster):
             self.psik("wait", "--timeout", "60", jobid, status=status)
             self.assertIn(reason, self.reason(jobid))
             self.assertNotIn("no longer knows it", self.reason(jobid))
+
+
+class Clusters(Accounts):
+    """Two clusters of a site, which know each other through the accounting."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.second = tempfile.mkdtemp(prefix="psl")
+        cls.south = services.SlurmBeside(cls.slurm)
+        cls.south.start(cls.second, MinJobAge=60)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.south.stop()
+        shutil.rmtree(cls.second, True)
+        super().tearDownClass()
+
+    def test_a_backend_for_the_other_cluster(self) -> None:
+        named = {"SLURM_CLUSTERS": self.south.name}
+        self.configure(poll_interval_s=0, poll_grace_s=3, backends={
+            "north": {"type": "slurm"},
+            "south": {"type": "slurm", "scheduler_environment": named}})
+        for inherit in (True, False):
+            jobid = self.put(NAP, backend="south", inherit_environment=inherit)
+            native = self.native(jobid)
+            self.active(jobid)
+            time.sleep(4)   # longer than the grace
+            self.psik("poll")
+            self.assertIn("active", self.psik("ls").out)
+            south = self.south.run("squeue", "-h", "-o", "%i").stdout
+            self.assertEqual((south.strip(), self.queue(form="%i")), (native, [""]))
+            self.psik("cancel", "--wait", jobid)
+            self.assertEqual(self.south.run("squeue", "-h").stdout, "")
+        jobid = self.put("#!/bin/sh\nexit 3", backend="south")
+        self.psik("wait", "--timeout", "60", jobid, status=3)
+        self.assertEqual(self.psik("backends", "--check").err, "")
+
+    def test_what_they_say_of_jobs_that_are_forgotten(self) -> None:
+        self.configure(backends={"south": {"type": "slurm", "scheduler_environment": {
+            "SLURM_CLUSTERS": self.south.name}}}, poll_interval_s=0, poll_grace_s=3)
+        jobid = self.put("true", backend=dict(LATER, type="south"))
+        self.south.run("scancel", self.native(jobid))
+        self.psik("wait", "--timeout", "60", jobid, status=1)
+        self.assertIn("CANCELLED", self.reason(jobid))
+
+    test_what_it_says_of_jobs_that_are_forgotten = None
 
 
 class Comments(Accounts):

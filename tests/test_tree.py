@@ -165,6 +165,7 @@ class Creation(Case):
 
     def test_a_cut_submission_that_started_is_queued_once(self) -> None:
         job = psik.create(self.config(), JobSpec(script="true"))
+        psik.write_file(job.log("submit", 1), "")   # it is there before a submission begins
         psik.reached(job, 1, psik.JobState.active, 77)
         self.assertEqual(psik.submit(job).info, 77)
         psik.reached(job, 1, psik.JobState.completed)
