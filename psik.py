@@ -11,6 +11,7 @@ The job tree, all of it readable with cat:
     prefix/                 named in the config; by default ~/.local/share/psik
       .psik/                copies of psik.py, each named by its hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
+      .events/              the server's journal: the transitions that it has told, numbered
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
@@ -204,7 +205,10 @@ LINGER_S = 2                   # for a client to stop sending and read why its r
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 LOOK_S = 0.25                  # between two looks at a job that somebody follows
 BACKLOG = 1024                 # connections waiting to be accepted
-MAX_NEWS = 2000                # transitions that a server remembers
+MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
+JOURNAL_LINES = 5000           # of a file of the journal, before the next one is begun
+JOURNAL_FILES = 8              # of them are kept
+JOURNAL_GAP = 1000000          # a server that starts begins with a multiple of this
 KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
 UPLOAD_PREFIX = ".psik-upload-"      # begins the name of an upload until it is complete
 TOKEN_ISSUER = "psik"
@@ -6259,8 +6263,203 @@ class Shape(NamedTuple):
     state: str = ""
 
 
+class Told(NamedTuple):
+    """A transition that servers have told, with its number in the journal."""
+    number: int
+    backend: str
+    path: str       # the job's directory
+    place: int      # of its row in the history, from 1
+    row: Row
+
+    @property
+    def job(self) -> JobDir:
+        """The job."""
+        return JobDir(self.path, self.backend)
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others, also if it is told again under another number."""
+        return "%s/%d" % (os.path.basename(self.path), self.place)
+
+    @property
+    def line(self) -> str:
+        """Its line in the journal."""
+        return json.dumps(list(self[:4]) + list(self.row)) + "\n"
+
+    @classmethod
+    def read(cls, line: str) -> Optional["Told"]:
+        """The transition of a line; None if that is torn, or no transition."""
+        with suppress(ValueError, TypeError, KeyError):
+            number, backend, path, place, stamp, jobndx, state, info = json.loads(line)
+            row = Row(float(stamp), int(jobndx), STATES[state], info)
+            return cls(int(number), str(backend), str(path), int(place), row)
+        return None
+
+
+class Journal:
+    """The transitions that servers have told, in the order of telling, below PREFIX/.events/.
+
+    A client goes on after the number of the last one that it has got, whatever server it asks, and
+    however often that was started.  Each file is named by a number that is not above its first, and
+    begins with the line {path of a live job: rows that were told}.  The servers of a tree share the
+    files: each reads what the others have told before it adds to them.  Only the last
+    JOURNAL_FILES files are kept, and only the last MAX_NEWS transitions are in memory.
+    """
+    # A server that starts leaves a gap in the numbers: after a power failure the disk may lack
+    # transitions that clients have got, and their numbers must not be given again.  It writes a
+    # line with the number at which it begins.
+
+    def __init__(self, prefix: str) -> None:
+        self.folder = os.path.join(prefix, ".events")
+        self.told: Dict[str, int] = {}      # {path of a job: rows that were told}
+        self.recent: List[Told] = []        # the last ones
+        self.number = 0                     # of the last one
+        self.path, self.offset, self.lines = "", 0, 0   # the last file, and what is read of it
+        self.alive = time.time()    # when an earlier server last looked, if there was one
+
+    def files(self) -> List[str]:
+        """The paths of the files, oldest first."""
+        return sorted(path for path in paths_in(self.folder)
+                      if re.fullmatch("[0-9]{15}", os.path.basename(path)))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other servers from adding to it."""
+        make_folder(self.folder)
+        path = os.path.join(self.folder, "lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with closing_fd(fd), locked(fd):
+            yield
+
+    def load(self) -> None:
+        """Read what earlier servers have told; OSError if the files cannot be read or written."""
+        with self.alone():
+            files = self.files()
+            if files:
+                self.alive = os.stat(files[-1]).st_mtime
+            self.catch_up()
+            self.number = (self.number // JOURNAL_GAP + 1) * JOURNAL_GAP
+            if not files:
+                self.begin_file({})
+            self.write("%d\n" % self.number)   # for the servers that run already
+
+    def begin_file(self, live: Dict[str, int]) -> None:
+        """Begin another file; live: {path of a live job: rows that were told}."""
+        self.path = os.path.join(self.folder, "%015d" % (self.number + 1))
+        head = json.dumps(live) + "\n"
+        write_file(self.path, head)
+        self.offset, self.lines = len(head.encode()), 0
+        for path in self.files()[:-JOURNAL_FILES]:
+            os.unlink(path)
+
+    def write(self, text: str) -> None:
+        """Add to the last file, of which all whole lines were read."""
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+        with closing_fd(fd):
+            torn = os.fstat(fd).st_size > self.offset   # a server was killed while it wrote
+            write_whole(fd, ("\n" * torn + text).encode())
+            self.offset = os.fstat(fd).st_size
+
+    def catch_up(self) -> None:
+        """Take in what was added to the files since they were read last."""
+        for path in self.files():
+            if path > self.path:
+                self.path, self.offset, self.lines = path, 0, 0
+            elif path < self.path:
+                continue
+            with open(path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+            data = data[:data.rfind(b"\n") + 1]     # another server may be writing the rest
+            self.offset += len(data)
+            for line in data.decode("utf-8", "replace").splitlines():
+                self.take_in(line)
+
+    def take_in(self, line: str) -> None:
+        """Take in a line of a file."""
+        told = Told.read(line)
+        if told:
+            self.remember(told)
+        elif re.fullmatch("[0-9]{1,15}", line):
+            self.number = max(self.number, int(line))
+        elif line.startswith("{"):
+            with suppress(ValueError):
+                for path, rows in json.loads(line).items():
+                    self.told.setdefault(str(path), int(rows))
+
+    def remember(self, told: Told) -> None:
+        """Remember a transition that was told."""
+        self.number, self.lines = max(self.number, told.number), self.lines + 1
+        self.told[told.path] = max(told.place, self.told.get(told.path, 0))
+        self.recent.append(told)
+        if len(self.recent) > 2 * MAX_NEWS:
+            del self.recent[:MAX_NEWS]
+
+    def number_all(self, job: JobDir, rows: Sequence[Row], place: int) -> List[Told]:
+        """These rows, the first of which has this place, with the next numbers.
+
+        Those that another server has told are left out.
+        """
+        done = max(self.told.get(job.path, 0) + 1 - place, 0)
+        return [Told(self.number + 1 + at, job.backend, job.path, place + done + at, row)
+                for at, row in enumerate(rows[done:])]
+
+    def append(self, job: JobDir, rows: Sequence[Row], place: int,
+               live: Callable[[], Dict[str, int]]) -> List[Told]:
+        """Number these rows, as number_all(), and write them; OSError if that cannot be."""
+        with self.alone():
+            self.catch_up()
+            new = self.number_all(job, rows, place)
+            if self.lines >= JOURNAL_LINES or not os.path.exists(self.path):
+                self.begin_file(live())
+            self.write("".join(told.line for told in new))
+            return new
+
+    def add(self, job: JobDir, rows: Sequence[Row], place: int,
+            live: Callable[[], Dict[str, int]]) -> None:
+        """Tell these rows, as append(); from memory alone if the files cannot be written."""
+        try:
+            new = self.append(job, rows, place, live)
+        except OSError as err:
+            complain_once("%s cannot be written (%s): clients that come again after a restart of "
+                          "the server may miss transitions" % (self.folder, err.strerror or err))
+            new = self.number_all(job, rows, place)
+        for told in new:
+            self.remember(told)
+
+    def say_alive(self) -> None:
+        """Let the next server know that until now all that happened was told."""
+        with suppress(OSError):
+            os.utime(self.path)
+
+    def oldest(self) -> int:
+        """A number after which everything is known."""
+        first = self.recent[0].number if self.recent else self.number + 1
+        return min([first] + [int(os.path.basename(path)) for path in self.files()]) - 1
+
+    def recent_after(self, number: int) -> Optional[List[Told]]:
+        """The transitions after a number, at most MAX_NEWS; None if not all are in memory."""
+        if self.recent and number < self.recent[0].number - 1:
+            return None
+        return [told for told in self.recent if told.number > number][:MAX_NEWS]
+
+    def read_after(self, number: int) -> List[Told]:
+        """As recent_after(), from the disk."""
+        found: List[Told] = []
+        files = self.files()
+        for path, following in zip(files, files[1:] + [""]):
+            if following and int(os.path.basename(following)) <= number:
+                continue
+            lines = map(Told.read, read_or_empty(path).splitlines())
+            found += [told for told in lines if told and told.number > number]
+            if len(found) >= MAX_NEWS:
+                break
+        # If the files are gone, what is in memory has to do.
+        return (found or self.recent)[:MAX_NEWS]
+
+
 class Tracker:
-    """What is known of a tree: its jobs, which of them are alive, and the latest transitions.
+    """What is known of a tree: its jobs, which of them are alive, and the journal.
 
     Only a server's own threads (Rounds) call look() and poll(); any thread may call the rest.
     """
@@ -6272,13 +6471,13 @@ class Tracker:
         self.shapes: Dict[Shape, Shape] = {}                    # equal ones share an object
         self.live: Dict[str, JobDir] = {}                       # queued and active jobs, by path
         self.changed = threading.Condition(threading.RLock())
-        self.recent: List[Tuple[JobDir, Row]] = []              # the last transitions: the news
-        self.first = 0                                          # the number of the first of them
+        self.journal = Journal(next(iter(config.by_name.values())).prefix)
         self.watchers = 0                                       # threads that wait for news
         self.looked = 0.0                   # when look() last saw the whole tree; 0: never
 
     def look(self, deep: bool) -> None:
         """Take in new and live jobs; deep: take in every job, and forget those that are gone."""
+        self.read_journal()
         seen, familiar = set(), 0   # familiar: jobs in a row that were known already
         for number, job in enumerate(JobTree(self.config).jobs(), 1):
             seen.add(job.path)
@@ -6295,6 +6494,21 @@ class Tracker:
         if deep:
             self.forget(set(self.known) - seen)
             self.looked = time.monotonic()
+            self.journal.say_alive()
+
+    def read_journal(self) -> None:
+        """Take in what other servers have told; at first, what earlier ones have."""
+        with self.changed:
+            before = self.journal.number
+            try:
+                if self.journal.path:
+                    self.journal.catch_up()
+                else:
+                    self.journal.load()
+            except OSError as err:
+                complain_once("%s: %s" % (self.journal.folder, err.strerror or err))
+            if self.journal.number > before:
+                self.changed.notify_all()
 
     def forget(self, paths: Iterable[str]) -> None:
         """Forget those of the jobs at these paths that are gone."""
@@ -6302,9 +6516,23 @@ class Tracker:
             if not os.path.exists(path):
                 self.known.pop(path, None)
                 self.live.pop(path, None)
+                self.journal.told.pop(path, None)
+
+    def told(self, job: JobDir, rows: Sequence[Row]) -> int:
+        """How many of a job's rows were told.
+
+        If the first look finds a job that the journal does not know, those count as told that are
+        older than the last look of an earlier server.
+        """
+        known, told = self.known.get(job.path), self.journal.told.get(job.path, 0)
+        if known or told or self.looked:
+            return max(known.rows if known else 0, told)
+        # A row's time is by its writer's clock, the journal's by ours.
+        since = self.journal.alive - CLOCK_SKEW_S
+        return next((place for place, row in enumerate(rows) if row.time >= since), len(rows))
 
     def take_in(self, job: JobDir) -> None:
-        """Read a job's history if it has grown; new rows are news once the whole tree is known."""
+        """Read a job's history if it has grown, and tell its new rows."""
         try:
             size = os.stat(job.status_path).st_size
         except OSError:  # gone, or out of reach for now
@@ -6314,9 +6542,11 @@ class Tracker:
         if latest is None:
             return
         with self.changed:
-            before = self.known.get(job.path, Shape()).rows
-            if len(rows) < before:  # another thread has read more meanwhile
-                return
+            if not self.journal.path:
+                self.read_journal()
+            if len(rows) < self.known.get(job.path, Shape()).rows:
+                return  # another thread has read more meanwhile
+            self.tell(job, rows)
             shape = Shape(size, len(rows), job.backend, latest.state.value)
             if latest.state.is_final():
                 shape = self.shapes.setdefault(shape, shape)
@@ -6325,11 +6555,14 @@ class Tracker:
                 self.live[job.path] = job
             else:
                 self.live.pop(job.path, None)
-            if self.looked:
-                self.recent += [(job, row) for row in rows[before:]]
-                dropped = max(0, len(self.recent) - MAX_NEWS)
-                self.recent, self.first = self.recent[dropped:], self.first + dropped
-                self.changed.notify_all()
+
+    def tell(self, job: JobDir, rows: Sequence[Row]) -> None:
+        """Tell those of a job's rows that were not told yet."""
+        told = self.told(job, rows)
+        if len(rows) > told:
+            self.journal.add(job, rows[told:], told + 1,
+                             lambda: {path: self.known[path].rows for path in self.live})
+            self.changed.notify_all()
 
     @contextmanager
     def following(self, job: JobDir) -> Iterator[None]:
@@ -6355,41 +6588,27 @@ class Tracker:
             counts[shape.backend, shape.state] = counts.get((shape.backend, shape.state), 0) + 1
         return counts
 
-    def news_place(self) -> int:
-        """The place after the last transition."""
-        with self.changed:
-            return self.first + len(self.recent)
-
-    def news(self, place: int, timeout_s: float) -> Tuple[List[Tuple[JobDir, Row]], int]:
-        """(the transitions from a place on, the place after them); waits for one if there is none.
+    def place_of(self, number: Optional[int]) -> Optional[int]:
+        """Where a client goes on that has got the transition of this number.
 
         ([], -1) if some of them are forgotten already.
         """
         with self.changed:
-            if place < self.first:
-                return [], -1
+            is_known = number is not None and (
+                self.journal.oldest() <= number <= self.journal.number)
+            return number if is_known else None
+
+    def news(self, number: int, timeout_s: float) -> List[Told]:
+        """The transitions after this number, at most MAX_NEWS; waits for one if there is none."""
+        with self.changed:
             self.watchers += 1
             try:
-                if self.first + len(self.recent) <= place:
+                if self.journal.number <= number:
                     self.changed.wait(timeout_s)
             finally:
                 self.watchers -= 1
-            if place < self.first:  # so many came at once that the first are forgotten
-                return [], -1
-            return self.recent[place - self.first:], self.first + len(self.recent)
-
-    def since(self, stamp: float, admits: Callable[[JobDir], bool]) -> List[Tuple[JobDir, Row]]:
-        """Every transition from a time on, in order, of the admitted jobs; read from the disk."""
-        # A file's time is by the file server's clock, a row's by its writer's.
-        transitions = []
-        for job in JobTree(self.config).jobs():
-            try:
-                changed = os.stat(job.status_path).st_mtime
-                if changed >= stamp - CLOCK_SKEW_S and admits(job):
-                    transitions += [(job, row) for row in job.rows() if row.time >= stamp]
-            except OSError:
-                continue
-        return sorted(transitions, key=lambda pair: pair[1].time)
+            recent = self.journal.recent_after(number)
+        return self.journal.read_after(number) if recent is None else recent
 
 
 class KeyEntry:
@@ -6692,6 +6911,7 @@ WITHIN = Param("path", "string", "a directory in the work directory")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
 JSON_TYPE = (("Content-Type", "application/json"),)
 NOT_STORED = ("Cache-Control", "no-store")
+NOT_BUFFERED = ("X-Accel-Buffering", "no")  # which nginx obeys
 PAGE_HEADERS = (
     ("Content-Security-Policy",
      "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -6757,9 +6977,23 @@ def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
     return send_all
 
 
-# A source of events yields (id, data of the event), or None where nothing happened for a while, and
-# ends where no more will come.
-Events = Iterator[Optional[Tuple[str, Json]]]
+class StreamEvent(NamedTuple):
+    """An event of a stream; without data it only tells the client its place in the stream."""
+    id: str
+    data: Json = None
+    kind: str = "transition"
+
+    @property
+    def text(self) -> bytes:
+        """What is sent."""
+        lines = ["id: " + self.id]
+        lines += ["event: " + self.kind, "data: " + json.dumps(self.data)] if self.data else []
+        return "\n".join(lines + ["", ""]).encode()
+
+
+# A source of events yields None where nothing happened for a while, and ends where no more will
+# come.
+Events = Iterator[Optional[StreamEvent]]
 
 
 def events_of_job(api: Api, job: JobDir, after: int) -> Events:
@@ -6772,7 +7006,7 @@ def events_of_job(api: Api, job: JobDir, after: int) -> Events:
         rows = job.rows()
         for row in rows[place:]:
             place += 1
-            yield str(place), step_info(job, name, row)
+            yield StreamEvent(str(place), step_info(job, name, row))
         if is_over(job, rows):
             return
         yield None
@@ -6782,53 +7016,39 @@ def events_of_job(api: Api, job: JobDir, after: int) -> Events:
 class TreeEvents:
     """The transitions of all jobs that a caller may see, as a source of events.
 
-    last is the id of the event from which a client goes on, or ''.
+    last is the id of the last event that the client has got, or ''.  If it is not known any more
+    what came after it, the first event is a `reset`, and the client has to ask for the jobs anew.
     """
 
     def __init__(self, api: Api, caller: Caller, last: str) -> None:
         self.api, self.caller, self.last = api, caller, last
 
-    @staticmethod
-    def mark(job: JobDir, row: Row) -> str:
-        """An event's id.  It begins with the time of the row, from which a client can go on."""
-        return "%.3f/%s/%d/%s" % (row.time, job.jobid, row.jobndx, row.state)
-
-    def admits(self, job: JobDir) -> bool:
-        """Whether the caller may see a job; asked for each event, for this may change."""
-        return self.api.policy.allows(self.caller, "GET", job)
-
-    def await_first_look(self) -> int:
-        """Wait until the tracker has seen the whole tree; the end of its news then."""
-        while not self.api.tracker.looked and not self.api.stopping:
+    def begin(self) -> StreamEvent:
+        """Where the stream begins, once the tracker has seen the whole tree."""
+        tracker = self.api.tracker
+        while not tracker.looked and not self.api.stopping:
             time.sleep(0.05)
-        return self.api.tracker.news_place()
-
-    def transitions(self) -> Iterator[Optional[Tuple[JobDir, Row]]]:
-        """The transitions since the last event, then each as it happens; None after a quiet while.
-
-        Ends when the server stops, or when the reader has fallen too far behind.
-        """
-        tracker, last = self.api.tracker, self.last
-        place = self.await_first_look()
-        past = tracker.since(float(last.split("/")[0]), self.admits) if last else []
-        told = {self.mark(job, row) for job, row in past}  # the tracker may report these again
-        yield from ((job, row) for job, row in past if self.mark(job, row) != last)
-        del past
-        while not self.api.stopping:
-            news, place = tracker.news(place, BEAT_S)
-            if place < 0:  # the client may come again, with the id of its last event
-                return
-            yield from ((job, row) for job, row in news if self.mark(job, row) not in told)
-            if not news:
-                yield None
+        number = int(self.last) if re.fullmatch("[0-9]{1,15}", self.last) else None
+        place = tracker.place_of(number)
+        if place is None and self.last:
+            reason = "what came after the event %s is not known any more" % shown(self.last)
+            return StreamEvent(str(tracker.journal.number), {"reason": reason}, "reset")
+        return StreamEvent(str(tracker.journal.number if place is None else place))
 
     def __iter__(self) -> Events:
-        for transition in self.transitions():
-            if transition is None:
+        first = self.begin()
+        yield first
+        number = int(first.id)
+        while not self.api.stopping:
+            news = self.api.tracker.news(number, BEAT_S)
+            for told in news:
+                job, number = told.job, told.number
+                # Asked for each event, because this may change.
+                if self.api.policy.allows(self.caller, "GET", job):
+                    data = dict(step_info(job, job.name, told.row), key=told.key)
+                    yield StreamEvent(str(number), data)
+            if not news:
                 yield None
-            elif self.admits(transition[0]):
-                job, row = transition
-                yield self.mark(job, row), step_info(job, job.name, row)
 
 
 def unauthorized(message: str) -> RequestError:
@@ -6910,8 +7130,7 @@ class Handler:
         beat = time.monotonic()
         for event in events:
             if event is not None:
-                text = "id: %s\nevent: transition\ndata: %s\n\n" % (event[0], json.dumps(event[1]))
-                send(text.encode())
+                send(event.text)
             if time.monotonic() - beat > BEAT_S:
                 if not self.may_go_on():
                     return
@@ -6922,7 +7141,7 @@ class Handler:
         """A stream of events; RequestError 503 where there are too many streams."""
         self.api.connections.begin_stream(self.req.body.wire)
         return Response(200, lambda send: self.send_events(events, send),
-                        (("Content-Type", "text/event-stream"), NOT_STORED))
+                        (("Content-Type", "text/event-stream"), NOT_STORED, NOT_BUFFERED))
 
 
 class ServerHandler(Handler):
@@ -7053,9 +7272,12 @@ class ServerHandler(Handler):
         return answer.plus(("Link", '<%s?%s>; rel="next"' % (encode_percent(req.path), query)))
 
     def get_events(self) -> Response:
-        """Each transition of every job as it happens; Last-Event-ID resumes an earlier stream."""
-        last = re.fullmatch(r"[0-9]+\.[0-9]+/.*", self.req.headers.get("last-event-id", ""))
-        return self.stream(iter(TreeEvents(self.api, self.caller, last.group(0) if last else "")))
+        """Each transition of every job as it happens; Last-Event-ID resumes an earlier stream.
+
+        An event's data has a `key` too: what is told again after a crash has the same.
+        """
+        last = self.req.headers.get("last-event-id", "")
+        return self.stream(iter(TreeEvents(self.api, self.caller, last)))
 
     # New jobs.
 

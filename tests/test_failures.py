@@ -594,8 +594,7 @@ class Trees(Amiss):
         other = psik.create(config, psik.JobSpec(script="true"))
         tracker.look(deep=False)
         self.assertEqual(list(tracker.known), [other.path])
-        self.assertEqual([job.jobid for job, _ in tracker.since(0, lambda job: True)],
-                         [other.jobid])
+        self.assertEqual([told.job.jobid for told in tracker.journal.recent], [other.jobid])
         psik.remove(other, force=True)
         tracker.take_in(other)
         tracker.look(deep=True)
@@ -798,22 +797,6 @@ class Requests(Amiss):
                     psik.read_again(api, lambda: config)
                 said = "authz has effect only when the server is started again" in err.getvalue()
                 self.assertEqual(said, told)
-
-    def test_who_is_too_slow_for_the_news_is_told_so(self) -> None:
-        tracker = psik.Tracker(self.config())
-        tracker.look(deep=True)
-        place = tracker.news_place()
-        psik.reached(self.made, 1, psik.JobState.active)
-        with mock.patch("psik.MAX_NEWS", 2):
-            looking = threading.Timer(0.2, tracker.look, (True,))
-            looking.start()
-            self.assertEqual([row.state for _, row in tracker.news(place, 30)[0]], ["active"])
-            looking.join()  # a look goes on after the news is out, and would take in one of these
-            for jobndx in range(2, 6):
-                psik.reached(self.made, jobndx, psik.JobState.active)
-            threading.Timer(0.2, tracker.look, (True,)).start()
-            self.assertEqual(tracker.news(place + 1, 30), ([], -1))
-            self.assertEqual(tracker.news(place, 0), ([], -1))
 
     def test_sockets_that_are_handed_over(self) -> None:
         given = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"}
