@@ -17,6 +17,7 @@ The job tree, all of it readable with cat:
                             that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up
         .keys/              the Idempotency-Keys of the last day
+        .uploads/           the folders in which a cut upload may have left a part
         <jobid>/            seconds since the epoch, three decimals
           spec.json         the JobSpec; mode 0600, because it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
@@ -72,6 +73,7 @@ if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "saf
     # This file's folder, or the current one: whoever can write there could plant a module, say
     # json.py, and we would import it.
     BESIDE = sys.path.pop(0)
+import _thread
 import errno
 import fcntl
 import json
@@ -158,6 +160,8 @@ SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
+# What psik.py itself keeps in a job's log/.
+OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel)\.[0-9]+|callbacks")
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
 OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
 MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
@@ -203,6 +207,7 @@ SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answe
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
+MAX_WAIT_S = 60                # that a request may ask for
 LOOK_S = 0.25                  # between two looks at a job that somebody follows
 BACKLOG = 1024                 # connections waiting to be accepted
 MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
@@ -881,9 +886,10 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     """A model's field with its description.
 
     limits: least (the smallest number, or number of words), lines (the text may have several), path
-    (a leading `~` is expanded), keys (of a dict: the pattern of its keys, and the message for
-    others), of (of a dict of models: a function that returns their class), secret (never shown).
-    A default that is a class is called for each object; the default `...` marks a required field.
+    (a leading `~` is expanded), strict (a number is not taken for a text), keys (of a dict: the
+    pattern of its keys, and the message for others), of (of a dict of models: a function that
+    returns their class), secret (never shown).  A default that is a class is called for each
+    object; the default `...` marks a required field.
     """
     meta = dict(limits, doc=doc, required=default is ...)
     if isinstance(default, type):
@@ -965,7 +971,8 @@ class FieldReader:
     @staticmethod
     def line(value: Any, meta: Any) -> str:
         """A text, of one line unless the field takes several; a number becomes its digits."""
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and not meta.get("strict"):
             value = str(value)
         if not isinstance(value, str):
             raise ValueError("%s is not a text" % shown(value))
@@ -1134,7 +1141,7 @@ class JobSpec(Model):
     directory: Optional[str] = option(
         None, "where it runs; by default work/ in the job's own directory", path=True)
     script: str = option(
-        ..., "the script; without #! it runs in the shell that psik chose", lines=True)
+        ..., "the script; without #! it runs in the shell that psik chose", lines=True, strict=True)
     environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
     inherit_environment: bool = option(True, "take over the submitter's environment too")
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
@@ -1632,6 +1639,13 @@ class JobDir:
         """The history in file order; [] if there is no such job, or none yet."""
         return parse_rows(read_or_empty(self.status_path), self.status_path)
 
+    def exists(self) -> bool:
+        """Whether the directory holds a job: one that is being made has no history yet."""
+        try:
+            return os.stat(self.status_path).st_size > 0
+        except OSError:
+            return False
+
     def directory(self) -> str:
         """The directory that it runs in."""
         return os.path.realpath(self.at("work"))
@@ -1886,7 +1900,7 @@ class Root(NamedTuple):
             Guarded(self.folder, instead).make_sticky()
         else:
             Guarded(self.folder, instead).check_own()
-        names = [".outbox", ".outbox/dead", ".keys"]
+        names = [".outbox", ".outbox/dead", ".keys", ".uploads", ".events"]
         for poll in (".poll", ".poll-" + os.uname().nodename):
             names += [poll + ".json", poll + ".lock"]
         for name in names:
@@ -4183,9 +4197,13 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     """
     import itertools
     summaries: List[Summary] = []
+    jobs: Iterator[JobDir] = filter(admits, JobTree(config).jobs(backend))
+    if name is not None:
+        jobs = filter(lambda job: job.name == name, jobs)
+    if state is None:  # what is skipped need not be read
+        jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
     wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
-    jobs = filter(admits, JobTree(config).jobs(backend))
-    pairs = with_rows(job for job in jobs if name is None or job.name == name)
+    pairs = with_rows(jobs)
     while len(summaries) < wanted:
         # With a state to look for, many at a time: each batch can be a question to the scheduler.
         size = wanted - len(summaries) if state is None else max(wanted - len(summaries), 200)
@@ -4661,6 +4679,8 @@ NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
 # An entry of an archive that was replaced by a link or a socket since it was looked at.
 REPLACED: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
                                  (NotFoundError, "%(path)r is something else now"))
+NO_PART: Refusals = {errno.ELOOP: (ConflictError, "an upload of %(path)r cannot begin here"),
+                     errno.ENXIO: (ConflictError, "an upload of %(path)r cannot begin here")}
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
     (ConflictError, "%(path)r cannot be a file here: %(why)s"))
@@ -4678,11 +4698,27 @@ def refusing(path: str, refusals: Refusals) -> Iterator[None]:
         raise kind(message % {"path": path, "why": (err.strerror or "").lower()}) from None
 
 
+CheckTag = Callable[[Optional[str]], None]  # of an ETag, or None; raises to refuse a change
+
+
+def etag(status: os.stat_result) -> str:
+    """The ETag of a file."""
+    return '"%x-%x"' % (status.st_mtime_ns, status.st_size)
+
+
+def tag_of(name: str, folder: int) -> Optional[str]:
+    """The ETag of a file in an open folder; None if there is none."""
+    with suppress(FileNotFoundError):
+        return etag(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    return None
+
+
 class ConfinedFolder:
     """A folder and the files in it, by paths that come from outside and are relative to it.
 
     ForbiddenError if a path leads out of the folder, or into one of the hidden folders.
     """
+    changes = _thread.allocate_lock()   # held from a check of an ETag to the change
 
     def __init__(self, root: str, hidden: Iterable[str] = ()) -> None:
         self.root = os.path.realpath(root)
@@ -4738,45 +4774,117 @@ class ConfinedFolder:
             raise ForbiddenError("%r is not a plain file" % path)
         return open(fd, "rb")
 
-    @staticmethod
-    def write(folder: int, name: str, blocks: Iterable[bytes]) -> None:
-        """Write blocks to a new file in an open folder."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        fd = os.open(name, flags, 0o666, dir_fd=folder)
-        with open(fd, "wb", buffering=0) as file:
-            for block in blocks:
-                view = memoryview(block)
-                while view:
-                    view = view[file.write(view):]
+    def split(self, path: str) -> Tuple[str, str]:
+        """(folder, name) of a file that is to be written or removed, the folder as real() has it.
 
-    def save(self, path: str, blocks: Iterable[bytes]) -> None:
-        """Write a file, and make the folders above it; the file appears whole or not at all.
-
-        InvalidError if path names no file; ConflictError if it names a directory, or if it leads
-        through a file.
+        InvalidError if path names no file; ForbiddenError if it is absolute.
         """
         above, _, name = path.rpartition("/")
+        if path.startswith("/"):
+            raise ForbiddenError("%s leads out of the directory" % shown(path))
         if name in ("", ".", "..") or "\0" in path or name.startswith(UPLOAD_PREFIX):
             raise InvalidError("%s names no file" % shown(path))
+        return self.real(above), name
+
+    @staticmethod
+    def part_name(name: str) -> str:
+        """The name under which a part of a file is kept until the rest of it has come."""
+        import hashlib
+        mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        return UPLOAD_PREFIX + mark[:32]
+
+    @staticmethod
+    def write(fd: int, blocks: Iterable[bytes]) -> None:
+        """Write blocks to an open file."""
+        for block in blocks:
+            write_whole(fd, block)
+
+    def put_in_place(self, folder: int, written: str, name: str, check: CheckTag) -> None:
+        """Give a file of an open folder its name, if check() lets it."""
+        with self.changes:
+            check(tag_of(name, folder))
+            # Replaces a link itself, and never what the link leads to.
+            os.replace(written, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def save(self, path: str, blocks: Iterable[bytes], check: CheckTag = lambda tag: None,
+             cut: Tuple[Type[BaseException], ...] = ()) -> None:
+        """Write a file, and make the folders above it; the file appears whole or not at all.
+
+        check is called with the ETag of the file that is there, or None, and raises if it must
+        stay.  If blocks raises one of `cut`, what has come is kept, for append().  InvalidError or
+        ForbiddenError as split(); ConflictError if path names a directory, or leads through a file.
+        """
+        real, name = self.split(path)
         temporary = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex())
-        with refusing(path, NO_WRITING), closing_fd(
-                self.descend(self.real(above), make=True)) as folder:
+        with refusing(path, NO_WRITING), closing_fd(self.descend(real, make=True)) as folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             try:
-                self.write(folder, temporary, blocks)
-                # Replaces a link itself, and never what the link leads to.
-                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                with closing_fd(os.open(temporary, flags, 0o666, dir_fd=folder)) as fd:
+                    self.write(fd, blocks)
+                self.put_in_place(folder, temporary, name, check)
+                with suppress(FileNotFoundError):   # of an upload that this one makes needless
+                    os.unlink(self.part_name(name), dir_fd=folder)
+            except cut:
+                os.replace(temporary, self.part_name(name), src_dir_fd=folder, dst_dir_fd=folder)
+                raise
             except BaseException:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
 
-    def unlink(self, path: str) -> None:
-        """Remove a file or a link.  NotFoundError; ConflictError if it is a directory."""
-        above, _, name = path.rstrip("/").rpartition("/")
-        if name in ("", ".", ".."):
-            raise InvalidError("%r names no file" % path)
-        with refusing(path, NO_REMOVING), closing_fd(self.descend(self.real(above))) as folder:
-            os.unlink(name, dir_fd=folder)
+    def append(self, path: str, start: int, total: int, blocks: Iterable[bytes],
+               check: CheckTag) -> int:
+        """Write a file in parts: blocks begin at start, and the file is whole with total bytes.
+
+        The number of bytes that are there now.  A start of 0 begins anew; ConflictError if any
+        other is not where the parts before end, or if another request is writing one.
+        """
+        real, name = self.split(path)
+        part, flags = self.part_name(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with refusing(path, NO_WRITING), closing_fd(self.descend(real, make=True)) as folder, \
+                refusing(path, NO_PART), closing_fd(
+                    os.open(part, flags, 0o666, dir_fd=folder)) as fd:
+            try:
+                with locked(fd, patient=False):
+                    status = os.fstat(fd)
+                    if start not in (0, status.st_size) or not stat.S_ISREG(status.st_mode):
+                        raise ConflictError("%d bytes of %s are here; go on there, or begin anew"
+                                            % (status.st_size, shown(path)))
+                    os.ftruncate(fd, start)
+                    os.lseek(fd, start, os.SEEK_SET)
+                    self.write(fd, blocks)
+                    size = os.fstat(fd).st_size
+                    if size == total:
+                        self.put_in_place(folder, part, name, check)
+                    return size
+            except BlockingIOError:
+                raise ConflictError("another request uploads %s" % shown(path)) from None
+
+    def part_size(self, path: str) -> Optional[int]:
+        """How many bytes of a file's upload have come, if that is not complete; else None."""
+        with suppress(OSError, PsikError):
+            real, name = self.split(path)
+            with closing_fd(self.descend(real)) as folder:
+                return os.stat(self.part_name(name), dir_fd=folder, follow_symlinks=False).st_size
+        return None
+
+    def tag(self, path: str) -> Optional[str]:
+        """The ETag of a file that is to be written or removed; None if there is none."""
+        real, name = self.split(path)
+        with suppress(OSError), closing_fd(self.descend(real)) as folder:
+            return tag_of(name, folder)
+        return None
+
+    def unlink(self, path: str, check: CheckTag = lambda tag: None) -> None:
+        """Remove a file or a link, if check() lets it.
+
+        NotFoundError; ConflictError if it is a directory.
+        """
+        real, name = self.split(path.rstrip("/"))
+        with refusing(path, NO_REMOVING), closing_fd(self.descend(real)) as folder:
+            with self.changes:
+                check(tag_of(name, folder))
+                os.unlink(name, dir_fd=folder)
 
     def stat(self, path: str = "") -> Dict[str, Dict[str, int]]:
         """{name: {size, atime, mtime}} of a folder's entries, where a link stands for itself.
@@ -4902,6 +5010,10 @@ class RequestError(PsikError):
         self.headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
 
 
+class CutBody(RequestError):
+    """A body whose rest does not come."""
+
+
 class InvalidInput(InvalidError):
     """A body or a query that is invalid; source says which of the two."""
     http_status = 422
@@ -4986,9 +5098,9 @@ class Wire:
         try:
             block = self.receive(timeout_s)
         except TimeoutError:
-            raise RequestError(408, "the body did not come") from None
+            raise CutBody(408, "the body did not come") from None
         if not block:
-            raise RequestError(400, "the body was cut")
+            raise CutBody(400, "the body was cut")
         self.buffer += block
 
     def read_line(self, timeout_s: float) -> bytes:
@@ -5143,7 +5255,7 @@ class Body:
         self.got += len(data)
         if time.monotonic() - self.since > BODY_TIMEOUT_S * 2 + self.got / BODY_RATE:
             self.broken = True
-            raise RequestError(408, "the body comes too slowly")
+            raise CutBody(408, "the body comes too slowly")
         return data
 
     def next_block(self, size: int) -> bytes:
@@ -5238,6 +5350,15 @@ def decode_percent(text: str) -> str:
     return text
 
 
+def http_time(text: str) -> Optional[float]:
+    """Seconds since the epoch of an HTTP date; None if it is none."""
+    import email.utils
+    parts = email.utils.parsedate_tz(text)
+    with suppress(ValueError, OverflowError):
+        return float(email.utils.mktime_tz(parts)) if parts else None
+    return None
+
+
 REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]{1,8192}) HTTP/(1\.[01])")
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A request may have only one of each: programs differ in which of two they obey.
@@ -5273,10 +5394,52 @@ class Request:
         wish = self.headers.get("connection", "").lower()
         return "close" not in wish and (self.version == "1.1" or "keep-alive" in wish)
 
-    def has_tag(self, tag: str) -> bool:
-        """Whether the client says (If-None-Match) that it already has what this ETag stands for."""
-        wanted = self.headers.get("if-none-match", "")
-        return wanted.strip() == "*" or tag in wanted
+    def names_tag(self, header: str, tag: Optional[str]) -> bool:
+        """Whether a header lists this ETag; `*` stands for any, and None is that of no file."""
+        words = [word.strip() for word in self.headers.get(header, "").split(",")]
+        return tag is not None and ("*" in words or tag in words)
+
+    def has_copy(self, tag: str, modified: Optional[float] = None) -> bool:
+        """Whether the client says that it has what this ETag stands for.
+
+        That is If-None-Match or, without it, If-Modified-Since if the time of a change is known.
+        """
+        if "if-none-match" in self.headers:
+            weak = "W/" + tag
+            return self.names_tag("if-none-match", tag) or self.names_tag("if-none-match", weak)
+        since = http_time(self.headers.get("if-modified-since", ""))
+        return None not in (since, modified) and int(modified or 0) <= (since or 0)
+
+    def check_match(self, tag: Optional[str]) -> None:
+        """RequestError 412 if a file with this ETag (None: no file) is not the one to be changed.
+
+        The conditions are If-Match and If-None-Match.
+        """
+        misses = "if-match" in self.headers and not self.names_tag("if-match", tag)
+        if misses or self.names_tag("if-none-match", tag):
+            raise RequestError(412, "the file is not what the request expects: its ETag is %s"
+                               % (tag or "none, as there is no file"))
+
+    def wants_range(self, tag: str, modified: str) -> bool:
+        """Whether a range is wanted of what this ETag stands for: If-Range may name another."""
+        return self.headers.get("if-range", tag) in (tag, modified)
+
+    def content_range(self) -> Optional[Tuple[int, int, int]]:
+        """(start, length, total) of the part of a file that the body is; None if it is the whole.
+
+        RequestError 400 if Content-Range is invalid, or does not fit the body.
+        """
+        text = self.headers.get("content-range")
+        if text is None:
+            return None
+        match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", text)
+        start, last, total = map(int, match.groups()) if match else (0, 0, 0)
+        if not start <= last < total:
+            raise RequestError(400, "Content-Range must be like `bytes 500-999/1200`, with the "
+                                    "size of the whole file")
+        if not self.body.chunked and self.body.remaining != last + 1 - start:
+            raise RequestError(400, "the body has not the length that Content-Range gives it")
+        return start, last + 1 - start, total
 
     def byte_range(self, size: int) -> Optional[Tuple[int, int]]:
         """The (first, last) byte that Range asks for, of size bytes.
@@ -5429,20 +5592,23 @@ class Response(NamedTuple):
         """
         import email.utils
         status = os.fstat(file.fileno())
-        tag, size = '"%x-%x"' % (status.st_mtime_ns, status.st_size), status.st_size
+        tag, size = etag(status), status.st_size
+        modified = email.utils.formatdate(status.st_mtime, usegmt=True)
         # In a browser a job's file must not act as a page of this server: its type is not guessed,
         # and its scripts do not run.
         head: Tuple[Tuple[str, str], ...] = (
             ("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes"),
-            ("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True)),
+            ("Last-Modified", modified),
             ("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
         if name:
-            disposition = "attachment; filename*=UTF-8''" + encode_percent(name)
+            plain = re.sub(r'[^ -~]|["\\]', "_", name)     # for clients that know only this form
+            disposition = "attachment; filename=\"%s\"; filename*=UTF-8''%s" % (
+                plain, encode_percent(name))
             head += (("Content-Disposition", disposition),)
-        if req.has_tag(tag):
+        if req.has_copy(tag, status.st_mtime):
             file.close()
             return cls(304, b"", head)
-        part = req.byte_range(size) if req.headers.get("if-range", tag) == tag else None
+        part = req.byte_range(size) if req.wants_range(tag, modified) else None
         if part is None:
             return cls(200, FilePart(file, 0, size), head)
         start, end = part
@@ -5463,9 +5629,15 @@ class Response(NamedTuple):
             return self
         import hashlib
         tag = '"%s"' % hashlib.sha256(self.body).hexdigest()[:24]
-        if req.has_tag(tag):
+        if req.has_copy(tag):
             return Response(304, b"", (("ETag", tag),))
         return self.plus(("ETag", tag))
+
+    def with_caching(self) -> "Response":
+        """The same with what caches must know: it is for one caller, and to be asked for again."""
+        has_rule = any(name == "Cache-Control" for name, _ in self.headers)
+        rule = () if has_rule else (("Cache-Control", "private, no-cache"),)
+        return self.plus(*rule, ("Vary", "Authorization"))
 
     def head(self, closes: bool, chunks: bool) -> bytes:
         """The status line and the headers, with the blank line after them."""
@@ -6591,7 +6763,7 @@ class Tracker:
     def place_of(self, number: Optional[int]) -> Optional[int]:
         """Where a client goes on that has got the transition of this number.
 
-        ([], -1) if some of them are forgotten already.
+        None if it is not known any more what came after it, or if there never was one.
         """
         with self.changed:
             is_known = number is not None and (
@@ -6684,6 +6856,45 @@ class IdempotencyKeys:
         for path in paths_in(self.folder):
             with suppress(FileNotFoundError):  # another server was first
                 if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
+                    os.unlink(path)
+
+
+class UploadFolders:
+    """The folders to which files of a backend's jobs were uploaded of late.
+
+    For each there is a file that holds its path, as long as something may lie there of uploads that
+    were cut.  That is removed after KEY_LIFE_S.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.folder = os.path.join(root, ".uploads")
+
+    def note(self, folder: str) -> None:
+        """Remember that something is uploaded to a folder."""
+        path = os.path.join(self.folder, IdempotencyKeys.digest(folder))
+        if not os.path.exists(path):
+            make_folder(self.folder)
+            replace_file(path, folder)
+
+    @staticmethod
+    def drop_old(folder: str) -> bool:
+        """Remove the parts that cut uploads left in a folder long ago; whether any is younger."""
+        young = False
+        for path in paths_in(folder):
+            if os.path.basename(path).startswith(UPLOAD_PREFIX):
+                status = os.lstat(path)
+                is_old = time.time() - status.st_mtime > KEY_LIFE_S
+                if is_old and stat.S_ISREG(status.st_mode):
+                    os.unlink(path)
+                young = young or not is_old
+        return young
+
+    def forget_old(self) -> None:
+        """Remove old parts, and forget the folders in which no others are."""
+        for path in paths_in(self.folder):
+            with suppress(OSError):     # another server was first, or the folder is out of reach
+                is_old = time.time() - os.path.getmtime(path) > KEY_LIFE_S
+                if is_old and not self.drop_old(read_or_empty(path)):
                     os.unlink(path)
 
 
@@ -6898,7 +7109,7 @@ class Param(NamedTuple):
 
 
 INDEX = Param("index", "integer", "pass over so many jobs, newest first")
-LIMIT = Param("limit", "integer", "at most so many jobs", 1)
+LIMIT = Param("limit", "integer", "at most so many jobs")
 STATE = Param("state", "state", "only jobs in this state")
 BACKEND_PARAM = Param("backend", "string",
                       "a backend's name; by default all of them, or the first for a new job")
@@ -6907,6 +7118,9 @@ NAME = Param("name", "string", "only those of this name")
 OFFSET = Param("offset", "integer", "from this byte on")
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
+ALL = Param("all", "boolean", "also what psik.py itself keeps there")
+UNTIL_END = Param("wait", "integer", "seconds to wait for the job's end, at most 60; then the "
+                  "answer is its JobStepInfo, whether it has ended or not")
 WITHIN = Param("path", "string", "a directory in the work directory")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
 JSON_TYPE = (("Content-Type", "application/json"),)
@@ -7267,9 +7481,11 @@ class ServerHandler(Handler):
                                    for summary in summaries])
         if limit is None or len(summaries) < limit:
             return answer
+        if not limit:
+            return answer
         query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
                          for name, value in dict(req.query, index=str(index + limit)).items())
-        return answer.plus(("Link", '<%s?%s>; rel="next"' % (encode_percent(req.path), query)))
+        return answer.plus(("Link", '<?%s>; rel="next"' % query))  # relative: a prefix stays
 
     def get_events(self) -> Response:
         """Each transition of every job as it happens; Last-Event-ID resumes an earlier stream.
@@ -7325,19 +7541,39 @@ class ServerHandler(Handler):
                 self.start(job)
             return job
 
-    @staticmethod
-    def created(job: JobDir) -> Response:
+    def created(self, job: JobDir) -> Response:
         """The answer to who made a job: its id, and where it is."""
-        return Response.of_json(job.jobid).plus(("Location", "/v1/jobs/" + job.jobid))
+        # Relative, so that it holds below the prefix of a proxy too.
+        place = os.path.relpath("/v1/jobs/" + job.jobid, os.path.dirname(self.req.path))
+        return Response.of_json(job.jobid).plus(("Location", place))
+
+    def await_job(self, job: JobDir, wait_s: float) -> Response:
+        """The state of a job that was made, once it has ended, or after wait_s; as created()."""
+        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
+        for pause_s in pauses():
+            rows = job.rows()
+            if is_over(job, rows) or time.monotonic() > deadline or self.api.stopping:
+                break
+            time.sleep(pause_s)
+        latest = Steps(rows).latest
+        if latest is None:
+            raise NotFoundError("job %s was removed meanwhile" % job.jobid)
+        info = Response.of_json(step_info(job, job.name, latest))
+        return self.created(job)._replace(body=info.body)
 
     def post_job(self) -> Response:
-        """Make a job and submit it; its id.  The same Idempotency-Key gives the same job again."""
+        """Make a job and submit it; its id.  The same Idempotency-Key gives the same job again.
+
+        With `wait`, its JobStepInfo.
+        """
         key, spec = self.req.headers.get("idempotency-key"), self.model(JobSpec)
+        wait_s = UNTIL_END.value(self.req)
         if key is not None:
-            return self.created(self.job_of_key(spec, key))
-        job = self.new_job(spec)
-        self.start(job)
-        return self.created(job)
+            job = self.job_of_key(spec, key)
+        else:
+            job = self.new_job(spec)
+            self.start(job)
+        return self.created(job) if wait_s is None else self.await_job(job, wait_s)
 
     def post_new(self) -> Response:
         """Make a job and do not submit it; its id."""
@@ -7442,8 +7678,11 @@ class JobHandler(Handler):
     # Logs, scripts, events.
 
     def get_logs(self) -> Response:
-        """Every log, {file: text}."""
-        return Response(200, texts_in(self.job.at("log")), JSON_TYPE)
+        """What the job wrote, {file: text}; with `all`, every file of its log/."""
+        folder = self.job.at("log")
+        names = map(os.path.basename, paths_in(folder))
+        ours = [name for name in names if OUR_LOG.fullmatch(name)]
+        return Response(200, texts_in(folder, () if ALL.value(self.req) else ours), JSON_TYPE)
 
     def get_scripts(self) -> Response:
         """Every script, {file: text}; those that hold the job's environment, for its owner only."""
@@ -7470,7 +7709,8 @@ class JobHandler(Handler):
         offset, tail = OFFSET.value(req), TAIL.value(req)
         if offset is not None and tail is not None:
             raise InvalidInput([Fault("tail", "tail and offset exclude each other")], "query")
-        self.await_growth(job.at("log", name), offset or 0, min(WAIT.value(req) or 0, 60))
+        self.await_growth(job.at("log", name), offset or 0,
+                          min(WAIT.value(req) or 0, MAX_WAIT_S))
         latest = Steps(job.rows()).latest  # before the file is read: if final, the file is whole
         if latest is None:
             raise NotFoundError("no job %s" % job.jobid)
@@ -7522,21 +7762,50 @@ class JobHandler(Handler):
         return self.folder().stat()
 
     def get_file(self) -> Union[Json, Response]:
-        """A file of the work directory, as bytes; of a directory, what lies in it."""
+        """A file of the work directory, as bytes; of a directory, what lies in it.
+
+        Upload-Offset: how much has come of an upload that is not complete.
+        """
         path, folder = self.req.params["path"].rstrip("/"), self.folder()
         if folder.is_folder(path):
             return folder.stat(path)
-        file, kind = folder.open(path), "application/octet-stream"
-        return Response.of_file(self.req, file, kind, os.path.basename(path))
+        size = folder.part_size(path)
+        notes = () if size is None else (("Upload-Offset", str(size)),)
+        try:
+            file, kind = folder.open(path), "application/octet-stream"
+        except NotFoundError as err:
+            raise RequestError(404, str(err), **dict(notes)) from None
+        return Response.of_file(self.req, file, kind, os.path.basename(path)).plus(*notes)
 
-    def put_file(self) -> Json:
-        """Write a file of the work directory; the directories on the way are made."""
-        self.folder().save(self.req.params["path"], self.req.body.blocks(self.upload_limit))
-        return None
+    def expect_upload(self, folder: ConfinedFolder, path: str) -> None:
+        """Check the conditions of an upload before its body is read, and note where it goes."""
+        self.req.check_match(folder.tag(path))
+        UploadFolders(self.api.backends[self.job.backend].root).note(folder.split(path)[0])
+
+    def put_file(self) -> Union[Json, Response]:
+        """Write a file of the work directory; the directories on the way are made.
+
+        With Content-Range, a part of it: 202 until it is whole.  Upload-Offset: how much is there.
+        """
+        folder, path, part = self.folder(), self.req.params["path"], self.req.content_range()
+        body, limit, check = self.req.body, self.upload_limit, self.req.check_match
+        self.expect_upload(folder, path)
+        if part is None:
+            folder.save(path, body.blocks(limit), check, (CutBody, ConnectionError))
+            return None
+        start, length, total = part
+        body.check_size(total, limit)
+        try:
+            size = folder.append(path, start, total, body.blocks(length), check)
+        except ConflictError as err:
+            offset = str(folder.part_size(path) or 0)
+            raise RequestError(err.http_status, str(err), Upload_Offset=offset) from None
+        answer = Response.of_json(None, 200 if size == total else 202)
+        return answer.plus(("Upload-Offset", str(size)))
 
     def delete_file(self) -> Json:
         """Remove a file of the work directory."""
-        self.folder().unlink(self.req.params["path"])
+        self.folder().unlink(self.req.params["path"], self.req.check_match)
         return None
 
     def post_files(self) -> Json:
@@ -7544,7 +7813,9 @@ class JobHandler(Handler):
         saved = 0
         for field_name, name, blocks in Form(self.req, self.upload_limit).parts():
             if field_name == "files" and name:
-                self.folder().save(name, blocks)
+                folder = self.folder()
+                self.expect_upload(folder, name)
+                folder.save(name, blocks, self.req.check_match)
                 saved += 1
             for _ in blocks:
                 pass
@@ -7591,8 +7862,16 @@ def openapi_response() -> Response:
 
 
 def get_openapi(handler: ServerHandler) -> Response:
-    """This interface, as OpenAPI 3.1."""
-    return openapi_response()
+    """This interface, as OpenAPI 3.1.
+
+    X-Forwarded-Prefix: the path below which a proxy shows this server.
+    """
+    answer, prefix = openapi_response(), handler.req.headers.get("x-forwarded-prefix", "")
+    if not re.fullmatch("(/[A-Za-z0-9._~-]{1,60}){1,9}", prefix):
+        return answer
+    place = '"servers": [{"url": "%s"}]'
+    body = answer.body.replace((place % "/").encode(), (place % prefix).encode())  # type: ignore
+    return answer._replace(body=body)
 
 
 @lru_cache(maxsize=None)
@@ -7659,8 +7938,8 @@ ROUTES = (
     Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
     Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", "",
           (INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
-    Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "string", "JobSpec",
-          (BACKEND_PARAM,)),
+    Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "Created", "JobSpec",
+          (BACKEND_PARAM, UNTIL_END)),
     Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec",
           (BACKEND_PARAM, MACHINE)),
     Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback",
@@ -7671,7 +7950,7 @@ ROUTES = (
     Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null"),
     Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
     Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
-    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}"),
+    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "", (ALL,)),
     Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", JobHandler.get_log, "text/plain", "",
           (OFFSET, WAIT, TAIL)),
     Route("GET", "/v1/jobs/{jobid}/scripts", "job", JobHandler.get_scripts, "{string}"),
@@ -7711,6 +7990,8 @@ def list_of(schema: Json) -> Json:
 
 
 TEXT: Json = {"type": "string"}
+JOBID_SCHEMA: Json = {"type": "string", "pattern": "^%s$" % JOBID.pattern,
+                      "examples": ["1693992878.203"]}
 NUMBER: Json = {"type": "integer"}
 FLAG: Json = {"type": "boolean"}
 NULL: Json = {"type": "null"}
@@ -7722,9 +8003,10 @@ BASIC_SCHEMAS = ("string", "null", "object")    # which stand by themselves wher
 SCHEMAS: Dict[str, Json] = {
     "string": TEXT, "null": NULL, "object": {"type": "object"},
     "JobState": {"type": "string", "enum": list(STATES)},
+    "Created": {"anyOf": [JOBID_SCHEMA, {"$ref": "#/components/schemas/JobStepInfo"}]},
     "JobStepInfo": object_of(
-        jobid=TEXT, name=TEXT, updated={"type": "number"}, jobndx=NUMBER, state=STATE_SCHEMA,
-        info={"anyOf": [NUMBER, TEXT]}),
+        jobid=JOBID_SCHEMA, name=TEXT, updated={"type": "number"}, jobndx=NUMBER,
+        state=STATE_SCHEMA, info={"anyOf": [NUMBER, TEXT]}),
     "SystemStatus": object_of(
         name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes=list_of(TEXT),
         status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
@@ -7739,6 +8021,49 @@ SCHEMAS: Dict[str, Json] = {
 }
 
 
+# What a header of a request or an answer means, and which handlers read or send it.
+READS_FILE = (JobHandler.get_file, JobHandler.get_log)
+CHANGES_FILE = (JobHandler.put_file, JobHandler.delete_file, JobHandler.post_files)
+STREAMS = (ServerHandler.get_events, JobHandler.get_job_events)
+Handlers = Tuple[Callable[[Any], Any], ...]
+REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
+    "Idempotency-Key": ("the same key gives the same job, for a day", (ServerHandler.post_job,)),
+    "X-Hub-Signature-256": ("sha256= and the HMAC of the body, with client_secret",
+                            (ServerHandler.post_callback,)),
+    "Last-Event-ID": ("go on after this event", STREAMS),
+    "Range": ("bytes=FIRST-LAST: only this part", READS_FILE),
+    "If-Range": ("an ETag or a date: the part only if that is unchanged, else the whole",
+                 READS_FILE),
+    "If-None-Match": ("ETags: 304 if the file has one of them", READS_FILE),
+    "If-Modified-Since": ("a date: 304 if the file was not changed since", READS_FILE),
+    "If-Match": ("an ETag, or * for any: only if the file has it", CHANGES_FILE),
+    "Content-Range": ("bytes FIRST-LAST/SIZE: the body is this part of the file",
+                      (JobHandler.put_file,)),
+    "X-Forwarded-Prefix": ("the path below which a proxy shows this server", (get_openapi,)),
+}
+ANSWER_HEADERS: Dict[str, Tuple[str, Handlers]] = {
+    "ETag": ("what the content is known by", READS_FILE),
+    "Last-Modified": ("when it was changed", READS_FILE),
+    "Location": ("where the job is", (ServerHandler.post_job, ServerHandler.post_new)),
+    "Link": ("where the listing goes on, if it does", (ServerHandler.get_jobs,)),
+    "Upload-Offset": ("how many bytes of an upload are here", (
+        JobHandler.put_file, JobHandler.get_file)),
+    "X-Psik-Offset": ("the size of the log, from which to go on", (JobHandler.get_log,)),
+    "X-Psik-State": ("the job's state", (JobHandler.get_log,)),
+}
+# What a route may answer besides 200 to a request that it carries out.
+MORE_ANSWERS: Dict[str, Tuple[str, Handlers]] = {
+    "202": ("a part of it is here; more is to come", (JobHandler.put_file,)),
+    "204": ("there will be no more", (JobHandler.get_job_events,)),
+    "206": ("a range of it", READS_FILE),
+    "503": ("jobs cannot be written", (ServerHandler.get_health,)),
+}
+TAGS = {"jobs": "jobs, their logs and their files", "backends": "where jobs can run",
+        "token": "tokens that name a user", "events": "what happens to all jobs, as it happens",
+        "server": "the server itself"}
+SPEC_EXAMPLE = {"name": "show", "script": "#!/bin/sh\nhostname\n", "resources": {"duration": 2}}
+
+
 class OpenApi:
     """The interface as an OpenAPI 3.1 document, made from ROUTES and the models."""
 
@@ -7749,7 +8074,7 @@ class OpenApi:
         if text[:1] == "{":
             return map_of(self.schema(text[1:-1]))
         if "/" in text:
-            return FILE_SCHEMA
+            return TEXT if text.startswith("text/") else FILE_SCHEMA
         return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
 
     def of_type(self, kind: Any) -> Json:
@@ -7773,13 +8098,16 @@ class OpenApi:
                                     for part in schema["anyOf"]]}
         if item.metadata.get("secret") and "anyOf" not in schema:  # it is shown as null
             schema = {"anyOf": [schema, NULL]}
-        schema = dict(schema, description=item.metadata["doc"])
-        return dict(schema, default=item.default) if isinstance(item.default, int) else schema
+        # Said in words: from `default`, generators conclude that the field is always there.
+        is_plain = isinstance(item.default, int)
+        default = "; by default %s" % json.dumps(item.default) if is_plain else ""
+        return dict(schema, description=item.metadata["doc"] + default)
 
     def of_model(self, cls: Type[Model]) -> Json:
         """The schema of a model, from its fields."""
         items = fields(cls)  # type: ignore[arg-type]
-        schema = {"type": "object", "description": (cls.__doc__ or "").strip(),
+        examples = {"examples": [SPEC_EXAMPLE]} if cls is JobSpec else {}
+        schema = {"type": "object", "description": (cls.__doc__ or "").strip(), **examples,
                   "additionalProperties": False,
                   "properties": {item.name: self.of_field(item) for item in items}}
         required = [item.name for item in items if item.metadata["required"]]
@@ -7796,11 +8124,15 @@ class OpenApi:
         return name + "_" + re.sub(r"\W+", "_", route.path).strip("_")
 
     def parameters(self, route: Route) -> List[Json]:
-        """The parameters in a route's path and query."""
+        """The parameters in a route's path and query, and the headers that it reads."""
         kinds = {"integer": NUMBER, "boolean": FLAG, "state": STATE_SCHEMA, "string": TEXT}
         names = re.findall(r"\{(\w+)\}", route.path)
-        parameters: List[Json] = [{"name": name, "in": "path", "required": True, "schema": TEXT}
-                                  for name in names]
+        parameters: List[Json] = [
+            {"name": name, "in": "path", "required": True,
+             "schema": JOBID_SCHEMA if name == "jobid" else TEXT} for name in names]
+        parameters += [
+            {"name": name, "in": "header", "required": False, "description": doc, "schema": TEXT}
+            for name, (doc, handlers) in REQUEST_HEADERS.items() if route.handler in handlers]
         for param in route.params:
             limits = {"minimum": param.least} if param.kind == "integer" else {}
             schema = dict(kinds[param.kind], **limits)
@@ -7817,26 +8149,39 @@ class OpenApi:
         statuses.update([503] if route.gives == "text/event-stream" else [])
         statuses.update([429] if route.handler is ServerHandler.post_job else [])
         statuses.update([413, 415, 422] if route.takes else [])
+        statuses.update([412] if route.handler in CHANGES_FILE else [])
+        statuses.update([416] if route.handler in READS_FILE else [])
         statuses.update([422] if route.params else [])
         statuses.update([409] if route.method != "GET" else [])
         statuses.update([502] if route.handler in asks_scheduler else [])
         return sorted(statuses)
 
-    def successes(self, route: Route) -> Dict[str, Json]:
-        """What a route answers to a request that it carries out, by status."""
+    def content(self, route: Route) -> Json:
+        """What the body of a route's answer may be, by media type."""
         media = route.gives if "/" in route.gives else "application/json"
         content = {media: {"schema": self.schema(route.gives)}}
-        if route.gives == "application/octet-stream":  # of a directory, what lies in it
+        if media == "application/octet-stream":  # of a directory, what lies in it
             content["application/json"] = {"schema": self.schema("{FileInfo}")}
-        answers: Dict[str, Json] = {"200": {"description": "done", "content": content}}
-        if media in ("application/octet-stream", "text/plain") and "{" in route.path:
-            answers["206"] = {"description": "a range of it", "content": {media: content[media]}}
+        if media == "application/gzip":  # generated clients know only this type
+            content = {"application/octet-stream": content[media], **content}
+        return content
+
+    def successes(self, route: Route) -> Dict[str, Json]:
+        """What a route answers to a request that it carries out, by status."""
+        headers = {name: {"description": doc, "schema": TEXT}
+                   for name, (doc, handlers) in ANSWER_HEADERS.items() if route.handler in handlers}
+        done: Json = {"description": "done", "content": self.content(route)}
+        done.update({"headers": headers} if headers else {})
+        answers: Dict[str, Json] = {"200": done}
         if route.method == "GET":
             answers["304"] = {"description": "not changed"}
-        if route.handler is ServerHandler.get_health:
-            answers["503"] = {"description": "jobs cannot be written", "content": content}
-        if route.handler is JobHandler.get_job_events:
-            answers["204"] = {"description": "there will be no more"}
+        answers.update({status: dict(done, description=doc)
+                        for status, (doc, handlers) in MORE_ANSWERS.items()
+                        if route.handler in handlers})
+        if "204" in answers:
+            del answers["204"]["content"]
+        if "206" in answers:  # never of a directory
+            answers["206"]["content"] = dict(list(done["content"].items())[:1])
         return answers
 
     def answers(self, route: Route) -> Dict[str, Json]:
@@ -7852,7 +8197,7 @@ class OpenApi:
     def operation(self, route: Route) -> Json:
         """A route as OpenAPI's Operation."""
         part, summary = (route.path.split("/") + ["", ""])[2], (route.handler.__doc__ or "").strip()
-        tag = part if part in ("jobs", "backends", "token", "events") else "server"
+        tag = part if part in TAGS else "server"
         operation = {"operationId": self.name_of(route), "tags": [tag],
                      "summary": summary.split("\n")[0],
                      "parameters": self.parameters(route), "responses": self.answers(route)}
@@ -7872,8 +8217,10 @@ class OpenApi:
         for cls in (ResourceSpec, BackendConfig, JobSpec, Callback):
             schemas[cls.__name__] = self.of_model(cls)
         bearer = {"type": "http", "scheme": "bearer"}
-        info = {"title": "psik", "version": __version__, "summary": "batch jobs and their files"}
+        info = {"title": "psik", "version": __version__, "summary": "batch jobs and their files",
+                "license": {"name": "BSD 3-Clause", "identifier": "BSD-3-Clause"}}
         return {"openapi": "3.1.0", "info": info, "servers": [{"url": "/"}], "paths": paths,
+                "tags": [{"name": name, "description": doc} for name, doc in TAGS.items()],
                 "security": [{}, {"bearer": []}],
                 "components": {"schemas": schemas, "securitySchemes": {"bearer": bearer}}}
 
@@ -7919,8 +8266,14 @@ class Router:
 
     def dispatch(self, api: Api, req: Request, identify: Identify) -> Response:
         """Answer a request, whatever happens; identify says who sends it."""
+        return self.answer(api, req, identify).with_caching()
+
+    def answer(self, api: Api, req: Request, identify: Identify) -> Response:
+        """As dispatch(), without what caches are told."""
         try:
             route, req.params = self.find(req)
+            if "content-range" in req.headers and route.handler is not JobHandler.put_file:
+                raise RequestError(400, "Content-Range is only for the upload of a file")
             req.check_again = lambda: self.admit(api, req, route, identify)
             value = route.handler(self.admit(api, req, route, identify))
             answer = value if isinstance(value, Response) else Response.of_json(value)
@@ -8542,6 +8895,7 @@ class Rounds:
         self.api.tracker.poll()
         for backend in self.api.backends.values():
             IdempotencyKeys(backend.root).forget_old()
+            UploadFolders(backend.root).forget_old()
 
     def deliver(self) -> None:
         """Send the callbacks that are due."""
@@ -9711,8 +10065,8 @@ fi
 <p id="said" role="status">reading…</p>
 <h2>Routes</h2>
 <table><tbody id="routes"></tbody></table>
-<p>As <a href="/v1/openapi.json">OpenAPI</a>; <a href="/v1/health">health</a>,
-<a href="/v1/backends">backends</a>.</p>
+<p>As <a href="openapi.json">OpenAPI</a>; <a href="health">health</a>,
+<a href="backends">backends</a>.</p>
 <script>
 	"use strict"
 	const fill = (id, rows) => document.getElementById(id).replaceChildren(...rows.map(cells => {
@@ -9733,6 +10087,11 @@ fi
 		history.replaceState(null, "", location.pathname)
 	}
 	const token = sessionStorage.getItem("token")
+	// The page is shown at / and at /v1, and a proxy may put a prefix before both.
+	const routes = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
+	document.querySelectorAll("a").forEach(link => {
+		link.href = routes + link.getAttribute("href")
+	})
 	const request = path => fetch(path, {
 		cache: "no-cache", headers: token ? {Authorization: `Bearer ${token}`} : {}})
 	async function ask(path) {
@@ -9742,7 +10101,7 @@ fi
 	}
 	async function jobs() {
 		try {
-			const found = await ask("/v1/jobs?limit=50")
+			const found = await ask(routes + "jobs?limit=50")
 			fill("jobs", found.map(job => [
 				[job.jobid], [job.name], [job.state, job.state], [job.jobndx], [job.info],
 				[new Date(job.updated * 1000).toLocaleString()]]))
@@ -9760,9 +10119,10 @@ fi
 			location.href = URL.createObjectURL(await answer.blob())
 		}))
 	jobs()
-	ask("/v1/openapi.json").then(document => fill("routes", Object.entries(document.paths).flatMap(
-		([path, methods]) => Object.entries(methods).map(
-			([method, about]) => [[method.toUpperCase() + " " + path], [about.summary]]))))
+	const rows = ([path, methods]) => Object.entries(methods).map(
+		([method, about]) => [[method.toUpperCase() + " " + path], [about.summary]])
+	ask(routes + "openapi.json").then(
+		document => fill("routes", Object.entries(document.paths).flatMap(rows)))
 </script>
 </html>
 ''',

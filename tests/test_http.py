@@ -193,7 +193,7 @@ class Api(Case):
         self.assertEqual(answer[0]["loc"], ["body", "backend"])
 
     def test_bad_queries_and_ids(self) -> None:
-        for path, status in (("?limit=0", 422), ("?limit=x", 422), ("?index=-1", 422),
+        for path, status in (("?limit=-1", 422), ("?limit=x", 422), ("?index=-1", 422),
                              ("?state=gone", 422), ("?backend=none", 404), ("/no-id", 400),
                              ("/1.2", 404), ("/1.2/state", 404), ("/..", 400)):
             self.assertIn("detail", self.ask("GET", path, status=status).json)
@@ -308,7 +308,7 @@ class Api(Case):
         self.ask("GET", "/%s/archive?path=../log" % jobid, status=403)
         self.ask("GET", "/%s/archive?path=etc" % jobid, status=403)
 
-    def test_cut_uploads_leave_nothing(self) -> None:
+    def test_cut_uploads_show_nothing(self) -> None:
         jobid = self.new(script="true")
         head = "PUT /v1/jobs/%s/files/%%s HTTP/1.1\r\nHost: localhost\r\n" % jobid
         for name, rest in (("a", b"Content-Length: 1000\r\n\r\nabc"),
@@ -318,8 +318,12 @@ class Api(Case):
         cut = FORM[:FORM.index(b"empty")]
         self.ask("POST", "/%s/files" % jobid, cut, status=400,
                  Content_Type="multipart/form-data; boundary=xx")
+        shown = self.ask("GET", "/%s/files" % jobid).json
+        self.assertEqual(sorted(shown), ["a b\".txt", "sub"])  # what came whole
         work = os.path.join(self.prefix, "local", jobid, "work")
-        self.assertEqual(sorted(os.listdir(work)), ["a b\".txt", "sub"])  # what came whole
+        parts = [name for name in os.listdir(work) if name not in shown]
+        self.assertEqual(sorted(parts), sorted(psik.ConfinedFolder.part_name(name)
+                                               for name in "abc"))
 
     def test_ranges_and_etags(self) -> None:
         jobid = self.new(script="true")
