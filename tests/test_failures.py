@@ -398,7 +398,7 @@ class Trees(Amiss):
         """
         made = [self.job(self.run_spec("--no-submit", script="true")) for _ in range(jobs)]
         for job in made:
-            for name, text in (("poll", "sort >>%s; cat %s 2>/dev/null; true"),
+            for name, text in (("poll", "{ echo asked; sort; } >>%s; cat %s 2>/dev/null; true"),
                                ("cancel", "echo $* >>%s; : %s")):
                 paths = (os.path.join(self.folder, each) for each in
                          ("asked" if name == "poll" else "ended", "listed"))
@@ -418,7 +418,8 @@ class Trees(Amiss):
         self.write("listed", "".join("%d queued - %s.1\n" % (800 + place, job.tag)
                                      for place, job in enumerate(jobs[:3])))
         listing = self.psik("ls").out
-        self.assertEqual(sorted(self.noted("asked")), sorted("- %s.1" % job.tag for job in jobs))
+        self.assertEqual(self.noted("asked"),
+                         ["asked"] + sorted("- %s.1" % job.tag for job in jobs))
         self.assertEqual([len(job.rows()) for job in jobs], [2, 2, 2, 1, 1])
         self.assertEqual(jobs[1].rows()[-1][1:], (1, "queued", 801))
         self.assertEqual(listing.count("submission unknown since"), 2)

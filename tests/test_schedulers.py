@@ -639,13 +639,14 @@ class Lsf(Queues, Tags, Case):
 
     def test_a_description_with_the_marks_of_a_listing(self) -> None:
         def test() -> None:
-            jobid = self.put(NAP, backend={"attributes": {"-Jd": "a^b psik-1.2.3 ^ c"}})
-            self.until(lambda: "1 active" in self.states(jobid))
-            self.psik("poll")
-            self.assertEqual(self.states(jobid)[-1], "1 active")
+            jobid = self.put(NAP, backend={"queue_name": "held",
+                                           "attributes": {"-Jd": "a^b psik-1.2.3 ^ c"}})
+            for _ in range(2):
+                self.psik("poll")
+            self.assertEqual(self.states(jobid)[-1], "1 queued")
             self.psik("cancel", jobid)
             self.until(lambda: not self.known(self.native(jobid)))
-        self.in_both_shells(test)
+        self.in_both_shells(test, poll_grace_s=0)
 
     def test_text_of_the_user_is_no_directive(self) -> None:
         def test() -> None:
