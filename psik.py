@@ -4931,15 +4931,29 @@ class Archive:
     directory has taken the place of a link meanwhile, its content is left out.
     """
 
+    turn = _thread.allocate_lock()  # one block at a time is compressed, which leaves other cores
+                                    # to the requests that are answered meanwhile
+
     def __init__(self, send: Send, hides: Callable[[os.stat_result], bool]) -> None:
         import tarfile
+        import zlib
         self.send, self.hides = send, hides
-        self.tar: Any = tarfile.open(fileobj=self, mode="w|gz", bufsize=65536)  # type: ignore
+        # tarfile's own compression takes the highest level: of text 6 times the work of this one,
+        # for a tenth less to send.
+        self.gzip = zlib.compressobj(3, zlib.DEFLATED, zlib.MAX_WBITS + 16)
+        self.tar: Any = tarfile.open(fileobj=self, mode="w|", bufsize=65536)  # type: ignore
 
     def write(self, data: bytes) -> int:
-        """Pass on what tarfile writes."""
-        self.send(bytes(data))
+        """Compress and pass on what tarfile writes."""
+        with self.turn:
+            block = self.gzip.compress(data)
+        self.send(block)
         return len(data)
+
+    def close(self) -> None:
+        """Send the end of the archive."""
+        self.tar.close()
+        self.send(self.gzip.flush())
 
     def add(self, name: str, folder: int, item: str) -> bool:
         """Add an entry of an open folder; True if it was added as a directory.
@@ -4983,8 +4997,8 @@ def write_archive(folder: ConfinedFolder, path: str, name: str, send: Send) -> N
     """Send the folder at path as a .tar.gz, in which everything lies below name."""
     with closing_fd(folder.descend(folder.real(path))) as top:
         archive = Archive(send, folder.hides)
-        with archive.tar:
-            archive.add_folder(name, top)
+        archive.add_folder(name, top)
+        archive.close()
 
 
 # ----------------------------------------------------------------------------------------- 14. HTTP
