@@ -156,6 +156,7 @@ DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]
                        r"([0-9]{1,9}),(.*)$")
 # Lines in which schedulers' programs say why they refuse, and lines that tell a user nothing.
 SAYS_WHY = re.compile("(?i)error|invalid|fail|denied|not |cannot|can't|no such|unable|exceed")
+WANTED_MEMORY = re.compile("OUT_OF_MEMORY|TERM_MEMLIMIT")    # of Slurm and of LSF
 SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[.]?$")
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
@@ -885,7 +886,8 @@ def no_state(text: str) -> str:
 def option(default: Any, doc: str, **limits: Any) -> Any:
     """A model's field with its description.
 
-    limits: least (the smallest number, or number of words), lines (the text may have several), path
+    limits: least (the smallest number, or number of words), size (a number of MiB, for which texts
+    like 4G are taken too), lines (the text may have several), path
     (a leading `~` is expanded), strict (a number is not taken for a text), keys (of a dict: the
     pattern of its keys, and the message for others), of (of a dict of models: a function that
     returns their class), secret (never shown).  A default that is a class is called for each
@@ -944,14 +946,28 @@ class FieldReader:
         """Add a fault."""
         self.faults.append(Fault(path, message))
 
-    @staticmethod
-    def number(value: Any, meta: Any) -> int:
+    SIZE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([KMGT])(?:i?B)?\s*", re.IGNORECASE)
+    MIB = {"K": 2.0 ** -10, "M": 1.0, "G": 2.0 ** 10, "T": 2.0 ** 20}
+
+    @classmethod
+    def mebibytes(cls, value: Any) -> Any:
+        """The MiB of a size like 4G or 500 MB, rounded up; any other value as it is."""
+        match = cls.SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            return value
+        return int(-(-float(match.group(1)) * cls.MIB[match.group(2).upper()] // 1))
+
+    @classmethod
+    def number(cls, value: Any, meta: Any) -> int:
         """A whole number from 60, 60.0 or "60"."""
+        if meta.get("size"):
+            value = cls.mebibytes(value)
         is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         text = str(value) if is_number else ""
         # A float holds whole numbers of up to 15 digits exactly, so int(float()) is safe below.
         if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
-            raise ValueError("%s is not a whole number" % shown(value))
+            what = "size; give MiB, or a text like 4G" if meta.get("size") else "whole number"
+            raise ValueError("%s is not a %s" % (shown(value), what))
         number = int(float(text))
         least = meta.get("least", 0)
         if number < least:
@@ -1096,6 +1112,8 @@ class ResourceSpec(Model):
     processes_per_node: Optional[int] = option(None, "processes on each node", least=1)
     cpu_cores_per_process: int = option(1, "CPU cores for each process", least=1)
     gpu_cores_per_process: int = option(0, "GPUs for each process", least=0)
+    memory_per_process: Optional[int] = option(
+        None, "memory for each process, MiB; or \"4G\", \"500M\"", least=1, size=True)
     exclusive_node_use: bool = option(True, "share the nodes with no other job")
 
     def processes(self) -> int:
@@ -1107,6 +1125,23 @@ class ResourceSpec(Model):
         if self.process_count and self.node_count and not self.processes_per_node:
             return -(-self.process_count // self.node_count)
         return self.processes_per_node
+
+    def memory_per_node(self) -> Optional[int]:
+        """MiB for each node of a job that has its nodes alone; None if that is not known.
+
+        There a scheduler counts every core of a node as the job's, used or not, and so does what is
+        asked for each core.
+        """
+        processes = 1 if self.processes() == 1 else self.processes_on_a_node()
+        if not (self.exclusive_node_use and self.memory_per_process and processes):
+            return None
+        return self.memory_per_process * processes
+
+    def memory_per_core(self) -> Optional[int]:
+        """MiB for each core, where memory_per_node() does not say it."""
+        if not self.memory_per_process or self.memory_per_node():
+            return None
+        return -(-self.memory_per_process // self.cpu_cores_per_process)
 
     def faults(self) -> Iterator[Fault]:
         product = (self.node_count or 0) * (self.processes_per_node or 0)
@@ -2085,6 +2120,8 @@ TEMPLATE_NAMES = {
     "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
     "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
     "gpu_cores_per_process": "nothing if the job asks for none",
+    "memory_per_process": "MiB", "memory_per_core": "MiB, unless the nodes are the job's alone",
+    "memory_per_node": "MiB, if the nodes are the job's alone and their processes are known",
     "exclusive": "keeps its line, or makes it vanish",
     "requeue": "the same", "no_requeue": "the same",
     "comment": "the job's own comment, with a blank behind it; nothing before the tag otherwise",
@@ -2436,6 +2473,9 @@ class ScriptWriter:
             "cpu_cores_per_process": cores,
             "cores": cores if cores > 1 else None,
             "gpu_cores_per_process": needs.gpu_cores_per_process or None,
+            "memory_per_process": needs.memory_per_process,
+            "memory_per_core": needs.memory_per_core(),
+            "memory_per_node": needs.memory_per_node(),
             "exclusive": Option("", "") if needs.exclusive_node_use else None,
             "mpiexec": WORD_SEPARATOR.join(mpiexec),
         }
@@ -4135,9 +4175,20 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
 
 # Looking.
 
+def recorded_reason(job: JobDir, row: Row) -> str:
+    """The last line of a step's log/reason.N, with the field of the spec that it is about."""
+    reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
+    if WANTED_MEMORY.search(reason):
+        with suppress(PsikError):
+            asked = job.spec().resources.memory_per_process
+            reason += "; resources.memory_per_process %s" % (
+                "is %d MiB" % asked if asked else "was not set")
+    return reason
+
+
 def why_step_failed(job: JobDir, row: Row) -> str:
     """Why a step failed: its recorded reason, exit status or, if it never ran, what was said."""
-    reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
+    reason = recorded_reason(job, row)
     if os.path.exists(job.log("stdout", row.jobndx)):
         return reason or describe_exit(row.info)
     said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
@@ -4158,7 +4209,7 @@ def reason_of(job: JobDir, row: Row, rows: Sequence[Row], statuses: Statuses) ->
         is_owed = bool(Steps(rows).untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
-        return last_line(read_or_empty(job.log("reason", row.jobndx)))
+        return recorded_reason(job, row)
     return why_step_failed(job, row) if row.state.is_final() else ""
 
 
@@ -8007,6 +8058,7 @@ TEXT: Json = {"type": "string"}
 JOBID_SCHEMA: Json = {"type": "string", "pattern": "^%s$" % JOBID.pattern,
                       "examples": ["1693992878.203"]}
 NUMBER: Json = {"type": "integer"}
+SIZE_SCHEMA: Json = {"type": "string", "pattern": "^[1-9][0-9]{0,4}[MG]$", "examples": ["4G"]}
 FLAG: Json = {"type": "boolean"}
 NULL: Json = {"type": "null"}
 FILE_SCHEMA: Json = {"type": "string", "format": "binary"}
@@ -8110,6 +8162,8 @@ class OpenApi:
             else:
                 schema = {"anyOf": [dict(part, **limits) if part == NUMBER else part
                                     for part in schema["anyOf"]]}
+        if item.metadata.get("size"):
+            schema["anyOf"].append(SIZE_SCHEMA)
         if item.metadata.get("secret") and "anyOf" not in schema:  # it is shown as null
             schema = {"anyOf": [schema, NULL]}
         # Said in words: from `default`, generators conclude that the field is always there.
@@ -10475,22 +10529,36 @@ def this_host() -> str:
     return "%s %s %s" % (posix.uname().nodename, boot, namespace)
 
 
-def killed_for_memory(native: str) -> int:
-    """How many processes of the job's cgroup were killed for want of memory, as far as is known.
+def memory_cgroup(native: str) -> "Tuple[str, bool]":
+    """(the folder of the cgroup that bounds the job's memory, whether it is of version 1).
 
-    native: the job's id, which the cgroup's path must hold: other jobs may share another cgroup.
+    native: the job's id, which the path must hold: other jobs may share another cgroup.  The folder
+    does not exist if there is none.
     """
     for line in read("/proc/self/cgroup").split("\n"):
         controllers, _, path = line.partition(":")[2].partition(":")
         numbers = "".join(each if each in DIGITS else " " for each in path).split()
-        if native not in numbers:
-            continue
-        name = "/sys/fs/cgroup%s/memory.events" % path  # version 2
-        if "memory" in controllers.split(","):
-            name = "/sys/fs/cgroup/memory%s/memory.oom_control" % path
-        for words in [line.split() for line in read(name).split("\n")]:
-            if words[:1] == ["oom_kill"] and (not controllers or "memory" in controllers):
-                return int(words[1])
+        if native in numbers and "memory" in controllers.split(","):
+            return "/sys/fs/cgroup/memory" + path, True
+        if native in numbers and not controllers:
+            return "/sys/fs/cgroup" + path, False
+    return "/sys/fs/cgroup/none", False
+
+
+def most_memory(native: str) -> str:
+    """How much memory the job used at most, for the end of a reason; '' if that is not known."""
+    folder, is_first = memory_cgroup(native)
+    most = read(folder + ("/memory.max_usage_in_bytes" if is_first else "/memory.peak")).strip()
+    return "; it used up to %d MiB" % (int(most) >> 20) if most.isdigit() else ""
+
+
+def killed_for_memory(native: str) -> int:
+    """How many processes of the job's cgroup were killed for want of memory, as far as is known."""
+    folder, is_first = memory_cgroup(native)
+    counts = read(folder + ("/memory.oom_control" if is_first else "/memory.events"))
+    for words in [line.split() for line in counts.split("\n")]:
+        if words[:1] == ["oom_kill"]:
+            return int(words[1])
     return 0
 
 
@@ -11196,7 +11264,8 @@ class Run:
         try:
             state, info = self.outcome()
             if not self.walltime_s and killed_for_memory(self.native) > self.killed:
-                self.reason = "OUT_OF_MEMORY: a process of it was killed for want of memory"
+                self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
+                               + most_memory(self.native))
             if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))
@@ -11461,6 +11530,8 @@ bqueues >/dev/null
 #BSUB -nnodes @node_count@
 #BSUB -n @slots@
 #BSUB -gpu "num=@gpu_cores_per_process@/task"
+#BSUB -M @memory_per_process@MB
+#BSUB -R "rusage[mem=@memory_per_process@MB]"
 #BSUB -q @queue_name@
 #BSUB -P @project_name@
 #BSUB -U @reservation_id@
@@ -11527,6 +11598,8 @@ exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" |
 #BSUB -R "span[ptile=@ptile@]"
 #BSUB -R "affinity[core(@cores@)]"
 #BSUB -gpu "num=@gpu_cores_per_process@/task"
+#BSUB -M @memory_per_process@MB
+#BSUB -R "rusage[mem=@memory_per_process@MB]"
 #BSUB -x@exclusive@
 #BSUB -q @queue_name@
 #BSUB -P @project_name@
@@ -11571,6 +11644,8 @@ squeue -h --me -o %i >/dev/null
 #SBATCH --ntasks-per-node=@processes_per_node@
 #SBATCH --cpus-per-task=@cpu_cores_per_process@
 #SBATCH --gpus-per-task=@gpu_cores_per_process@
+#SBATCH --mem-per-cpu=@memory_per_core@M
+#SBATCH --mem=@memory_per_node@M
 #SBATCH --exclusive@exclusive@
 #SBATCH --partition=@queue_name@
 #SBATCH --account=@project_name@

@@ -252,22 +252,36 @@ def this_host() -> str:
     return "%s %s %s" % (posix.uname().nodename, boot, namespace)
 
 
-def killed_for_memory(native: str) -> int:
-    """How many processes of the job's cgroup were killed for want of memory, as far as is known.
+def memory_cgroup(native: str) -> "Tuple[str, bool]":
+    """(the folder of the cgroup that bounds the job's memory, whether it is of version 1).
 
-    native: the job's id, which the cgroup's path must hold: other jobs may share another cgroup.
+    native: the job's id, which the path must hold: other jobs may share another cgroup.  The folder
+    does not exist if there is none.
     """
     for line in read("/proc/self/cgroup").split("\n"):
         controllers, _, path = line.partition(":")[2].partition(":")
         numbers = "".join(each if each in DIGITS else " " for each in path).split()
-        if native not in numbers:
-            continue
-        name = "/sys/fs/cgroup%s/memory.events" % path  # version 2
-        if "memory" in controllers.split(","):
-            name = "/sys/fs/cgroup/memory%s/memory.oom_control" % path
-        for words in [line.split() for line in read(name).split("\n")]:
-            if words[:1] == ["oom_kill"] and (not controllers or "memory" in controllers):
-                return int(words[1])
+        if native in numbers and "memory" in controllers.split(","):
+            return "/sys/fs/cgroup/memory" + path, True
+        if native in numbers and not controllers:
+            return "/sys/fs/cgroup" + path, False
+    return "/sys/fs/cgroup/none", False
+
+
+def most_memory(native: str) -> str:
+    """How much memory the job used at most, for the end of a reason; '' if that is not known."""
+    folder, is_first = memory_cgroup(native)
+    most = read(folder + ("/memory.max_usage_in_bytes" if is_first else "/memory.peak")).strip()
+    return "; it used up to %d MiB" % (int(most) >> 20) if most.isdigit() else ""
+
+
+def killed_for_memory(native: str) -> int:
+    """How many processes of the job's cgroup were killed for want of memory, as far as is known."""
+    folder, is_first = memory_cgroup(native)
+    counts = read(folder + ("/memory.oom_control" if is_first else "/memory.events"))
+    for words in [line.split() for line in counts.split("\n")]:
+        if words[:1] == ["oom_kill"]:
+            return int(words[1])
     return 0
 
 
@@ -973,7 +987,8 @@ class Run:
         try:
             state, info = self.outcome()
             if not self.walltime_s and killed_for_memory(self.native) > self.killed:
-                self.reason = "OUT_OF_MEMORY: a process of it was killed for want of memory"
+                self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
+                               + most_memory(self.native))
             if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))

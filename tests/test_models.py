@@ -1,6 +1,7 @@
 """What a spec and a config may say, and what is answered where it does not hold."""
 import json
 import os
+import re
 import unittest
 from typing import Any, Dict, List, Tuple
 
@@ -65,6 +66,7 @@ class Specs(unittest.TestCase):
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
         self.assertIs(ours.pop("requeue"), False)  # which upstream has not
+        self.assertIsNone(ours["resources"].pop("memory_per_process"))
         self.assertEqual(ours, {
             "name": None, "directory": None, "script": "x", "environment": {},
             "inherit_environment": True,
@@ -87,6 +89,19 @@ class Specs(unittest.TestCase):
                                             inherit_environment="false"))
         self.assertEqual(spec.environment, {"N": "4", "X": ""})
         self.assertIs(spec.inherit_environment, False)
+
+    def test_sizes_of_memory(self) -> None:
+        for given, size in (("4G", 4096), ("500M", 500), ("1.5g", 1536), ("2000K", 2), ("1K", 1),
+                            (" 2 TiB ", 2 ** 21), ("8 GB", 8192), (512, 512), ("512", 512)):
+            spec = psik.from_json(JobSpec, dict(SPEC, resources={"memory_per_process": given}))
+            self.assertEqual(spec.resources.memory_per_process, size, given)
+            self.assertEqual(psik.to_json(spec)["resources"]["memory_per_process"], size)
+        for given, said in (("lots", "'lots' is not a size; give MiB, or a text like 4G"),
+                            ("4X", "'4X' is not a size"), ("-4G", "'-4G' is not a size"),
+                            ("0G", "0 is too small"), (0, "0 is too small"),
+                            (1.5, "1.5 is not a size"), ("99999999T", "is too large")):
+            with self.assertRaisesRegex(psik.InvalidError, re.escape(said)):
+                psik.from_json(JobSpec, dict(SPEC, resources={"memory_per_process": given}))
 
     def test_constructors_convert_too(self) -> None:
         self.assertEqual(ResourceSpec(duration="60").duration, 60)  # type: ignore[arg-type]

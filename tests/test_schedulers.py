@@ -715,7 +715,7 @@ class LsfDirectives(Lsf):
 
     def test_directives(self) -> None:
         needs = {"duration": 61, "node_count": 2, "gpu_cores_per_process": 3,
-                 "exclusive_node_use": False}
+                 "exclusive_node_use": False, "memory_per_process": "1.5G"}
 
         def test() -> None:
             record = self.options(name=PRINTABLE, resources=needs, backend={
@@ -724,7 +724,8 @@ class LsfDirectives(Lsf):
             self.assertEqual(record["queue"], "held")
             self.assertEqual(record["project"], "a project")
             flat = json.dumps(record)
-            for word in ("61", "num=3/task", "res1", "gpumps smt4", "psik-"):
+            for word in ("61", "num=3/task", "res1", "gpumps smt4", "psik-", "1536MB",
+                         "rusage[mem=1536MB]"):
                 self.assertIn(word, flat)
             self.assertNotIn("[", record["name"])
         for kind in ("lsf", "lsf-file"):

@@ -204,6 +204,20 @@ class Submissions(Cluster):
         self.assertIn("1 cannot be spread over 2 nodes", self.psik("run", "-", stdin=spec,
                                                                    status=2).err)
 
+    def test_memory(self) -> None:
+        for asked, wanted in (
+                (dict(CELLS, memory_per_process=100), "MinMemoryCPU=100M"),
+                (dict(CELLS, memory_per_process="0.1G", cpu_cores_per_process=2,
+                      process_count=2), "MinMemoryCPU=52M"),
+                ({"memory_per_process": 200}, "MinMemoryNode=200M"),
+                ({"memory_per_process": 200, "node_count": 2, "processes_per_node": 3},
+                 "MinMemoryNode=600M"),
+                ({"memory_per_process": 200, "process_count": 3}, "MinMemoryCPU=200M")):
+            jobid = self.put("true", backend=LATER, resources=asked)
+            shown = self.slurm.run("scontrol", "-o", "show", "job", self.native(jobid)).stdout
+            self.assertIn(" %s " % wanted, shown)
+            self.psik("cancel", jobid)
+
     def test_options_that_a_job_cannot_have(self) -> None:
         for option, value, said in (("--array", "1-3", "an array of"), ("a", "1-3", "an array"),
                                     ("--arr", "1-3", "an array of"), ("-M", "x", "CLUSTERS"),
@@ -560,7 +574,10 @@ class Memory(Cluster):
         eat = "#!/bin/sh\n%s -c 'x = b\"1\" * 300000000' 2>&1\nexit %d\n"
         for code, state in ((0, "completed"), (5, "failed")):
             jobid = self.put(eat % (shutil.which("python3"), code),
-                             backend={"attributes": {"--mem": "60"}})
+                             resources=dict(CELLS, memory_per_process="60M"))
             self.psik("wait", "--timeout", "60", jobid, status=code)
             self.assertEqual(self.states(jobid)[-1], "1 " + state)
-            self.assertIn("OUT_OF_MEMORY", self.reason(jobid))
+            self.assertRegex(self.reason(jobid), "^OUT_OF_MEMORY")
+            self.assertIn("; resources.memory_per_process is 60 MiB", self.reason(jobid))
+            if code == 0:   # else it is Slurm's word that counts
+                self.assertRegex(self.reason(jobid), "; it used up to [56][0-9] MiB; ")

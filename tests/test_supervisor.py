@@ -72,10 +72,13 @@ class Program(unittest.TestCase):
             self.assertEqual(found, canceled, rows)
 
     def test_another_jobs_want_of_memory(self) -> None:
-        texts = {"/proc/self/cgroup": "5:memory:/slurm/uid_0/job_77/step_batch\n"}
-        with mock.patch.object(self.module, "read", lambda path: texts.get(path, "oom_kill 3\n")):
-            found = [self.module.killed_for_memory(native) for native in ("77", "7", "")]
-        self.assertEqual(found, [3, 0, 0])
+        below = "/slurm/uid_0/job_77/step_batch"
+        for line, path in (("5:memory:", "/sys/fs/cgroup/memory%s/memory.oom_control"),
+                           ("0::", "/sys/fs/cgroup%s/memory.events")):
+            texts = {"/proc/self/cgroup": line + below + "\n", path % below: "oom_kill 3\n"}
+            with mock.patch.object(self.module, "read", lambda path: texts.get(path, "")):
+                found = [self.module.killed_for_memory(native) for native in ("77", "7", "")]
+            self.assertEqual(found, [3, 0, 0])
 
     def test_an_event_is_one_that_psik_reads(self) -> None:
         folder = tempfile.mkdtemp()
