@@ -156,7 +156,9 @@ DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]
                        r"([0-9]{1,9}),(.*)$")
 # Lines in which schedulers' programs say why they refuse, and lines that tell a user nothing.
 SAYS_WHY = re.compile("(?i)error|invalid|fail|denied|not |cannot|can't|no such|unable|exceed")
-WANTED_MEMORY = re.compile("OUT_OF_MEMORY|TERM_MEMLIMIT")    # of Slurm and of LSF
+# How schedulers and the supervisor call the end of a job that had asked for too little of this.
+WANTED_MORE = {"memory_per_process": re.compile("OUT_OF_MEMORY|TERM_MEMLIMIT"),
+               "duration": re.compile("TIMEOUT|TERM_RUNLIMIT|walltime")}
 SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[.]?$")
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
@@ -1116,6 +1118,11 @@ class ResourceSpec(Model):
         None, "memory for each process, MiB; or \"4G\", \"500M\"", least=1, size=True)
     exclusive_node_use: bool = option(True, "share the nodes with no other job")
 
+    def names_set(self) -> List[str]:
+        """The fields that were given, or that have another value than their defaults."""
+        return [item.name for item in fields(ResourceSpec)
+                if item.name in self.given or getattr(self, item.name) != default_of(item)]
+
     def processes(self) -> int:
         """The number of processes in all."""
         return self.process_count or (self.node_count or 1) * (self.processes_per_node or 1)
@@ -1152,6 +1159,43 @@ class ResourceSpec(Model):
         if self.process_count and self.process_count < nodes:
             yield Fault("process_count", "%d cannot be spread over %d nodes; ask for fewer nodes, "
                         "or for more processes" % (self.process_count, nodes))
+
+
+@dataclass
+class Defaults(ResourceSpec):
+    """What the jobs of a backend need that do not say it; only what is set counts."""
+    attributes: Dict[str, str] = option(dict, "options of the scheduler", keys=OPTION_NAMES)
+
+    # How many processes there are, and where; a spec that says one of these says all of it.
+    COUNTS: ClassVar[Tuple[str, ...]] = ("node_count", "process_count", "processes_per_node")
+
+    def faults(self) -> Iterator[Fault]:
+        return iter(())
+
+    def of(self, needs: ResourceSpec) -> ResourceSpec:
+        """What a job needs, with these for what it does not set itself."""
+        said = set(needs.names_set())
+        if said & set(self.COUNTS):
+            said.update(self.COUNTS)
+        return replace(needs, **{name: getattr(self, name) for name in self.names_set()
+                                 if name not in said})
+
+
+@dataclass
+class Limits(ResourceSpec):
+    """The most that a job of a backend may ask for; only what is given counts."""
+
+    def faults(self) -> Iterator[Fault]:
+        return iter(())
+
+    def exceeded(self, needs: ResourceSpec, backend: str) -> Iterator[Fault]:
+        """The faults of a job that asks for more."""
+        asked = dict(vars(needs), process_count=needs.processes())
+        for name in self.names_set():
+            most = getattr(self, name)
+            if asked[name] is not None and asked[name] > most:
+                yield Fault("resources.%s" % name, "%d is more than the %d that backend %r allows"
+                            % (asked[name], most, backend))
 
 
 @dataclass
@@ -1323,17 +1367,22 @@ class Backend(NamedTuple):
         """The spec, with the backend's settings for what it does not set itself.
 
         As upstream has it, attributes of spec.backend replace the config's, and spec.attributes
-        are added.
+        are added.  InvalidError if it asks for more than the config's limits.
         """
         own = BackendConfig() if isinstance(spec.backend, str) else spec.backend
-        attributes = own.attributes or self.settings.attributes
+        defaults = self.config.defaults
+        attributes = dict(defaults.attributes, **(own.attributes or self.settings.attributes))
+        needs = defaults.of(spec.resources)
+        exceeded = list(self.config.limits.exceeded(needs, self.name))
+        if exceeded:
+            raise InvalidError(exceeded)
         merged = BackendConfig(
             type=self.kind,
             queue_name=own.queue_name or self.settings.queue_name,
             project_name=own.project_name or self.settings.project_name,
             reservation_id=own.reservation_id or self.settings.reservation_id,
             attributes=dict(attributes, **spec.attributes))
-        return replace(spec, backend=merged, attributes={})
+        return replace(spec, backend=merged, attributes={}, resources=needs)
 
 
 def plain_serial(text: str) -> str:
@@ -1377,6 +1426,11 @@ class Config(Model):
         "the same")
     launcher: Optional[List[str]] = option(
         None, "the words of $mpirun, instead of the template's", least=1)
+    defaults: Defaults = option(
+        Defaults, "what jobs need that do not say it, {\"duration\": 60}: any field of "
+        "`resources`, and `attributes`")
+    limits: Limits = option(
+        Limits, "the most that a job may ask for, {\"duration\": 2880, \"node_count\": 64}")
     scheduler_environment: Dict[str, str] = option(
         dict, "variables for the scheduler's own programs, {\"SLURM_CLUSTERS\": \"north\"}",
         keys=VARIABLE_NAMES)
@@ -4178,11 +4232,13 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
 def recorded_reason(job: JobDir, row: Row) -> str:
     """The last line of a step's log/reason.N, with the field of the spec that it is about."""
     reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
-    if WANTED_MEMORY.search(reason):
+    for name in (name for name, words in WANTED_MORE.items() if words.search(reason)):
         with suppress(PsikError):
-            asked = job.spec().resources.memory_per_process
-            reason += "; resources.memory_per_process %s" % (
-                "is %d MiB" % asked if asked else "was not set")
+            asked = getattr(job.spec().resources, name)
+            usual = ", which is the default" if asked == getattr(ResourceSpec(), name) else ""
+            unit = "MiB" if name == "memory_per_process" else "min"
+            reason += "; resources.%s %s" % (
+                name, "is %d %s%s" % (asked, unit, usual) if asked else "was not set")
     return reason
 
 
@@ -9811,7 +9867,11 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
 
 def print_settings(config: Config) -> None:
     """Print the settings of a config, and the defaults in force, for people."""
-    for name, value in to_json(config, secrets=False).items():
+    settings = to_json(config, secrets=False)
+    for model in ("defaults", "limits"):    # of which only what is set counts
+        settings[model] = {name: value for name, value in settings[model].items()
+                           if name in getattr(config, model).names_set()}
+    for name, value in settings.items():
         if name not in ("backend", "backends") and value is not None:
             say("%-20s %s%s" % (name, value, "" if name in config.given else "   (default)"))
 

@@ -1,6 +1,7 @@
 """psik.py imported: psik's interface, a synchronous one, and the file in another's package."""
 import asyncio
 import concurrent.futures
+import json
 import multiprocessing
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import threading
 import unittest
 import zipfile
-from typing import Any, Awaitable, List, Tuple
+from typing import Any, Awaitable, Dict, List, Tuple
 from unittest import mock
 
 import psik
@@ -228,6 +229,58 @@ class ManyJobs(Case):
             await job.submit()
             return codes + [psik.exit_status(await job.wait(60))]
         self.assertEqual(run(cell()), [0, 1, 2, 3, 9])
+
+
+class Sites(Case):
+    """What a backend's config says of all its jobs."""
+
+    def needs(self, backend: str = "", **resources: Any) -> Dict[str, Any]:
+        """The resources of a job that asks for these."""
+        spec = psik.from_json(psik.JobSpec, {"script": "true", "resources": resources})
+        job = psik.create(self.config(), spec, backend or None)
+        return {name: value for name, value in psik.to_json(job.spec().resources).items()
+                if value is not None and name != "exclusive_node_use"}
+
+    def test_defaults(self) -> None:
+        self.configure(defaults={"duration": 60, "cpu_cores_per_process": 2, "process_count": 3},
+                       backends={"a": {"type": "local"},
+                                 "b": {"type": "local", "defaults": {"duration": 4}}})
+        usual = {"duration": 60, "cpu_cores_per_process": 2, "gpu_cores_per_process": 0}
+        self.assertEqual(self.needs(), dict(usual, process_count=3))
+        self.assertEqual(self.needs(duration=10), dict(usual, duration=10, process_count=3))
+        self.assertEqual(self.needs(node_count=2), dict(usual, node_count=2))
+        self.assertEqual(self.needs("b"), {"duration": 4, "cpu_cores_per_process": 1,
+                                           "gpu_cores_per_process": 0})
+        made = psik.create(self.config(), psik.JobSpec(script="x", resources=psik.ResourceSpec(
+            duration=7)))
+        self.assertEqual(made.spec().resources.duration, 7)
+
+    def test_default_attributes(self) -> None:
+        self.configure(defaults={"attributes": {"-C": "cpu", "-p": "x"}},
+                       backend={"type": "slurm", "attributes": {"-C": "gpu"}})
+        job = psik.create(self.config(), psik.JobSpec(script="x", attributes={"-q": "y"}))
+        self.assertEqual(job.spec().backend.attributes, {"-C": "gpu", "-p": "x", "-q": "y"})
+
+    def test_limits(self) -> None:
+        self.configure(limits={"duration": 120, "process_count": 8, "memory_per_process": "2G"})
+        self.assertEqual(self.needs(duration=120, node_count=2, processes_per_node=4,
+                                    memory_per_process=2048)["duration"], 120)
+        for resources, said in (
+                ({"duration": 121}, "duration: 121 is more than the 120 that backend 'local'"),
+                ({"node_count": 3, "processes_per_node": 3}, "process_count: 9 is more than the 8"),
+                ({"memory_per_process": "3G"}, "memory_per_process: 3072 is more than the 2048")):
+            with self.assertRaisesRegex(psik.InvalidError, "resources." + said):
+                self.needs(**resources)
+        spec = json.dumps({"script": "true", "resources": {"duration": 999}})
+        self.assertIn("999 is more than the 120", self.psik("run", "-", stdin=spec, status=2).err)
+        self.configure(limits={"duration": 5})  # the ten minutes of who says nothing
+        self.assertIn("10 is more than the 5", self.psik(
+            "run", "-", stdin='{"script": "true"}', status=2).err)
+
+    def test_what_a_spec_cannot_set(self) -> None:
+        for key in ("limits", "defaults"):
+            with self.assertRaisesRegex(psik.InvalidError, key + ": unknown key"):
+                psik.from_json(psik.JobSpec, {"script": "x", key: {}})
 
 
 class Vendored(Case):

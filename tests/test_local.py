@@ -245,7 +245,8 @@ class Walltime(Case):
         for jobid, script in jobs.items():
             status = self.psik("wait", "--timeout", "180", jobid, status=None, timeout=200).status
             self.assertEqual(status, 137 if script.startswith(STUBBORN[:30]) else 143, script)
-            self.assertIn("its walltime of 1 min was over", self.psik("status", jobid).out)
+            self.assertIn("its walltime of 1 min was over; resources.duration is 1 min",
+                          self.psik("status", jobid).out)
             self.assertGreater(time.time() - begun, 59)
         self.assertEqual(processes_with(nap(121)), [])
 
