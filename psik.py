@@ -22,8 +22,8 @@ The job tree, all of it readable with cat:
           spec.json         the JobSpec; mode 0600, because it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
           scripts/          submit job cancel poll run psik supervise;
-                            callback.json if the job has a callback; scheduler.json: the config's
-                            scheduler_environment, if it has any;
+                            setup if the spec has set-up lines; callback.json if the job has a
+                            callback; scheduler.json: the config's scheduler_environment, if any;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
@@ -1005,11 +1005,16 @@ class FieldReader:
 
     @classmethod
     def words(cls, value: Any, meta: Any) -> List[str]:
-        """A list of words, from a list or from a text with blanks between them."""
-        words = value.split() if isinstance(value, str) else value
+        """A list of words, from a list or from a text with blanks between them.
+
+        If a word may have several lines, a text is one word.
+        """
+        has_lines = meta.get("lines", False)
+        words = value if not isinstance(value, str) else [value] if has_lines else value.split()
         if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
-            raise ValueError("%s is not a list of words" % shown(value))
-        return [cls.line(word, {}) for word in words]
+            raise ValueError("%s is not a list of %s" % (shown(value),
+                                                         "lines" if has_lines else "words"))
+        return [cls.line(word, {"lines": has_lines}) for word in words]
 
     def value(self, kind: Any, value: Any, meta: Any, path: str) -> Any:
         """One value of a field annotated with kind; None if it is invalid.
@@ -1165,6 +1170,7 @@ class ResourceSpec(Model):
 class Defaults(ResourceSpec):
     """What the jobs of a backend need that do not say it; only what is set counts."""
     attributes: Dict[str, str] = option(dict, "options of the scheduler", keys=OPTION_NAMES)
+    setup: List[str] = option(list, "set-up lines, before those of the spec", lines=True)
 
     # How many processes there are, and where; a spec that says one of these says all of it.
     COUNTS: ClassVar[Tuple[str, ...]] = ("node_count", "process_count", "processes_per_node")
@@ -1221,6 +1227,8 @@ class JobSpec(Model):
         None, "where it runs; by default work/ in the job's own directory", path=True)
     script: str = option(
         ..., "the script; without #! it runs in the shell that psik chose", lines=True, strict=True)
+    setup: List[str] = option(
+        list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True)
     environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
     inherit_environment: bool = option(True, "take over the submitter's environment too")
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
@@ -1382,7 +1390,8 @@ class Backend(NamedTuple):
             project_name=own.project_name or self.settings.project_name,
             reservation_id=own.reservation_id or self.settings.reservation_id,
             attributes=dict(attributes, **spec.attributes))
-        return replace(spec, backend=merged, attributes={}, resources=needs)
+        return replace(spec, backend=merged, attributes={}, resources=needs,
+                       setup=defaults.setup + spec.setup)
 
 
 def plain_serial(text: str) -> str:
@@ -1428,7 +1437,7 @@ class Config(Model):
         None, "the words of $mpirun, instead of the template's", least=1)
     defaults: Defaults = option(
         Defaults, "what jobs need that do not say it, {\"duration\": 60}: any field of "
-        "`resources`, and `attributes`")
+        "`resources`, `attributes` and `setup`")
     limits: Limits = option(
         Limits, "the most that a job may ask for, {\"duration\": 2880, \"node_count\": 64}")
     scheduler_environment: Dict[str, str] = option(
@@ -2171,6 +2180,8 @@ TEMPLATE_NAMES = {
     "job_body": "the file job_body, which hands over to the supervisor",
     "settings": "what the supervisor has to know of the job",
     "inherit_environment": "yes or nothing",
+    "setup": "the set-up lines, one after another",
+    "environment_name": "the names of the variables that the spec sets, one after another",
     "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
     "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
     "gpu_cores_per_process": "nothing if the job asks for none",
@@ -2551,6 +2562,8 @@ class ScriptWriter:
             "name": spec.name,
             "plain_name": plain_name,
             "environment": ["%s=%s" % pair for pair in spec.environment.items()],
+            "environment_name": [name for name in spec.environment if name.isidentifier()],
+            "setup": [line for line in spec.setup if line.strip()],
             "inherit_environment": "yes" if spec.inherit_environment else None,
             "queue_name": settings.queue_name,
             "project_name": settings.project_name,
@@ -2597,7 +2610,7 @@ class ScriptWriter:
             "home": values["psik_dir"], "check_owner": config.check_owner, "base": self.job.path,
             "directory": spec.directory, "environment": spec.environment,
             "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s,
-            "duration_min": spec.resources.duration,
+            "duration_min": spec.resources.duration, "has_setup": bool(spec.setup),
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
     def values(self) -> Dict[str, Value]:
@@ -2623,6 +2636,8 @@ class ScriptWriter:
         body = Template.find("", "job_body", shell.kind, config) or Template("", "")
         values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
         scripts = {"run": self.payload()}
+        if self.spec.setup:
+            scripts["setup"] = Template.built_in("setup").render(values, SH)
         for name in JOB_SCRIPTS + OUR_SCRIPTS:
             kind = "" if name in OUR_SCRIPTS else self.kind
             template = Template.find(kind, name, shell.kind, config)
@@ -8206,7 +8221,8 @@ class OpenApi:
             return {"anyOf": [self.of_type(part) for part in parts]}
         if isinstance(kind, type) and issubclass(kind, Model):
             return {"$ref": "#/components/schemas/" + kind.__name__}
-        return {int: NUMBER, bool: FLAG, str: TEXT, type(None): NULL}.get(kind, map_of(TEXT))
+        simple = {int: NUMBER, bool: FLAG, str: TEXT, type(None): NULL, List[str]: list_of(TEXT)}
+        return simple.get(kind, map_of(TEXT))
 
     def of_field(self, item: Any) -> Json:
         """The schema of a model's field."""
@@ -10321,6 +10337,43 @@ sys.stdout.flush()
 sys.stderr.flush()
 os._exit(status) # to take the interpreter apart first would cost time' @psik_dir@ "$@"
 ''',
+    'setup': r'''#!/bin/bash
+# The set-up lines of the spec, which the supervisor runs in a login bash; then the script takes
+# its place.  A line fails if its exit status is not 0, or if it is a module command that says
+# ERROR: old ones exit with 0 all the same.
+psik_keep() { # NAME: set by the spec; the files that a login reads may have changed it
+	local kept=PSIK_SET_$1
+	test -z "${!kept+x}" || export "$1=${!kept}"
+	unset "$kept"
+}
+psik_end() { # STATUS WHAT: end the step, because of the line in hand
+	trap - EXIT
+	printf 'set-up line %s %s: %s\n' "$psik_number" "$2" "${psik_line%%$'\n'*}" \
+		>"$base/log/reason.$jobndx"
+	exit "$1"
+}
+psik_check() { # STATUS: of the line in hand; 9 is what was written to stderr since
+	local said wrong=
+	while IFS= read -r said; do
+		case $psik_line:$said in
+			"module "*ERROR* | "ml "*ERROR*) wrong=yes ;;
+		esac
+	done <&9
+	test "$1" -eq 0 || psik_end "$1" failed
+	test -z "$wrong" || psik_end 1 failed
+}
+psik_keep @environment_name@
+cd @directory@ || exit
+exec 9<"$base/log/stderr.$jobndx"
+psik_number=0
+trap 'psik_end 1 "ended the shell"' EXIT
+trap 'trap - EXIT TERM; kill -TERM $$' TERM
+psik_number=$((psik_number + 1)) psik_line=@setup@; eval "$psik_line"; psik_check $?
+trap - EXIT TERM
+exec 9<&-
+unset psik_line psik_number
+exec "$base/scripts/run"
+''',
     'supervise': r'''"""Start the supervisor of this job's steps, with the job's settings."""
 import posix
 import sys
@@ -11231,6 +11284,9 @@ class Run:
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
                      "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
+        if SETTINGS.get("has_setup"):  # where a login reads files that may change these
+            ours.update({"PSIK_SET_" + name: value
+                         for name, value in SETTINGS["environment"].items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
 
@@ -11246,7 +11302,10 @@ class Run:
             inherited = posix.dup(alive)
             posix.set_inheritable(inherited, True)
         try:
-            self.payload = start([SETTINGS["base"] + "/scripts/run"], self.environment(),
+            argv = [SETTINGS["base"] + "/scripts/run"]
+            if SETTINGS.get("has_setup"):
+                argv = [find_bash(), "-l", SETTINGS["base"] + "/scripts/setup"]
+            self.payload = start(argv, self.environment(),
                                  self.step.log("stdout"), self.step.log("stderr"))
         finally:  # a descriptor of ours would keep the lock when the payload has ended
             posix.close(alive)
@@ -11397,10 +11456,19 @@ class Run:
         """(exit status as a shell's, reason) of a payload that could not be started."""
         if not exists(SETTINGS["directory"] + "/."):
             return 1, "its directory is gone"
+        if err.errno == errno.ENOENT and not find_bash() and SETTINGS.get("has_setup"):
+            return 127, "its set-up lines need bash, which is not on this host"
         if err.errno == errno.ENOENT:
             head = read(SETTINGS["base"] + "/scripts/run").split("\n")[0]
             return 127, "the interpreter of its script is not there: %s" % head[:100]
         return 126, "its script cannot be started: %s" % err.strerror
+
+
+def find_bash() -> str:
+    """The path of bash, '' if there is none."""
+    folders = ["/bin", "/usr/bin"] + as_texts(posix.environ).get("PATH", "").split(":")
+    paths = [folder + "/bash" for folder in folders]
+    return ([path for path in paths if posix.access(path, posix.X_OK)] or [""])[0]
 
 
 def as_bytes(text: str) -> bytes:

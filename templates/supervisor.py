@@ -894,6 +894,9 @@ class Run:
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
                      "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
+        if SETTINGS.get("has_setup"):  # where a login reads files that may change these
+            ours.update({"PSIK_SET_" + name: value
+                         for name, value in SETTINGS["environment"].items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
 
@@ -909,7 +912,10 @@ class Run:
             inherited = posix.dup(alive)
             posix.set_inheritable(inherited, True)
         try:
-            self.payload = start([SETTINGS["base"] + "/scripts/run"], self.environment(),
+            argv = [SETTINGS["base"] + "/scripts/run"]
+            if SETTINGS.get("has_setup"):
+                argv = [find_bash(), "-l", SETTINGS["base"] + "/scripts/setup"]
+            self.payload = start(argv, self.environment(),
                                  self.step.log("stdout"), self.step.log("stderr"))
         finally:  # a descriptor of ours would keep the lock when the payload has ended
             posix.close(alive)
@@ -1060,10 +1066,19 @@ class Run:
         """(exit status as a shell's, reason) of a payload that could not be started."""
         if not exists(SETTINGS["directory"] + "/."):
             return 1, "its directory is gone"
+        if err.errno == errno.ENOENT and not find_bash() and SETTINGS.get("has_setup"):
+            return 127, "its set-up lines need bash, which is not on this host"
         if err.errno == errno.ENOENT:
             head = read(SETTINGS["base"] + "/scripts/run").split("\n")[0]
             return 127, "the interpreter of its script is not there: %s" % head[:100]
         return 126, "its script cannot be started: %s" % err.strerror
+
+
+def find_bash() -> str:
+    """The path of bash, '' if there is none."""
+    folders = ["/bin", "/usr/bin"] + as_texts(posix.environ).get("PATH", "").split(":")
+    paths = [folder + "/bash" for folder in folders]
+    return ([path for path in paths if posix.access(path, posix.X_OK)] or [""])[0]
 
 
 def as_bytes(text: str) -> bytes:

@@ -5,7 +5,9 @@
 # that a trap calls a function.
 set -eu
 cd "$(dirname "$0")/.."
-find templates -type f ! -name '*.py' ! -name supervise ! -name '*.html' ! -name 'completion.*' \
+shellcheck -s bash -e SC2154 templates/setup
+find templates -type f ! -name '*.py' ! -name supervise ! -name setup ! -name '*.html' \
+	! -name 'completion.*' \
 	-exec shellcheck -s sh -e SC1008,SC1113,SC1128,SC2009,SC2034,SC2048,SC2086,SC2094,SC2154,SC2239,SC2288,SC2317 {} +
 find tests -name '*.sh' -exec shellcheck {} +
 shellcheck -s bash .ci/run
