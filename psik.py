@@ -1841,7 +1841,7 @@ class Step(NamedTuple):
     def may_go_on(self) -> bool:
         """Whether a scheduler may know more of the step, if a signal has ended it.
 
-        That it does not can only be recorded where we can write.
+        False where log/ cannot be written: what it knows could not be recorded.
         """
         log = self.job.at("log")
         return (self.has_scheduler() and not os.path.exists(self.job.log("reason", self.jobndx))
@@ -2561,10 +2561,6 @@ class ScriptWriter:
             "directory": spec.directory,
             "name": spec.name,
             "plain_name": plain_name,
-            "environment": ["%s=%s" % pair for pair in spec.environment.items()],
-            "environment_name": [name for name in spec.environment if name.isidentifier()],
-            "setup": [line for line in spec.setup if line.strip()],
-            "inherit_environment": "yes" if spec.inherit_environment else None,
             "queue_name": settings.queue_name,
             "project_name": settings.project_name,
             "reservation_id": settings.reservation_id,
@@ -2572,6 +2568,16 @@ class ScriptWriter:
             "comment": "".join(option.value + " " for option in comments),
             "requeue": Option("", "") if spec.requeue else None,
             "no_requeue": None if spec.requeue else Option("", ""),
+        }
+
+    def script_values(self) -> Dict[str, Value]:
+        """{name: value} of the template names for the script's environment and set-up lines."""
+        spec = self.spec
+        return {
+            "environment": ["%s=%s" % pair for pair in spec.environment.items()],
+            "environment_name": [name for name in spec.environment if name.isidentifier()],
+            "setup": [line for line in spec.setup if line.strip()],
+            "inherit_environment": "yes" if spec.inherit_environment else None,
         }
 
     def place_values(self) -> Dict[str, Value]:
@@ -2615,7 +2621,8 @@ class ScriptWriter:
 
     def values(self) -> Dict[str, Value]:
         """{name: value} of all TEMPLATE_NAMES, without job_body, for the scripts of this job."""
-        values = {**self.place_values(), **self.spec_values(), **self.resource_values()}
+        values = {**self.place_values(), **self.spec_values(), **self.script_values(),
+                  **self.resource_values()}
         return dict(values, settings=self.supervisor_settings(values))
 
     def payload(self) -> str:
@@ -3403,18 +3410,39 @@ def submitted_at(job: JobDir, jobndx: int) -> float:
         return 0.0
 
 
+def is_being_changed(job: JobDir) -> bool:
+    """Whether a process holds the lock of the job's history, as one does that submits it."""
+    try:
+        with closing_fd(os.open(job.status_path, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not meet
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone, or the file system has no locks
+        pass
+    return False
+
+
+def may_be_lost(job: JobDir, rows: Sequence[Row]) -> bool:
+    """Whether the job's next step was submitted, and the history has no answer.
+
+    A day after its job was canceled a submission is given up.
+    """
+    submitted = submitted_at(job, next_jobndx(rows)) if rows else 0.0
+    if not submitted:
+        return False
+    latest = Steps(rows).latest
+    is_canceled = latest is not None and latest.state is JobState.canceled
+    return not is_canceled or age_s(submitted) < REMOVE_UNASKED_S
+
+
 def lost_step(job: JobDir, rows: Sequence[Row]) -> Optional[Step]:
     """The job's next step, if it was submitted and no answer came; only its tag is known.
 
-    None if another process is submitting it at this moment, or nothing can be recorded of it.
+    None while another process submits it, or if nothing can be recorded of it.
     """
-    if not rows:
-        return None
-    step = Step(job, next_jobndx(rows), UNKNOWN_ID)
-    if submitted_at(job, step.jobndx):
-        with suppress(OSError, NotFoundError), job.history(patient=False) as history:
-            return step if next_jobndx(history.rows) == step.jobndx else None
-    return None
+    is_lost = (may_be_lost(job, rows) and not is_being_changed(job)
+               and os.access(job.status_path, os.W_OK))
+    return Step(job, next_jobndx(rows), UNKNOWN_ID) if is_lost else None
 
 
 def record_adoption(job: JobDir, history: History, jobndx: int, native: Info) -> Row:
@@ -3434,7 +3462,7 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     """
     steps = Steps(history.rows)
     begun = steps.unqueued()
-    if begun and not submitted_at(job, begun):  # its rows come from elsewhere
+    if begun and not submitted_at(job, begun):  # it was recorded by POST /v1/jobs/callback, say
         begun = None
     jobndx = begun or next_jobndx(history.rows)
     native = steps.active[begun] if begun else ""
@@ -3627,11 +3655,13 @@ class Cancellation:
 
     def cancel(self) -> bool:
         """Record it, and end the steps; whether there was anything to end."""
-        for step in Steps(self.job.rows()).revivable(self.job):
+        steps = Steps(self.job.rows())
+        unsettled = steps.unsettled(self.job)
+        for step in steps.revivable(self.job):
             try:
                 record_requeue(step)  # a job that waits again has not ended
             except BackendError as err:
-                self.fault = str(err)
+                self.fault = str(err) if step in unsettled else ""
         self.stop_elsewhere()
         try:
             was_live = self.record()
@@ -3721,7 +3751,6 @@ class Status(NamedTuple):
             if next_jobndx(history.rows) == step.jobndx:  # else another process was first
                 record_adoption(step.job, history, step.jobndx, read_info(self.native))
             return history.rows
-
 
 class Answer:
     """A scheduler's last answer: its time, what it says, and why there was none, or ''."""
@@ -3842,15 +3871,22 @@ class Poll:
         covers = bool(answer.fault) or all(answer.of(step) for step, _ in self.members)
         return age_s(answer.time) < self.max_age_s and covers
 
+    @staticmethod
+    @contextmanager
+    def turn(answer_path: str) -> Iterator[None]:
+        """Keep other processes from changing the file of the last answer."""
+        path = answer_path[:-len("json")] + "lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with closing_fd(lock), locked(lock):
+            yield
+
     def ask_in_turn(self, job: JobDir, force: bool) -> Answer:
         """Ask, one process at a time, and keep the answer for the others.
 
         A process that had to wait takes the answer it finds, if that is fresh.  OSError if the
         answer cannot be kept.
         """
-        path = self.answer_path[:-len("json")] + "lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        with closing_fd(lock), locked(lock):
+        with self.turn(self.answer_path):
             answer = Answer.read(self.answer_path)
             if force or not self.is_fresh(answer):
                 answer = self.ask(job, answer)
@@ -3944,11 +3980,11 @@ def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
     steps = Steps(rows)
     latest = steps.latest
     is_going_on = not is_over(job, rows) and latest is not None and latest.state != JobState.new
-    return is_going_on or bool(steps.untold(job)) or lost_step(job, rows) is not None
+    return is_going_on or bool(steps.untold(job)) or may_be_lost(job, rows)
 
 
-# {(path of the job, jobndx): status}
-Statuses = Dict[Tuple[str, int], Status]
+# {(path of the job, jobndx): status}; each lost step has one, None if nothing was said of it.
+Statuses = Dict[Tuple[str, int], Optional[Status]]
 
 
 def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
@@ -3965,7 +4001,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
         answer = poll.answer(force)
         for step, _ in poll.members:
             status = answer.of(step)
-            if status:
+            if status or step.native == UNKNOWN_ID:
                 statuses[step.job.path, step.jobndx] = status
         poll.record(answer)
     return statuses
@@ -4067,10 +4103,21 @@ def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
     return {name: text for name, text in found.items() if len(text) < MAX_VARIABLE}
 
 
-def unknown_since(job: JobDir, jobndx: int) -> float:
-    """Since when a scheduler's answers show that it does not have a submission.
+def forget_answers(job: JobDir, jobndx: int) -> None:
+    """Let the ten minutes of answers without a submission begin anew: it is made again now."""
+    path, step = os.path.join(os.path.dirname(job.path), ".poll.json"), Step(job, jobndx, UNKNOWN_ID)
+    if Answer.read(path).of(step):
+        with suppress(OSError), Poll.turn(path):
+            answer = Answer.read(path)
+            rest = [status for status in answer.statuses
+                    if (status.native, status.tag) != (UNKNOWN_ID, step.tag)]
+            replace_file(path, Answer(answer.time, rest, answer.fault).text())
 
-    If they were not kept: since it was made.
+
+def unknown_since(job: JobDir, jobndx: int) -> float:
+    """Since when a scheduler has answered that it does not have a submission.
+
+    If no such answer was kept, it is the time of the submission.
     """
     answer = Answer.read(os.path.join(os.path.dirname(job.path), ".poll.json"))
     status = answer.of(Step(job, jobndx, UNKNOWN_ID))
@@ -4150,6 +4197,8 @@ class Submission:
         What it says on stderr goes to log/submit.N, and in a line into the result.
         """
         job, log, env = self.job, self.job.log("submit", jobndx), self.environment(jobndx)
+        if submitted_at(job, jobndx):
+            forget_answers(job, jobndx)
         with suppress(FileNotFoundError):  # a request to end an earlier submission of the step
             os.unlink(job.log("cancel", jobndx))
         try:
@@ -4271,11 +4320,10 @@ def reason_of(job: JobDir, row: Row, rows: Sequence[Row], statuses: Statuses) ->
     if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
-    lost = lost_step(job, rows)
-    if lost:
-        which = " of step %d" % lost.jobndx if lost.jobndx > 1 else ""
-        since = clock(submitted_at(job, lost.jobndx))
-        return "submission%s unknown since %s" % (which, since)
+    jobndx = next_jobndx(rows)
+    if (job.path, jobndx) in statuses:
+        which = " of step %d" % jobndx if jobndx > 1 else ""
+        return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
         is_owed = bool(Steps(rows).untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
@@ -4399,7 +4447,7 @@ class Look(NamedTuple):
     summary: Summary
     rows: List[Row]
     ended: bool     # its latest step, for good
-    lost: bool      # the answer to its next step's submission never came
+    lost: bool      # it was submitted again, and the answer never came
 
 
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
@@ -4407,13 +4455,16 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
-                 lost_step(job, rows) is not None) for job, rows in pairs]
+                 bool(rows) and (job.path, next_jobndx(rows)) in statuses) for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:
-    """Whether every job has ended.  ConflictError if one was never started, as far as is known."""
-    unstarted = [look.summary for look in looks
-                 if look.summary.state == JobState.new or (look.ended and look.lost)]
+    """Whether every job has ended.
+
+    ConflictError if one was never started, or if it is not known whether it was started again.
+    """
+    unstarted = [look.summary for look in looks if look.summary.state == JobState.new or (
+        look.ended and look.lost and look.summary.state != JobState.canceled)]
     if unstarted:
         jobid, reason = unstarted[0].jobid, unstarted[0].reason or "was never started"
         raise ConflictError("job %s: %s: `%s start %s`" % (jobid, reason, called(), jobid))
@@ -4490,11 +4541,12 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
-    steps, lost = Steps(rows), lost_step(job, rows)
-    if lost and age_s(unknown_since(job, lost.jobndx)) < UNKNOWN_S:
+    steps, jobndx = Steps(rows), next_jobndx(rows)
+    lost = [Step(job, jobndx, UNKNOWN_ID)] if may_be_lost(job, rows) else []
+    if lost and (is_being_changed(job) or age_s(unknown_since(job, jobndx)) < UNKNOWN_S):
         raise ConflictError("job %s: it is not known yet whether its scheduler has step %d; look "
-                            "again in ten minutes, or use --force" % (job.jobid, lost.jobndx))
-    unsure = steps.live(job, canceled_too=True) + steps.unsettled(job) + ([lost] if lost else [])
+                            "again in ten minutes, or use --force" % (job.jobid, jobndx))
+    unsure = steps.live(job, canceled_too=True) + steps.unsettled(job) + lost
     try:
         alive = living(job, unsure)
     except BackendError:

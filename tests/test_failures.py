@@ -462,6 +462,49 @@ class Trees(Amiss):
         self.assertEqual(len(self.noted("ended")), 1)
         self.assertFalse(any(os.path.exists(job.log("cancel", 1)) for job in jobs))
 
+    def test_a_submission_in_progress_is_not_lost_and_not_forgotten(self) -> None:
+        job, = self.lost(steps=1)
+        tracker = psik.Tracker(self.config())
+        with job.history():     # whoever submits it holds the lock
+            self.assertIsNone(psik.lost_step(job, job.rows()))
+            self.assertNotIn("unknown", self.psik("ls").out)
+            self.assertIn("it is not known yet", self.psik("rm", job.jobid, status=5).err)
+            tracker.look(deep=True)
+        self.write("listed", "88 active - %s.2\n" % job.tag)
+        tracker.poll()
+        self.assertEqual(self.states(job.jobid)[-1], "2 queued")
+
+    def test_those_who_look_do_not_hide_it_from_each_other(self) -> None:
+        job, = self.lost()
+        with open(job.status_path) as file:
+            psik.fcntl.flock(file, psik.fcntl.LOCK_SH)
+            self.assertIsNotNone(psik.lost_step(job, job.rows()))
+
+    def test_who_waits_for_a_canceled_job_is_not_told_to_start_it(self) -> None:
+        job, = self.lost()
+        self.psik("cancel", job.jobid)
+        self.psik("wait", job.jobid, status=143)
+        old = time.time() - psik.REMOVE_UNASKED_S - 1
+        os.utime(job.log("submit", 1), (old, old))
+        self.assertFalse(psik.has_news(job, job.rows()))
+        self.assertNotIn("unknown", self.psik("ls").out)
+
+    def test_a_cancel_of_what_failed_long_ago_while_nobody_answers(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.queued, 77)
+        psik.reached(self.made, 1, psik.JobState.failed, 3)
+        self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
+        self.assertIn("has ended already", self.psik("cancel", self.made.jobid).err)
+
+    def test_ten_minutes_begin_anew_when_it_is_submitted_again(self) -> None:
+        job, = self.lost()
+        self.psik("poll")
+        age_submission(job)
+        psik.write_file(job.script("submit"), "#!/bin/sh\nexit 75\n", 0o700)
+        self.assertIn("not known yet", self.psik("start", job.jobid, status=4).err)
+        old = time.time() - 3600    # an hour in which nobody answered
+        os.utime(job.log("submit", 1), (old, old))
+        self.assertIn("may still get it", self.psik("start", job.jobid, status=4).err)
+
     def test_ten_minutes_of_answers(self) -> None:
         job, = self.lost()
         old = time.time() - 3600
@@ -505,7 +548,8 @@ class Trees(Amiss):
             status = psik.Status("77", steps[0].tag, "failed", "137", "OUT_OF_MEMORY", 0, 0)
             self.assertEqual(len(status.record(steps[0], 0)), 3)
         self.assertEqual(psik.Steps(self.made.rows()).unsettled(self.made), [])
-        self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason, "OUT_OF_MEMORY")
+        self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason,
+                         "OUT_OF_MEMORY; resources.memory_per_process was not set")
 
     def test_two_backends_may_give_the_same_native_id(self) -> None:
         said = {(path, 1): psik.Status("77", "-", "active", "-", text, 0, 0)
