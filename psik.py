@@ -4105,7 +4105,8 @@ def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
 
 def forget_answers(job: JobDir, jobndx: int) -> None:
     """Let the ten minutes of answers without a submission begin anew: it is made again now."""
-    path, step = os.path.join(os.path.dirname(job.path), ".poll.json"), Step(job, jobndx, UNKNOWN_ID)
+    path = os.path.join(os.path.dirname(job.path), ".poll.json")
+    step = Step(job, jobndx, UNKNOWN_ID)
     if Answer.read(path).of(step):
         with suppress(OSError), Poll.turn(path):
             answer = Answer.read(path)
@@ -4853,11 +4854,10 @@ NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
 # An entry of an archive that was replaced by a link or a socket since it was looked at.
 REPLACED: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
                                  (NotFoundError, "%(path)r is something else now"))
-NO_PART: Refusals = {errno.ELOOP: (ConflictError, "an upload of %(path)r cannot begin here"),
-                     errno.ENXIO: (ConflictError, "an upload of %(path)r cannot begin here")}
 NO_WRITING: Refusals = dict.fromkeys(
-    (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
-    (ConflictError, "%(path)r cannot be a file here: %(why)s"))
+    (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY,
+     errno.ENXIO), (ConflictError, "%(path)r cannot be a file here: %(why)s"))
+NO_WRITING[errno.ENOENT] = ConflictError, "nothing of %(path)r is here, or its directory is gone"
 
 
 @contextmanager
@@ -4872,7 +4872,8 @@ def refusing(path: str, refusals: Refusals) -> Iterator[None]:
         raise kind(message % {"path": path, "why": (err.strerror or "").lower()}) from None
 
 
-CheckTag = Callable[[Optional[str]], None]  # of an ETag, or None; raises to refuse a change
+CheckChange = Callable[[Optional[os.stat_result]], None]    # of the file that is there, or None;
+                                                            # raises if it must not be changed
 
 
 def etag(status: os.stat_result) -> str:
@@ -4880,10 +4881,11 @@ def etag(status: os.stat_result) -> str:
     return '"%x-%x"' % (status.st_mtime_ns, status.st_size)
 
 
-def tag_of(name: str, folder: int) -> Optional[str]:
-    """The ETag of a file in an open folder; None if there is none."""
-    with suppress(FileNotFoundError):
-        return etag(os.stat(name, dir_fd=folder, follow_symlinks=False))
+def status_of(name: str, folder: int) -> Optional[os.stat_result]:
+    """The status of a file in an open folder, a link counting as what it leads to; None if none."""
+    for follow in (True, False):    # a link may lead nowhere
+        with suppress(OSError):
+            return os.stat(name, dir_fd=folder, follow_symlinks=follow)
     return None
 
 
@@ -4973,66 +4975,103 @@ class ConfinedFolder:
         for block in blocks:
             write_whole(fd, block)
 
-    def put_in_place(self, folder: int, written: str, name: str, check: CheckTag) -> None:
-        """Give a file of an open folder its name, if check() lets it."""
-        with self.changes:
-            check(tag_of(name, folder))
-            # Replaces a link itself, and never what the link leads to.
-            os.replace(written, name, src_dir_fd=folder, dst_dir_fd=folder)
+    @staticmethod
+    def is_same(fd: int, name: str, folder: int) -> bool:
+        """Whether an open file still has this name, and is a plain file of ours that has no other.
 
-    def save(self, path: str, blocks: Iterable[bytes], check: CheckTag = lambda tag: None,
+        Others may have put a link or a file of theirs under a name that they can foretell.
+        """
+        status = os.fstat(fd)
+        with suppress(FileNotFoundError):
+            named = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            return (os.path.samestat(status, named) and stat.S_ISREG(status.st_mode)
+                    and status.st_uid == os.geteuid() and status.st_nlink == 1)
+        return False
+
+    def drop_part(self, folder: int, part: str) -> bool:
+        """Remove a part of an upload, unless a request is writing it; whether there was one."""
+        with suppress(OSError), closing_fd(
+                os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)) as fd:
+            with locked(fd, patient=False):
+                os.unlink(part, dir_fd=folder)
+            return True
+        return False
+
+    def save(self, path: str, blocks: Iterable[bytes], check: CheckChange = lambda status: None,
              cut: Tuple[Type[BaseException], ...] = ()) -> None:
         """Write a file, and make the folders above it; the file appears whole or not at all.
 
-        check is called with the ETag of the file that is there, or None, and raises if it must
-        stay.  If blocks raises one of `cut`, what has come is kept, for append().  InvalidError or
-        ForbiddenError as split(); ConflictError if path names a directory, or leads through a file.
+        check is called before the file takes its name.  If blocks raises one of `cut`, what has
+        come is kept, for append().  InvalidError or ForbiddenError as split(); ConflictError if
+        path names a directory, or leads through a file.
         """
         real, name = self.split(path)
-        temporary = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex())
+        temporary, part = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex()), self.part_name(name)
         with refusing(path, NO_WRITING), closing_fd(self.descend(real, make=True)) as folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             try:
                 with closing_fd(os.open(temporary, flags, 0o666, dir_fd=folder)) as fd:
                     self.write(fd, blocks)
-                self.put_in_place(folder, temporary, name, check)
-                with suppress(FileNotFoundError):   # of an upload that this one makes needless
-                    os.unlink(self.part_name(name), dir_fd=folder)
-            except cut:
-                os.replace(temporary, self.part_name(name), src_dir_fd=folder, dst_dir_fd=folder)
-                raise
-            except BaseException:
+                with self.changes:
+                    check(status_of(name, folder))
+                    # Replaces a link itself, and never what the link leads to.
+                    os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                self.drop_part(folder, part)    # it is needless now
+            except BaseException as err:
                 with suppress(FileNotFoundError):
+                    if isinstance(err, cut):
+                        self.drop_part(folder, part)
+                        with suppress(OSError):     # another request is writing one
+                            os.link(temporary, part, src_dir_fd=folder, dst_dir_fd=folder)
                     os.unlink(temporary, dir_fd=folder)
                 raise
 
+    @staticmethod
+    def open_part(folder: int, part: str, start: int) -> int:
+        """A descriptor of a part of an upload; made if it begins anew."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.open(part, flags if start else flags | os.O_CREAT, 0o666, dir_fd=folder)
+
     def append(self, path: str, start: int, total: int, blocks: Iterable[bytes],
-               check: CheckTag) -> int:
+               check: CheckChange) -> int:
         """Write a file in parts: blocks begin at start, and the file is whole with total bytes.
 
         The number of bytes that are there now.  A start of 0 begins anew; ConflictError if any
         other is not where the parts before end, or if another request is writing one.
         """
         real, name = self.split(path)
-        part, flags = self.part_name(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        with refusing(path, NO_WRITING), closing_fd(self.descend(real, make=True)) as folder, \
-                refusing(path, NO_PART), closing_fd(
-                    os.open(part, flags, 0o666, dir_fd=folder)) as fd:
-            try:
-                with locked(fd, patient=False):
-                    status = os.fstat(fd)
-                    if start not in (0, status.st_size) or not stat.S_ISREG(status.st_mode):
-                        raise ConflictError("%d bytes of %s are here; go on there, or begin anew"
-                                            % (status.st_size, shown(path)))
-                    os.ftruncate(fd, start)
-                    os.lseek(fd, start, os.SEEK_SET)
-                    self.write(fd, blocks)
-                    size = os.fstat(fd).st_size
-                    if size == total:
-                        self.put_in_place(folder, part, name, check)
-                    return size
-            except BlockingIOError:
-                raise ConflictError("another request uploads %s" % shown(path)) from None
+        part = self.part_name(name)
+        try:
+            with refusing(path, NO_WRITING), \
+                    closing_fd(self.descend(real, make=not start)) as folder, \
+                    closing_fd(self.open_part(folder, part, start)) as fd, \
+                    locked(fd, patient=False):
+                return self.extend(fd, folder, name, start, total, blocks, check)
+        except BlockingIOError:
+            raise ConflictError("another request uploads %s" % shown(path)) from None
+
+    def extend(self, fd: int, folder: int, name: str, start: int, total: int,
+               blocks: Iterable[bytes], check: CheckChange) -> int:
+        """As append(), with the part of the file open and locked."""
+        part, size = self.part_name(name), os.fstat(fd).st_size
+        if not self.is_same(fd, part, folder):
+            raise ConflictError("an upload of %s cannot go on: something else is in its place"
+                                % shown(name))
+        if start not in (0, size):
+            raise ConflictError("%d bytes of %s are here; go on there, or begin anew"
+                                % (size, shown(name)))
+        os.ftruncate(fd, start)
+        os.lseek(fd, start, os.SEEK_SET)
+        self.write(fd, blocks)
+        size = os.fstat(fd).st_size
+        if size == total:
+            with self.changes:
+                check(status_of(name, folder))
+                if not self.is_same(fd, part, folder):
+                    raise ConflictError("%s was uploaded by another request meanwhile"
+                                        % shown(name))
+                os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return size
 
     def part_size(self, path: str) -> Optional[int]:
         """How many bytes of a file's upload have come, if that is not complete; else None."""
@@ -5042,23 +5081,28 @@ class ConfinedFolder:
                 return os.stat(self.part_name(name), dir_fd=folder, follow_symlinks=False).st_size
         return None
 
-    def tag(self, path: str) -> Optional[str]:
-        """The ETag of a file that is to be written or removed; None if there is none."""
+    def status(self, path: str) -> Optional[os.stat_result]:
+        """The status of a file that is to be written or removed; None if there is none."""
         real, name = self.split(path)
         with suppress(OSError), closing_fd(self.descend(real)) as folder:
-            return tag_of(name, folder)
+            return status_of(name, folder)
         return None
 
-    def unlink(self, path: str, check: CheckTag = lambda tag: None) -> None:
-        """Remove a file or a link, if check() lets it.
+    def unlink(self, path: str, check: CheckChange = lambda status: None) -> None:
+        """Remove a file or a link, if check() lets it, and what has come of an upload of it.
 
-        NotFoundError; ConflictError if it is a directory.
+        NotFoundError if there is neither; ConflictError if it is a directory.
         """
         real, name = self.split(path.rstrip("/"))
         with refusing(path, NO_REMOVING), closing_fd(self.descend(real)) as folder:
+            had_part = self.drop_part(folder, self.part_name(name))
             with self.changes:
-                check(tag_of(name, folder))
-                os.unlink(name, dir_fd=folder)
+                check(status_of(name, folder))
+                try:
+                    os.unlink(name, dir_fd=folder)
+                except FileNotFoundError:
+                    if not had_part:
+                        raise
 
     def stat(self, path: str = "") -> Dict[str, Dict[str, int]]:
         """{name: {size, atime, mtime}} of a folder's entries, where a link stands for itself.
@@ -5582,10 +5626,13 @@ class Request:
         wish = self.headers.get("connection", "").lower()
         return "close" not in wish and (self.version == "1.1" or "keep-alive" in wish)
 
-    def names_tag(self, header: str, tag: Optional[str]) -> bool:
-        """Whether a header lists this ETag; `*` stands for any, and None is that of no file."""
+    def names_tag(self, header: str, tag: Optional[str], weak: bool) -> bool:
+        """Whether a header lists this ETag; `*` stands for any, and None is that of no file.
+
+        weak: the header may call it weak, as W/"...".
+        """
         words = [word.strip() for word in self.headers.get(header, "").split(",")]
-        return tag is not None and ("*" in words or tag in words)
+        return tag is not None and ("*" in words or tag in words or weak and "W/" + tag in words)
 
     def has_copy(self, tag: str, modified: Optional[float] = None) -> bool:
         """Whether the client says that it has what this ETag stands for.
@@ -5593,20 +5640,30 @@ class Request:
         That is If-None-Match or, without it, If-Modified-Since if the time of a change is known.
         """
         if "if-none-match" in self.headers:
-            weak = "W/" + tag
-            return self.names_tag("if-none-match", tag) or self.names_tag("if-none-match", weak)
+            return self.names_tag("if-none-match", tag, weak=True)
         since = http_time(self.headers.get("if-modified-since", ""))
         return None not in (since, modified) and int(modified or 0) <= (since or 0)
 
-    def check_match(self, tag: Optional[str]) -> None:
-        """RequestError 412 if a file with this ETag (None: no file) is not the one to be changed.
+    def check_unchanged(self, status: Optional[os.stat_result]) -> None:
+        """RequestError 412 if a file (None: there is none) is not the one that is meant.
 
-        The conditions are If-Match and If-None-Match.
+        The conditions are If-Match or, without it, If-Unmodified-Since.
         """
-        misses = "if-match" in self.headers and not self.names_tag("if-match", tag)
-        if misses or self.names_tag("if-none-match", tag):
-            raise RequestError(412, "the file is not what the request expects: its ETag is %s"
+        tag = etag(status) if status else None
+        if "if-match" in self.headers:
+            is_other = not self.names_tag("if-match", tag, weak=False)
+        else:
+            since = http_time(self.headers.get("if-unmodified-since", ""))
+            is_other = since is not None and status is not None and int(status.st_mtime) > since
+        if is_other:
+            raise RequestError(412, "the file is not the one that is meant: its ETag is %s"
                                % (tag or "none, as there is no file"))
+
+    def check_change(self, status: Optional[os.stat_result]) -> None:
+        """As check_unchanged(), for a change; then If-None-Match counts too."""
+        self.check_unchanged(status)
+        if status and self.names_tag("if-none-match", etag(status), weak=True):
+            raise RequestError(412, "there is a file already, with the ETag %s" % etag(status))
 
     def wants_range(self, tag: str, modified: str) -> bool:
         """Whether a range is wanted of what this ETag stands for: If-Range may name another."""
@@ -5793,6 +5850,11 @@ class Response(NamedTuple):
             disposition = "attachment; filename=\"%s\"; filename*=UTF-8''%s" % (
                 plain, encode_percent(name))
             head += (("Content-Disposition", disposition),)
+        try:
+            req.check_unchanged(status)
+        except RequestError:
+            file.close()
+            raise
         if req.has_copy(tag, status.st_mtime):
             file.close()
             return cls(304, b"", head)
@@ -6638,7 +6700,7 @@ class Told(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What tells it from all others, also if it is told again under another number."""
+        """Names the transition; it has the same key if it is told a second time."""
         return "%s/%d" % (os.path.basename(self.path), self.place)
 
     @property
@@ -6660,8 +6722,9 @@ class Journal:
     """The transitions that servers have told, in the order of telling, below PREFIX/.events/.
 
     A client goes on after the number of the last one that it has got, whatever server it asks, and
-    however often that was started.  Each file is named by a number that is not above its first, and
-    begins with the line {path of a live job: rows that were told}.  The servers of a tree share the
+    however often that was started.  Each file is named by the number from which it may hold
+    transitions, and begins with the line {path of a live job: rows that were told}.  The servers of
+    a tree share the
     files: each reads what the others have told before it adds to them.  Only the last
     JOURNAL_FILES files are kept, and only the last MAX_NEWS transitions are in memory.
     """
@@ -6675,6 +6738,7 @@ class Journal:
         self.recent: List[Told] = []        # the last ones
         self.number = 0                     # of the last one
         self.path, self.offset, self.lines = "", 0, 0   # the last file, and what is read of it
+        self.unwritten: List[Told] = []     # those that the disk did not take
         self.alive = time.time()    # when an earlier server last looked, if there was one
 
     def files(self) -> List[str]:
@@ -6693,22 +6757,35 @@ class Journal:
 
     def load(self) -> None:
         """Read what earlier servers have told; OSError if the files cannot be read or written."""
-        with self.alone():
-            files = self.files()
-            if files:
-                self.alive = os.stat(files[-1]).st_mtime
-            self.catch_up()
-            self.number = (self.number // JOURNAL_GAP + 1) * JOURNAL_GAP
-            if not files:
-                self.begin_file({})
-            self.write("%d\n" % self.number)   # for the servers that run already
+        try:
+            with self.alone():
+                files = self.files()
+                self.catch_up()
+                self.alive = self.last_look(files)
+                number = (self.number // JOURNAL_GAP + 1) * JOURNAL_GAP
+                if not files:
+                    self.begin_file(number + 1, {})
+                self.write("%d\n" % number)    # for the servers that run already
+                self.number = number
+        except OSError:     # no number that was ever given may be given again
+            self.path, self.number = "", max(self.number, int(time.time() * 1000))
+            raise
 
-    def begin_file(self, live: Dict[str, int]) -> None:
-        """Begin another file; live: {path of a live job: rows that were told}."""
-        self.path = os.path.join(self.folder, "%015d" % (self.number + 1))
-        head = json.dumps(live) + "\n"
-        write_file(self.path, head)
-        self.offset, self.lines = len(head.encode()), 0
+    def last_look(self, files: Sequence[str]) -> float:
+        """When an earlier server last looked; now if there was none."""
+        looked = os.stat(files[-1]).st_mtime if files else time.time()
+        if looked < time.time() + CLOCK_SKEW_S:
+            return looked
+        # A clock was set back since: by what was told then, if that is of use.
+        last = self.recent[-1].row.time if self.recent else 0.0
+        return min(last, time.time())
+
+    def begin_file(self, number: int, live: Dict[str, int]) -> None:
+        """Begin a file for this number on; live: {path of a live job: rows that were told}."""
+        path, head = os.path.join(self.folder, "%015d" % number), json.dumps(live) + "\n"
+        write_file(path + ".new", head)
+        os.rename(path + ".new", path)
+        self.path, self.offset, self.lines = path, len(head.encode()), 0
         for path in self.files()[:-JOURNAL_FILES]:
             os.unlink(path)
 
@@ -6716,8 +6793,13 @@ class Journal:
         """Add to the last file, of which all whole lines were read."""
         fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
         with closing_fd(fd):
-            torn = os.fstat(fd).st_size > self.offset   # a server was killed while it wrote
-            write_whole(fd, ("\n" * torn + text).encode())
+            size = os.fstat(fd).st_size
+            torn = size > self.offset   # a server was killed while it wrote
+            try:
+                write_whole(fd, ("\n" * torn + text).encode())
+            except OSError:     # on a full disk a part of it may be written
+                os.ftruncate(fd, size)
+                raise
             self.offset = os.fstat(fd).st_size
 
     def catch_up(self) -> None:
@@ -6771,19 +6853,21 @@ class Journal:
             self.catch_up()
             new = self.number_all(job, rows, place)
             if self.lines >= JOURNAL_LINES or not os.path.exists(self.path):
-                self.begin_file(live())
-            self.write("".join(told.line for told in new))
+                self.begin_file(self.number + 1, live())
+            self.write("".join(told.line for told in self.unwritten + new))
+            self.unwritten = []
             return new
 
     def add(self, job: JobDir, rows: Sequence[Row], place: int,
             live: Callable[[], Dict[str, int]]) -> None:
-        """Tell these rows, as append(); from memory alone if the files cannot be written."""
+        """Tell these rows, as append(); from memory, until the files can be written again."""
         try:
             new = self.append(job, rows, place, live)
         except OSError as err:
             complain_once("%s cannot be written (%s): clients that come again after a restart of "
                           "the server may miss transitions" % (self.folder, err.strerror or err))
             new = self.number_all(job, rows, place)
+            self.unwritten = (self.unwritten + new)[-MAX_NEWS:]
         for told in new:
             self.remember(told)
 
@@ -6920,9 +7004,13 @@ class Tracker:
         """Tell those of a job's rows that were not told yet."""
         told = self.told(job, rows)
         if len(rows) > told:
-            self.journal.add(job, rows[told:], told + 1,
-                             lambda: {path: self.known[path].rows for path in self.live})
+            self.journal.add(job, rows[told:], told + 1, self.told_of_live)
             self.changed.notify_all()
+
+    def told_of_live(self) -> Dict[str, int]:
+        """{path of a live job: rows that were told}."""
+        return {path: max(self.journal.told.get(path, 0), self.known.get(path, Shape()).rows)
+                for path in list(self.live)}
 
     @contextmanager
     def following(self, job: JobDir) -> Iterator[None]:
@@ -6963,12 +7051,14 @@ class Tracker:
         with self.changed:
             self.watchers += 1
             try:
-                if self.journal.number <= number:
+                # Not by journal.number: a server that starts raises it, and tells nothing.
+                recent = self.journal.recent
+                if not recent or recent[-1].number <= number:
                     self.changed.wait(timeout_s)
             finally:
                 self.watchers -= 1
-            recent = self.journal.recent_after(number)
-        return self.journal.read_after(number) if recent is None else recent
+            found = self.journal.recent_after(number)
+        return self.journal.read_after(number) if found is None else found
 
 
 class KeyEntry:
@@ -7050,8 +7140,8 @@ class IdempotencyKeys:
 class UploadFolders:
     """The folders to which files of a backend's jobs were uploaded of late.
 
-    For each there is a file that holds its path, as long as something may lie there of uploads that
-    were cut.  That is removed after KEY_LIFE_S.
+    For each there is a file that holds its path, as long as an upload that was cut may have left a
+    part there.  Such parts are removed after KEY_LIFE_S.
     """
 
     def __init__(self, root: str) -> None:
@@ -7068,6 +7158,8 @@ class UploadFolders:
     def drop_old(folder: str) -> bool:
         """Remove the parts that cut uploads left in a folder long ago; whether any is younger."""
         young = False
+        if os.path.realpath(folder) != folder:  # a link has taken its place
+            return young
         for path in paths_in(folder):
             if os.path.basename(path).startswith(UPLOAD_PREFIX):
                 status = os.lstat(path)
@@ -7418,12 +7510,19 @@ def events_of_job(api: Api, job: JobDir, after: int) -> Events:
 class TreeEvents:
     """The transitions of all jobs that a caller may see, as a source of events.
 
-    last is the id of the last event that the client has got, or ''.  If it is not known any more
-    what came after it, the first event is a `reset`, and the client has to ask for the jobs anew.
+    last is the id of the last event that the client has got, or ''.  Where the journal no longer
+    has all that came after an event, a `reset` follows it: the client has to ask for the jobs anew.
     """
 
     def __init__(self, api: Api, caller: Caller, last: str) -> None:
         self.api, self.caller, self.last = api, caller, last
+        self.number = 0     # of the last transition that was looked at
+
+    def reset(self) -> StreamEvent:
+        """Go on with what happens from now on."""
+        reason = "what came after the event %s is not known any more" % shown(self.last)
+        self.number = self.api.tracker.journal.number
+        return StreamEvent(str(self.number), {"reason": reason}, "reset")
 
     def begin(self) -> StreamEvent:
         """Where the stream begins, once the tracker has seen the whole tree."""
@@ -7431,26 +7530,37 @@ class TreeEvents:
         while not tracker.looked and not self.api.stopping:
             time.sleep(0.05)
         number = int(self.last) if re.fullmatch("[0-9]{1,15}", self.last) else None
-        place = tracker.place_of(number)
-        if place is None and self.last:
-            reason = "what came after the event %s is not known any more" % shown(self.last)
-            return StreamEvent(str(tracker.journal.number), {"reason": reason}, "reset")
-        return StreamEvent(str(tracker.journal.number if place is None else place))
+        if self.last and tracker.place_of(number) is None:
+            return self.reset()
+        self.number = tracker.journal.number if number is None else number
+        return self.place()
+
+    def place(self) -> StreamEvent:
+        """An event without data, by which the client knows where to go on."""
+        return StreamEvent(str(self.number))
+
+    def of(self, news: Sequence[Told]) -> Iterator[StreamEvent]:
+        """The events of those transitions that the caller may see."""
+        for told in news:
+            job, self.number = told.job, told.number
+            # Asked for each event, because this may change.
+            if self.api.policy.allows(self.caller, "GET", job):
+                data = dict(step_info(job, job.name, told.row), key=told.key)
+                self.last = str(told.number)
+                yield StreamEvent(self.last, data)
 
     def __iter__(self) -> Events:
-        first = self.begin()
-        yield first
-        number = int(first.id)
+        yield self.begin()
+        beat = time.monotonic()
         while not self.api.stopping:
-            news = self.api.tracker.news(number, BEAT_S)
-            for told in news:
-                job, number = told.job, told.number
-                # Asked for each event, because this may change.
-                if self.api.policy.allows(self.caller, "GET", job):
-                    data = dict(step_info(job, job.name, told.row), key=told.key)
-                    yield StreamEvent(str(number), data)
-            if not news:
-                yield None
+            news = self.api.tracker.news(self.number, BEAT_S)
+            if self.api.tracker.place_of(self.number) is None:
+                yield self.reset()
+                continue
+            yield from self.of(news)
+            if time.monotonic() - beat > BEAT_S:    # also if the caller may see none of them
+                beat = time.monotonic()
+                yield self.place() if news else None
 
 
 def unauthorized(message: str) -> RequestError:
@@ -7667,9 +7777,7 @@ class ServerHandler(Handler):
         names = ("jobid", "name", "updated", "jobndx", "state", "info")
         answer = Response.of_json([{name: getattr(summary, name) for name in names}
                                    for summary in summaries])
-        if limit is None or len(summaries) < limit:
-            return answer
-        if not limit:
+        if not limit or len(summaries) < limit:
             return answer
         query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
                          for name, value in dict(req.query, index=str(index + limit)).items())
@@ -7967,8 +8075,12 @@ class JobHandler(Handler):
 
     def expect_upload(self, folder: ConfinedFolder, path: str) -> None:
         """Check the conditions of an upload before its body is read, and note where it goes."""
-        self.req.check_match(folder.tag(path))
-        UploadFolders(self.api.backends[self.job.backend].root).note(folder.split(path)[0])
+        above, name = folder.split(path)
+        self.req.check_change(folder.status(path))
+        if os.path.isdir(os.path.join(above, name)) and not os.path.islink(
+                os.path.join(above, name)):
+            raise ConflictError("%s is a directory" % shown(path))
+        UploadFolders(self.api.backends[self.job.backend].root).note(above)
 
     def put_file(self) -> Union[Json, Response]:
         """Write a file of the work directory; the directories on the way are made.
@@ -7976,7 +8088,7 @@ class JobHandler(Handler):
         With Content-Range, a part of it: 202 until it is whole.  Upload-Offset: how much is there.
         """
         folder, path, part = self.folder(), self.req.params["path"], self.req.content_range()
-        body, limit, check = self.req.body, self.upload_limit, self.req.check_match
+        body, limit, check = self.req.body, self.upload_limit, self.req.check_change
         self.expect_upload(folder, path)
         if part is None:
             folder.save(path, body.blocks(limit), check, (CutBody, ConnectionError))
@@ -7993,7 +8105,7 @@ class JobHandler(Handler):
 
     def delete_file(self) -> Json:
         """Remove a file of the work directory."""
-        self.folder().unlink(self.req.params["path"], self.req.check_match)
+        self.folder().unlink(self.req.params["path"], self.req.check_change)
         return None
 
     def post_files(self) -> Json:
@@ -8003,7 +8115,7 @@ class JobHandler(Handler):
             if field_name == "files" and name:
                 folder = self.folder()
                 self.expect_upload(folder, name)
-                folder.save(name, blocks, self.req.check_match)
+                folder.save(name, blocks, self.req.check_change)
                 saved += 1
             for _ in blocks:
                 pass
@@ -8225,7 +8337,9 @@ REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
                  READS_FILE),
     "If-None-Match": ("ETags: 304 if the file has one of them", READS_FILE),
     "If-Modified-Since": ("a date: 304 if the file was not changed since", READS_FILE),
-    "If-Match": ("an ETag, or * for any: only if the file has it", CHANGES_FILE),
+    "If-Match": ("an ETag, or * for any: only if the file has it", READS_FILE + CHANGES_FILE),
+    "If-Unmodified-Since": ("a date: only if the file was not changed since",
+                            READS_FILE + CHANGES_FILE),
     "Content-Range": ("bytes FIRST-LAST/SIZE: the body is this part of the file",
                       (JobHandler.put_file,)),
     "X-Forwarded-Prefix": ("the path below which a proxy shows this server", (get_openapi,)),
@@ -8341,7 +8455,7 @@ class OpenApi:
         statuses.update([503] if route.gives == "text/event-stream" else [])
         statuses.update([429] if route.handler is ServerHandler.post_job else [])
         statuses.update([413, 415, 422] if route.takes else [])
-        statuses.update([412] if route.handler in CHANGES_FILE else [])
+        statuses.update([412] if route.handler in READS_FILE + CHANGES_FILE else [])
         statuses.update([416] if route.handler in READS_FILE else [])
         statuses.update([422] if route.params else [])
         statuses.update([409] if route.method != "GET" else [])

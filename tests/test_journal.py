@@ -185,6 +185,118 @@ class Journals(Case):
         self.assertEqual(self.keys(again.news(place, 0)), self.expected(self.made, 2, 3))
         self.assertEqual(self.keys(self.tracker().news(place, 0)), self.expected(self.made, 2, 3))
 
+    def test_who_waits_after_a_restart_waits(self) -> None:
+        tracker = self.tracker()
+        place = tracker.journal.number
+        for again in (self.tracker(), tracker):
+            self.tracker()
+            again.look(deep=False)
+            begun = time.monotonic()
+            self.assertEqual(again.news(place, 0.5), [])
+            self.assertGreater(time.monotonic() - begun, 0.4)
+
+    def test_a_stream_that_falls_behind_the_journal_is_reset(self) -> None:
+        api = psik.Api(self.config())
+        caller = psik.Caller(psik.LOCAL_USER, trusted=True)
+        with mock.patch("psik.MAX_NEWS", 3), mock.patch("psik.JOURNAL_LINES", 3), \
+                mock.patch("psik.JOURNAL_FILES", 2), mock.patch("psik.BEAT_S", 0.1):
+            api.tracker.look(deep=True)
+            events = iter(psik.TreeEvents(api, caller, ""))
+            kinds = [next(events).kind]
+            for step in range(1, 41):
+                self.steps(self.made, step, step)
+                api.tracker.take_in(self.made)
+            for event in events:
+                if event is None:
+                    break
+                kinds.append(event.kind)
+            self.assertEqual(kinds, ["transition", "reset"])
+            self.steps(self.made, 41, 41)
+            api.tracker.take_in(self.made)
+            found = next(event for event in events if event and event.data)
+            self.assertEqual(found.data["key"], self.made.jobid + "/42")
+
+    def test_who_may_see_nothing_is_told_where_he_is(self) -> None:
+        self.configure(authz="owner")
+        api = psik.Api(self.config())
+        api.tracker.look(deep=True)
+        with mock.patch("psik.BEAT_S", 0):
+            events = iter(psik.TreeEvents(api, psik.Caller("eve"), ""))
+            first = next(events)
+            self.steps(self.made, 1, 3)
+            api.tracker.take_in(self.made)
+            then = next(events)
+        self.assertEqual((then.data, int(then.id) - int(first.id)), (None, 3))
+
+    def test_a_clock_that_is_set_back(self) -> None:
+        tracker = self.tracker()
+        place, ahead = tracker.journal.number, time.time() + 7200
+        os.utime(tracker.journal.path, (ahead, ahead))
+        other = self.new()
+        self.steps(other, 1, 2)
+        self.assertEqual(self.keys(self.tracker().news(place, 0)), self.expected(other, 1, 3))
+
+    def test_jobs_that_go_while_a_file_is_begun(self) -> None:
+        tracker = self.tracker()
+        self.steps(self.made, 1, 1)
+        tracker.look(deep=True)
+        tracker.known.pop(self.made.path)
+        self.assertEqual(tracker.told_of_live(), {self.made.path: 2})
+
+    def test_what_the_disk_did_not_take_is_written_later(self) -> None:
+        tracker = self.tracker()
+        place, write = tracker.journal.number, os.write
+
+        def full(fd: int, data: bytes) -> int:
+            """Takes a part, and then nothing."""
+            if len(data) < 20:
+                raise OSError(28, "full")
+            return write(fd, data[:-10])
+
+        self.steps(self.made, 1, 2)
+        with mock.patch("psik.os.write", full), captured():
+            tracker.take_in(self.made)
+            self.steps_by_hand(self.made, 3)
+            tracker.take_in(self.made)
+        self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 4))
+        self.steps(self.made, 4, 4)
+        tracker.take_in(self.made)
+        found = self.keys(tracker.news(place, 0))
+        self.assertEqual(found, self.expected(self.made, 2, 5))
+        self.assertEqual(self.keys(self.tracker().news(place, 0)), found)
+
+    def steps_by_hand(self, job: Any, step: int) -> None:
+        """Add a row, though os.write is not what it was."""
+        with open(job.status_path, "a") as file:
+            file.write("%.3f,%d,active,7\n" % (time.time(), step))
+
+    def test_a_file_that_cannot_be_begun(self) -> None:
+        with mock.patch("psik.JOURNAL_LINES", 2), mock.patch("psik.JOURNAL_FILES", 2):
+            tracker = self.tracker()
+            place = tracker.journal.number
+            for step in range(1, 6):
+                self.steps(self.made, step, step)
+                if step > 3:
+                    with mock.patch("psik.os.rename", side_effect=OSError(28, "full")), captured():
+                        tracker.take_in(self.made)
+                else:
+                    tracker.take_in(self.made)
+            files = tracker.journal.files()
+            self.assertEqual(len(files), 2)
+            self.steps(self.made, 6, 6)
+            tracker.take_in(self.made)
+            self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 7))
+
+    def test_numbers_are_not_given_again_where_nothing_can_be_written(self) -> None:
+        numbers = []
+        for _ in range(2):
+            tracker = psik.Tracker(self.config())
+            with mock.patch("psik.write_whole", side_effect=OSError(28, "full")), captured():
+                tracker.look(deep=True)
+            numbers.append(tracker.journal.number)
+            time.sleep(0.01)
+        self.assertGreater(numbers[1], numbers[0])
+
     def test_a_disk_that_takes_nothing(self) -> None:
         tracker = self.tracker()
         place = tracker.journal.number

@@ -116,6 +116,67 @@ class Parts(Files):
         first.join(30)
         self.assertEqual(self.content(), "01234567")
 
+    def test_a_whole_upload_beside_one_in_parts(self) -> None:
+        """They do not mix, and none is a defect of the server."""
+        for length, data, status in ((10, b"BB", 200), (2, b"BB", 409)):    # it is cut, or whole
+            inside, leave, answers = threading.Event(), threading.Event(), []
+
+            def slowly() -> Any:
+                yield b"0123"
+                inside.set()
+                leave.wait(30)
+                yield b"4567"
+
+            part = threading.Thread(target=lambda: answers.append(self.server.ask(
+                "PUT", self.url + "f", slowly(), Content_Range="bytes 0-7/8",
+                Content_Length="8")))
+            part.start()
+            inside.wait(30)
+            self.until(lambda: self.server.ask("HEAD", self.url + "f").headers.get(
+                "upload-offset") == "4")
+            self.cut(data, length)
+            leave.set()
+            part.join(30)
+            self.assertIn(answers[0].status, (200, status))
+            self.assertIn(self.content(), ("01234567", "BB"))
+            self.assertEqual(self.content() == "01234567", answers[0].status == 200)
+
+    def test_a_part_that_took_its_name_meanwhile(self) -> None:
+        folder = psik.ConfinedFolder(self.work)
+        fd = os.open(os.path.join(self.work, folder.part_name("f")), os.O_RDWR | os.O_CREAT)
+        self.part(b"0123456789", 0, 10, 200)
+        with psik.closing_fd(fd), psik.closing_fd(folder.descend(self.work)) as place:
+            with self.assertRaises(psik.ConflictError):
+                folder.extend(fd, place, "f", 0, 1, [b"x"], lambda status: None)
+        self.assertEqual(self.content(), "0123456789")
+
+    def test_a_part_that_is_another_file_too(self) -> None:
+        precious = self.write("precious", "keep")
+        os.link(precious, os.path.join(self.work, psik.ConfinedFolder.part_name("f")))
+        self.part(b"0123", 0, 10, 409)
+        self.assertEqual(psik.read_text(precious), "keep")
+
+    def test_what_has_come_is_removed_with_the_file(self) -> None:
+        self.part(b"0123", 0, 10, 202)
+        self.ask("DELETE", "f")
+        self.ask("DELETE", "f", status=404)
+        self.assertEqual(os.listdir(self.work), [])
+        self.assertIn("nothing of 'deep/g' is here",
+                      self.part(b"x", 500, 600, 409, "deep/g").text)
+        self.assertEqual(os.listdir(self.work), [])
+        os.mkdir(os.path.join(self.work, "d"))
+        self.part(b"xyz", 0, 3, 409, "d")
+        self.assertEqual(os.listdir(self.work), ["d"])
+
+    def test_a_job_that_is_removed_meanwhile(self) -> None:
+        def slowly() -> Any:
+            yield b"0123"
+            self.psik("rm", "--force", self.jobid)
+            yield b"4567"
+
+        answer = self.server.ask("PUT", self.url + "f", slowly(), Content_Length="8")
+        self.assertIn(answer.status, (404, 409))
+
     def test_parts_go_after_a_day(self) -> None:
         api = psik.Api(self.config())
         self.cut(b"abc", 10, "deep/f")
@@ -156,7 +217,18 @@ class Conditions(Files):
         self.assertEqual((self.content(), os.listdir(self.work)), ("one", ["f"]))
         self.ask("PUT", "f", b"three", If_Match='"other", %s' % tag)
         self.ask("PUT", "f", b"fourth", 412, If_Match=tag)
-        self.ask("DELETE", "f", If_Match="*", If_None_Match=tag)
+        tag = self.ask("GET", "f").headers["etag"]
+        self.ask("PUT", "f", b"fifth", 412, If_None_Match="W/" + tag)
+        old = "Mon, 01 Jan 2001 00:00:00 GMT"
+        for method in ("PUT", "DELETE", "GET"):
+            self.ask(method, "f", b"sixth" if method == "PUT" else None, 412,
+                     If_Unmodified_Since=old)
+        self.ask("GET", "f", None, 412, If_Match='"other"')
+        self.ask("PUT", "f", b"third", If_Unmodified_Since=old, If_Match=tag)
+        os.symlink("f", os.path.join(self.work, "link"))
+        self.ask("PUT", "link", b"own", If_Match=self.ask("GET", "link").headers["etag"])
+        self.assertEqual(self.content(), "third")
+        self.ask("DELETE", "f", If_Match="*", If_None_Match='"other"')
         self.ask("DELETE", "f", status=404)
 
     def test_one_of_many_who_make_a_file(self) -> None:
