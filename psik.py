@@ -892,7 +892,8 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     like 4G are taken too), lines (the text may have several), path
     (a leading `~` is expanded), strict (a number is not taken for a text), keys (of a dict: the
     pattern of its keys, and the message for others), of (of a dict of models: a function that
-    returns their class), secret (never shown).  A default that is a class is called for each
+    returns their class), pattern (of a text, as the interface's document declares it; faults()
+    checks it), secret (never shown).  A default that is a class is called for each
     object; the default `...` marks a required field.
     """
     meta = dict(limits, doc=doc, required=default is ...)
@@ -966,16 +967,17 @@ class FieldReader:
             value = cls.mebibytes(value)
         is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         text = str(value) if is_number else ""
-        # A float holds whole numbers of up to 15 digits exactly, so int(float()) is safe below.
-        if not re.fullmatch(r"\s*[+-]?[0-9]{1,15}(\.0*)?\s*", text):
+        match = re.fullmatch(r"\s*([+-]?)0*([0-9]+)(\.0*)?\s*", text)
+        if not match:
             what = "size; give MiB, or a text like 4G" if meta.get("size") else "whole number"
             raise ValueError("%s is not a %s" % (shown(value), what))
-        number = int(float(text))
+        sign, digits, _ = match.groups()
+        number = int(sign + digits[:18])    # enough to see that it is too large
         least = meta.get("least", 0)
         if number < least:
-            raise ValueError("%d is too small; the least is %d" % (number, least))
-        if number > MAX_COUNT:
-            raise ValueError("%d is too large" % number)
+            raise ValueError("%s is too small; the least is %d" % (shown(value), least))
+        if number > meta.get("most", MAX_COUNT) or len(digits) > 18:
+            raise ValueError("%s is too large" % shown(value))
         return number
 
     @classmethod
@@ -1207,7 +1209,8 @@ class Limits(ResourceSpec):
 @dataclass
 class BackendConfig(Model):
     """How jobs go to a scheduler: the kind of scheduler, and the default options of its jobs."""
-    type: str = option("local", "local, at, slurm, lsf, or a folder of the config's templates")
+    type: str = option("local", "local, at, slurm, lsf, or a folder of the config's templates",
+                       pattern="^%s$" % BACKEND_NAME.pattern)
     queue_name: Optional[str] = option(None, "queue or partition")
     project_name: Optional[str] = option(None, "project or account that is charged")
     reservation_id: Optional[str] = option(None, "reservation")
@@ -1226,7 +1229,8 @@ class JobSpec(Model):
     directory: Optional[str] = option(
         None, "where it runs; by default work/ in the job's own directory", path=True)
     script: str = option(
-        ..., "the script; without #! it runs in the shell that psik chose", lines=True, strict=True)
+        ..., "the script; without #! it runs in the shell that psik chose", lines=True, strict=True,
+        pattern=r"^[^\u0000]*[A-Za-z0-9][^\u0000]*$")
     setup: List[str] = option(
         list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True)
     environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
@@ -1236,7 +1240,8 @@ class JobSpec(Model):
         BackendConfig, "a backend's name, or settings that override the config's")
     requeue: bool = option(
         False, "the scheduler may run it again, as the next step, after a lost node, say")
-    callback: Optional[str] = option(None, "URL to which every change of state is sent")
+    callback: Optional[str] = option(
+        None, "URL to which every change of state is sent", pattern="^https?://[!-~]+$")
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
         dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
@@ -1274,10 +1279,11 @@ class JobSpec(Model):
 @dataclass
 class Callback(Model):
     """What is sent to a callback: the step, its new state, and the info of status.csv."""
-    jobid: str = option(..., "the job's id")
+    jobid: str = option(..., "the job's id", pattern="^%s$" % JOBID.pattern)
     jobndx: int = option(..., "the step, from 1; 0 is the job as a whole")
-    state: str = option(..., "the state reached")
-    info: Union[str, int] = option(0, "the native id, or the exit status")
+    state: str = option(..., "the state reached", pattern="^(%s)$" % "|".join(STATES))
+    info: Union[str, int] = option(
+        0, "the native id, or the exit status", pattern=r"^[^\s,\u0000-\u0020]{1,200}$")
 
     def faults(self) -> Iterator[Fault]:
         if not JOBID.fullmatch(self.jobid):
@@ -5215,8 +5221,14 @@ def write_archive(folder: ConfinedFolder, path: str, name: str, send: Send) -> N
     """Send the folder at path as a .tar.gz, in which everything lies below name."""
     with closing_fd(folder.descend(folder.real(path))) as top:
         archive = Archive(send, folder.hides)
-        archive.add_folder(name, top)
-        archive.close()
+        try:
+            archive.add_folder(name, top)
+        except BaseException:
+            # tarfile sends the rest of its buffer when it is collected, whoever has the connection.
+            archive.send = lambda data: None
+            raise
+        finally:
+            archive.close()
 
 
 # ----------------------------------------------------------------------------------------- 14. HTTP
@@ -7365,11 +7377,12 @@ class Api:
 # A handler only looks up a job, calls an operation of section 11, and describes what it returned.
 
 class Param(NamedTuple):
-    """A parameter of a query: name, type in JSON, description, least value."""
+    """A parameter of a query: name, type in JSON, description, least and greatest value."""
     name: str
     kind: str
     doc: str
     least: int = 0
+    most: int = MAX_COUNT
 
     def value(self, req: Request) -> Any:
         """Its value in a request, None where it is not given; InvalidInput."""
@@ -7378,7 +7391,7 @@ class Param(NamedTuple):
             return None
         try:
             if self.kind == "integer":
-                return FieldReader.number(text, {"least": self.least})
+                return FieldReader.number(text, {"least": self.least, "most": self.most})
             if self.kind == "boolean":
                 return FieldReader.flag(text, {})
             if self.kind == "state" and text not in STATES:
@@ -7395,7 +7408,7 @@ BACKEND_PARAM = Param("backend", "string",
                       "a backend's name; by default all of them, or the first for a new job")
 MACHINE = Param("machine", "string", "the same, as psik_api calls it")
 NAME = Param("name", "string", "only those of this name")
-OFFSET = Param("offset", "integer", "from this byte on")
+OFFSET = Param("offset", "integer", "from this byte on", 0, 10 ** 15)
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
 ALL = Param("all", "boolean", "also what psik.py itself keeps there")
@@ -8292,6 +8305,8 @@ def list_of(schema: Json) -> Json:
 TEXT: Json = {"type": "string"}
 JOBID_SCHEMA: Json = {"type": "string", "pattern": "^%s$" % JOBID.pattern,
                       "examples": ["1693992878.203"]}
+LINE: Json = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+LINES: Json = {"type": "string", "pattern": r"^[^\u0000]*$"}
 NUMBER: Json = {"type": "integer"}
 SIZE_SCHEMA: Json = {"type": "string", "pattern": "^[1-9][0-9]{0,4}[MG]$", "examples": ["4G"]}
 FLAG: Json = {"type": "boolean"}
@@ -8335,7 +8350,8 @@ REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
     "Range": ("bytes=FIRST-LAST: only this part", READS_FILE),
     "If-Range": ("an ETag or a date: the part only if that is unchanged, else the whole",
                  READS_FILE),
-    "If-None-Match": ("ETags: 304 if the file has one of them", READS_FILE),
+    "If-None-Match": ("ETags, or * for any: only if the file has none of them",
+                      READS_FILE + CHANGES_FILE),
     "If-Modified-Since": ("a date: 304 if the file was not changed since", READS_FILE),
     "If-Match": ("an ETag, or * for any: only if the file has it", READS_FILE + CHANGES_FILE),
     "If-Unmodified-Since": ("a date: only if the file was not changed since",
@@ -8380,19 +8396,23 @@ class OpenApi:
             return TEXT if text.startswith("text/") else FILE_SCHEMA
         return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
 
-    def of_type(self, kind: Any) -> Json:
-        """The schema of a field that is annotated with kind."""
+    def of_type(self, kind: Any, meta: Any) -> Json:
+        """The schema of a field that is annotated with kind; meta holds the limits of option()."""
         parts = getattr(kind, "__args__", None) or ()
         if getattr(kind, "__origin__", None) is Union:
-            return {"anyOf": [self.of_type(part) for part in parts]}
+            return {"anyOf": [self.of_type(part, meta) for part in parts]}
         if isinstance(kind, type) and issubclass(kind, Model):
             return {"$ref": "#/components/schemas/" + kind.__name__}
-        simple = {int: NUMBER, bool: FLAG, str: TEXT, type(None): NULL, List[str]: list_of(TEXT)}
-        return simple.get(kind, map_of(TEXT))
+        text = {"type": "string", "pattern": meta["pattern"]} if "pattern" in meta else (
+            LINES if meta.get("lines") else LINE)
+        simple = {int: NUMBER, bool: FLAG, str: text, type(None): NULL, List[str]: list_of(text)}
+        if kind in simple:
+            return simple[kind]
+        return dict(map_of(text), propertyNames={"pattern": "^(?:%s)$" % meta["keys"][0]})
 
     def of_field(self, item: Any) -> Json:
         """The schema of a model's field."""
-        schema = self.of_type(item.type)
+        schema = self.of_type(item.type, item.metadata)
         if "least" in item.metadata:
             limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
             if "type" in schema:
@@ -8440,7 +8460,8 @@ class OpenApi:
             {"name": name, "in": "header", "required": False, "description": doc, "schema": TEXT}
             for name, (doc, handlers) in REQUEST_HEADERS.items() if route.handler in handlers]
         for param in route.params:
-            limits = {"minimum": param.least} if param.kind == "integer" else {}
+            is_number = param.kind == "integer"
+            limits = {"minimum": param.least, "maximum": param.most} if is_number else {}
             schema = dict(kinds[param.kind], **limits)
             parameters.append({"name": param.name, "in": "query", "required": False,
                                "description": param.doc, "schema": schema})
@@ -8510,7 +8531,8 @@ class OpenApi:
         if route.takes:
             media = route.takes if "/" in route.takes else "application/json"
             is_form = media == "multipart/form-data"
-            schema = object_of(files=list_of(FILE_SCHEMA)) if is_form else self.schema(route.takes)
+            files = dict(list_of(FILE_SCHEMA), minItems=1)
+            schema = object_of(files=files) if is_form else self.schema(route.takes)
             operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
         return operation
 

@@ -1,6 +1,7 @@
 """What is said and done when something is amiss: files, scripts, hosts, disks, requests."""
 import asyncio
 import errno
+import gc
 import io
 import json
 import os
@@ -693,6 +694,35 @@ class Trees(Amiss):
         self.refused(psik.NotFoundError, "no directory", psik.ConfinedFolder(work).stat, "sub/file")
         self.refused(psik.NotFoundError, "is gone", psik.ConfinedFolder(work + "/nowhere").descend,
                      work + "/nowhere")
+
+
+    def test_an_archive_that_is_cut_sends_nothing_later(self) -> None:
+        work = os.path.join(self.folder, "files")
+        os.mkdir(work)
+        psik.write_file(os.path.join(work, "big"), "x" * 300000)
+        sent: List[bytes] = []
+
+        def send(data: bytes) -> None:
+            sent.append(data)
+            raise ConnectionError("gone")
+
+        with self.assertRaises(ConnectionError):
+            psik.write_archive(psik.ConfinedFolder(work), "", "top", send)
+        gc.collect()
+        self.assertEqual(len(sent), 1)
+
+    def test_numbers_of_queries(self) -> None:
+        api = psik.Api(self.config())
+        for query, status, said in (
+                ("index=" + "9" * 35, 422, "is too large"), ("index=2147483648", 422, "too large"),
+                ("limit=0000000000000000000000000000000001", 200, self.made.jobid),
+                ("limit=1.0", 200, self.made.jobid), ("limit=-1", 422, "is too small")):
+            answer = self.ask(api, "GET", "/v1/jobs?" + query)
+            self.assertEqual(answer[0], status, answer)
+            self.assertIn(said, answer[1])
+        psik.write_file(self.made.log("stdout", 1), "x")
+        path = "/v1/jobs/%s/logs/stdout.1?offset=" % self.made.jobid
+        self.assertEqual(self.ask(api, "GET", path + "5000000000")[0], 200)
 
 
 class Requests(Amiss):
