@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DEPS ?= .deps
 prefix ?= /usr/local
-DEBIAN = rc shellcheck busybox-static at munge slurmctld slurmd slurm-client slurmdbd mariadb-server procps util-linux openssl curl openssh-server openssh-client chromium wrk zsh
+DEBIAN = rc shellcheck busybox-static at munge slurmctld slurmd slurm-client slurmdbd mariadb-server procps util-linux openssl curl openssh-server openssh-client chromium wrk zsh nginx-light caddy wget $(shell command -v npm >/dev/null || echo nodejs npm)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,7 +16,7 @@ test-all: ## the tests, on every Python found
 test-ends: ## the tests, all of them on the newest Python found and on 3.6; briefly on those between
 	$(PYTHON) tests/every_python.py --ends $(DEPS)
 
-test-deps: ## install what the tests need (Debian packages as root; a Python environment in .deps/)
+test-deps: ## install what the tests need (Debian packages as root; Python environments and node packages in .deps/)
 	apt-get update -q
 	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(DEBIAN)
 	sh tests/install_deps.sh $(DEPS)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# install_deps.sh FOLDER: Python environments that the tests and checks use, made anew where the list
-# of packages has changed.  What runs psik.py itself has the newest Python found.
+# install_deps.sh FOLDER: Python environments, and packages for node, that the tests and checks use,
+# made anew where the list of packages has changed.  What runs psik.py itself has the newest Python
+# found; so have generated clients, which ask for a new one.
 set -eu
 deps=$1
 python=${PYTHON:-python3}
@@ -18,6 +19,18 @@ environment() { # NAME PYTHON PACKAGE...
 	echo "$name $made $*" >"$deps/$name/done"
 }
 
+node_packages() { # PACKAGE...
+	test "$(cat "$deps/node/done" 2>/dev/null)" = "$*" && return
+	node -e 'process.exit(parseInt(process.versions.node) < 20)' || {
+		echo "no node 20 or newer: its clients are left out" >&2
+		return 0
+	}
+	rm -rf "$deps/node"
+	mkdir -p "$deps/node"
+	npm install --silent --no-audit --no-fund --ignore-scripts --save-exact --prefix "$deps/node" "$@"
+	echo "$*" >"$deps/node/done"
+}
+
 environment lint "$python" 'mypy==1.11.2' 'coverage==7.6.1' 'radon==6.0.1' 'ruff==0.6.9' 'vulture==2.13'
 environment psik-1.2.2 "$python" 'psik==1.2.2'
 environment receiver "$python" 'flask==3.0.3'
@@ -25,6 +38,12 @@ environment build "$newest" 'setuptools==75.1.0' 'wheel==0.44.0'
 environment openapi "$python" 'openapi-python-client==0.21.5' 'schemathesis==3.36.0' \
 	'hypothesis==6.112.0' 'click==8.1.7'
 environment biscuit "$newest" 'biscuit-python==0.4.0' 'coverage==7.6.1'
+environment clients "$newest" 'openapi-python-client==0.29.1' 'ruff==0.17.6' \
+	'datamodel-code-generator==0.89.0' 'pydantic==2.14.4' 'schemathesis==4.32.5' \
+	'hypothesis==6.170.17' 'httpx-sse==0.4.3' 'playwright==1.65.2' 'aiohttp==3.14.5' \
+	'requests==2.34.2'
+node_packages 'openapi-typescript@7.13.0' 'openapi-fetch@0.17.0' 'typescript@5.9.3' \
+	'@redocly/cli@2.77.0'
 test -e "$deps/dataclasses.py" || { # for Python 3.6
 	"$python" -m pip -q download --disable-pip-version-check --no-deps --only-binary :all: \
 		--python-version 3.6 -d "$deps/wheel" 'dataclasses==0.8'

@@ -32,9 +32,9 @@ CLASS_TIMEOUT_S = 900
 UNSTEADY_AT_MOST = 2
 # What one Python shows as well as another, by how its name begins.
 WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
-                   "test_server.", "test_users.", "test_local.Walltime.", "test_supervisor.At.",
-                   "test_supervisor.Slurm.", "test_supervisor.Systems.", "test_slurm.",
-                   "test_setup.OnACluster.")
+                   "test_server.", "test_clients.", "test_users.", "test_local.Walltime.",
+                   "test_supervisor.At.", "test_supervisor.Slurm.", "test_supervisor.Systems.",
+                   "test_slurm.", "test_setup.OnACluster.")
 # What depends on the Python most.
 BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "test_routes",
          "test_structure")

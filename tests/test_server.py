@@ -133,10 +133,11 @@ class Described(Case):
         toy = os.path.join(self.folder, "site", "idle")
         os.makedirs(toy)
         for name, text in (("submit", "#!@shell@\necho 7\n"), ("job", "#!@shell@\n@job_body@\n"),
-                           ("cancel", "#!@shell@\nexit 0\n")):
+                           ("cancel", "#!@shell@\nexit 0\n"),
+                           ("poll", "#!@shell@\necho 7 completed 0\n")):  # none is waited for
             with open(os.path.join(toy, name), "w") as file:
                 file.write(text)
-        self.configure(templates=os.path.dirname(toy), backend={"type": "idle"})
+        self.configure(templates=os.path.dirname(toy), backend={"type": "idle"}, poll_interval_s=1)
         server = Server(self, "--port", "0")
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         for options in ([], ["--set-path", "jobid=" + jobid]):
