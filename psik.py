@@ -7248,8 +7248,10 @@ class Connections:
 
     def crowd_of(self, wire: Wire) -> List[Wire]:
         """The other connections of a peer that has as many as it may; [] if it may have more."""
+        if wire.share >= self.limit:
+            return []
         others = [other for other in self.open if other.key == wire.key]
-        return others if wire.share < self.limit and len(others) >= wire.share else []
+        return others if len(others) >= wire.share else []
 
     def take_in(self, wire: Wire) -> bool:
         """Take in a new connection; end another if there are too many, of its peer or in all.
@@ -8636,13 +8638,19 @@ class TcpEnds:
     """The two ends of a TCP connection on this machine; an IPv4-mapped address counts as IPv4."""
 
     def __init__(self, client: Sequence[Any], server: Sequence[Any]) -> None:
-        import ipaddress
         import socket
-        addresses = [ipaddress.ip_address(end[0].split("%")[0]) for end in (client, server)]
-        self.packed = [(getattr(address, "ipv4_mapped", None) or address).packed
-                       for address in addresses]
+        self.packed = [self.pack(end[0].split("%")[0]) for end in (client, server)]
         self.ports = [client[1], server[1]]
         self.family = socket.AF_INET if len(self.packed[0]) == 4 else socket.AF_INET6
+
+    @staticmethod
+    def pack(address: str) -> bytes:
+        """An address as the network has it."""
+        import socket
+        if ":" not in address:
+            return socket.inet_pton(socket.AF_INET, address)
+        packed = socket.inet_pton(socket.AF_INET6, address)
+        return packed[12:] if packed.startswith(b"\0" * 10 + b"\xff\xff") else packed
 
     def ask_kernel(self) -> Optional[int]:
         """The uid that owns the client's end, by sock_diag(7); None if no process holds it now.
@@ -8876,16 +8884,23 @@ class Session:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
 
-    def establish_tls(self) -> None:
-        """Complete the TLS handshake in time; a certificate may tell who the client is."""
+    def establish_tls(self) -> bool:
+        """Complete the TLS handshake in time; a certificate may tell who the client is.
+
+        False if the client has closed the connection without a byte.
+        """
+        import socket
         wire = self.wire
         wire.sock.settimeout(HEAD_TIMEOUT_S)
         wire.handshaking = True
+        if not wire.sock.recv(1, socket.MSG_PEEK):  # who says nothing costs no more than this
+            return False
         wire.sock = self.tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
         wire.sock.do_handshake()
         wire.handshaking = False
         subject, serial = named_by_certificate(wire.sock, self.api.config.tls_user_field)
         wire.peer = wire.peer._replace(subject=subject, serial=serial)
+        return True
 
     def identify(self, req: Request, route: Route) -> Caller:
         """Who sends a request; the connection counts as his from then on."""
@@ -8946,10 +8961,10 @@ class Session:
     def run(self) -> None:
         """Serve the connection from its first byte to its end; a thread of its own runs this."""
         try:
+            if self.tls is not None and not self.establish_tls():
+                return
             if self.wire.peer.address:
                 self.tune_tcp()
-            if self.tls is not None:
-                self.establish_tls()
             self.answer_all()
         except OSError as err:
             complain("a connection was lost: %s" % err)
@@ -9161,11 +9176,15 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                 raise
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            """As the library's, but threads are bounded, and strangers get none."""
+            """As the library's, but threads are bounded, and strangers get none.
+
+            It does not wait until the thread runs, as Thread.start() does: where many connect at
+            once that is half of the time that each of them waits for those before it.
+            """
             wire = Wire(request)
             if Session(api, wire, tls).admit():
                 try:
-                    super().process_request(wire, client_address)
+                    _thread.start_new_thread(self.process_request_thread, (wire, client_address))
                 except RuntimeError:  # no thread could be had
                     api.connections.discard(wire)
                     raise
