@@ -1238,6 +1238,8 @@ class JobSpec(Model):
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
     backend: Union[str, BackendConfig] = option(
         BackendConfig, "a backend's name, or settings that override the config's")
+    launcher: Optional[List[str]] = option(
+        None, "the words of $mpirun, instead of the backend's", least=1)
     requeue: bool = option(
         False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(
@@ -2202,7 +2204,8 @@ TEMPLATE_NAMES = {
     "ptile": "processes on a node, if the spec decides that",
     "processes": "in all, at least 1",
     "queue_name": "", "project_name": "", "reservation_id": "",
-    "attributes": "options of the scheduler, one a line", "launcher": "the config's launcher",
+    "attributes": "options of the scheduler, one a line",
+    "launcher": "that of the spec, or of the config",
     "mpiexec": "mpirun -n N if there is an mpirun, else env", "python": "this interpreter",
     "psik_dir": "the folder of the job's copy of psik.py",
     # For templates of version 1.0.0 that a site has kept.
@@ -2577,13 +2580,14 @@ class ScriptWriter:
         }
 
     def script_values(self) -> Dict[str, Value]:
-        """{name: value} of the template names for the script's environment and set-up lines."""
+        """{name: value} of the template names for what the script finds when it begins."""
         spec = self.spec
         return {
             "environment": ["%s=%s" % pair for pair in spec.environment.items()],
             "environment_name": [name for name in spec.environment if name.isidentifier()],
             "setup": [line for line in spec.setup if line.strip()],
             "inherit_environment": "yes" if spec.inherit_environment else None,
+            "launcher": WORD_SEPARATOR.join(spec.launcher or self.config.launcher or ()) or None,
         }
 
     def place_values(self) -> Dict[str, Value]:
@@ -2606,7 +2610,6 @@ class ScriptWriter:
             "tag": job.tag,
             "grace_s": config.kill_grace_s,
             "grace_fifths": config.kill_grace_s * 5,
-            "launcher": WORD_SEPARATOR.join(config.launcher) if config.launcher else None,
             "timeout": find_program("timeout") or "timeout",
             "python": sys.executable or "python3",
             "psik_dir": copy,
@@ -9176,14 +9179,10 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                 raise
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            """As the library's, but threads are bounded, and strangers get none.
-
-            It does not wait until the thread runs, as Thread.start() does: where many connect at
-            once that is half of the time that each of them waits for those before it.
-            """
+            """As the library's, but threads are bounded, and strangers get none."""
             wire = Wire(request)
             if Session(api, wire, tls).admit():
-                try:
+                try:  # Thread.start() would wait until it runs: long, where many connect at once
                     _thread.start_new_thread(self.process_request_thread, (wire, client_address))
                 except RuntimeError:  # no thread could be had
                     api.connections.discard(wire)

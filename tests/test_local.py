@@ -79,8 +79,9 @@ class Local:
     def test_mpirun_is_a_command(self: Any) -> None:
         self.configure(launcher=["env", "LAUNCHED=yes"])
         script = "$mpirun sh -c 'echo $LAUNCHED'"
-        jobid = self.run_spec("--wait", script=script)
-        self.assertEqual(self.psik("logs", jobid).out, "yes\n")
+        for spec, said in (({}, "yes\n"), ({"launcher": ["env", "LAUNCHED=own"]}, "own\n")):
+            jobid = self.run_spec("--wait", script=script, **spec)
+            self.assertEqual(self.psik("logs", jobid).out, said)
 
     def test_odd_values_arrive_unchanged(self: Any) -> None:
         values = {"V%d" % number: text for number, text in enumerate(texts())}

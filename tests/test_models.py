@@ -67,6 +67,7 @@ class Specs(unittest.TestCase):
         ours = psik.to_json(JobSpec(script="x"))
         self.assertIs(ours.pop("requeue"), False)  # which upstream has not
         self.assertEqual(ours.pop("setup"), [])
+        self.assertIsNone(ours.pop("launcher"))
         self.assertIsNone(ours["resources"].pop("memory_per_process"))
         self.assertEqual(ours, {
             "name": None, "directory": None, "script": "x", "environment": {},
