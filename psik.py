@@ -6739,9 +6739,8 @@ class Journal:
     A client goes on after the number of the last one that it has got, whatever server it asks, and
     however often that was started.  Each file is named by the number from which it may hold
     transitions, and begins with the line {path of a live job: rows that were told}.  The servers of
-    a tree share the
-    files: each reads what the others have told before it adds to them.  Only the last
-    JOURNAL_FILES files are kept, and only the last MAX_NEWS transitions are in memory.
+    a tree share the files: each reads what the others have told before it adds to them.  Only the
+    last JOURNAL_FILES files are kept, and only the last MAX_NEWS transitions are in memory.
     """
     # A server that starts leaves a gap in the numbers: after a power failure the disk may lack
     # transitions that clients have got, and their numbers must not be given again.  It writes a
