@@ -5104,9 +5104,9 @@ class ConfinedFolder:
         """
         real, name = self.split(path.rstrip("/"))
         with refusing(path, NO_REMOVING), closing_fd(self.descend(real)) as folder:
-            had_part = self.drop_part(folder, self.part_name(name))
             with self.changes:
                 check(status_of(name, folder))
+                had_part = self.drop_part(folder, self.part_name(name))
                 try:
                     os.unlink(name, dir_fd=folder)
                 except FileNotFoundError:
