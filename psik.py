@@ -160,6 +160,11 @@ SAYS_WHY = re.compile("(?i)error|invalid|fail|denied|not |cannot|can't|no such|u
 WANTED_MORE = {"memory_per_process": re.compile("OUT_OF_MEMORY|TERM_MEMLIMIT"),
                "duration": re.compile("TIMEOUT|TERM_RUNLIMIT|walltime")}
 SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[.]?$")
+# What a script holds that is plainly written for sh, and means something else to rc, or nothing.
+WRITTEN_FOR_SH = re.compile(
+    r"(?m)^\s*export\s+\w+=|\$\(|2>&1|(?:^|;)\s*(?:(?:if|while)\s+)?\[\s.*\s\]"
+    r"|(?:^|;)\s*(?:then|fi|do|done|esac)\b")
+SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc, on stderr
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
@@ -758,6 +763,15 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
     status = child.returncode if child.returncode >= 0 else 128 - child.returncode
     return Finished(status, out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))
+
+
+def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str,
+                env: Optional[Dict[str, str]] = None) -> Finished:
+    """Run a program, text its stdin; if it cannot start or takes too long, stderr says so."""
+    try:
+        return run_program(argv, timeout_s, env, text=text)
+    except OSError as err:
+        return Finished(1, "", str(err))
 
 
 def ask_program(argv: Sequence[str]) -> str:
@@ -2266,6 +2280,19 @@ class Shell(NamedTuple):
             return directive(str(value))
         return str(value) if directive else self.quote_word(str(value))
 
+    def check_script(self, script: str) -> None:
+        """InvalidError if a script without #! is plainly not for this shell, which is rc."""
+        found = WRITTEN_FOR_SH.search(script)
+        if found:
+            why = "%r is not rc's" % found.group(0).strip()
+        else:
+            said = try_program(self.command.split() + ["-n"], PROBE_TIMEOUT_S, script).err
+            why = last_line(said)
+        if why:
+            raise InvalidError([Fault("script", "it has no #! line, so %s would read it, and %s: "
+                                      "begin it with #!/bin/sh, or name rc_path in the config"
+                                      % (self.command, why))])
+
     @staticmethod
     def is_rc(words: Sequence[str]) -> bool:
         """Whether this is Rakitzis' rc: init tools and Plan 9's shell are called rc too."""
@@ -2685,15 +2712,6 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     lines = re.findall(r"^# needs:(.*)$", template.text, re.MULTILINE)
     absent = [word for line in lines for word in line.split() if not find_program(word)]
     return missing + ["no program %r, which %s calls" % (word, template.source) for word in absent]
-
-
-def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str,
-                env: Optional[Dict[str, str]] = None) -> Finished:
-    """Run a program, text its stdin; if it cannot start or takes too long, stderr says so."""
-    try:
-        return run_program(argv, timeout_s, env, text=text)
-    except OSError as err:
-        return Finished(1, "", str(err))
 
 
 def without_options(env: Mapping[str, str]) -> Dict[str, str]:
@@ -4079,6 +4097,8 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
         raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
                                   "to run in the job's own work/" % spec.directory)])
     shell = Shell.of(chosen.config)
+    if shell.kind == "rc" and not chosen.config.rc_path and not spec.script.startswith("#!"):
+        shell.check_script(spec.script)
     job = JobTree(config).reserve(chosen)
     try:
         if access is not None:
@@ -4316,11 +4336,28 @@ def recorded_reason(job: JobDir, row: Row) -> str:
     return reason
 
 
+def shell_of(job: JobDir) -> str:
+    """What reads the job's script: its #! line, or that of the shell that psik.py chose."""
+    return read_or_empty(job.script("run")).split("\n")[0][len("#!"):].strip()
+
+
+def misread_script(job: JobDir, row: Row) -> str:
+    """Which shell found a syntax error in a script without #!; '' if none did, or if it has one."""
+    with suppress(PsikError, OSError):
+        if job.spec().script.startswith("#!"):
+            return ""
+        with open(job.log("stderr", row.jobndx), "rb") as file:
+            skip_to_tail(file, 3)
+            if SYNTAX_ERROR.search(file.read(2000).decode("utf-8", "replace")):
+                return "a syntax error for %s, which reads a script without #!" % shell_of(job)
+    return ""
+
+
 def why_step_failed(job: JobDir, row: Row) -> str:
     """Why a step failed: its recorded reason, exit status or, if it never ran, what was said."""
     reason = recorded_reason(job, row)
     if os.path.exists(job.log("stdout", row.jobndx)):
-        return reason or describe_exit(row.info)
+        return reason or describe_exit(row.info) or misread_script(job, row)
     said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
     return ": ".join(part for part in (reason, said) if part)
 
@@ -9632,7 +9669,8 @@ def print_status(job: Dict[str, Json]) -> None:
              if pair[1] not in (None, {}) and pair[0] != "type"]
     lines = [("state", painted(job["state"], job["state"])), ("reason", one_line(job["reason"])),
              ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
-             ("directory", job["directory"]), ("resources", one_line(" ".join(asked)))]
+             ("directory", job["directory"]), ("shell", job["shell"]),
+             ("resources", one_line(" ".join(asked)))]
     for name, value in lines:
         if value:
             say("  %-10s %s" % (name, value))
@@ -9651,7 +9689,7 @@ def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     rows = job.rows()
     summary = summarize(job, rows, reconcile(config, [(job, rows)]))
     spec = job.spec()
-    return dict(summary._asdict(), base=job.path, directory=spec.directory,
+    return dict(summary._asdict(), base=job.path, directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
                 callbacks=Outbox(job).describe())
 

@@ -8,7 +8,7 @@ import unittest
 from typing import Any, List, Set, Tuple
 
 import psik
-from harness import PSIK, ROOT, Case
+from harness import PSIK, ROOT, Case, rc_path
 
 with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as _file:
     README = _file.read()
@@ -121,6 +121,7 @@ class Session(Case):
             done = subprocess.run(["bash", "-c", command], cwd=home, env=env,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             said = done.stdout.decode().replace(home, "/home/ada")
+            said = said.replace(rc_path() or "/bin/sh", "/bin/sh")
             self.assertEqual(masked(said), masked(expected), command)
 
     def test_the_first_command(self) -> None:
