@@ -1333,6 +1333,256 @@ def from_json(cls: Type[M], data: Json, source: str = "") -> M:
     return model
 
 
+class Option(NamedTuple):
+    """An option of the scheduler, written `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
+    name: str
+    value: str
+
+    @classmethod
+    def of(cls, key: str, value: str) -> "Option":
+        """The option that an attribute means.
+
+        `---x` is `--x`; `x` without dashes is `-x`, and a longer word gets two.
+        """
+        word = key.lstrip("-")
+        dashes = min(len(key) - len(word), 2) or (1 if len(word) == 1 else 2)
+        return cls("-" * dashes + word, value)
+
+
+# Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
+ARRAYS = "an array of jobs cannot be asked for yet"
+OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
+ONE_JOB = "makes something else of the submission than one job that waits in its queue"
+REFUSED_OPTIONS = {
+    "slurm": {
+        "--array -a": ARRAYS,
+        "--clusters --cluster -M": "make a backend for that cluster, with SLURM_CLUSTERS in its "
+                                   "scheduler_environment",
+        "--output -o --error -e --input -i": OUR_LOGS,
+        "--wait -W --test-only --wrap": ONE_JOB},
+    "lsf": {"-J[": ARRAYS, "-o -oo -e -eo -i -is": OUR_LOGS, "-K -I -Ip -Is": ONE_JOB},
+    "at": {"-f -c -d -l -r": ONE_JOB},
+    "sge": {"-t": ARRAYS},
+    "pbs": {"-J -t": ARRAYS},
+}
+
+
+# The options whose value schedulers keep with a job.  psik.py's tag stands there too.
+COMMENTS = {"slurm": ("--comment",), "lsf": ("-Jd",)}
+
+
+def refused_options(kind: str, attributes: Dict[str, str]) -> Iterator[Fault]:
+    """The faults of attributes that a backend of this kind cannot take."""
+    for key, value in attributes.items():
+        name = Option.of(key, value).name
+        names = (name, name + "[") if "[" in value else (name,)
+        for words, why in REFUSED_OPTIONS.get(kind.split("-")[0], {}).items():
+            # sbatch takes an option by its beginning, too.
+            if any(word in names or (len(name) > 3 and word.startswith(name))
+                   for word in words.split()):
+                yield Fault("attributes.%s" % key, why)
+
+
+# Batch scripts.  Their directives (#SBATCH and so on) become fields of the spec; what has no field
+# becomes an attribute, if the job goes to the scheduler that they are for.
+
+def minutes(text: str, units: str = "s") -> int:
+    """The minutes of a walltime, rounded up; ValueError if it is none.
+
+    units: what the last number of H:M:S counts, `s` or `m` (as for LSF, which has no seconds), or
+    `slurm`: days may come first, and a number alone means minutes.
+    """
+    match = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+(?::[0-9]+){0,2})", text)
+    if not match or (match.group(1) and units != "slurm"):
+        raise ValueError("%s is not a walltime" % shown(text))
+    numbers = [int(part) for part in match.group(2).split(":")]
+    if match.group(1):      # days-hours:minutes:seconds
+        numbers = [int(match.group(1)) * 24 + numbers[0]] + (numbers[1:] + [0, 0])[:2]
+    elif units == "m" or (units == "slurm" and len(numbers) == 1):
+        numbers.append(0)
+    seconds = 0
+    for number in numbers:
+        seconds = seconds * 60 + number
+    return -(-seconds // 60)
+
+
+def count(text: str) -> int:
+    """A number that is given as such; ValueError if it is anything else, a range say."""
+    return FieldReader.number(text if text.isdigit() else "", {"least": 1})
+
+
+def mebibytes(text: str) -> int:
+    """A size in MiB; ValueError if it is none, or 0."""
+    return FieldReader.number(text, {"least": 1, "size": True})
+
+
+def yes(text: str) -> bool:
+    """True for an option without a value; ValueError if it has one."""
+    if text:
+        raise ValueError("%s is more than yes" % shown(text))
+    return True
+
+
+# {prefix of a directive: (kind of its scheduler, {options: (field, how its value is read)})}
+Readers = Dict[str, Tuple[str, Callable[[str], Any]]]
+DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
+    "#SBATCH": ("slurm", {
+        "--time -t": ("resources.duration", lambda text: minutes(text, "slurm")),
+        "--nodes -N": ("resources.node_count", count),
+        "--ntasks -n": ("resources.process_count", count),
+        "--ntasks-per-node": ("resources.processes_per_node", count),
+        "--cpus-per-task -c": ("resources.cpu_cores_per_process", count),
+        "--gpus-per-task": ("resources.gpu_cores_per_process", count),
+        "--mem-per-cpu": ("memory_per_core", mebibytes), "--mem": ("memory_per_node", str),
+        "--exclusive": ("resources.exclusive_node_use", yes),
+        "--partition -p": ("backend.queue_name", str),
+        "--account -A": ("backend.project_name", str),
+        "--reservation": ("backend.reservation_id", str),
+        "--job-name -J": ("name", str), "--chdir -D": ("directory", str),
+        "--requeue": ("requeue", yes)}),
+    "#BSUB": ("lsf", {
+        "-W": ("resources.duration", lambda text: minutes(text.split("/")[0], "m")),
+        "-nnodes": ("resources.node_count", count), "-n": ("resources.process_count", count),
+        "-M": ("resources.memory_per_process", mebibytes),
+        "-x": ("resources.exclusive_node_use", yes),
+        "-q": ("backend.queue_name", str), "-P": ("backend.project_name", str),
+        "-U": ("backend.reservation_id", str), "-J": ("name", str), "-cwd": ("directory", str),
+        "-r": ("requeue", yes)}),
+    "#PBS": ("pbs", {
+        "-l walltime": ("resources.duration", minutes),
+        "-q": ("backend.queue_name", str), "-A": ("backend.project_name", str),
+        "-N": ("name", str)}),
+    "#$": ("sge", {
+        "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
+        "-P": ("backend.project_name", str), "-N": ("name", str), "-wd": ("directory", str)}),
+}
+# Options that a job of psik.py has anyway, or that mean nothing to it.
+DIRECTIVES_PASSED = {"slurm": "--no-requeue --export=ALL --ntasks=1 --get-user-env", "lsf": "-rn",
+                     "pbs": "-V -S", "sge": "-V -cwd -S"}
+
+
+class BatchScript:
+    """A script with directives for a scheduler: the spec that they make, and what is left out."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.kind = text, ""
+        self.data: Dict[str, Json] = {}
+        self.attributes: Dict[str, str] = {}
+        for prefix, (kind, table) in DIRECTIVE_FIELDS.items():
+            options = list(self.options(prefix))
+            if options and not self.kind:
+                self.kind = kind
+                self.readers = {word: reader for words, reader in table.items()
+                                for word in self.words(words)}
+                for name, value in options:
+                    self.take(name, value)
+                self.finish()
+
+    @staticmethod
+    def words(options: str) -> List[str]:
+        """The options of a key of DIRECTIVE_FIELDS; `-l x` is one."""
+        return [options] if options.startswith("-l ") else options.split()
+
+    @staticmethod
+    def words_behind(prefix: str, line: str) -> List[str]:
+        """The words of a directive; [] if the line is none.  InvalidError if a quote is open."""
+        import shlex
+        match = re.match(re.escape(prefix) + r"\s*(-.*)", line)
+        try:
+            return shlex.split(match.group(1), comments=True) if match else []
+        except ValueError as err:
+            raise InvalidError("%s: %s" % (line, str(err).lower()), "script") from None
+
+    def options(self, prefix: str) -> Iterator[Tuple[str, str]]:
+        """(option, its value or '') of the directives; `-l a=1,b=2` comes as `-l a` and `-l b`."""
+        for line in self.text.split("\n"):
+            if prefix == "#SBATCH" and line.strip() and not line.startswith("#"):
+                return  # as sbatch has it, a command ends them
+            words = self.words_behind(prefix, line)
+            while words:
+                name, value, words = self.next_option(words)
+                if name == "-l":
+                    parts = (part.partition("=") for part in value.split(","))
+                    yield from (("-l " + part[0], part[2]) for part in parts)
+                else:
+                    yield name, value
+
+    @staticmethod
+    def next_option(words: List[str]) -> Tuple[str, str, List[str]]:
+        """(option, value, the words behind it) of a directive's words."""
+        name, equals, value = words[0].partition("=")
+        if equals and name.startswith("--"):
+            return name, value, words[1:]
+        short = re.fullmatch("(-[A-Za-z])([0-9].*)", words[0])  # -N2
+        if short:
+            return short.group(1), short.group(2), words[1:]
+        size = 3 if name == "-pe" else 2    # SGE's parallel environment has a name and a number
+        if len(words) > 1 and not words[1].startswith("-"):
+            return words[0], " ".join(words[1:size]), words[size:]
+        return words[0], "", words[1:]
+
+    def take(self, name: str, value: str) -> None:
+        """Let an option become a field, or else an attribute."""
+        field_name, read = self.readers.get(name, ("", str))
+        passed = DIRECTIVES_PASSED[self.kind].split()
+        if name in passed or "%s=%s" % (name, value) in passed:
+            return
+        try:
+            if not field_name or "[" in value:  # -J x[1-9] is an array
+                raise ValueError("no field")
+            self.data[field_name] = read(value)
+        except ValueError:
+            if name.startswith("-l "):  # several of these are one option
+                value = name[3:] + "=" * bool(value) + value
+                value, name = ",".join(filter(None, (self.attributes.get("-l"), value))), "-l"
+            self.attributes[name] = value
+
+    def finish(self) -> None:
+        """Make one field of those that only mean something together."""
+        per_core = self.data.pop("memory_per_core", 0)
+        per_node = self.data.pop("memory_per_node", "")
+        memory = per_core * self.data.get("resources.cpu_cores_per_process", 1) or (
+            self.per_process(per_node) if per_node else None)
+        if memory:
+            self.data["resources.memory_per_process"] = memory
+        elif per_node:
+            self.attributes["--mem"] = per_node
+        # Unlike a spec, a batch script that does not ask for whole nodes does not want them.
+        self.data.setdefault("resources.exclusive_node_use", False)
+
+    def per_process(self, per_node: str) -> Optional[int]:
+        """MiB for each process, from those for each node; None if that cannot be told."""
+        needs = {name.rpartition(".")[2]: value for name, value in self.data.items()}
+        processes, nodes = needs.get("process_count", 1), needs.get("node_count", 1)
+        here = needs.get("processes_per_node") or (processes if 1 in (processes, nodes) else 0)
+        size = FieldReader.mebibytes(per_node)
+        return size // here if here and isinstance(size, int) and size >= here else None
+
+    def left_out(self, kind: str) -> Dict[str, str]:
+        """{option: why} of those that a job of a backend of this kind cannot have from here."""
+        if kind and kind.split("-")[0] != self.kind:
+            return dict.fromkeys(self.attributes, "for %s; the job goes to %s" % (self.kind, kind))
+        names = next((words.split() for words, why in REFUSED_OPTIONS[self.kind].items()
+                      if why is OUR_LOGS), [])
+        return {name: OUR_LOGS for name in self.attributes if name in names}
+
+    def spec(self, kind: str, source: str) -> Dict[str, Json]:
+        """The spec as a JSON object, for a backend of this kind; prints what it leaves out."""
+        spec: Dict[str, Json] = {}
+        for path, value in self.data.items():
+            above, _, name = path.rpartition(".")
+            (spec.setdefault(above, {}) if above else spec)[name] = value
+        left_out = self.left_out(kind)
+        if left_out:
+            complain("%s: not taken over: %s" % (source, "; ".join(
+                "%s (%s)" % (name, why) for name, why in left_out.items())))
+        if "resources.duration" not in self.data:
+            complain("%s: it asks for no walltime, so it gets the default" % source)
+        attributes = {name: value for name, value in self.attributes.items()
+                      if name not in left_out}
+        return dict(spec, attributes=attributes)
+
+
 def set_path(data: Json, change: str) -> None:
     """Apply `resources.duration=30` to a JSON object; missing objects on the way are made."""
     path, equals, value = change.partition("=")
@@ -1353,19 +1603,33 @@ def set_path(data: Json, change: str) -> None:
     data[parts[-1]] = value
 
 
-def load_spec(text: str, source: str, changes: Sequence[str] = ()) -> JobSpec:
-    """The JobSpec of a JSON text, or of a script that starts with #!.
-
-    A job that is given as a script is named after its source.  changes are texts like
-    `path.to.field=value`; they are applied before anything is checked.
-    """
+def script_in(text: str, source: str) -> str:
+    """The script that a text is; '' if it is JSON.  Named as a file, a script needs no #!."""
+    is_file = source != "-" and not source.endswith(".json")
     if text.startswith("#!"):
-        data: Json = {"script": text, "name": None if source == "-" else os.path.basename(source)}
+        return text
+    return "#!/bin/sh\n" + text if is_file and text.strip()[:1] not in ("", "[", "{") else ""
+
+
+def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "") -> JobSpec:
+    """The JobSpec of a JSON text, or of a script, which a file may also be if it has no #!.
+
+    A job that is given as a script is named after its source.  The directives of a batch script
+    become fields; kind is that of the backend that it goes to, if it is known, and stderr tells
+    what cannot be taken over.  changes are texts like `path.to.field=value`; they are applied
+    before anything is checked.
+    """
+    place = "stdin" if source == "-" else source
+    script = script_in(text, source)
+    if script:
+        batch = BatchScript(script)
+        data: Json = {"name": None if source == "-" else os.path.basename(source)}
+        data.update(batch.spec(kind, place) if batch.kind else {}, script=script)
     else:
-        data = parse_json(text, "stdin" if source == "-" else source)
+        data = parse_json(text, place)
     for change in changes:
         set_path(data, change)
-    return from_json(JobSpec, data, "stdin" if source == "-" else source)
+    return from_json(JobSpec, data, place)
 
 
 # --------------------------------------------------------------------------------- 5. Configuration
@@ -2132,56 +2396,6 @@ class ShellTemplate(string.Template):
     """`@name@` is the only markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched."""
     pattern: ClassVar[Any] = (r"@(?P<named>[a-z][a-z0-9_]*)@"
                               r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # no match
-
-
-class Option(NamedTuple):
-    """An option of the scheduler, written `-C gpu`, `--gpu-bind=closest` or `--no-requeue`."""
-    name: str
-    value: str
-
-    @classmethod
-    def of(cls, key: str, value: str) -> "Option":
-        """The option that an attribute means.
-
-        `---x` is `--x`; `x` without dashes is `-x`, and a longer word gets two.
-        """
-        word = key.lstrip("-")
-        dashes = min(len(key) - len(word), 2) or (1 if len(word) == 1 else 2)
-        return cls("-" * dashes + word, value)
-
-
-# Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
-ARRAYS = "an array of jobs cannot be asked for yet"
-OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
-ONE_JOB = "makes something else of the submission than one job that waits in its queue"
-REFUSED_OPTIONS = {
-    "slurm": {
-        "--array -a": ARRAYS,
-        "--clusters --cluster -M": "make a backend for that cluster, with SLURM_CLUSTERS in its "
-                                   "scheduler_environment",
-        "--output -o --error -e --input -i": OUR_LOGS,
-        "--wait -W --test-only --wrap": ONE_JOB},
-    "lsf": {"-J[": ARRAYS, "-o -oo -e -eo -i -is": OUR_LOGS, "-K -I -Ip -Is": ONE_JOB},
-    "at": {"-f -c -d -l -r": ONE_JOB},
-    "sge": {"-t": ARRAYS},
-    "pbs": {"-J -t": ARRAYS},
-}
-
-
-# The options whose value schedulers keep with a job.  psik.py's tag stands there too.
-COMMENTS = {"slurm": ("--comment",), "lsf": ("-Jd",)}
-
-
-def refused_options(kind: str, attributes: Dict[str, str]) -> Iterator[Fault]:
-    """The faults of attributes that a backend of this kind cannot take."""
-    for key, value in attributes.items():
-        name = Option.of(key, value).name
-        names = (name, name + "[") if "[" in value else (name,)
-        for words, why in REFUSED_OPTIONS.get(kind.split("-")[0], {}).items():
-            # sbatch takes an option by its beginning, too.
-            if any(word in names or (len(name) > 3 and word.startswith(name))
-                   for word in words.split()):
-                yield Fault("attributes.%s" % key, why)
 
 
 class Block(str):
@@ -4929,9 +5143,9 @@ def etag(status: os.stat_result) -> str:
 
 def status_of(name: str, folder: int) -> Optional[os.stat_result]:
     """The status of a file in an open folder, a link counting as what it leads to; None if none."""
-    for follow in (True, False):    # a link may lead nowhere
+    for as_target in (True, False):    # a link may lead nowhere
         with suppress(OSError):
-            return os.stat(name, dir_fd=folder, follow_symlinks=follow)
+            return os.stat(name, dir_fd=folder, follow_symlinks=as_target)
     return None
 
 
@@ -9556,7 +9770,7 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
 
 @command("run --wait spec.json",
          arg("spec", metavar="SPEC",
-             help="a JSON file, or a script that starts with #!, or - for stdin"),
+             help="a JSON file, or a script, a batch script say, or - for stdin"),
          arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
          arg("--here", action="store_true", help="run in the current directory"),
          BACKEND,
@@ -9570,7 +9784,8 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
         raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
     config = config_of(opts)
     changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
-    spec = load_spec(spec_text(opts.spec), opts.spec, changes)
+    kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
+    spec = load_spec(spec_text(opts.spec), opts.spec, changes, kind)
     job = create(config, spec, opts.backend)
     if opts.follow:
         complain("job %s" % job.jobid)

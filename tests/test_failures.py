@@ -780,7 +780,8 @@ class Requests(Amiss):
         server.timeout = 20
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(place.path)
-            full = mock.patch("threading.Thread.start", side_effect=RuntimeError("no more threads"))
+            full = mock.patch("psik._thread.start_new_thread",
+                              side_effect=RuntimeError("no more threads"))
             with full, captured() as (_, err):
                 server.handle_request()
             self.assertIn("a connection was not served: no more threads", err.getvalue())
