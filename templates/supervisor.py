@@ -6,8 +6,10 @@
     scripts/supervise cancel                    end the steps that stdin names, and wait until
                                                 nothing of them is alive
     scripts/supervise poll                      print the steps on stdin that are alive
+    scripts/supervise ranks N PROGRAM ARG...    start N processes of a program; $mpirun is this
+                                                where there is no mpirun
 
-stdin holds a line `NATIVEID psik-JOBID.JOBNDX` for each step.
+For cancel and poll stdin holds a line `NATIVEID psik-JOBID.JOBNDX` for each step.
 
 It needs Python 3.6 or newer and no other program.  Every job starts it, so it imports only what is
 built into Python, and fcntl: to import `os`, `signal`, `re`, `json` or `typing` would take as long
@@ -614,6 +616,87 @@ def cancel() -> int:
     return status
 
 
+# Processes of a parallel program, on a host without mpirun.
+
+class Ranks:
+    """Processes of one program, each of which knows its rank; their output comes line by line.
+
+    If one fails, the others are ended, as mpirun does it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.code = size, 0      # the exit status of the first that failed
+        self.pids: "Set[int]" = set()
+        self.targets: "Dict[int, int]" = {}     # {descriptor to read from: ours to write to}
+        self.rest: "Dict[int, bytes]" = {}      # what was read of a line that is not complete
+
+    def start(self, rank: int, path: str, argv: "List[str]") -> None:
+        """Start the process of a rank."""
+        pipes = {target: posix.pipe() for target in (1, 2)}
+        pid = posix.fork()
+        if not pid:
+            try:
+                for target, (_, sender) in pipes.items():
+                    posix.dup2(sender, target)
+                environment = dict(posix.environ)
+                environment.update({b"PSIK_RANK": b"%d" % rank, b"PSIK_SIZE": b"%d" % self.size})
+                posix.execve(path, argv, environment)
+            except OSError as err:
+                complain("%s: %s" % (path, err.strerror))
+            posix._exit(126)
+        self.pids.add(pid)
+        for target, (receiver, sender) in pipes.items():
+            posix.close(sender)
+            self.targets[receiver], self.rest[receiver] = target, b""
+
+    def pass_on(self, receiver: int) -> None:
+        """Write the whole lines of what a process has written; at its end, all of it."""
+        data = posix.read(receiver, 65536)
+        lines = self.rest[receiver] + data
+        cut = lines.rfind(b"\n") + 1 if data and len(lines) < 65536 else len(lines)
+        self.rest[receiver] = lines[cut:]
+        target, lines = self.targets[receiver], lines[:cut]
+        while lines:
+            lines = lines[posix.write(target, lines):]
+        if not data:
+            posix.close(receiver)
+            del self.targets[receiver]
+
+    def reap(self) -> None:
+        """Take note of those that have ended."""
+        for pid in list(self.pids):
+            ended, status = posix.waitpid(pid, posix.WNOHANG)
+            if not ended:
+                continue
+            self.pids.discard(pid)
+            if status and not self.code:
+                exited = posix.WIFEXITED(status)
+                self.code = posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status)
+                for other in self.pids:
+                    send(other, _signal.SIGTERM, _signal.SIGCONT)
+
+    def run(self, argv: "List[str]") -> int:
+        """Run a program in all ranks; the exit status."""
+        import select
+        path = find_program(argv[0])
+        if not path:
+            complain("%s: not found" % argv[0])
+            return 127
+        for rank in range(self.size):
+            self.start(rank, path, argv)
+        while self.targets:
+            ready = select.select(list(self.targets), [], [], 0.1)[0]
+            for receiver in ready:
+                self.pass_on(receiver)
+            self.reap()
+            if not self.pids and not ready:     # something of theirs lives on, and has our pipes
+                break
+        while self.pids:
+            self.reap()
+            time.sleep(0.01)
+        return self.code
+
+
 # In the job.
 
 class History:
@@ -1074,11 +1157,17 @@ class Run:
         return 126, "its script cannot be started: %s" % err.strerror
 
 
+def find_program(name: str, first: "Tuple[str, ...]" = ()) -> str:
+    """The path of a program, '' if there is none; looked for in `first`, and then in PATH."""
+    folders = list(first) + as_texts(posix.environ).get("PATH", "").split(":")
+    paths = [name] if "/" in name else ["%s/%s" % (folder or ".", name) for folder in folders]
+    return ([path for path in paths
+             if posix.access(path, posix.X_OK) and not exists(path + "/.")] or [""])[0]
+
+
 def find_bash() -> str:
     """The path of bash, '' if there is none."""
-    folders = ["/bin", "/usr/bin"] + as_texts(posix.environ).get("PATH", "").split(":")
-    paths = [folder + "/bash" for folder in folders]
-    return ([path for path in paths if posix.access(path, posix.X_OK)] or [""])[0]
+    return find_program("bash", ("/bin", "/usr/bin"))
 
 
 def as_bytes(text: str) -> bytes:
@@ -1121,6 +1210,8 @@ def reset() -> None:
 def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     """Do what the command line asks for, and exit."""
     SETTINGS.update(settings)
+    if argv[1] == "ranks":
+        posix._exit(Ranks(int(argv[2])).run(argv[3:]))
     if argv[1:] in (["poll"], ["cancel"]):
         posix._exit(poll() if argv[1] == "poll" else cancel())
     reset()

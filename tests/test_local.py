@@ -83,6 +83,42 @@ class Local:
             jobid = self.run_spec("--wait", script=script, **spec)
             self.assertEqual(self.psik("logs", jobid).out, said)
 
+    def without_mpirun(self: Any, script: str, processes: int, status: int = 0) -> str:
+        """Run a job where no mpirun is found; its id."""
+        folders = [folder for folder in self.env["PATH"].split(":")
+                   if not os.path.exists(os.path.join(folder, "mpirun"))]
+        ran = self.psik("run", "--wait", "-", status=status, env={"PATH": ":".join(folders)},
+                        stdin=json.dumps({"script": script, "resources": {
+                            "process_count": processes}}))
+        return str(ran.out.strip())
+
+    def test_mpirun_starts_processes_that_know_their_rank(self: Any) -> None:
+        for processes in (1, 3):
+            jobid = self.without_mpirun(
+                "$mpirun sh -c 'echo rank $PSIK_RANK; echo of $PSIK_SIZE >/dev/stderr'", processes)
+            self.assertEqual(sorted(self.psik("logs", jobid).out.splitlines()),
+                             ["rank %d" % rank for rank in range(processes)])
+            self.assertEqual(self.psik("logs", "--stderr", jobid).out,
+                             "of %d\n" % processes * processes)
+
+    def test_their_output_comes_line_by_line(self: Any) -> None:
+        half = "i=0; while test $i -lt 40; do printf %s; sleep 0.002; printf %s; i=$((i+1)); done"
+        script = self.write("half", "#!/bin/sh\n" + half % ("$PSIK_RANK$PSIK_RANK",
+                                                            "'$PSIK_RANK\\n'") + "\n", 0o755)
+        script = self.write("half", psik.read_text(script).replace("'$PSIK_RANK\\n'",
+                                                                   '"$PSIK_RANK\\n"'), 0o755)
+        jobid = self.without_mpirun("$mpirun %s" % script, 4)
+        self.assertEqual(sorted(set(self.psik("logs", jobid).out.splitlines())),
+                         ["000", "111", "222", "333"])
+
+    def test_one_of_them_that_fails_ends_the_others(self: Any) -> None:
+        begun = time.monotonic()
+        jobid = self.without_mpirun(
+            "$mpirun sh -c 'test $PSIK_RANK = 1 && exit 7; exec sleep 60'", 3, status=7)
+        self.assertLess(time.monotonic() - begun, 50)
+        self.assertEqual(self.states(jobid)[-1], "1 failed")
+        self.without_mpirun("$mpirun no-such-program", 2, status=127)
+
     def test_odd_values_arrive_unchanged(self: Any) -> None:
         values = {"V%d" % number: text for number, text in enumerate(texts())}
         values.update({"odd name-": "x", "PYTHONHOME": "/nonsense", "PYTHONPATH": "/nonsense",
