@@ -21,7 +21,7 @@ environment() { # NAME PYTHON PACKAGE...
 
 node_packages() { # PACKAGE...
 	test "$(cat "$deps/node/done" 2>/dev/null)" = "$*" && return
-	node -e 'process.exit(parseInt(process.versions.node) < 20)' || {
+	node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || {
 		echo "no node 20 or newer: its clients are left out" >&2
 		return 0
 	}
