@@ -940,6 +940,10 @@ class Model:
         """The faults that no field has by itself, such as two fields that contradict each other."""
         return iter(())
 
+    def is_written(self, name: str) -> bool:
+        """Whether to_json() writes this field."""
+        return True
+
 
 def default_of(item: Any) -> Any:
     """The default value of a dataclass's field."""
@@ -1116,7 +1120,8 @@ class FieldReader:
         if len(self.faults) > before:
             return None
         model = cls.__new__(cls)  # __post_init__ would check all of it once more
-        vars(model).update(values, given=frozenset(data))
+        given = frozenset(name for name, value in data.items() if value is not None)
+        vars(model).update(values, given=given)
         return model
 
 
@@ -1194,6 +1199,10 @@ class Defaults(ResourceSpec):
     def faults(self) -> Iterator[Fault]:
         return iter(())
 
+    def is_written(self, name: str) -> bool:
+        """What is not set must not be read as set."""
+        return name in self.names_set() or name in ("attributes", "setup")
+
     def of(self, needs: ResourceSpec) -> ResourceSpec:
         """What a job needs, with these for what it does not set itself."""
         said = set(needs.names_set())
@@ -1209,6 +1218,10 @@ class Limits(ResourceSpec):
 
     def faults(self) -> Iterator[Fault]:
         return iter(())
+
+    def is_written(self, name: str) -> bool:
+        """What is not set must not be read as set."""
+        return name in self.names_set()
 
     def exceeded(self, needs: ResourceSpec, backend: str) -> Iterator[Fault]:
         """The faults of a job that asks for more."""
@@ -1319,6 +1332,8 @@ def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
 
     data: Dict[str, Json] = {}
     for item in fields(model):  # type: ignore[arg-type]
+        if not model.is_written(item.name):
+            continue
         is_hidden = item.metadata.get("secret") and not secrets
         data[item.name] = None if is_hidden else plain(getattr(model, item.name))
     return data

@@ -277,6 +277,14 @@ class Sites(Case):
         self.assertIn("10 is more than the 5", self.psik(
             "run", "-", stdin='{"script": "true"}', status=2).err)
 
+    def test_a_config_that_psik_has_written(self) -> None:
+        for limits in ({}, {"duration": 20}, {"duration": 20, "node_count": None}):
+            self.configure(limits=limits, defaults={"duration": 15})
+            text = json.dumps(psik.to_json(self.config()))
+            config = psik.from_json(psik.Config, json.loads(text))
+            self.assertEqual(config.limits.names_set(), ["duration"] if limits else [])
+            psik.create(config, psik.JobSpec(script="true"))
+
     def test_what_a_spec_cannot_set(self) -> None:
         for key in ("limits", "defaults"):
             with self.assertRaisesRegex(psik.InvalidError, key + ": unknown key"):
