@@ -1201,7 +1201,8 @@ class Defaults(ResourceSpec):
 
     def is_written(self, name: str) -> bool:
         """What is not set must not be read as set."""
-        return name in self.names_set() or name in ("attributes", "setup")
+        return name in self.names_set() or bool({"attributes": self.attributes,
+                                                 "setup": self.setup}.get(name))
 
     def of(self, needs: ResourceSpec) -> ResourceSpec:
         """What a job needs, with these for what it does not set itself."""
@@ -10364,11 +10365,7 @@ def cmd_backends(opts: Options) -> Optional[ExitStatus]:
 
 def print_settings(config: Config) -> None:
     """Print the settings of a config, and the defaults in force, for people."""
-    settings = to_json(config, secrets=False)
-    for model in ("defaults", "limits"):    # of which only what is set counts
-        settings[model] = {name: value for name, value in settings[model].items()
-                           if name in getattr(config, model).names_set()}
-    for name, value in settings.items():
+    for name, value in to_json(config, secrets=False).items():
         if name not in ("backend", "backends") and value is not None:
             say("%-20s %s%s" % (name, value, "" if name in config.given else "   (default)"))
 
