@@ -5,8 +5,9 @@
 
 Others submit jobs of their own meanwhile, so that ids which slurmctld has forgotten are given
 again; some of ours are canceled.  In the end every job of ours must have run once or not at all,
-its history must say so, and no job of the others may have been canceled.  The exit status is 1 if
-one of these does not hold; what was found is printed.
+its history must say so, no job of the others may have been canceled, and every submission whose
+client was not killed must have left a job.  The exit status is 1 if one of these does not hold;
+what was found is printed.
 """
 import argparse
 import json
@@ -46,6 +47,8 @@ class Storm:
                         **cluster.env)
         self.work: queue.Queue[Dict[str, Any]] = queue.Queue()
         self.others: List[str] = []
+        self.least_jobs = 0     # as many submissions as were not killed
+        self.tracebacks: List[str] = []
         self.progress = 0.0     # of the storm, up to 1
 
     def psik(self, *argv: str, text: str = "", kill_after_s: Optional[float] = None) -> str:
@@ -59,7 +62,7 @@ class Storm:
             child.kill()
             out, err = child.communicate()
         if b"Traceback" in err:
-            print(err.decode())
+            self.tracebacks.append("psik.py %s: %s" % (" ".join(argv), err.decode()))
         return out.decode().strip()
 
     def submit(self) -> None:
@@ -97,6 +100,7 @@ class Storm:
 
     def run(self, submissions: int, kills: int, restarts: int) -> None:
         """Let it all happen."""
+        self.least_jobs = submissions - kills
         places = list(range(submissions))
         self.random.shuffle(places)
         for place, number in enumerate(places):
@@ -165,7 +169,11 @@ class Storm:
     def report(self) -> int:
         """Print what was found; the number of faults."""
         left = self.settle()
-        faults = ["%s has not ended: %s" % (job.jobid, job.rows()) for job in left]
+        faults = list(self.tracebacks)
+        if len(self.jobs()) < self.least_jobs:
+            faults.append("%d submissions were not killed, and there are %d jobs" % (
+                self.least_jobs, len(self.jobs())))
+        faults += ["%s has not ended: %s" % (job.jobid, job.rows()) for job in left]
         for job in self.jobs():
             faults += ["%s: %s; %s" % (job.jobid, fault, [tuple(row) for row in job.rows()])
                        for fault in self.faults_of(job)]
