@@ -5563,6 +5563,7 @@ class Wire:
         self.sock = sock
         self.buffer = bytearray()
         self.searched = 0           # bytes of the buffer in which no head ends
+        self.silent = True          # no byte has come yet: it waits in the lobby
         self.idle = True            # waiting for the first byte of a request
         self.handshaking = False    # TLS is not established yet
         self.peer = Peer("", None)
@@ -7592,11 +7593,16 @@ class Connections:
         for wire in gone:
             wire.close()
 
-    def end_slow_handshakes(self) -> None:
-        """End those whose TLS handshake takes too long, even if bytes keep coming."""
+    def end_slow(self) -> None:
+        """End those that are silent for too long.
+
+        A TLS handshake must be complete in time, even if bytes keep coming.
+        """
         with self.lock:
             for wire in self.open:
-                if wire.handshaking and time.monotonic() - wire.since > HEAD_TIMEOUT_S:
+                age_s = time.monotonic() - wire.since
+                if (age_s > HEAD_TIMEOUT_S and wire.handshaking
+                        or age_s > IDLE_TIMEOUT_S and wire.silent):
                     wire.cut()
 
     def finish(self, wait_s: float) -> None:
@@ -9140,7 +9146,7 @@ class Session:
         The client gets a 403 or 503, except over TLS: no TLS is spoken yet to send it in.
         """
         api, wire = self.api, self.wire
-        wire.peer = peer_of(wire.sock)
+        wire.peer, wire.handshaking = peer_of(wire.sock), self.tls is not None
         api.connections.mark(wire, api.config.trusted_proxy)
         if Authentication(api, wire.peer).is_stranger:
             refusal = STRANGER  # type: Optional[PsikError]
@@ -9161,23 +9167,15 @@ class Session:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
 
-    def establish_tls(self) -> bool:
-        """Complete the TLS handshake in time; a certificate may tell who the client is.
-
-        False if the client has closed the connection without a byte.
-        """
-        import socket
+    def establish_tls(self) -> None:
+        """Complete the TLS handshake in time; a certificate may tell who the client is."""
         wire = self.wire
         wire.sock.settimeout(HEAD_TIMEOUT_S)
-        wire.handshaking = True
-        if not wire.sock.recv(1, socket.MSG_PEEK):  # who says nothing costs no more than this
-            return False
         wire.sock = self.tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
         wire.sock.do_handshake()
         wire.handshaking = False
         subject, serial = named_by_certificate(wire.sock, self.api.config.tls_user_field)
         wire.peer = wire.peer._replace(subject=subject, serial=serial)
-        return True
 
     def identify(self, req: Request, route: Route) -> Caller:
         """Who sends a request; the connection counts as his from then on."""
@@ -9238,8 +9236,8 @@ class Session:
     def run(self) -> None:
         """Serve the connection from its first byte to its end; a thread of its own runs this."""
         try:
-            if self.tls is not None and not self.establish_tls():
-                return
+            if self.tls is not None:
+                self.establish_tls()
             if self.wire.peer.address:
                 self.tune_tcp()
             self.answer_all()
@@ -9250,6 +9248,45 @@ class Session:
         finally:
             self.api.connections.discard(self.wire)
             self.wire.close()
+
+
+class Lobby:
+    """Where accepted connections wait for their first byte: all together, without threads.
+
+    So whoever connects and says nothing costs next to nothing.  serve starts a thread.
+    """
+
+    def __init__(self, connections: Connections, serve: Callable[[Wire], None]) -> None:
+        import selectors
+        import threading
+        self.connections, self.serve = connections, serve
+        self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def add(self, wire: Wire) -> None:
+        """Let a connection wait."""
+        self.selector.register(wire.sock, 1, wire)  # EVENT_READ
+
+    def let_go(self, wire: Wire) -> None:
+        """Serve a connection from which something has come; close it if that is its end."""
+        import socket
+        self.selector.unregister(wire.sock)
+        try:
+            wire.silent = not wire.sock.recv(1, socket.MSG_PEEK)
+            if not wire.silent:
+                self.serve(wire)
+        except (OSError, RuntimeError) as err:  # no thread could be had
+            wire.silent = True
+            complain("a connection was lost: %s" % err)
+        if wire.silent:
+            self.connections.discard(wire)
+            wire.close()
+
+    def run(self) -> None:
+        """Wait for first bytes, until the process ends."""
+        while True:
+            for key, _ in self.selector.select():
+                self.let_go(key.data)
 
 
 # Listening.
@@ -9412,17 +9449,22 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
     return context
 
 
-def make_server(api: Api, place: Place, tls: Any = None) -> Any:
-    """A ThreadingHTTPServer that listens at a place.
-
-    Accepting, starting threads and shutting down are the library's; each method that is overridden
-    says why.
-    """
+def library_server() -> Any:
+    """The class ThreadingHTTPServer, which Python 3.6 has not."""
     import http.server
     import socketserver
     bases = (socketserver.ThreadingMixIn, http.server.HTTPServer)
     base = getattr(http.server, "ThreadingHTTPServer", None)
-    base = base or type("ThreadingHTTPServer", bases, {})  # Python 3.6 has none
+    return base or type("ThreadingHTTPServer", bases, {})
+
+
+def make_server(api: Api, place: Place, tls: Any = None) -> Any:
+    """A ThreadingHTTPServer that listens at a place.
+
+    Accepting, serving in threads and shutting down are the library's; each method that is
+    overridden says why.
+    """
+    import socketserver
 
     class Connection(socketserver.BaseRequestHandler):
         """One connection.  The library's handler is lenient; section 14 says why ours is not."""
@@ -9431,7 +9473,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
             """Serve the connection."""
             Session(api, self.request, tls).run()  # a Wire, which process_request made
 
-    class Server(base):  # type: ignore[valid-type,misc]
+    class Server(library_server()):  # type: ignore[misc]
         """The accepting loop."""
         address_family, daemon_threads, request_queue_size = place.family, True, BACKLOG
 
@@ -9453,24 +9495,27 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                 raise
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            """As the library's, but threads are bounded, and strangers get none."""
+            """As the library's, but threads are bounded, and begin at the first byte.
+
+            Strangers get none.
+            """
             wire = Wire(request)
             if Session(api, wire, tls).admit():
-                try:  # Thread.start() would wait until it runs: long, where many connect at once
-                    _thread.start_new_thread(self.process_request_thread, (wire, client_address))
-                except RuntimeError:  # no thread could be had
-                    api.connections.discard(wire)
-                    raise
+                lobby.add(wire)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Print a line for a connection that was not served; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
 
-    if not isinstance(place, InheritedPlace):
-        return Server(("", 0), Connection)
-    server = Server(("", 0), Connection, bind_and_activate=False)
-    server.socket.close()
-    server.socket = place.sock
+    def serve(wire: Wire) -> None:
+        # Thread.start() would wait until it runs: long, where many say something at once.
+        _thread.start_new_thread(server.process_request_thread, (wire, ""))
+
+    inherited = isinstance(place, InheritedPlace)
+    server, lobby = Server(("", 0), Connection, not inherited), Lobby(api.connections, serve)
+    if isinstance(place, InheritedPlace):
+        server.socket.close()
+        server.socket = place.sock
     return server
 
 
@@ -9503,11 +9548,11 @@ class Rounds:
         self.api = api
 
     def look(self) -> None:
-        """Follow the tree; end slow TLS handshakes, and close connections that were turned away."""
+        """Follow the tree; end slow connections, and close those that were turned away."""
         api = self.api
         deep = time.monotonic() - api.tracker.looked >= max(1, api.config.poll_interval_s)
         api.tracker.look(deep)
-        api.connections.end_slow_handshakes()
+        api.connections.end_slow()
         api.connections.close_parting()
 
     def poll(self) -> None:

@@ -782,10 +782,29 @@ class Requests(Amiss):
             client.connect(place.path)
             full = mock.patch("psik._thread.start_new_thread",
                               side_effect=RuntimeError("no more threads"))
+            server.handle_request()
             with full, captured() as (_, err):
-                server.handle_request()
-            self.assertIn("a connection was not served: no more threads", err.getvalue())
-            self.assertEqual((self.api.connections.open, client.recv(10)), (set(), b""))
+                client.sendall(b"G")
+                self.until(lambda: not self.api.connections.open)
+                with self.assertRaises(ConnectionResetError):
+                    client.recv(10)
+            self.assertIn("a connection was lost: no more threads", err.getvalue())
+
+    def test_a_connection_that_stays_silent_is_ended(self) -> None:
+        place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))
+        server = psik.make_server(self.api, place)
+        self.addCleanup(server.server_close)
+        server.timeout = 20
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(place.path)
+            server.handle_request()
+            self.api.connections.end_slow()
+            self.assertEqual(len(self.api.connections.open), 1)
+            for wire in self.api.connections.open:
+                wire.since -= psik.IDLE_TIMEOUT_S + 1
+            self.api.connections.end_slow()
+            self.until(lambda: not self.api.connections.open)
+            self.assertEqual(client.recv(10), b"")
 
     def test_a_round_that_is_refused_is_said_once(self) -> None:
         def work() -> None:

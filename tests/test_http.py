@@ -607,14 +607,30 @@ class Serving(Case):
             sockets.append(sock)
         for _ in range(10):
             self.assertEqual(server.ask("GET", "/v1/jobs").status, 200)
-        # Accepting, stopping, looking, polling, delivering; one that makes room is gone soon.
-        own = 5
+        # Accepting, the lobby, stopping, looking, polling, delivering; who makes room goes soon.
+        own = 6
         self.until(lambda: len(os.listdir("/proc/%d/task" % server.process.pid)) <= 8 + own)
         begun = time.time()
         self.assertEqual(server.stop(), 0)
         self.assertLess(time.time() - begun, 20)
         for sock in sockets:
             sock.close()
+
+    def test_silent_clients_take_no_threads(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        before, sockets = len(os.listdir("/proc/%d/task" % server.process.pid)), []
+        for _ in range(150):
+            sockets.append(socket.socket(socket.AF_UNIX))
+            sockets[-1].connect(server.where)
+        self.assertEqual(server.ask("GET", "/v1/jobs").status, 200)
+        self.until(lambda: len(os.listdir("/proc/%d/task" % server.process.pid)) <= before)
+        with sockets[7] as late:    # it waits there for as long as it likes, and is served
+            late.sendall(OK + b"Connection: close\r\n\r\n")
+            self.assertEqual(status_of(late.recv(1000)), 200)
+        handles = server.handles()
+        for sock in sockets:
+            sock.close()
+        self.until(lambda: server.handles() <= handles - 149)
 
     def test_more_uploads_than_workers(self) -> None:
         server = Server(self, "--uds", "s.sock", "--workers", "4")
