@@ -131,10 +131,10 @@ __all__ = [
     "JobState", "ResourceSpec", "BackendConfig", "JobAttributes", "JobSpec", "Callback", "Config",
     "Backend",
     "PsikError", "InvalidError", "NotFoundError", "ForbiddenError", "ConflictError", "BackendError",
-    "Fault", "InvalidJobException", "SubmitException",
+    "Fault", "InvalidJobException", "SubmitException", "Queue",
     "JobDir", "Row", "Summary", "load_config", "load_spec", "from_json", "to_json", "backends_of",
     "create", "submit", "reached", "find_job", "list_jobs", "find_log", "logs", "wait", "watch",
-    "exit_status", "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
+    "exit_status", "hold", "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
     "sign_message", "verify_signature", "web", "main",
 ]
 __version__ = "1.1.0"
@@ -171,6 +171,7 @@ SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quo
 # What psik.py itself keeps in a job's log/.
 OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel)\.[0-9]+|callbacks")
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
+HOLD_SCRIPTS = ("hold", "release")  # the same; most kinds of backend have none
 OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
 MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
@@ -1378,7 +1379,7 @@ REFUSED_OPTIONS = {
         "--wait -W --test-only --wrap": ONE_JOB},
     "lsf": {"-J[": ARRAYS, "-o -oo -e -eo -i -is": OUR_LOGS, "-K -I -Ip -Is": ONE_JOB},
     "at": {"-f -c -d -l -r": ONE_JOB},
-    "sge": {"-t": ARRAYS},
+    "sge": {"-t": ARRAYS, "-o -e -i -j": OUR_LOGS, "-sync -now -b": ONE_JOB},
     "pbs": {"-J -t": ARRAYS},
 }
 
@@ -1470,7 +1471,9 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
         "-N": ("name", str)}),
     "#$": ("sge", {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
-        "-P": ("backend.project_name", str), "-N": ("name", str), "-wd": ("directory", str)}),
+        "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
+        "-l h_vmem": ("memory_per_core", mebibytes), "-r y": ("requeue", yes),
+        "-N": ("name", str), "-wd": ("directory", str)}),
 }
 # Options that a job of psik.py has anyway, or that mean nothing to it.
 DIRECTIVES_PASSED = {"slurm": "--no-requeue --export=ALL --ntasks=1 --get-user-env", "lsf": "-rn",
@@ -2409,9 +2412,42 @@ class JobTree:
 # ------------------------------------------------------------------------------------- 7. Templates
 
 class ShellTemplate(string.Template):
-    """`@name@` is the only markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched."""
-    pattern: ClassVar[Any] = (r"@(?P<named>[a-z][a-z0-9_]*)@"
-                              r"|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))")  # no match
+    """`@name@` is the markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched.
+
+    Between two @ may also stand `name?default`, `name*name` or `name/name`: see value_of().
+    """
+    factor = r"[a-z][a-z0-9_]*(?:\?[A-Za-z0-9_.-]*)?"
+    pattern: ClassVar[Any] = (r"@(?P<named>%s(?:[*/]%s)*)@|(?P<escaped>(?!))|(?P<braced>(?!))"
+                              r"|(?P<invalid>(?!))" % (factor, factor))  # (?!) never matches
+
+    @classmethod
+    @lru_cache(maxsize=512)
+    def expressions(cls, text: str) -> List[str]:
+        """What stands between two @ in a text."""
+        return [match.group("named") for match in cls.pattern.finditer(text)]
+
+    @staticmethod
+    def value_of(expression: str, values: Mapping[str, Any]) -> Any:
+        """What stands in place of `name`, of `a*b`, or of `a/b`, rounded up; None if a value is.
+
+        In place of a name, `name?text` gives the text if the value is None; without a text it is
+        an empty word.
+        """
+        def factor(text: str) -> Any:
+            name, mark, default = text.partition("?")
+            return default if values[name] is None and mark else values[name]
+
+        first, *rest = re.split("([*/])", expression)
+        value = factor(first)
+        for sign, text in zip(rest[::2], rest[1::2]):
+            other = factor(text)
+            if value is None or other is None:
+                return None
+            value = int(value) * int(other) if sign == "*" else -(-int(value) // int(other))
+        return value
+
+
+OPTIONAL_PART = re.compile(r"@\[(.*?)\]@")  # of a line: it vanishes alone
 
 
 class Block(str):
@@ -2420,40 +2456,55 @@ class Block(str):
 
 Value = Union[None, int, str, Option, List[str], List[Option]]
 
-# Every name that a template may use, and what it stands for; "nothing" makes its line vanish.
+# Every name that a template may use, and what it stands for.
 TEMPLATE_NAMES = {
-    "shell": "the command behind #!", "psik": "the program that $psik names",
-    "rc": "the words of the shell rc",
-    "by_itself": "yes if a script can record transitions itself, else nothing",
-    "base": "the job's directory", "log": "its log/", "job": "its scripts/job",
-    "supervise": "its scripts/supervise",
-    "directory": "where the payload runs", "name": "the job's name",
-    "tag": "psik-JOBID; the scheduler must get it with .JOBNDX behind it, to find the step by it",
-    "job_body": "the file job_body, which hands over to the supervisor",
-    "settings": "what the supervisor has to know of the job",
-    "inherit_environment": "yes or nothing",
-    "setup": "the set-up lines, one after another",
-    "environment_name": "the names of the variables that the spec sets, one after another",
-    "duration_min": "walltime", "duration_s": "walltime", "grace_s": "from TERM to KILL",
-    "node_count": "", "process_count": "", "processes_per_node": "", "cpu_cores_per_process": "",
-    "gpu_cores_per_process": "nothing if the job asks for none",
-    "memory_per_process": "MiB", "memory_per_core": "MiB, unless the nodes are the job's alone",
-    "memory_per_node": "MiB, if the nodes are the job's alone and their processes are known",
-    "exclusive": "keeps its line, or makes it vanish",
-    "requeue": "the same", "no_requeue": "the same",
-    "comment": "the job's own comment, with a blank behind it; nothing before the tag otherwise",
-    "plain_name": "the name, with _ for all but letters, digits and _.-",
-    "cores": "cpu_cores_per_process if more than 1",
-    "slots": "process_count if there is no node_count",
+    "shell": "the command behind `#!`",
+    "job_body": "the lines that hand over to the supervisor; they replace their line",
+    "job": "the path of the job's `scripts/job`",
+    "base": "the job's directory",
+    "log": "its `log/`",
+    "tag": "`psik-JOBID`; the scheduler must get it with `.JOBNDX` behind it",
+    "comment": "a comment of the user's own with a blank behind it, else an empty word",
+    "name": "the job's name",
+    "plain_name": "the name, with `_` for all but letters, digits and `_.-`",
+    "directory": "where the payload runs",
+    "duration_min": "the walltime in minutes",
+    "duration_s": "the walltime in seconds",
+    "nearly_s": "the same less `kill_grace_s`, for a scheduler that sends KILL and no TERM",
+    "grace_s": "seconds from TERM to KILL",
+    "node_count": "nodes",
+    "process_count": "processes in all, if the spec says it",
+    "processes": "processes in all, at least 1",
+    "processes_per_node": "processes on a node, if the spec says it",
     "ptile": "processes on a node, if the spec decides that",
-    "processes": "in all, at least 1",
-    "queue_name": "", "project_name": "", "reservation_id": "",
-    "attributes": "options of the scheduler, one a line",
-    "launcher": "that of the spec, or of the config",
-    "mpiexec": "mpirun -n N if there is an mpirun, else a program of psik.py's that does the same",
-    "python": "this interpreter",
+    "slots": "process_count if there is no node_count",
+    "cpu_cores_per_process": "cores for each process",
+    "cores": "the same if more than 1",
+    "gpu_cores_per_process": "GPUs for each process, if it asks for any",
+    "memory_per_process": "MiB for each process",
+    "memory_per_core": "MiB for each core, unless memory_per_node is given",
+    "memory_per_node": "MiB, if the nodes are the job's alone and their processes are known",
+    "exclusive": "an empty text if the nodes are to be the job's alone",
+    "requeue": "an empty text if the job may be requeued",
+    "no_requeue": "an empty text if it may not",
+    "queue_name": "queue or partition",
+    "project_name": "project or account",
+    "reservation_id": "reservation",
+    "attributes": "a list of the scheduler's own options, quoted for their line",
+    "launcher": "the words of the spec's `launcher`, else of the config's",
+    "mpiexec": "`mpirun -n N` if there is an mpirun, else a program of psik.py's for one host",
+    "python": "the Python that made the job",
+    "supervise": "the path of the program that runs the job's steps",
+    "settings": "what that program has to know of the job",
+    "setup": "a list of the set-up lines",
+    "environment_name": "a list of the names of the variables that the spec sets",
+    "psik": "the program that `$psik` names",
     "psik_dir": "the folder of the job's copy of psik.py",
-    # For templates of version 1.0.0 that a site has kept.
+    "by_itself": "yes if a script can record transitions without Python",
+}
+# For templates of version 1.0.0 that a site has kept.
+OLD_TEMPLATE_NAMES = {
+    "rc": "the words of the shell rc", "inherit_environment": "yes or nothing",
     "reporter": "the program that records transitions; nothing if the script does so itself",
     "run": "its scripts/run", "status": "its status.csv", "environment": "NAME=value, one a line",
     "nearly_min": "a little less than the walltime",
@@ -2472,19 +2523,31 @@ def quote_sbatch(value: str) -> str:
     return '"%s"' % re.sub(r"(?i)(pack|het)(?=job)", r"\1\\", word)
 
 
-def quote_bsub(value: str) -> str:
-    """A value as one word of a #BSUB line, which has no escape inside quotes.
+def quote_bsub(value: str, scheduler: str = "LSF") -> str:
+    """A value as one word of a #BSUB or #PBS line, which has no escape inside quotes.
 
     InvalidError if it cannot be written.
     """
     mark = "'" if '"' in value else '"'
     if mark in value or value.startswith("#"):
-        raise InvalidError("%r: LSF cannot take a value that holds both kinds of quotes, or begins "
-                           "with #" % value)
+        raise InvalidError("%r: %s cannot take a value that holds both kinds of quotes, or begins "
+                           "with #" % (value, scheduler))
     return mark + value + mark
 
 
-DIRECTIVES = {"#SBATCH": quote_sbatch, "#BSUB": quote_bsub}
+def quote_sge(value: str) -> str:
+    """A value as one word of a #$ line, where nothing hides a quote or a #.
+
+    InvalidError if it cannot be written.
+    """
+    if re.search("[\"'#]", value):
+        raise InvalidError("%r: SGE cannot take a value that holds a quote or a #" % value)
+    return '"%s"' % value
+
+
+DIRECTIVES: Dict[str, Callable[[str], str]] = {
+    "#SBATCH": quote_sbatch, "#BSUB": quote_bsub, "#$": quote_sge,
+    "#PBS": lambda value: quote_bsub(value, "PBS")}
 
 
 class Shell(NamedTuple):
@@ -2559,7 +2622,8 @@ def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
     """
     pieces: List[Tuple[int, str, List[str]]] = []
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
-        names = [match.group("named") for match in ShellTemplate.pattern.finditer(line)]
+        names = [factor.partition("?")[0] for found in ShellTemplate.expressions(line)
+                 for factor in re.split("[*/]", found)]
         if pieces and not names and not pieces[-1][2]:
             pieces[-1] = (pieces[-1][0], pieces[-1][1] + "\n" + line, [])
         else:
@@ -2596,17 +2660,27 @@ class Template(NamedTuple):
         return None
 
     @staticmethod
+    def optional(part: str, given: Mapping[str, Value]) -> str:
+        """A part of a line that vanishes if one of its values is None."""
+        absent = any(ShellTemplate.value_of(name, given) is None
+                     for name in ShellTemplate.expressions(part))
+        return "" if absent else part
+
+    @staticmethod
     def repeated(values: Dict[str, Value]) -> List[Dict[str, Value]]:
         """The values of each copy of a line: a copy for each item of the first list among them."""
         many = next((name for name, value in values.items() if isinstance(value, list)), None)
         items: Any = values[many] if many else ()
         return [dict(values, **{many: item}) for item in items] if many else [values]
 
-    def render_piece(self, piece: str, values: Dict[str, Value], shell: Shell) -> List[str]:
-        """The lines that a piece becomes; values holds the names that occur in it."""
+    def render_piece(self, piece: str, given: Mapping[str, Value], shell: Shell) -> List[str]:
+        """The lines that a piece becomes; given holds the values of all names."""
+        piece = OPTIONAL_PART.sub(lambda part: self.optional(part.group(1), given), piece)
+        values = {name: ShellTemplate.value_of(name, given)
+                  for name in ShellTemplate.expressions(piece)}
         block = next((value for value in values.values() if isinstance(value, Block)), None)
-        if block is not None or not values:
-            return [piece if block is None else block]
+        if block is not None:
+            return [block]
         if None in values.values():
             return []
         template = ShellTemplate(piece)
@@ -2617,8 +2691,9 @@ class Template(NamedTuple):
     def render(self, values: Dict[str, Value], shell: Shell) -> str:
         """The text with the values in place, line by line.
 
-        A line with a value None vanishes; one with a list is repeated, once per item; one with a
-        Block is replaced by it.  InvalidError gives source and line of an unknown name.
+        A line with a value None vanishes, and so does a part of it between @[ and ]@; a line with
+        a list is repeated, once per item; one with a Block is replaced by it.  InvalidError gives
+        source and line of an unknown name.
         """
         lines: List[str] = []
         for number, piece, names in template_pieces(self.text):
@@ -2627,7 +2702,7 @@ class Template(NamedTuple):
                 hint = nearest(unknown[0], values)
                 raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], hint),
                                    "%s:%d" % (self.source, number))
-            lines += self.render_piece(piece, {name: values[name] for name in names}, shell)
+            lines += self.render_piece(piece, values, shell) if names else [piece]
         return "\n".join(lines) + "\n"
 
 
@@ -2803,6 +2878,7 @@ class ScriptWriter:
             "duration_min": needs.duration,
             "duration_s": needs.duration * 60,
             "nearly_min": "%.2f" % (needs.duration * 0.98),
+            "nearly_s": needs.duration * 60 - min(self.config.kill_grace_s + 2, needs.duration * 6),
             "node_count": needs.node_count,
             "process_count": needs.process_count,
             "processes_per_node": needs.processes_per_node,
@@ -2894,7 +2970,7 @@ class ScriptWriter:
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
     def values(self) -> Dict[str, Value]:
-        """{name: value} of all TEMPLATE_NAMES, without job_body, for the scripts of this job."""
+        """{name: value} of all template names, without job_body, for the scripts of this job."""
         values = {**self.place_values(), **self.spec_values(), **self.script_values(),
                   **self.resource_values()}
         return dict(values, settings=self.supervisor_settings(values))
@@ -2919,14 +2995,14 @@ class ScriptWriter:
         scripts = {"run": self.payload()}
         if self.spec.setup:
             scripts["setup"] = Template.built_in("setup").render(values, SH)
-        for name in JOB_SCRIPTS + OUR_SCRIPTS:
+        for name in JOB_SCRIPTS + HOLD_SCRIPTS + OUR_SCRIPTS:
             kind = "" if name in OUR_SCRIPTS else self.kind
             template = Template.find(kind, name, shell.kind, config)
             if template:
                 # A template may name /bin/sh, whatever the shell of the others is.
                 is_sh = template.text.startswith("#!/bin/sh")
                 scripts[name] = template.render(values, SH if is_sh else shell)
-            elif name != "poll":
+            elif name not in ("poll",) + HOLD_SCRIPTS:
                 where = config.templates or "psik.py, and the config names no folder of templates"
                 text = "%r is not a backend: there is no template %r in %s"
                 raise InvalidError([Fault("backend", text % (self.kind, name, where))], "config")
@@ -2944,7 +3020,7 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
         return ["no template %r%s" % (name, effect)]
     missing = []
     try:
-        template.render({known: "" for known in TEMPLATE_NAMES}, shell)
+        template.render({known: 1 for known in {**TEMPLATE_NAMES, **OLD_TEMPLATE_NAMES}}, shell)
     except InvalidError as err:
         missing.append(str(err))
     lines = re.findall(r"^# needs:(.*)$", template.text, re.MULTILINE)
@@ -2958,16 +3034,49 @@ def without_options(env: Mapping[str, str]) -> Dict[str, str]:
             if not SCHEDULER_VARIABLE.fullmatch(name) or CLUSTER_VARIABLE.fullmatch(name)}
 
 
-def ask_backend(backend: Backend) -> List[str]:
-    """What the backend's check script says is wrong with its scheduler; [] if that answers."""
+def try_template(backend: Backend, name: str) -> Optional[Finished]:
+    """Run a template of a backend's that belongs to no job; None if the backend has none."""
     shell = Shell.of(backend.config)
-    template = Template.find(backend.kind, "check", shell.kind, backend.config)
+    template = Template.find(backend.kind, name, shell.kind, backend.config)
     if not template:
-        return []
+        return None
     text = template.render({"shell": shell.command}, shell)
     env = dict(without_options(os.environ), **backend.config.scheduler_environment)
-    done = try_program(shell.command.split() + ["-c", text], POLL_TIMEOUT_S, "", env)
-    return [done.fault] if done.status else []
+    return try_program(shell.command.split() + ["-c", text], POLL_TIMEOUT_S, "", env)
+
+
+def ask_backend(backend: Backend) -> List[str]:
+    """What the backend's check script says is wrong with its scheduler; [] if that answers."""
+    done = try_template(backend, "check")
+    return [done.fault] if done and done.status else []
+
+
+class Queue(NamedTuple):
+    """A queue or partition; None stands for what its scheduler does not say."""
+    name: str
+    state: str
+    nodes: Optional[int]
+    free_nodes: Optional[int]
+    cores: Optional[int]
+    free_cores: Optional[int]
+    max_walltime_min: Optional[int]
+
+    @classmethod
+    def of(cls, backend: Backend) -> List["Queue"]:
+        """The queues of a backend, by its template `queues`.
+
+        NotFoundError if its kind has none; BackendError if its scheduler does not answer.
+        """
+        done = try_template(backend, "queues")
+        if done is None:
+            raise NotFoundError("backend %r: %r jobs have no queues" % (backend.name, backend.kind))
+        if done.status:
+            raise BackendError("backend %r: %s" % (backend.name, done.fault))
+        size = len(cls._fields)
+        rows = [line.split() for line in done.out.splitlines()]
+        return [cls(*row[:2], *(int(word) if word.isdigit() else None  # type: ignore[arg-type]
+                                for word in row[2:size]))
+                for row in rows if len(row) >= size]
 
 
 def check_backend(backend: Backend) -> List[str]:
@@ -4006,7 +4115,6 @@ class Status(NamedTuple):
         except NotFoundError:  # removed meanwhile
             return []
 
-
     def record_adoption(self, step: Step) -> List[Row]:
         """Record that a scheduler has taken a submission whose answer never came.
 
@@ -4016,6 +4124,7 @@ class Status(NamedTuple):
             if next_jobndx(history.rows) == step.jobndx:  # else another process was first
                 record_adoption(step.job, history, step.jobndx, read_info(self.native))
             return history.rows
+
 
 class Answer:
     """A scheduler's last answer: its time, what it says, and why there was none, or ''."""
@@ -4799,6 +4908,28 @@ def exit_status(summary: Summary) -> ExitStatus:
     if summary.state in (JobState.completed, JobState.canceled):
         return 0 if summary.state == JobState.completed else 143
     return summary.info if isinstance(summary.info, int) and 0 < summary.info < 256 else 1
+
+
+# Holding.
+
+def hold(job: JobDir, keep: bool = True) -> None:
+    """Keep a job that waits in its queue from starting; with keep False let it start again.
+
+    ConflictError if it does not wait, or if its backend cannot hold jobs; BackendError if the
+    scheduler refuses.
+    """
+    steps, scripts, name = Steps(job.rows()), JobScripts(job), HOLD_SCRIPTS[not keep]
+    waiting = [step for step in steps.live(job)
+               if steps.states[step.jobndx].state is JobState.queued]
+    if not waiting:
+        raise ConflictError("job %s does not wait in a queue: it is %s" % (
+            job.jobid, steps.latest.state if steps.latest else JobState.new))
+    if not scripts.has(name):
+        raise ConflictError("job %s: the jobs of its backend cannot be held" % job.jobid)
+    done = scripts.run(name, [step.native for step in waiting], CANCEL_TIMEOUT_S,
+                       steps_text((step.native, step.tag) for step in waiting))
+    if done.status:
+        raise BackendError("job %s: %s" % (job.jobid, done.fault))
 
 
 # Ending.
@@ -7642,6 +7773,7 @@ class Api:
         policy, backends, tree = Policy(config), config.by_name, JobTree(config)
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
+        self.queues: Dict[str, Tuple[float, List[Queue]]] = {}  # {backend: (when, its queues)}
         self.tracker.config = config
 
     @property
@@ -8032,6 +8164,17 @@ class ServerHandler(Handler):
             raise NotFoundError("no backend %r" % name)
         return self.system_status(self.api.backends[name])
 
+    def get_queues(self) -> Json:
+        """The queues of a backend, with what is free in them, at most ten seconds old."""
+        name, api = self.req.params["name"], self.api
+        if name not in api.backends:
+            raise NotFoundError("no backend %r" % name)
+        when, queues = api.queues.get(name, (0.0, []))
+        if time.monotonic() - when > 10 or not when:
+            queues = Queue.of(api.backends[name])
+            api.queues[name] = time.monotonic(), queues
+        return [queue._asdict() for queue in queues]
+
     # Tokens.
 
     def new_token(self) -> str:
@@ -8246,6 +8389,16 @@ class JobHandler(Handler):
         """End a job, whatever it is doing."""
         with self.api.tracker.following(self.job):
             cancel(self.job)
+        return None
+
+    def hold_job(self) -> Json:
+        """Keep a job that waits in a queue from starting."""
+        hold(self.job)
+        return None
+
+    def release_job(self) -> Json:
+        """Let a job that is held start."""
+        hold(self.job, keep=False)
         return None
 
     def delete_job(self) -> Json:
@@ -8531,6 +8684,7 @@ ROUTES = (
     Route("GET", "/v1/metrics", "user", ServerHandler.get_metrics, "text/plain"),
     Route("GET", "/v1/backends", "open", ServerHandler.get_backends, "{SystemStatus}", "", (NAME,)),
     Route("GET", "/v1/backends/{name}", "open", ServerHandler.get_backend, "SystemStatus"),
+    Route("GET", "/v1/backends/{name}/queues", "user", ServerHandler.get_queues, "[Queue]"),
     Route("GET", "/v1/token", "user", ServerHandler.get_token, "text/plain"),
     Route("POST", "/v1/token", "token", ServerHandler.post_token, "Blocks"),
     Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
@@ -8546,6 +8700,8 @@ ROUTES = (
     Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", "", (PURGE,)),
     Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null"),
     Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null"),
+    Route("POST", "/v1/jobs/{jobid}/hold", "job", JobHandler.hold_job, "null"),
+    Route("POST", "/v1/jobs/{jobid}/release", "job", JobHandler.release_job, "null"),
     Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
     Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
     Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "", (ALL,)),
@@ -8612,6 +8768,8 @@ SCHEMAS: Dict[str, Json] = {
         name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes=list_of(TEXT),
         status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
         updated_at={"type": "string", "format": "date-time"}),
+    "Queue": object_of(name=TEXT, state=TEXT, **dict.fromkeys(
+        Queue._fields[2:], {"anyOf": [NUMBER, NULL]})),
     "FileInfo": object_of(size=NUMBER, atime=NUMBER, mtime=NUMBER),
     "Health": object_of(status=TEXT, version=TEXT, writable=FLAG, backends=map_of(TEXT)),
     "Access": object_of(owner=TEXT, shared=SHARES_SCHEMA),
@@ -8754,8 +8912,10 @@ class OpenApi:
 
     def refusals(self, route: Route) -> List[int]:
         """The statuses with which a route may refuse."""
-        asks_scheduler = (ServerHandler.post_job, JobHandler.start_job, JobHandler.cancel_job,
-                          JobHandler.delete_job)
+        asks_scheduler = (
+            ServerHandler.post_job, ServerHandler.get_queues, JobHandler.start_job,
+            JobHandler.hold_job, JobHandler.release_job, JobHandler.cancel_job,
+            JobHandler.delete_job)
         statuses = {400, 403, 404}
         statuses.update([401] if route.scope not in ("open", "page") else [])
         statuses.update([503] if route.gives == "text/event-stream" else [])
@@ -9683,7 +9843,7 @@ def arg(*names: str, **options: Any) -> Argument:
 
 COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
-    ("jobs", ("run", "start", "ls", "status", "logs", "wait", "cancel", "rm")),
+    ("jobs", ("run", "start", "ls", "status", "logs", "wait", "hold", "release", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
     ("setup", ("backends", "config", "install")),
@@ -10035,6 +10195,18 @@ def cmd_wait(opts: Options) -> ExitStatus:
     return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
 
 
+@command("hold last", JOBIDS)
+def cmd_hold(opts: Options) -> ExitStatus:
+    """Keep jobs that wait in a queue from starting."""
+    return for_each(config_of(opts), opts.jobid, hold)
+
+
+@command("release last", JOBIDS)
+def cmd_release(opts: Options) -> ExitStatus:
+    """Let jobs that are held start."""
+    return for_each(config_of(opts), opts.jobid, lambda job: hold(job, keep=False))
+
+
 @command("cancel last", JOBIDS,
          arg("--wait", action="store_true",
              help="until the scheduler has ended them; a local job is always waited for"))
@@ -10384,15 +10556,30 @@ def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> Non
         say(fault)
 
 
+def print_queues(config: Config, name: str, as_json: bool) -> None:
+    """Print the queues of a backend, or of the config's first."""
+    queues = Queue.of(config.choose_backend(JobSpec(script=":"), name or None))
+    if as_json:
+        say(json.dumps([queue._asdict() for queue in queues], indent=2))
+        return
+    rows = [[str("-" if value is None else value) for value in queue] for queue in queues]
+    print_table([field.upper().replace("_", " ") for field in Queue._fields], rows)
+
+
 @command("backends --check", AS_JSON,
          arg("--check", action="store_true",
              help="say what is missing or does not answer; exit 4 if anything is"),
+         arg("--queues", nargs="?", const="", metavar="NAME",
+             help="the queues of this backend, or of the first"),
          arg("--export", metavar="DIR", help="write the built-in templates there"))
 def cmd_backends(opts: Options) -> Optional[ExitStatus]:
     """Show the backends that are configured."""
     if opts.export:
         for path in export_templates(opts.export):
             say(path)
+        return None
+    if opts.queues is not None:
+        print_queues(config_of(opts), opts.queues, opts.json)
         return None
     rows, faults = [], []
     for backend in config_of(opts).by_name.values():
@@ -12265,6 +12452,11 @@ exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
 # needs: bqueues
 bqueues >/dev/null
 ''',
+    'lsf/hold': r'''#!@shell@
+# lsf: keep jobs that wait from starting.
+# needs: bstop
+bstop $*
+''',
     'lsf/job': r'''#!@shell@
 #BSUB -J @plain_name@
 #BSUB -env "all"
@@ -12295,20 +12487,37 @@ psik_walltime_s=0
 # The tag is the last word of the description, which may hold a ^, and so comes last.
 # needs: bjobs sed
 exec /bin/sh -c 'quote=$(printf "\047")
-	fields="jobid stat exit_code pend_reason exit_reason job_description"
+	fields="jobid stat exit_code pend_reason exit_reason exec_host job_description"
 	answer=$(bjobs -a -noheader -o "$fields delimiter=$quote^$quote" 2>&1) || case $answer in
 		*"No job found"* | *"No unfinished job found"*) exit 0 ;;
 		*) printf "%s\n" "$answer" >&2; exit 1 ;;
 	esac
-	field="\([^^]*\)" start="^\([0-9]*\)^\([A-Z]*\)^$field^$field^$field^"
+	field="\([^^]*\)" start="^\([0-9]*\)^\([A-Z]*\)^$field^$field^$field^$field^"
 	printf "%s\n" "$answer" | sed -n \
-		-e "s/$start.*\(psik-[0-9.][0-9.]*\)\$/\1 \2 \3 \6 \4 \5/" -e "t begin" \
-		-e "s/$start.*/\1 \2 \3 none \4 \5/" -e "t begin" -e ":begin" \
+		-e "s/$start.*\(psik-[0-9.][0-9.]*\)\$/\1 \2 \3 \7 \4 \5@\6/" -e "t begin" \
+		-e "s/$start.*/\1 \2 \3 none \4 \5@\6/" -e "t begin" -e ":begin" \
+		-e "/ RUN \| USUSP \| SSUSP /s/\( [^ ]* [^ ]* [^ ]*\) .*@\([^@]*\)\$/\1 on \2/" \
+		-e "s/@[^@]*\$//" \
 		-e "s/ -\$//" -e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) -\$/\1/" \
 		-e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) - /\1 /" -e "t next" -e ":next" \
 		-e "s/ PEND \| PSUSP \| WAIT \| PROV / queued /p; t" \
 		-e "s/ RUN \| USUSP \| SSUSP \| UNKWN / active /p; t" \
 		-e "s/ DONE / completed /p; t" -e "s/ EXIT \| ZOMBI / failed /p"'
+''',
+    'lsf/queues': r'''#!@shell@
+# lsf: the queues, and how many slots they have for jobs; bqueues counts no hosts.
+# needs: awk bqueues
+exec /bin/sh -c 'answer=$(bqueues -w) || exit 1
+	printf "%s\n" "$answer" | awk "
+		NR > 1 && NF > 9 {
+			free = \$4 ~ /^[0-9]+\$/ ? \$4 - \$10 : \"-\"
+			print \$1, \$3, \"-\", \"-\", \$4, free, \"-\"
+		}"'
+''',
+    'lsf/release': r'''#!@shell@
+# lsf: let jobs that are held start.
+# needs: bresume
+bresume $*
 ''',
     'lsf/submit': r'''#!@shell@
 # lsf: bsub reads directives from its stdin only, and the script there gets no arguments.  So bsub
@@ -12359,6 +12568,175 @@ jobid=$LSB_JOBID
 psik_walltime_s=0
 @job_body@
 ''',
+    'sge/cancel': r'''#!@shell@
+# sge: qdel kills at once, so first the supervisors of what runs are told to end it.  qdel fails
+# if a job has ended, but then there is nothing to do.
+# needs: qdel sed
+exec /bin/sh -c 'python=$1 supervise=$2
+	shift 2
+	test -x "$python" || python=python3
+	"$python" -I -S -X utf8 "$supervise" cancel
+	answer=$(qdel "$@" 2>&1) && exit
+	status=$?
+	test -n "$answer" || exit $status
+	answer=$(printf "%s\n" "$answer" | sed -e "/does not exist/d" -e "/has deleted job/d" \
+		-e "/has registered the job/d" -e "/is already in deletion/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik @python@ @supervise@ $*
+''',
+    'sge/check': r'''#!@shell@
+# sge: fail if the master does not answer.
+# needs: id qstat
+exec /bin/sh -c 'qstat -u "$(id -un)" >/dev/null'
+''',
+    'sge/hold': r'''#!@shell@
+# sge: keep jobs that wait from starting.
+# needs: qhold
+qhold $*
+''',
+    'sge/job': r'''#!@shell@
+# sge: Grid Engine.  It counts slots, one for each core; only a parallel environment counts hosts.
+#$ -S /bin/sh
+#$ -V
+#$ -j y
+#$ -l h_rt=@duration_s@
+#$ -l mem_free=@memory_per_process/cpu_cores_per_process@M
+#$ -l h_vmem=@memory_per_process/cpu_cores_per_process@M
+#$ -l gpu=@gpu_cores_per_process@
+#$ -q @queue_name@
+#$ -P @project_name@
+#$ -ar @reservation_id@
+#$ -r y@requeue@
+#$ -r n@no_requeue@
+#$ @attributes@
+#NAME @plain_name@
+#SLOTS slots=@processes*cpu_cores_per_process@
+#SLOTS hosts=@node_count@
+#SLOTS each=@ptile*cpu_cores_per_process@
+mpirun=mpirun
+mpirun=@launcher@
+nodes=$NHOSTS
+jobid=$JOB_ID
+psik_walltime_s=@nearly_s@
+@job_body@
+''',
+    'sge/poll': r'''#!@shell@
+# sge: the jobs of the user that wait or run: id, state, -, tag, reason; the tag ends the name.  For
+# ids on stdin that the master no longer knows, the accounting is asked, if this host can read it.
+# A job in an error state waits until somebody clears or cancels it: the reason says why.
+# needs: awk id qstat sed
+exec /bin/sh -c 'asked=$(cat)
+	answer=$(qstat -xml -u "$(id -un)" -s prs) || exit 1
+	seen=$(printf "%s\n" "$answer" | awk -F "[<>]" "
+		\$2 == \"JB_job_number\" { id = \$3 }
+		\$2 == \"JB_name\" { tag = match(\$3, /psik-[0-9.]+\$/) ? substr(\$3, RSTART) : \"none\" }
+		\$2 == \"state\" { state = \$3 }
+		\$2 == \"queue_name\" { host = \$3; sub(/.*@/, \"\", host) }
+		\$2 == \"/job_list\" {
+			print id, state ~ /q/ ? \"queued\" : \"active\", \"-\", tag, state, host
+		}")
+	broken=$(printf "%s\n" "$seen" | sed -n "s/^\([0-9]*\) .* [A-Za-z]*E[A-Za-z]* *$/\1/p")
+	why=
+	test -z "$broken" || why=$(qstat -j "$(echo $broken | sed "s/ /,/g")" | awk "
+		\$1 == \"job_number:\" { id = \$2 }
+		/^error reason/ { sub(/^error reason *[0-9]*: */, \"\"); print \"why\", id, \$0 }")
+	printf "%s\n%s\n" "$why" "$seen" | awk "
+		\$1 == \"why\" { id = \$2; sub(/^why [0-9]+ /, \"\"); why[id] = \$0; next }
+		NF < 5 { next }
+		{ reason = \$6 ? \"on \" \$6 : \"\" }
+		\$5 ~ /h/ { reason = \"held\" }
+		\$5 ~ /s|S|T/ { reason = reason \", suspended\" }
+		\$5 ~ /E/ { reason = \"error state \" \$5 \": \" why[\$1] }
+		{ print \$1, \$2, \$3, \$4, reason }"
+
+	command -v qacct >/dev/null || exit 0
+	command -v timeout >/dev/null && limit="timeout 10"
+	printf "%s\n\n%s\n" "$seen" "$asked" | awk "
+		\$0 == \"\" { asking = 1 }
+		!asking { known[\$1] = 1 }
+		asking && \$1 ~ /^[0-9]+\$/ && !(\$1 in known) { print \$1 }" |
+	while read -r id; do
+		$limit qacct -j "$id" 2>/dev/null </dev/null | awk "
+			\$1 == \"jobname\" { tag = \"none\" }
+			\$1 == \"jobname\" && match(\$2, /psik-[0-9.]+\$/) { tag = substr(\$2, RSTART) }
+			\$1 == \"failed\" { failed = \$2; why = \$0; sub(/^failed *[0-9]* *:? */, \"\", why) }
+			\$1 == \"exit_status\" { code = \$2 }
+			END { if (tag == \"\") exit
+				if (failed + code == 0) print id, \"completed\", 0, tag
+				else print id, \"failed\", code ? code : \"-\", tag, why }" id="$id"
+	done' psik
+''',
+    'sge/queues': r'''#!@shell@
+# sge: the queues.  A queue's slots are its cores; what its hosts have is not asked for.
+# needs: awk qconf qstat
+exec /bin/sh -c 'answer=$(qstat -g c) || exit 1
+	limits=$(qconf -sq "*" 2>/dev/null | awk "
+		\$1 == \"qname\" { name = \$2 }
+		\$1 == \"h_rt\" { sub(/[,[].*/, \"\", \$2); print \"limit\", name, \$2 }")
+	printf "%s\n%s\n" "$limits" "$answer" | awk "
+		\$1 == \"limit\" {
+			count = split(\$3, part, \":\")
+			limit[\$2] = count == 3 ? part[1] * 60 + part[2] : \"-\"
+			next
+		}
+		NF == 8 && \$6 ~ /^[0-9]+\$/ {
+			state = \$6 == \$7 + \$8 ? \"down\" : \"up\"
+			print \$1, state, \"-\", \"-\", \$6, \$5, \$1 in limit ? limit[\$1] : \"-\"
+		}"'
+''',
+    'sge/release': r'''#!@shell@
+# sge: let jobs that are held start.
+# needs: qrls
+qrls $*
+''',
+    'sge/submit': r'''#!@shell@
+# sge: give qsub the directives of scripts/job, and lines that call scripts/job with its jobndx.  A
+# job has no comment, so its name ends with the tag by which the submission is found again.  Exit
+# 75: the connection broke, so the job may have been taken.
+# More than one slot needs a parallel environment: the attribute -pe names it, else it is the first
+# that gives the slots on one host, so many on each of several, or wherever they are free.
+# needs: grep qconf qsub sed
+exec /bin/sh -c 'job=$1 jobndx=$2 tag=$3 log=$4 hosts=any each=none
+	find_environment() {
+		for name in $(qconf -spl); do
+			rule=$(qconf -sp "$name" | sed -n "s/^allocation_rule *//p")
+			case "$rule $hosts" in
+				"\$pe_slots 1" | "\$fill_up any" | "\$round_robin any" | "$each "[2-9]*)
+					echo "$name"
+					return ;;
+			esac
+		done
+		echo "no parallel environment gives $slots slots on $hosts hosts; name one of those" \
+			"that qconf -spl lists, by the attribute -pe" >&2
+		return 1
+	}
+	eval "$(sed -n "s/^#SLOTS //p" "$job")"
+	parallel=
+	if test "$slots" -gt 1 && ! grep -q "^#\$ -pe " "$job"; then
+		parallel=$(find_environment) || exit 1
+	fi
+	name=$(sed -n "s/^#NAME //p" "$job")
+	case $name in
+		"") ;;
+		[A-Za-z_]*) name=$name- ;;
+		*) name=_$name- ;;
+	esac
+	case $log in *[,:\$]*) log=/dev/null ;; *) log=$log.$jobndx ;; esac
+	answer=$({
+		sed -n -e "s/^\(#\\$ -pe\) \"\(.*\)\"$/\1 \2/" -e "s/^#\\$ -pe [^ ]*$/& $slots/" \
+			-e "/^#\\$ /p" "$job"
+		test -z "$parallel" || echo "#\$ -pe $parallel $slots"
+		printf "read -r job <<\\\\end\n%s\nend\nexec \"\$job\" %s\n" "$job" "$jobndx"
+	} | qsub -terse -N "$name$tag.$jobndx" -o "$log" 2>&1)
+	status=$?
+	printf "%s\n" "$answer" | sed "/^[0-9][0-9]*$/d" >&2
+	printf "%s\n" "$answer" | sed -n "/^[0-9][0-9]*$/p"
+	test $status -eq 0 && exit
+	printf "%s\n" "$answer" | grep -q "Connection refused" && exit $status
+	printf "%s\n" "$answer" | grep -q -e "gdi request" -e timeout -e "read error" \
+		-e "send error" && exit 75
+	exit $status' psik @job@ $1 @tag@ @log@/submit
+''',
     'slurm/cancel': r'''#!@shell@
 # slurm: scancel fails if a job has ended and is forgotten, but then there is nothing to do.
 # needs: scancel sed
@@ -12374,6 +12752,11 @@ exec /bin/sh -c 'answer=$(scancel "$@" 2>&1) && exit
 # slurm: fail if slurmctld does not answer.
 # needs: squeue
 squeue -h --me -o %i >/dev/null
+''',
+    'slurm/hold': r'''#!@shell@
+# slurm: keep jobs that wait from starting.
+# needs: scontrol
+scontrol hold $*
 ''',
     'slurm/job': r'''#!@shell@
 #SBATCH --job-name=@tag@
@@ -12407,16 +12790,17 @@ psik_walltime_s=0
     'slurm/poll': r'''#!@shell@
 # slurm: all jobs of the user that slurmctld still knows, also ended ones (for MinJobAge):
 # id, state, exit status, tag, reason.  The tag is the last word of the comment.  squeue prints the
-# exit status as wait(2) returns it.
+# exit status as wait(2) returns it.  The reason of a job that waits tells when it is expected to
+# start, that of one that runs tells where.
 # About ids on stdin that it no longer knows, the accounting is asked, if there is one.  Where it
 # keeps no comments, a job is ours if it has our directory and was submitted after ours was made.
 # needs: awk head sed squeue
 exec /bin/sh -c 'base=$1
 	asked=$(cat)
-	fields="JobID:|,State:|,exit_code:|,Reason:|,Comment:|"
+	fields="JobID:|,State:|,exit_code:|,Reason:|,StartTime:|,NodeList:|,Comment:|"
 	answer=$(squeue -h -t all --me -O "$fields") || exit 1
 	printf "%s\n" "$answer" | awk -F "|" "
-		NF < 5 { next }
+		NF < 7 { next }
 		{ state = \"failed\"; code = int(\$3 / 256); reason = \$4 == \"None\" ? \"\" : \$4 }
 		{ line = \$0; sub(/[| ]+\$/, \"\", line) }
 		{ tag = match(line, /psik-[0-9.]+\$/) ? substr(line, RSTART) : \"none\" }
@@ -12427,6 +12811,10 @@ exec /bin/sh -c 'base=$1
 		\$2 ~ /^(SIGNALING|STAGE_OUT|RESIZING)\$/ { state = \"active\" }
 		\$2 == \"COMPLETED\" { state = \"completed\"; code = 0 }
 		\$2 == \"OUT_OF_MEMORY\" { code = 137 }
+		state == \"queued\" && \$5 ~ /^[0-9]/ {
+			reason = (reason ? reason \", \" : \"\") \"expected to start at \" \$5
+		}
+		state == \"active\" && \$6 != \"\" { reason = \"on \" \$6 }
 		state == \"failed\" && reason == \"NonZeroExitCode\" { reason = \"\"; \$2 = \"\" }
 		state == \"failed\" && \$2 != \"\" { reason = \$2 (reason ? \" (\" reason \")\" : \"\") }
 		{ print \$1, state, code, tag, reason }"
@@ -12461,6 +12849,25 @@ exec /bin/sh -c 'base=$1
 				echo "$id failed $code $tag $state" ;;
 		esac
 	done' psik @base@
+''',
+    'slurm/queues': r'''#!@shell@
+# slurm: the partitions.
+# needs: awk sinfo
+exec /bin/sh -c 'answer=$(sinfo -h -o "%R|%a|%D|%A|%C|%l") || exit 1
+	printf "%s\n" "$answer" | awk -F "|" "
+		NF == 6 {
+			split(\$4, nodes, \"/\"); split(\$5, cores, \"/\")
+			count = split(\$6, part, \"[-:]\"); days = \$6 ~ /-/ ? part[1] : 0
+			hours = days * 24 + (count > 2 ? part[count - 2] : 0)
+			minutes = hours * 60 + part[count - 1]
+			if (\$6 == \"infinite\" || \$6 == \"n/a\") minutes = \"-\"
+			print \$1, \$2, \$3, nodes[2], cores[4], cores[2], minutes
+		}"'
+''',
+    'slurm/release': r'''#!@shell@
+# slurm: let jobs that are held start.
+# needs: scontrol
+scontrol release $*
 ''',
     'slurm/submit': r'''#!@shell@
 # slurm: give sbatch the directives of scripts/job, and a line that calls scripts/job with its

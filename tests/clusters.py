@@ -1,4 +1,4 @@
-"""A real Slurm of its own for the tests of a class."""
+"""A real Slurm, or a real Grid Engine, of its own for the tests of a class."""
 import contextlib
 import json
 import os
@@ -11,6 +11,7 @@ import psik
 import services
 
 SLURM = services.which("sbatch") and services.which("slurmctld")
+SGE = os.getuid() == 0 and services.which("sge_qmaster") and services.which("sge_execd")
 
 
 def age_submission(job: Any) -> None:
@@ -47,3 +48,23 @@ class OnSlurm:
     def setUp(self: Any) -> None:
         super().setUp()
         self.env.update(self.slurm.env)
+
+
+class OnSge:
+    """Goes before Case among the bases."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.place = tempfile.mkdtemp(prefix="psg")
+        cls.sge = services.Sge()
+        cls.sge.start(cls.place)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.sge.stop()
+        shutil.rmtree(cls.place, True)
+
+    def setUp(self: Any) -> None:
+        super().setUp()
+        self.env.update(self.sge.env)
+        self.addCleanup(self.sge.run, "qdel", "-u", "root")

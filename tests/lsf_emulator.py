@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A strict emulator of LSF's bsub, bjobs and bkill, for tests: no free LSF server exists.
+"""A strict emulator of LSF's bsub, bjobs, bkill, bstop, bresume and bqueues; no free LSF exists.
 
     env = lsf_emulator.install(folder)      # bsub, bjobs, bkill in folder/bin
     os.environ.update(env)                  # PATH and LSF_EMULATOR_DIR
@@ -818,10 +818,46 @@ def kill_job(job: Job, signum: int) -> bool:
     return True
 
 
+# ------------------------------------------------------------------ bstop, bresume, bqueues
+
+def bstop(argv: List[str]) -> int:
+    """Hold jobs that wait; those that run are not stopped here."""
+    refused = [jobid for jobid in argv if not Job(int(jobid)).update("PEND", stat="PSUSP")]
+    return refuse_jobs(refused, "Job is suspended, has started or has finished")
+
+
+def refuse_jobs(refused: List[str], why: str) -> int:
+    """Say what cannot be done to these jobs; the exit status."""
+    for jobid in refused:
+        print("Job <%s>: %s" % (jobid, why), file=sys.stderr)
+    return REFUSED if refused else 0
+
+
+def bresume(argv: List[str]) -> int:
+    """Let jobs go that are held."""
+    refused = [jobid for jobid in argv if not Job(int(jobid)).update("PSUSP", stat="PEND")]
+    for jobid in argv:
+        if jobid not in refused:
+            start_runner(Job(int(jobid)))
+    return refuse_jobs(refused, "Job is not held")
+
+
+def bqueues(argv: List[str]) -> int:
+    """List the queues, as `bqueues -w` does; its other options are not known."""
+    form = "%-15s %4s  %-15s %4s %4s %4s %4s %6s %6s %6s %6s"
+    print(form % tuple("QUEUE_NAME PRIO STATUS MAX JL/U JL/P JL/H NJOBS PEND RUN SUSP".split()))
+    stats = [job.load("state.json")["stat"] for job in all_jobs()]
+    for name in QUEUES:
+        limit = str(int(setting("SLOTS", 64))) if name == QUEUES[0] else "-"
+        print(form % (name, 30, "Open:Active", limit, "-", "-", "-", len(stats),
+                      stats.count("PEND"), stats.count("RUN"), 0))
+    return 0
+
+
 # ------------------------------------------------------------------ for tests
 
 def install(folder: str) -> Dict[str, str]:
-    """Write the three commands to folder/bin; the environment that makes them be found.
+    """Write the commands to folder/bin; the environment that makes them be found.
 
     Jobs lie in folder/jobs, unless LSF_EMULATOR_DIR says otherwise when a command runs.
     """
@@ -861,7 +897,8 @@ def kill_group(pgid: Optional[int]) -> None:
         pass
 
 
-COMMANDS = {"bsub": bsub, "bjobs": bjobs, "bkill": bkill}
+COMMANDS = {"bsub": bsub, "bjobs": bjobs, "bkill": bkill, "bstop": bstop, "bresume": bresume,
+            "bqueues": bqueues}
 
 
 def main(argv: List[str]) -> int:

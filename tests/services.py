@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Start and stop real schedulers, Slurm and atd, on a machine without systemd.
+"""Start and stop real schedulers (Slurm, Grid Engine, atd) on a machine without systemd.
 
     python3 tests/services.py slurm start FOLDER [Key=Value ...]
     python3 tests/services.py slurm stop FOLDER
@@ -526,6 +526,170 @@ class SlurmBeside(Slurm):
 
     def _start_munged(self) -> None:
         """The other's is used."""
+
+
+# ------------------------------------------------------------------ Grid Engine
+
+SGE_UTIL = "/usr/lib/gridengine"
+SGE_SHARE = "/usr/share/gridengine/util/resources"
+SGE_CONFIGURATION = "/usr/share/gridengine/default-configuration"
+SGE_NAME = "localhost"
+# A queue's attributes that must be given, and have no other meaning here than "no limit".
+SGE_UNLIMITED = ["%s_%s" % (kind, of) for kind in "sh" for of in (
+    "rt", "cpu", "fsize", "data", "stack", "core", "rss", "vmem")]
+SGE_QUEUE = {
+    "hostlist": SGE_NAME, "seq_no": "0", "load_thresholds": "NONE", "suspend_thresholds": "NONE",
+    "nsuspend": "1", "suspend_interval": "0:5:0", "priority": "0", "min_cpu_interval": "0:5:0",
+    "processors": "UNDEFINED", "qtype": "BATCH", "ckpt_list": "NONE", "pe_list": "mpi smp",
+    "rerun": "FALSE", "slots": "8", "tmpdir": "/tmp", "shell": "/bin/sh", "prolog": "NONE",
+    "epilog": "NONE", "shell_start_mode": "unix_behavior", "starter_method": "NONE",
+    "suspend_method": "NONE", "resume_method": "NONE", "terminate_method": "NONE",
+    "notify": "0:0:2", "owner_list": "NONE", "user_lists": "NONE", "xuser_lists": "NONE",
+    "subordinate_list": "NONE", "complex_values": "NONE", "projects": "NONE",
+    "xprojects": "NONE", "calendar": "NONE", "initial_state": "default",
+    **{name: "INFINITY" for name in SGE_UNLIMITED}}
+SGE_ENVIRONMENT = {     # a parallel environment
+    "slots": "999", "user_lists": "NONE", "xuser_lists": "NONE", "start_proc_args": "NONE",
+    "stop_proc_args": "NONE", "control_slaves": "TRUE", "job_is_first_task": "FALSE",
+    "urgency_slots": "min", "accounting_summary": "FALSE", "qsort_args": "NONE"}
+
+
+class Sge:
+    """A Grid Engine of its own on this machine: one host, the queues all.q and short.q.
+
+    Its daemons belong to root, who submits too; they listen on every address, as they always do.
+    """
+
+    def __init__(self) -> None:
+        self.folder = ""
+
+    @property
+    def env(self) -> Dict[str, str]:
+        """What makes its commands talk to this cluster."""
+        return dict(SGE_ROOT=self.folder, SGE_CELL="default", SGE_QMASTER_PORT=str(self.ports[0]),
+                    SGE_EXECD_PORT=str(self.ports[1]))
+
+    def path(self, *names: str) -> str:
+        """A path below the cluster's folder."""
+        return os.path.join(self.folder, *names)
+
+    def run(self, *argv: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of its commands; its status is the caller's to judge."""
+        return subprocess.run(list(argv), env=dict(sbin_env(), **self.env), timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+
+    def must(self, *argv: str) -> str:
+        """What a command prints; ServiceError if it fails."""
+        done = self.run(*argv)
+        if done.returncode:
+            raise ServiceError("%s: %s%s" % (" ".join(argv), done.stdout, done.stderr))
+        return done.stdout
+
+    def start(self, folder: str) -> None:
+        """Start it in a folder, and wait until it takes jobs."""
+        self.folder, self.ports = os.path.abspath(folder), free_ports(2)
+        for name in ("default/common", "spool/qmaster", "spool/execd"):
+            os.makedirs(self.path(name))
+        os.chmod(self.folder, 0o755)
+        for name in ("bin", "utilbin", "lib", "util"):
+            os.symlink("/var/lib/gridengine/" + name, self.path(name))
+        self._write_cell()
+        self._fill_spool()
+        self.start_master()
+        for flag in ("-ah", "-as"):     # the master has said already that it is one itself
+            self.run("qconf", flag, SGE_NAME)
+        self.start_host()
+        self._add_queues()
+        if not wait_until(lambda: " lx-" in self.run("qstat", "-f").stdout, START_S):
+            raise ServiceError("no host: %s" % self.run("qstat", "-f").stdout)
+
+    def _write_cell(self) -> None:
+        common = self.path("default/common")
+        bootstrap = {"admin_user": "none", "default_domain": "none", "ignore_fqdn": "true",
+                     "spooling_method": "classic", "spooling_lib": "libspoolc",
+                     "spooling_params": common + ";" + self.path("spool/qmaster"),
+                     "binary_path": "/usr/sbin", "qmaster_spool_dir": self.path("spool/qmaster"),
+                     "security_mode": "none", "listener_threads": "2", "worker_threads": "2",
+                     "scheduler_threads": "1"}
+        write(os.path.join(common, "bootstrap"), self._lines(bootstrap))
+        write(os.path.join(common, "act_qmaster"), SGE_NAME + "\n")
+        names = SGE_NAME + " " + socket.gethostname()
+        write(os.path.join(common, "host_aliases"), names + "\n")
+
+    @staticmethod
+    def _lines(values: Dict[str, str]) -> str:
+        return "".join("%s %s\n" % pair for pair in values.items())
+
+    def _fill_spool(self) -> None:
+        ours = {"min_uid": "0", "min_gid": "0", "execd_spool_dir": self.path("spool/execd"),
+                "load_report_time": "0:0:1",
+                "reporting_params": "accounting=true reporting=false flush_time=0:0:1 "
+                                    "accounting_flush_time=0:0:0 joblog=false sharelog=0:0:0"}
+        rows = [line.split(None, 1) for line in read(SGE_CONFIGURATION).decode().splitlines()
+                if not line.startswith("#") and line.strip()]
+        values = dict({name: value.strip() for name, value in rows}, **ours)
+        write(self.path("configuration"), "# Version: 6.2\n" + self._lines(values))
+        params = self.path("default/common") + ";" + self.path("spool/qmaster")
+        self.must(SGE_UTIL + "/spoolinit", "classic", "libspoolc", params, "init")
+        for what, source in (("configuration", self.path("configuration")),
+                             ("complexes", SGE_SHARE + "/centry"),
+                             ("usersets", SGE_SHARE + "/usersets"), ("managers", "root")):
+            self.must(SGE_UTIL + "/spooldefaults", what, source)
+
+    def _add(self, flag: str, values: Dict[str, str]) -> None:
+        write(self.path("new"), self._lines(values))
+        self.must("qconf", flag, self.path("new"))
+
+    def _add_queues(self) -> None:
+        for name, rule in (("mpi", "$fill_up"), ("smp", "$pe_slots")):
+            self._add("-Ap", dict({"pe_name": name, "allocation_rule": rule}, **SGE_ENVIRONMENT))
+        self._add("-Aq", dict({"qname": "all.q"}, **SGE_QUEUE))
+        self._add("-Aq", dict({"qname": "short.q"}, **dict(SGE_QUEUE, h_rt="1:0:0", slots="2")))
+        scheduling = self.must("qconf", "-ssconf")
+        for name, value in (("schedule_interval", "0:0:1"), ("flush_submit_sec", "1"),
+                            ("flush_finish_sec", "1")):
+            scheduling = re.sub("(?m)^(%s +).*" % name, r"\g<1>" + value, scheduling)
+        write(self.path("new"), scheduling)
+        self.must("qconf", "-Msconf", self.path("new"))
+
+    def start_master(self) -> None:
+        """Start the master, and wait for its answer."""
+        self.must("sge_qmaster")
+        if not wait_until(lambda: not self.run("qconf", "-sh").returncode, START_S):
+            raise ServiceError("qmaster: %s" % read(self.path("spool/qmaster/messages")).decode())
+
+    def start_host(self) -> None:
+        """Start the daemon that runs the jobs."""
+        self.must("sge_execd")
+
+    def daemons(self, *names: str) -> List[int]:
+        """The ids of its processes of these names."""
+        return [pid for pid in processes() if command_name(pid) in names
+                and has_env(pid, "SGE_ROOT=" + self.folder) and is_running(pid)]
+
+    def stop_master(self, signum: int = signal.SIGTERM) -> None:
+        """End the master; jobs go on without it.  SIGKILL: as in a crash."""
+        pids = self.daemons("sge_qmaster")
+        for pid in pids:
+            kill(pid, signum)
+        end(pids)
+
+    def freeze_master(self, signum: int = signal.SIGSTOP) -> None:
+        """Let the master take connections and answer none; SIGCONT lets it go on."""
+        for pid in self.daemons("sge_qmaster"):
+            kill(pid, signum)
+
+    def stop(self) -> None:
+        """End what runs, and every daemon."""
+        if self.folder:
+            self.freeze_master(signal.SIGCONT)
+            mark = "SGE_ROOT=" + self.folder
+            left = with_children([pid for pid in processes() if command_name(pid) != "sge_qmaster"
+                                  and has_env(pid, mark)])
+            for pid in left:
+                kill(pid, signal.SIGKILL)
+            end(left + self.daemons("sge_qmaster"), 2)
 
 
 # ------------------------------------------------------------------ at

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import unittest
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from unittest import mock
 
 import lsf_emulator
 import psik
 import services
-from clusters import SLURM, OnSlurm
+from clusters import SGE, SLURM, OnSge, OnSlurm
 from harness import Case, kill, needs, processes_with, rc_path
 from odd import texts
 from users import CAN_MAKE_USERS, TwoUsers
@@ -61,6 +62,12 @@ class Scheduler:
                                    kill_grace_s=20,
                                    **dict({"poll_grace_s": self.grace_s}, **settings))
                     test()
+
+    def take_over(self: Any) -> None:
+        """Let what the test calls in this process see the scheduler too."""
+        patch = mock.patch.dict(os.environ, self.environment)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def put(self: Any, script: str, **spec: Any) -> str:
         """Submit a job; its id."""
@@ -232,6 +239,18 @@ class Scheduler:
 class Queues(Scheduler):
     """One in which jobs wait for others."""
 
+    def holds(self: Any, pending: Dict[str, Any]) -> None:
+        """A job that waits is held and released; one that does not wait is not."""
+        self.env.update(self.environment)
+        self.configure(backend=self.backend, poll_interval_s=0)
+        jobid = self.put("true", **pending)
+        for verb in ("hold", "release"):
+            self.psik(verb, jobid)
+        self.end(jobid, 0, "1 completed")
+        for verb in ("hold", "release"):
+            said = self.psik(verb, jobid, status=5).err
+            self.assertIn("does not wait in a queue: it is completed", said)
+
     def test_fifty(self: Any) -> None:
         def test() -> None:
             config = self.config()
@@ -366,9 +385,39 @@ class Slurm(Queues, Tags, Case):
             self.assertIn("BeginTime", self.psik("status", jobid).out)
             row = next(row for row in json.loads(self.psik("ls", "--json").out)
                        if row["jobid"] == jobid)
-            self.assertEqual((row["state"], row["reason"]), ("queued", "BeginTime"))
+            self.assertEqual(row["state"], "queued")
+            self.assertRegex(row["reason"], "^BeginTime, expected to start at 20..-..-..T..:..:..$")
             self.psik("cancel", jobid)
         self.in_both_shells(test)
+
+    def test_where_a_job_runs_and_when_it_is_to_start(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend, poll_interval_s=0)
+        whole = {"node_count": len(self.slurm.nodes), "duration": 5}
+        running, waiting = self.put(NAP, resources=whole), self.put("true", resources=whole)
+        reasons = [self.until(lambda: json.loads(self.psik(
+            "status", "--json", jobid).out)[0]["reason"], jobid) for jobid in (running, waiting)]
+        self.assertRegex(reasons[0], r"^on n\[1-4\]$")
+        self.until(lambda: re.search(r"reason +(Resources|Priority), expected to start at 20..-",
+                                     self.psik("status", waiting).out))
+        for jobid in (running, waiting):
+            self.psik("cancel", jobid)
+
+    def test_hold_and_release(self) -> None:
+        self.holds({"attributes": {"-H": ""}})
+
+    def test_queues(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend)
+        queue, = json.loads(self.psik("backends", "--queues", "--json").out)
+        self.assertEqual((queue["name"], queue["state"], queue["nodes"], queue["cores"],
+                          queue["max_walltime_min"]), ("main", "up", 4, 16, None))
+        self.assertRegex(self.psik("backends", "--queues", "slurm").out,
+                         r"NAME +STATE +NODES +FREE NODES .*\nmain +up +4 +\d +16 +\d+ +-\n")
+        self.psik("backends", "--queues", "none", status=2)
+        self.configure()
+        self.assertIn("'local' jobs have no queues", self.psik("backends", "--queues",
+                                                               status=3).err)
 
     def test_canceled_behind_our_back(self) -> None:
         def test() -> None:
@@ -615,11 +664,7 @@ class Lsf(Queues, Tags, Case):
                                 LSF_EMULATOR_JSRUN="Y", LSF_EMULATOR_RESERVATIONS="res1",
                                 LSF_EMULATOR_BANNER="filtered by the site")
         self.addCleanup(lsf_emulator.clean, place)
-        before = {name: os.environ.get(name) for name in self.environment}
-        os.environ.update(self.environment)
-        self.addCleanup(lambda: [os.environ.pop(name, None) if value is None
-                                 else os.environ.__setitem__(name, value)
-                                 for name, value in before.items()])
+        self.take_over()
 
     def kept(self, native: str, name: str) -> Dict[str, Any]:
         """What the emulator keeps of a job in a file of this name."""
@@ -636,6 +681,24 @@ class Lsf(Queues, Tags, Case):
             self.assertIn("Job not submitted", ran.err)
             self.assertEqual(self.states(ran.out.strip()), ["0 new", "1 failed"])
         self.in_both_shells(test)
+
+    def test_hold_and_release(self) -> None:
+        self.holds(self.pending)
+
+    def test_queues(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend)
+        queues = json.loads(self.psik("backends", "--queues", "--json").out)
+        self.assertEqual([queue["name"] for queue in queues], list(lsf_emulator.QUEUES))
+        self.assertEqual((queues[0]["state"], queues[0]["cores"]), ("Open:Active", 64))
+
+    def test_where_a_job_runs(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend, poll_interval_s=0)
+        jobid = self.put(NAP)
+        self.until(lambda: re.search("reason +on %s" % os.uname().nodename,
+                                     self.psik("status", jobid).out))
+        self.psik("cancel", jobid)
 
     def test_a_description_with_the_marks_of_a_listing(self) -> None:
         def test() -> None:
@@ -671,7 +734,8 @@ class Lsf(Queues, Tags, Case):
         self.configure(backend=self.backend, poll_interval_s=0)
         jobid = self.put(NAP, backend={"attributes": {"-Jd": "mine, too"}})
         self.until(self.is_active(jobid))
-        self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["reason"], "")
+        self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["reason"],
+                         "on " + os.uname().nodename)
         self.assertEqual(self.kept(self.native(jobid), "record")["description"],
                          "mine, too psik-%s.1" % jobid)
         self.psik("cancel", "--wait", jobid)
@@ -747,27 +811,105 @@ class LsfDirectives(Lsf):
         locals()[_name] = None  # those of the table ran with Lsf
 
 
-class Toy(Scheduler, Case):
-    """The backend that README.md shows, from a folder that the config names."""
-    backend = {"type": "toy"}
+@needs("Grid Engine, and root", SGE)
+class Sge(OnSge, Queues, Tags, Case):
+    """Grid Engine; test_sge.py has more."""
+    backend = {"type": "sge"}
+    pending = {"attributes": {"-h": ""}}
+    pending_or_running = pending
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.environment = self.sge.env
+        self.take_over()
+
+    def known(self, native: str) -> bool:
+        return self.sge.run("qstat", "-j", native).returncode == 0
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("qstat")
+
+    def test_hold_and_release(self) -> None:
+        self.holds(self.pending)
+
+    def test_queues(self) -> None:
+        self.env.update(self.environment)
+        self.configure(backend=self.backend)
+        queues = json.loads(self.psik("backends", "--queues", "--json").out)
+        free = [queue.pop("free_cores") for queue in queues]
+        self.assertTrue(0 <= free[0] <= 8 and 0 <= free[1] <= 2, free)
+        self.assertEqual(queues, [
+            {"name": "all.q", "state": "up", "nodes": None, "free_nodes": None, "cores": 8,
+             "max_walltime_min": None},
+            {"name": "short.q", "state": "up", "nodes": None, "free_nodes": None, "cores": 2,
+             "max_walltime_min": 60}])
+
+
+class Pbs(Queues, Tags, Case):
+    """The backend that README.md shows, from a folder that the config names; its PBS is a fake."""
+    backend = {"type": "pbs"}
+    pending = {"attributes": {"-h": ""}}
+    pending_or_running = pending
+
+    def setUp(self) -> None:
+        super().setUp()
+        fake = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_pbs.py")
+        for folder in ("jobs of pbs", "bin"):
+            os.makedirs(os.path.join(self.folder, folder))
+        for name in ("qsub", "qstat", "qdel", "qhold", "qrls"):
+            os.symlink(fake, os.path.join(self.folder, "bin", name))
+        self.environment = {"PATH": os.path.join(self.folder, "bin") + ":" + self.env["PATH"]}
+        self.take_over()
+        self.env.update(self.environment)
 
     def configure(self, **settings: Any) -> str:
         if not os.path.exists(os.path.join(self.folder, "site")):
-            os.makedirs(os.path.join(self.folder, "site", "toy"))
+            os.makedirs(os.path.join(self.folder, "site", "pbs"))
             readme = os.path.join(os.path.dirname(psik.__file__), "README.md")
             with open(readme, encoding="utf-8") as file:
-                blocks = file.read().split("```sh\n# site/toy/")[1:]
+                blocks = file.read().split("```sh\n# site/pbs/")[1:]
             for block in blocks:
                 name, text = block.split("```")[0].split("\n", 1)
-                self.write("site/toy/" + name, text)
-        return super().configure(templates="site", **settings)
+                self.write("site/pbs/" + name, text)
+        folder = os.path.join(self.folder, "jobs of pbs")
+        return super().configure(templates="site", scheduler_environment={"FAKE_PBS": folder},
+                                 **settings)
+
+    def record_of(self, native: str) -> Dict[str, Any]:
+        """What the fake keeps of a job."""
+        path = os.path.join(self.folder, "jobs of pbs", native + ".json")
+        record: Dict[str, Any] = json.loads(psik.read_text(path))
+        return record
+
+    def known(self, native: str) -> bool:
+        return bool(self.record_of(native)["state"] != "F")
 
     def test_it_is_ready(self) -> None:
         self.configure(backend=self.backend)
         self.assertEqual(self.psik("backends", "--check").err, "")
 
-    def known(self, native: str) -> bool:
-        return False
+    def test_what_it_asks_for(self) -> None:
+        def test() -> None:
+            for wanted, select, place in (
+                    ({"process_count": 4, "exclusive_node_use": False}, "1:ncpus=4", "scatter"),
+                    ({"node_count": 2, "processes_per_node": 3, "cpu_cores_per_process": 4,
+                      "gpu_cores_per_process": 1, "memory_per_process": "2G"},
+                     "2:ncpus=12:ngpus=3:mem=6144mb", "scatter:excl")):
+                jobid = self.put("true", resources=dict(wanted, duration=3), attributes={
+                    "-q": "a \"long\" name"}, backend={"project_name": "x"})
+                asked = self.record_of(self.native(jobid))["options"]
+                self.assertEqual({name: asked[name] for name in (
+                    "-l select", "-l place", "-l walltime", "-q", "-A", "-r", "-N")}, {
+                    "-l select": select, "-l place": place, "-l walltime": "180", "-A": "x",
+                    "-q": "a \"long\" name", "-r": "n", "-N": "psik-%s.1" % jobid})
+                self.end(jobid, 0, "1 completed")
+        self.in_both_shells(test)
+
+    def test_ls_asks_once(self) -> None:
+        self.ls_calls_once("qstat")
+
+    def test_hold_and_release(self) -> None:
+        self.holds(self.pending)
 
 
 if __name__ == "__main__":

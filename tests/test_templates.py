@@ -29,6 +29,22 @@ RULES: List[Tuple[str, Dict[str, Any], Shell, str]] = [  # template, values, she
     ("#!@x@", {"x": "/usr/bin/env rc"}, SH, "#!/usr/bin/env rc\n"),
     ('$VAR "$@" ${a[@]} %j a@b @ @@ @X', {}, SH, '$VAR "$@" ${a[@]} %j a@b @ @@ @X\n'),
     ("a @x@", {"x": "@y@ $z"}, SH, "a '@y@ $z'\n"),
+    ("a @x?@ @y?@", {"x": None, "y": "b c"}, SH, "a '' 'b c'\n"),
+    ("a @x*y@ @x*y*x@ @y/x@", {"x": 2, "y": 3}, SH, "a 6 12 2\n"),
+    ("a @x*y@\nb @x*y?4@ @y?1@\nc", {"x": 2, "y": None}, SH, "b 8 1\nc\n"),
+    ("#PBS -l select=@n?1@:ncpus=@x*y/n?1@", {"x": 2, "y": 3, "n": None}, SH,
+     "#PBS -l select=1:ncpus=6\n"),
+    ("#PBS -l select=@n?1@:ncpus=@x*y/n?1@", {"x": 2, "y": 3, "n": 4}, SH,
+     "#PBS -l select=4:ncpus=2\n"),
+    ("#PBS -l select=@x@@[:ncpus=@y@]@@[:ngpus=@z@]@", {"x": 2, "y": 8, "z": None}, SH,
+     "#PBS -l select=2:ncpus=8\n"),
+    ("#PBS -l select=@x@@[:ncpus=@y@]@", {"x": None, "y": 8}, SH, "\n"),
+    ("a @[-q @x@]@ @[-n @y*y@]@", {"x": "it's", "y": 3}, SH, "a -q 'it'\\''s' -n 9\n"),
+    ("a ${a[@]} @[b]@", {}, SH, "a ${a[@]} @[b]@\n"),
+    ("#PBS -N @x@", {"x": 'a "b'}, SH, "#PBS -N 'a \"b'\n"),
+    ("#$ -wd @x@", {"x": "/a b"}, SH, '#$ -wd "/a b"\n'),
+    ("#$ @x@", {"x": [Option("-l", "mem_free=1G"), Option("-now", "no")]}, SH,
+     '#$ -l "mem_free=1G"\n#$ -now no\n'),
 ]
 ATTRIBUTES = [("-C", "-C"), ("--gpu-bind", "--gpu-bind"), ("---gpu-bind", "--gpu-bind"),
               ("C", "-C"), ("constraint", "--constraint"), ("-alloc_flags", "-alloc_flags")]
@@ -46,6 +62,12 @@ class Rules(unittest.TestCase):
         said = "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)"
         self.assertEqual(str(caught.exception), said)
 
+    def test_what_a_scheduler_cannot_take_is_refused(self) -> None:
+        for line, value in (("#$ @x@", "it's"), ("#$ @x@", "a # b"), ("#PBS @x@", "\"'"),
+                            ("#BSUB @x@", "\"'")):
+            with self.assertRaises(psik.InvalidError, msg=line):
+                psik.Template("x", line).render({"x": value}, SH)
+
     def test_attributes(self) -> None:
         for key, name in ATTRIBUTES:
             self.assertEqual(Option.of(key, "x").name, name)
@@ -54,7 +76,13 @@ class Rules(unittest.TestCase):
         backend = next(iter(psik.backends_of(psik.Config(prefix="/x")).values()))
         spec = backend.with_defaults(JobSpec(script="x"))
         values = psik.ScriptWriter(psik.JobDir("/x/local/1.5"), spec, backend, SH).values()
-        self.assertEqual(set(values) | {"job_body"}, set(psik.TEMPLATE_NAMES))
+        names = {**psik.TEMPLATE_NAMES, **psik.OLD_TEMPLATE_NAMES}
+        self.assertEqual(set(values) | {"job_body"}, set(names))
+        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+            readme = file.read()
+        absent = [row for row in ("| `@%s@` | %s |" % pair for pair in psik.TEMPLATE_NAMES.items())
+                  if row not in readme]
+        self.assertEqual(absent, [])
 
     def test_a_quoted_word_is_that_word_in_both_shells(self) -> None:
         for name, path in shells().items():
