@@ -23,7 +23,8 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("GET", "/v1/health", "", 200, None, {}),
     ("GET", "/v1/metrics", "", 200, None, {}),
     ("GET", "/v1/backends", "", 200, None, {}),
-    ("GET", "/v1/backends/{name}", "local", 200, None, {}),
+    ("GET", "/v1/backends/{name}", "one", 200, None, {}),
+    ("GET", "/v1/backends/{name}/queues", "pond", 200, None, {}),
     ("GET", "/v1/token", "", 200, None, {}),
     ("POST", "/v1/token", "", 200, None, {"Authorization": "Bearer TOKEN"}),
     ("GET", "/v1/events", "", 200, None, {}),
@@ -34,6 +35,8 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("GET", "/v1/jobs/{jobid}", "ended", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/start", "ended", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/cancel", "running", 200, None, {}),
+    ("POST", "/v1/jobs/{jobid}/hold", "waiting", 200, None, {}),
+    ("POST", "/v1/jobs/{jobid}/release", "waiting", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/state", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/spec", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/logs", "ended", 200, None, {}),
@@ -99,16 +102,27 @@ class Declared(unittest.TestCase):
 
 
 class Answers(Case):
-    """A server and three jobs: `fresh` was never started, `ended` has ended, `running` runs."""
+    """A server and four jobs: `fresh` was never started, `ended` has ended, `running` runs.
+
+    `waiting` waits in the queue of a backend of the site's own.
+    """
+    POND = {"submit": "echo 7", "job": "@job_body@", "cancel": "", "hold": "echo $* >>@base@/held",
+            "release": "echo $* >>@base@/released", "queues": "echo deep up 3 - 12 8 60"}
 
     def setUp(self) -> None:
         super().setUp()
+        os.makedirs(os.path.join(self.folder, "site", "pond"))
+        for name, text in self.POND.items():
+            self.write("site/pond/" + name, "#!@shell@\n%s\n" % text)
+        self.configure(templates="site", backends={"one": {"type": "local"},
+                                                   "pond": {"type": "pond"}})
+        waiting = self.run_spec("--backend", "pond", script="true")
         self.server = Server(self, "--uds", "s.sock")
         fresh = self.run_spec("--no-submit", script="true", client_secret=SECRET)
         ended = self.run_spec("--wait", **SPEC)
         running = self.run_spec(script="sleep 600")
         self.addCleanup(self.psik, "cancel", running)
-        self.jobs = {"fresh": fresh, "ended": ended, "running": running}
+        self.jobs = {"fresh": fresh, "ended": ended, "running": running, "waiting": waiting}
 
     def answer(self, call: Call) -> Tuple[int, str]:
         """(status, content type) of what comes back."""
@@ -133,6 +147,24 @@ class Answers(Case):
                 self.assertEqual(status, wanted)
                 content = declared()[method, route][str(status)].get("content", {"": None})
                 self.assertIn(kind, content)
+
+
+    def test_holding_and_queues(self) -> None:
+        path = "/v1/jobs/" + self.jobs["waiting"]
+        for verb in ("hold", "release"):
+            self.assertEqual(self.server.ask("POST", "%s/%s" % (path, verb)).status, 200)
+        job = self.job(self.jobs["waiting"])
+        self.assertEqual([psik.read_text(job.at(name)) for name in ("held", "released")], ["7\n"] * 2)
+        answer = self.server.ask("POST", "/v1/jobs/%s/hold" % self.jobs["running"])
+        self.assertEqual((answer.status, "it is active" in answer.text), (409, True))
+        answer = self.server.ask("POST", "/v1/jobs/%s/hold" % self.jobs["fresh"])
+        self.assertEqual((answer.status, "it is new" in answer.text), (409, True))
+        self.assertEqual(self.server.ask("GET", "/v1/backends/pond/queues").json, [
+            {"name": "deep", "state": "up", "nodes": 3, "free_nodes": None, "cores": 12,
+             "free_cores": 8, "max_walltime_min": 60}])
+        for name, said in (("one", "jobs have no queues"), ("none", "no backend")):
+            answer = self.server.ask("GET", "/v1/backends/%s/queues" % name)
+            self.assertEqual((answer.status, said in answer.text), (404, True))
 
 
 class Metrics(Case):
