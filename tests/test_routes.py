@@ -154,7 +154,8 @@ class Answers(Case):
         for verb in ("hold", "release"):
             self.assertEqual(self.server.ask("POST", "%s/%s" % (path, verb)).status, 200)
         job = self.job(self.jobs["waiting"])
-        self.assertEqual([psik.read_text(job.at(name)) for name in ("held", "released")], ["7\n"] * 2)
+        told = [psik.read_text(job.at(name)) for name in ("held", "released")]
+        self.assertEqual(told, ["7\n", "7\n"])
         answer = self.server.ask("POST", "/v1/jobs/%s/hold" % self.jobs["running"])
         self.assertEqual((answer.status, "it is active" in answer.text), (409, True))
         answer = self.server.ask("POST", "/v1/jobs/%s/hold" % self.jobs["fresh"])
