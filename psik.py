@@ -399,7 +399,8 @@ def parse_json(text: str, source: str) -> Json:
     except json.JSONDecodeError as err:
         place = "%s:%d:%d" % (source, err.lineno, err.colno)
         hint = "" if text.lstrip()[:1] in ("{", "[", '"') else "; a script begins with #!"
-        message = "not JSON: " + err.msg.lower() + hint if text.strip() else "it is empty"
+        said = re.sub(" at$", "", err.msg.lower())  # where, has been said already
+        message = "not JSON: " + said + hint if text.strip() else "it is empty"
         raise InvalidError(message, place) from None
     except RecursionError:
         raise InvalidError("nested too deeply", source) from None
@@ -12661,7 +12662,9 @@ exec /bin/sh -c 'asked=$(cat)
 			\$1 == \"jobname\" && match(\$2, /psik-[0-9.]+\$/) { tag = substr(\$2, RSTART) }
 			\$1 == \"failed\" { failed = \$2; why = \$0; sub(/^failed *[0-9]* *:? */, \"\", why) }
 			\$1 == \"exit_status\" { code = \$2 }
+			\$1 == \"maxvmem\" { used = \$2 }
 			END { if (tag == \"\") exit
+				if (failed == 100) why = \"deleted, or over a limit; maxvmem \" used
 				if (failed + code == 0) print id, \"completed\", 0, tag
 				else print id, \"failed\", code ? code : \"-\", tag, why }" id="$id"
 	done' psik

@@ -22,6 +22,20 @@ module() {
 	esac
 }
 """
+# As `conda init` and an environment's activate.d do it: functions, a shell hook, variables unset.
+CONDA = """
+conda() {
+	test "$1" = activate || return 1
+	test -d "$CONDA_ROOT/envs/$2" || { echo "EnvironmentNameNotFound: $2" >&2; return 1; }
+	eval "$(printf 'export CONDA_PREFIX=%s\nPS1="(%s) $PS1"\n' "$CONDA_ROOT/envs/$2" "$2")"
+	export PATH="$CONDA_PREFIX/bin:$PATH"
+	local hook
+	for hook in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do
+		test -r "$hook" && . "$hook"
+	done
+	hash -r
+}
+"""
 SHOW = """#!/bin/sh
 echo "$CC $PATH $COLOUR"
 pwd
@@ -61,6 +75,29 @@ class Lines(Case):
             self.assertEqual(self.out(jobid).replace(job.at("work") + "\n", "DIR\n"), (
                 "hello from the site\nDIR\ngcc-12 /opt/gcc:/site/bin:/usr/bin:/bin mine\nDIR\n"
                 "%s 1\nmy_mpi run\n" % job.script("run")))
+
+    @needs("root, for /etc/profile.d", os.getuid() == 0 and os.path.isdir("/etc/profile.d"))
+    def test_functions_from_the_profile_of_the_system(self) -> None:
+        path = "/etc/profile.d/psik-test-%d.sh" % os.getpid()
+        self.addCleanup(os.unlink, path)
+        with open(path, "w", encoding="utf-8") as file:     # nobody else's logins take it
+            file.write('if test "$PSIK_TEST_PROFILE" = %d; then\n%s%s\nfi\n' % (
+                os.getpid(), PROFILE.replace("echo hello from the site\n", ""), CONDA))
+        self.write(".bash_profile", "# it has nothing\n")
+        env = os.path.join(self.folder, "conda", "envs", "ocean")
+        os.makedirs(os.path.join(env, "etc", "conda", "activate.d"))
+        os.makedirs(os.path.join(env, "bin"))
+        self.write("conda/envs/ocean/etc/conda/activate.d/proj.sh", "export PROJ_LIB=here\n")
+        self.write("conda/envs/ocean/bin/tool", "#!/bin/sh\necho tool of $CONDA_PREFIX\n", 0o755)
+        self.env.update(PSIK_TEST_PROFILE=str(os.getpid()), CONDA_ROOT=self.folder + "/conda")
+        for shell in self.shells:
+            self.configure(rc_path=shell)
+            jobid = self.end(0, "tool; echo $CC $PROJ_LIB", "module load gcc/12",
+                             "conda activate ocean")
+            self.assertEqual(self.out(jobid), "tool of %s\ngcc-12 here\n" % env)
+            for line in ("module load gcc/99", "conda activate sea"):
+                jobid = self.end(1, "true", "true", line)
+                self.assertEqual(self.reason(jobid), "set-up line 2 failed: " + line)
 
     def test_those_of_the_backend_come_first(self) -> None:
         self.configure(defaults={"setup": ["A=1"]})

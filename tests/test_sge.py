@@ -161,6 +161,7 @@ class Ended(Cluster):
         self.sge.run("qdel", self.native(jobid))
         self.psik("wait", "--timeout", "60", jobid, status=None)
         self.assertEqual(self.states(jobid)[-1], "1 failed")
+        self.assertIn("deleted, or over a limit; maxvmem ", self.status(jobid)["reason"])
         # It kills what bears the job's group, as the payload does, but for the processes of root.
         kill(processes_with(NAP))
 
