@@ -63,6 +63,10 @@ def needs(component: str, there: Any) -> Callable[[Any], Any]:
     return unittest.skipUnless(there, "needs " + component)
 
 
+POND = {"submit": "echo 7", "job": "@job_body@", "cancel": "", "hold": "echo $* >>@base@/held",
+        "release": "echo $* >>@base@/released", "queues": "echo deep up 3 - 12 8 60"}
+
+
 class Case(unittest.TestCase):
     """A test with a folder, a home and a config of its own."""
 
@@ -82,6 +86,14 @@ class Case(unittest.TestCase):
         path = self.write("psik.json", json.dumps(settings))
         self.env["PSIK_CONFIG"] = path
         return path
+
+    def configure_pond(self) -> None:
+        """Have a second backend, of a site's own: in its queue jobs wait for ever."""
+        os.makedirs(os.path.join(self.folder, "site", "pond"))
+        for name, text in POND.items():
+            self.write("site/pond/" + name, "#!@shell@\n%s\n" % text)
+        self.configure(templates="site", backends={"local": {"type": "local"},
+                                                   "pond": {"type": "pond"}})
 
     def config(self) -> Any:
         """The config as psik reads it."""

@@ -77,8 +77,9 @@ class Read(Case):
                           spec["backend"]["queue_name"], spec["attributes"]),
                          ("name", 91, "workq", {"-l": "select=2:ncpus=4,place=scatter"}))
         spec = self.spec(SGE, "sge")
-        self.assertEqual((spec["resources"]["duration"], spec["attributes"]),
-                         (10, {"-l": "h_vmem=2G", "-pe": "smp 4"}))
+        needs = spec["resources"]
+        self.assertEqual((needs["duration"], needs["memory_per_process"], spec["attributes"]),
+                         (10, 2048, {"-pe": "smp 4"}))
 
     def test_what_is_left_out_is_named(self) -> None:
         self.write("job.sh", "#!/bin/sh\n#SBATCH -o out\n#SBATCH -C cpu --qos=high\n"

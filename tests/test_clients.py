@@ -159,6 +159,7 @@ class Models(Client):
         spec = {"script": "cat data", "client_secret": SECRET}
         jobid = str(server.ask("POST", "/v1/jobs/new", spec).json)
         other = str(server.ask("POST", "/v1/jobs", {"script": "sleep 600"}).json)
+        waiting = str(server.ask("POST", "/v1/jobs?backend=pond", spec).json)
         names = {"jobid": jobid, "name": "local"}
         told = json.dumps({"jobid": jobid, "jobndx": 1, "state": "active", "info": "7"}).encode()
         sign = {"X_Hub_Signature_256": psik.sign_message(told, SECRET), "Content_Type": JSON}
@@ -176,6 +177,8 @@ class Models(Client):
             ("PUT", "/v1/jobs/{jobid}/files/{path}", b"moo", {}),
             ("PUT", "/v1/jobs/{jobid}/access", {"bob": ["GET"]}, {}),
             ("POST", "/v1/jobs/{jobid}/start", None, {}),
+            ("POST", "/v1/jobs/{jobid}/hold", None, {}),
+            ("POST", "/v1/jobs/{jobid}/release", None, {}),
             ("POST", "/v1/jobs/callback", told, sign), *gets,
             ("POST", "/v1/token", None, {"Authorization": "Bearer " + token}),
             ("DELETE", "/v1/jobs/{jobid}/files/{path}", None, {}),
@@ -186,12 +189,16 @@ class Models(Client):
         found = []
         for method, path, body, headers in asks:
             names["path"] = "." if method == "GET" else "data"   # a folder's answer is JSON
-            answer = server.ask(method, path.format(**names), body, **headers)
+            others = {"hold": {"jobid": waiting}, "release": {"jobid": waiting},
+                      "queues": {"name": "pond"}}.get(path.rpartition("/")[2], {})
+            url = path.format(**dict(names, **others))
+            answer = server.ask(method, url, body, **headers)
             found.append((method, path.partition("?")[0], answer))
         return found
 
     @needs_python
     def test_datamodel_codegen(self) -> None:
+        self.configure_pond()
         server = Server(self, "--port", "0")
         document = self.described(server)
         self.run_it("datamodel-codegen", "--input", "openapi.json", "--input-file-type", "openapi",

@@ -23,7 +23,7 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("GET", "/v1/health", "", 200, None, {}),
     ("GET", "/v1/metrics", "", 200, None, {}),
     ("GET", "/v1/backends", "", 200, None, {}),
-    ("GET", "/v1/backends/{name}", "one", 200, None, {}),
+    ("GET", "/v1/backends/{name}", "local", 200, None, {}),
     ("GET", "/v1/backends/{name}/queues", "pond", 200, None, {}),
     ("GET", "/v1/token", "", 200, None, {}),
     ("POST", "/v1/token", "", 200, None, {"Authorization": "Bearer TOKEN"}),
@@ -106,16 +106,10 @@ class Answers(Case):
 
     `waiting` waits in the queue of a backend of the site's own.
     """
-    POND = {"submit": "echo 7", "job": "@job_body@", "cancel": "", "hold": "echo $* >>@base@/held",
-            "release": "echo $* >>@base@/released", "queues": "echo deep up 3 - 12 8 60"}
 
     def setUp(self) -> None:
         super().setUp()
-        os.makedirs(os.path.join(self.folder, "site", "pond"))
-        for name, text in self.POND.items():
-            self.write("site/pond/" + name, "#!@shell@\n%s\n" % text)
-        self.configure(templates="site", backends={"one": {"type": "local"},
-                                                   "pond": {"type": "pond"}})
+        self.configure_pond()
         waiting = self.run_spec("--backend", "pond", script="true")
         self.server = Server(self, "--uds", "s.sock")
         fresh = self.run_spec("--no-submit", script="true", client_secret=SECRET)
@@ -163,7 +157,7 @@ class Answers(Case):
         self.assertEqual(self.server.ask("GET", "/v1/backends/pond/queues").json, [
             {"name": "deep", "state": "up", "nodes": 3, "free_nodes": None, "cores": 12,
              "free_cores": 8, "max_walltime_min": 60}])
-        for name, said in (("one", "jobs have no queues"), ("none", "no backend")):
+        for name, said in (("local", "jobs have no queues"), ("none", "no backend")):
             answer = self.server.ask("GET", "/v1/backends/%s/queues" % name)
             self.assertEqual((answer.status, said in answer.text), (404, True))
 

@@ -122,7 +122,8 @@ class Architecture(unittest.TestCase):
 
     def test_every_handler_is_routed(self) -> None:
         import psik
-        verbs = ("get_", "post_", "put_", "delete_", "start_", "cancel_")
+        verbs = ("get_", "post_", "put_", "delete_", "start_", "cancel_", "hold_",
+                 "release_")
         methods = [method for cls in (psik.ServerHandler, psik.JobHandler)
                    for name, method in vars(cls).items() if name.startswith(verbs)]
         self.assertGreater(len(methods), 25)
