@@ -12,6 +12,7 @@ The job tree, all of it readable with cat:
       .psik/                copies of psik.py, each named by its hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       .events/              the server's journal: the transitions that it has told, numbered
+      .after/ID/            the jobs that wait for the end of job ID, a file each
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
@@ -24,6 +25,8 @@ The job tree, all of it readable with cat:
           scripts/          submit job cancel poll run psik supervise;
                             setup if the spec has set-up lines; callback.json if the job has a
                             callback; scheduler.json: the config's scheduler_environment, if any;
+                            hold release where the backend has them; environ: what a job waits for
+                            that is to run after others, and the environment to submit it with;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
@@ -240,6 +243,8 @@ CLUSTER_VARIABLE = re.compile(
     ".+_(CONF|CONF_FILE|CONF_SERVER|ROOT|CELL|QMASTER_PORT|EXECD_PORT|JWT)"
     "|SLURM_CLUSTERS|PBS_(DEFAULT|SERVER|EXEC)|LSF_(ENVDIR|SERVERDIR|BINDIR|LIBDIR)"
     "|EGO_(TOP|CONFDIR)|FLUX_URI")
+# Names a scheduler's job in its environment, for each scheduler.
+SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 # A site's defaults, which count where neither of these words is in the spec.
 SITE_DEFAULTS = {
     "SBATCH_ACCOUNT": "project_name --account -A", "SBATCH_PARTITION": "queue_name --partition -p",
@@ -1270,6 +1275,9 @@ class JobSpec(Model):
         BackendConfig, "a backend's name, or settings that override the config's")
     launcher: Optional[List[str]] = option(
         None, "the words of $mpirun, instead of the backend's", least=1)
+    after: List[str] = option(
+        list, "jobs that have to end well first, [\"JOBID\"]; any:JOBID however it ends, "
+        "notok:JOBID if it does not")
     requeue: bool = option(
         False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(
@@ -2362,6 +2370,14 @@ class Root(NamedTuple):
             return []
 
 
+def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
+    """(job, its history) of those directories that are a job's."""
+    for job in jobs:
+        rows = job.rows()
+        if rows:
+            yield job, rows
+
+
 class JobTree:
     """The folders of a config that hold jobs; ForbiddenError if one could be somebody else's work.
 
@@ -2389,6 +2405,18 @@ class JobTree:
         for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
             yield job
 
+    def like(self, text: str) -> List[JobDir]:
+        """The jobs that an id, the beginning of one or `last` may mean, newest first, at most four.
+
+        Just the one, if the id is complete.
+        """
+        import itertools
+        if text == "last":
+            return [job for job, _ in itertools.islice(with_rows(self.jobs()), 1)]
+        exact = list(itertools.islice(with_rows(self.of_id(text)), 1))
+        others = with_rows(job for job in self.jobs() if job.jobid.startswith(text))
+        return [job for job, _ in exact or list(itertools.islice(others, 4))]
+
     def reserve(self, backend: Backend) -> JobDir:
         """Make the directory of a new job.
 
@@ -2408,6 +2436,24 @@ class JobTree:
             if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
                 return JobDir(path, backend.name, backend.config.check_owner)
             os.rmdir(path)  # another folder has a job of this id
+
+
+def find_job(config: Config, text: str) -> JobDir:
+    """The job of this id, or of the id that begins so; for `last`, the newest.
+
+    InvalidError if the text cannot be an id, or several begin so; NotFoundError if none does.
+    """
+    if text != "last" and not JOBID.fullmatch(text):
+        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest"
+                           % (text, called()))
+    jobs = JobTree(config).like(text)
+    if not jobs:
+        prefixes = sorted({backend.prefix for backend in config.by_name.values()})
+        raise NotFoundError("no job %s under %s" % (text, ", ".join(prefixes)))
+    if len(jobs) > 1:
+        jobids = " ".join(job.jobid for job in jobs)
+        raise InvalidError("%s matches more than one job: %s" % (text, jobids))
+    return jobs[0]
 
 
 # ------------------------------------------------------------------------------------- 7. Templates
@@ -4382,6 +4428,142 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     return statuses
 
 
+# Jobs that wait for others.
+
+DEPENDENCY = re.compile(r"(?:(ok|any|notok):)?(last|[0-9.]+)")
+
+
+class Dependency(NamedTuple):
+    """A job that another one waits for, and how it has to end: ok, any or notok."""
+    how: str
+    job: JobDir
+
+    @classmethod
+    def parse(cls, config: Config, text: str) -> "Dependency":
+        """What a word of that means; InvalidError if there is no such job."""
+        match = DEPENDENCY.fullmatch(text)
+        if not match:
+            raise InvalidError([Fault("after", "%s is not a job's id, nor any: or notok: and "
+                                      "one" % shown(text))])
+        try:
+            return cls(match.group(1) or "ok", find_job(config, match.group(2)))
+        except (NotFoundError, InvalidError) as err:
+            raise InvalidError([Fault("after", str(err))]) from None
+
+    @classmethod
+    def all_of(cls, config: Config, texts: Sequence[str]) -> List["Dependency"]:
+        """What the words of a spec's `after` mean."""
+        return [cls.parse(config, text) for text in texts]
+
+    def __str__(self) -> str:
+        return self.job.jobid if self.how == "ok" else "%s:%s" % (self.how, self.job.jobid)
+
+    def is_met(self) -> Optional[bool]:
+        """Whether the job has ended so; None while it may yet, False if it cannot any more."""
+        rows = self.job.rows()
+        latest = Steps(rows).latest
+        if latest is None:  # it was removed
+            return self.how == "any"
+        if not is_over(self.job, rows):
+            return None
+        return self.how == "any" or (latest.state is JobState.completed) == (self.how == "ok")
+
+
+Waits = TypeVar("Waits", bound="Held")
+
+
+class Held:
+    """A job that is submitted once others have ended; it is `new` until then.
+
+    scripts/environ holds what it waits for, and from its start on the environment to submit it
+    with.  The folder .after/ID, under the prefix of each job that it waits for, names it.
+    """
+
+    def __init__(self, job: JobDir) -> None:
+        self.job, self.path = job, job.script("environ")
+
+    def read(self) -> Dict[str, Json]:
+        """What scripts/environ holds; {} if the job waits for nothing, or was submitted."""
+        with suppress(ValueError):
+            return dict(json.loads(read_or_empty(self.path) or "{}"))
+        return {}
+
+    def prepare(self, dependencies: Sequence[Dependency], kind: str) -> None:
+        """Write what a new job of a backend of this kind is to wait for."""
+        places = [(each.how, each.job.path, each.job.backend) for each in dependencies]
+        write_file(self.path, json.dumps({"after": places, "kind": kind}) + "\n")
+
+    def begin(self, timeout_s: float) -> None:
+        """Let the job wait from now on, and keep our environment for its submission."""
+        data = dict(self.read(), environment=dict(os.environ), host=os.uname().nodename,
+                    timeout_s=timeout_s)
+        replace_file(self.path, json.dumps(data) + "\n")
+        for each in self.dependencies():
+            folder = Held.folder(each.job)
+            make_folder(os.path.dirname(folder))
+            make_folder(folder)
+            with suppress(NotFoundError):   # it is gone
+                # Whoever records its end looks here afterwards, so it must not end meanwhile.
+                with each.job.history():
+                    write_file(os.path.join(folder, self.job.jobid), self.job.path + "\n")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody has started the job, and it was neither submitted nor canceled yet."""
+        return "environment" in self.read() and len(self.job.rows()) == 1
+
+    def dependencies(self) -> List[Dependency]:
+        """What the job waits for, or has waited for."""
+        return [Dependency(how, JobDir(path, backend, self.job.check_owner))
+                for how, path, backend in self.read().get("after", ())]
+
+    def is_for_here(self) -> bool:
+        """Whether this process may submit the job.
+
+        A process of a host has to be started there, and not inside a scheduler's job, which would
+        end it, unless the job itself was started inside that one.
+        """
+        data = self.read()
+        ours, theirs = os.environ, data["environment"]
+        is_outside = all(ours.get(name) == theirs.get(name) for name in SCHEDULER_IDS)
+        return data["kind"] not in ("local", "at") or (
+            data["host"] == os.uname().nodename and is_outside)
+
+    def reason(self) -> str:
+        """What the job waits for, in words; '' if it does not wait."""
+        if not self.is_waiting:
+            return ""
+        open_ones = [str(each) for each in self.dependencies() if each.is_met() is None]
+        return ("waits for " + ", ".join(open_ones) if open_ones
+                else "waits to be submitted on " + str(self.read().get("host")))
+
+    def forget(self) -> None:
+        """Let the job wait no more."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    @staticmethod
+    def folder(job: JobDir) -> str:
+        """The folder that names the jobs which wait for this one."""
+        return os.path.join(os.path.dirname(os.path.dirname(job.path)), ".after", job.jobid)
+
+    @classmethod
+    def behind(cls: Type[Waits], job: JobDir) -> List[Waits]:
+        """The jobs that wait for this one; what names any others is removed."""
+        found: List[Waits] = []
+        for path in paths_in(cls.folder(job)):
+            held = cls(JobDir(read_or_empty(path).strip(), "", job.check_owner))
+            if held.is_waiting:
+                found.append(held)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+        if not found:
+            with suppress(OSError):     # it is not there, or not empty any more
+                os.rmdir(cls.folder(job))
+        return found
+
+
 # ----------------------------------------------------------------------------------- 11. Operations
 
 # Making and starting.
@@ -4410,7 +4592,8 @@ def write_spec(job: JobDir, spec: JobSpec) -> None:
     replace_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
 
 
-def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> None:
+def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
+                dependencies: Sequence[Dependency]) -> None:
     """Write everything that belongs to a new job.
 
     status.csv comes last: it makes the directory a job, so a creation cut short leaves none.
@@ -4425,6 +4608,8 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) -> N
     os.mkdir(job.at("scripts"), 0o700)
     write_scripts(job, spec, backend, shell)
     write_spec(job, spec)
+    if dependencies:
+        Held(job).prepare(dependencies, backend.kind)
     write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
 
 
@@ -4441,6 +4626,8 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
     refused = list(refused_options(chosen.kind, spec.backend.attributes))
     if refused:
         raise InvalidError(refused)
+    dependencies = Dependency.all_of(config, spec.after)
+    spec = replace(spec, after=list(map(str, dependencies)))
     if spec.directory and not os.path.isdir(spec.directory):
         raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
                                   "to run in the job's own work/" % spec.directory)])
@@ -4451,7 +4638,7 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
     try:
         if access is not None:
             write_file(job.at("access.json"), json.dumps(access) + "\n")
-        fill_jobdir(job, spec, chosen, shell)
+        fill_jobdir(job, spec, chosen, shell, dependencies)
     except BaseException:
         delete_tree(job.path)
         raise
@@ -4510,10 +4697,22 @@ def said_taken(job: JobDir, row: Row) -> Row:
 
 
 class Submission:
-    """The submission of a job's next step."""
+    """The submission of a job's next step, with an environment, by default ours.
 
-    def __init__(self, job: JobDir, timeout_s: float) -> None:
-        self.job, self.timeout_s = job, timeout_s
+    waits: only as long as the job waits for others.
+    """
+
+    def __init__(self, job: JobDir, timeout_s: float, waits: bool = False,
+                 environment: Optional[Dict[str, str]] = None) -> None:
+        self.job, self.timeout_s, self.waits = job, timeout_s, waits
+        self.given = dict(os.environ) if environment is None else environment
+
+    def refuse_gone(self, history: History) -> None:
+        """NotFoundError if there is no job; ConflictError if it waits no more, but should."""
+        if not history.rows:
+            raise NotFoundError("no job at %s" % self.job.path)
+        if self.waits and not Held(self.job).is_waiting:
+            raise ConflictError("job %s was started by another process" % self.job.jobid)
 
     def refuse_running(self, rows: Sequence[Row]) -> None:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
@@ -4548,18 +4747,18 @@ class Submission:
                                 "its scripts anew" % (job.jobid, job.path, called()))
 
     def site_defaults(self, settings: BackendConfig) -> Dict[str, str]:
-        """Those of SITE_DEFAULTS in our environment that the spec does not override."""
+        """Those of SITE_DEFAULTS in the environment that the spec does not override."""
         said = {name for name, value in vars(settings).items() if value}
         said.update(Option.of(name, "").name for name in settings.attributes)
-        return {name: os.environ[name] for name, words in SITE_DEFAULTS.items()
-                if name in os.environ and not said & set(words.split())}
+        return {name: self.given[name] for name, words in SITE_DEFAULTS.items()
+                if name in self.given and not said & set(words.split())}
 
     def environment(self, jobndx: int) -> Dict[str, str]:
         """The environment of scripts/submit.
 
         PSIK_MARK in it names this step, even where psik.py runs inside another job.
         """
-        spec, given = self.job.spec(), dict(os.environ)
+        spec, given = self.job.spec(), self.given
         assert isinstance(spec.backend, BackendConfig)
         if not spec.inherit_environment:
             given = {name: value for name, value in given.items()
@@ -4596,14 +4795,15 @@ class Submission:
         """Submit the step, with the history locked; the `queued` row."""
         job = self.job
         with transitions(job) as history:
-            if not history.rows:
-                raise NotFoundError("no job at %s" % job.path)
+            self.refuse_gone(history)
             adopted = adopt(job, history)
             if adopted:
+                Held(job).forget()
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             jobndx = next_jobndx(history.rows)
             done = self.run(jobndx)
+            Held(job).forget()
             native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
             if done.status == 0 and NATIVE_ID.fullmatch(native):
                 if done.err:
@@ -4636,8 +4836,89 @@ class Submission:
                            % (self.job.jobid, telling_lines(said) or "no answer"))
 
 
+class Waiter(Held):
+    """A held job that is about to be submitted, or canceled if it can never run."""
+
+    def cancel(self, dependency: Dependency) -> Row:
+        """Cancel it, because another job did not end as it should; the row."""
+        job, latest = self.job, Steps(dependency.job.rows()).latest
+        how = "is %s" % latest.state if latest else "was removed"
+        with transitions(job) as history:
+            self.forget()
+            if len(history.rows) > 1:   # somebody was first
+                return history.rows[-1]
+            replace_file(job.log("reason", 0),
+                         "it was to run after %s, which %s\n" % (dependency, how))
+            return record(job, history, 0, JobState.canceled, 0)
+
+    def settle(self) -> Row:
+        """Submit it if it need not wait any more, or cancel it if it can never run.
+
+        Its `queued`, its `canceled` or, if it goes on waiting, its `new` row.  Errors as submit().
+        """
+        dependencies, rows, data = self.dependencies(), self.job.rows(), self.read()
+        if len(rows) != 1 or "environment" not in data:
+            raise ConflictError("job %s was started by another process" % self.job.jobid)
+        met = [each.is_met() for each in dependencies]
+        if False in met:
+            return self.cancel(dependencies[met.index(False)])
+        if None in met or not self.is_for_here():
+            return rows[0]
+        return Submission(self.job, data["timeout_s"], True, data["environment"]).submit(False)
+
+    @classmethod
+    def release(cls, job: JobDir) -> None:
+        """Submit the jobs that wait for this one, if they need not any more.
+
+        Those that can never run are canceled, and those that wait for them are looked at too.
+        """
+        ended = [job]
+        while ended:
+            for held in cls.behind(ended.pop()):
+                try:
+                    if held.settle().state is JobState.canceled:
+                        ended.append(held.job)
+                except ConflictError:   # another process was first
+                    pass
+                except PsikError as err:
+                    complain(str(err))
+
+
+def release_all(config: Config) -> None:
+    """Do so for every job that is waited for and has ended; their schedulers are asked."""
+    found, gone = [], []
+    for prefix in {backend.prefix for backend in config.by_name.values()}:
+        for folder in paths_in(os.path.join(prefix, ".after")):
+            jobid = os.path.basename(folder)
+            jobs = list(with_rows(JobTree(config).of_id(jobid)))
+            found += jobs
+            gone += [JobDir(os.path.join(prefix, "gone", jobid))] * (not jobs)
+    reconcile(config, found)
+    for job in gone + [job for job, rows in found if is_over(job, rows)]:
+        Waiter.release(job)
+
+
+def submit_held(held: Waiter, timeout_s: float) -> Row:
+    """Submit a job that waits for others as soon as it need not; its latest row, as settle().
+
+    ConflictError if it can never run, and is canceled for that.
+    """
+    job = held.job
+    held.begin(timeout_s)
+    row = held.settle()
+    if row.state is JobState.canceled:
+        Waiter.release(job)
+        raise ConflictError("job %s is canceled: %s" % (
+            job.jobid, last_line(read_or_empty(job.log("reason", 0)))))
+    if row.state is JobState.new:
+        complain("job %s %s" % (job.jobid, held.reason()))
+    return row
+
+
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
+
+    A job that is to run after others is held until they have ended, unless force; its `new` row.
 
     The history stays locked meanwhile, so `queued` comes before `active`, unless the supervisor has
     to go on without the lock.  A submission whose answer never came is looked for by its tag first,
@@ -4645,6 +4926,9 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     unless force.  BackendError if the scheduler refuses (the step is `failed` then, and
     log/submit.N holds the answer), or if it is not known whether it took the job.
     """
+    held = Waiter(job)
+    if held.read() and not force:
+        return submit_held(held, timeout_s)
     return Submission(job, timeout_s).submit(force)
 
 
@@ -4661,12 +4945,12 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     if lost and lost.jobndx in Steps(rows).queued:
         return said_taken(job, next(row for row in rows if row.state is JobState.queued
                                     and row.jobndx == lost.jobndx))
-    submission = Submission(job, config.of_backend(job.backend).submit_timeout_s)
+    timeout_s = config.of_backend(job.backend).submit_timeout_s
     if JobScripts(job).are_stale:
         if not force:
-            submission.refuse_running(rows)
+            Submission(job, timeout_s).refuse_running(rows)
         remake_scripts(config, job)
-    return submission.submit(force)
+    return submit(job, timeout_s, force)
 
 
 # Looking.
@@ -4732,16 +5016,11 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     row = Steps(rows).latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
+    reason = reason_of(job, row, rows, statuses)
+    if row.state is JobState.new and not reason:
+        reason = Held(job).reason()
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
-                   row.time, reason_of(job, row, rows, statuses))
-
-
-def with_rows(jobs: Iterable[JobDir]) -> Iterator[Tuple[JobDir, List[Row]]]:
-    """(job, its history) of those directories that are a job's."""
-    for job in jobs:
-        rows = job.rows()
-        if rows:
-            yield job, rows
+                   row.time, reason)
 
 
 def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
@@ -4762,6 +5041,8 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
     """
     import itertools
     summaries: List[Summary] = []
+    if poll:
+        release_all(config)
     jobs: Iterator[JobDir] = filter(admits, JobTree(config).jobs(backend))
     if name is not None:
         jobs = filter(lambda job: job.name == name, jobs)
@@ -4778,38 +5059,6 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
         summaries += [summary for summary in summarize_all(config, batch, poll)
                       if state in (None, summary.state)]
     return summaries[index:wanted]
-
-
-def jobs_like(config: Config, text: str) -> List[JobDir]:
-    """The jobs that an id, the beginning of one or `last` may mean, newest first, at most four.
-
-    Just the one, if the id is complete.
-    """
-    import itertools
-    tree = JobTree(config)
-    if text == "last":
-        return [job for job, _ in itertools.islice(with_rows(tree.jobs()), 1)]
-    exact = list(itertools.islice(with_rows(tree.of_id(text)), 1))
-    others = with_rows(job for job in tree.jobs() if job.jobid.startswith(text))
-    return [job for job, _ in exact or list(itertools.islice(others, 4))]
-
-
-def find_job(config: Config, text: str) -> JobDir:
-    """The job of this id, or of the id that begins so; for `last`, the newest.
-
-    InvalidError if the text cannot be an id, or several begin so; NotFoundError if none does.
-    """
-    if text != "last" and not JOBID.fullmatch(text):
-        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest"
-                           % (text, called()))
-    jobs = jobs_like(config, text)
-    if not jobs:
-        prefixes = sorted({backend.prefix for backend in config.by_name.values()})
-        raise NotFoundError("no job %s under %s" % (text, ", ".join(prefixes)))
-    if len(jobs) > 1:
-        jobids = " ".join(job.jobid for job in jobs)
-        raise InvalidError("%s matches more than one job: %s" % (text, jobids))
-    return jobs[0]
 
 
 def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
@@ -4842,14 +5091,17 @@ class Look(NamedTuple):
     summary: Summary
     rows: List[Row]
     ended: bool     # its latest step, for good
+    waits: bool     # for other jobs, before it is submitted
     lost: bool      # it was submitted again, and the answer never came
 
 
 def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     """The jobs as they are now, in order, brought up to date; NotFoundError if one is gone."""
+    release_all(config)
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
+                 Held(job).is_waiting,
                  bool(rows) and (job.path, next_jobndx(rows)) in statuses) for job, rows in pairs]
 
 
@@ -4858,8 +5110,9 @@ def all_ended(looks: Sequence[Look]) -> bool:
 
     ConflictError if one was never started, or if it is not known whether it was started again.
     """
-    unstarted = [look.summary for look in looks if look.summary.state == JobState.new or (
-        look.ended and look.lost and look.summary.state != JobState.canceled)]
+    unstarted = [look.summary for look in looks
+                 if look.summary.state == JobState.new and not look.waits or (
+                     look.ended and look.lost and look.summary.state != JobState.canceled)]
     if unstarted:
         jobid, reason = unstarted[0].jobid, unstarted[0].reason or "was never started"
         raise ConflictError("job %s: %s: `%s start %s`" % (jobid, reason, called(), jobid))
@@ -4949,7 +5202,9 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
         if wait:
             cancellation.await_end()
     finally:  # last, because a slow receiver must not keep the job running
+        Held(job).forget()
         deliver_if_possible(job)
+        Waiter.release(job)
     return had_any
 
 
@@ -4986,6 +5241,10 @@ def remove(job: JobDir, force: bool = False) -> None:
     rows = job.rows()
     if not rows:
         raise NotFoundError("no job at %s" % job.path)
+    waiting = " ".join(held.job.jobid for held in Held.behind(job))
+    if waiting and not force:
+        raise ConflictError("job %s is waited for by %s; cancel that first, or use --force, which "
+                            "does so" % (job.jobid, waiting))
     try:
         refuse_unended(job, rows)
     except ConflictError:
@@ -5005,6 +5264,7 @@ def remove(job: JobDir, force: bool = False) -> None:
         raise NotFoundError("job %s was removed by somebody else meanwhile" % job.jobid) from None
     delete_tree(temporary)
     Copies.of(job).drop_unused()
+    Waiter.release(job)
 
 
 def is_unbegun(path: str) -> bool:
@@ -7446,6 +7706,7 @@ class Tracker:
         """Bring the live jobs up to date with their schedulers."""
         pairs = [(job, job.rows()) for job in list(self.live.values())]
         reconcile(self.config, [(job, rows) for job, rows in pairs if rows])
+        release_all(self.config)
         for job, rows in pairs:
             self.take_in(job)
             if not has_news(job, rows):  # though no row was added
@@ -8257,11 +8518,21 @@ class ServerHandler(Handler):
             raise ForbiddenError("a job's directory may not be among the jobs")
         return backend
 
+    def check_after(self, spec: JobSpec) -> None:
+        """InvalidError if the caller may not see a job that the new one is to wait for."""
+        for word in spec.after:
+            jobid = word.rpartition(":")[2]
+            jobs = self.api.tree.of_id(jobid) if JOBID.fullmatch(jobid) else ()
+            if not any(job.exists() and self.api.policy.allows(self.caller, "GET", job)
+                       for job in jobs):
+                raise InvalidError([Fault("after", "no job %s" % shown(jobid))])
+
     def new_job(self, spec: JobSpec) -> JobDir:
         """Make a job that belongs to the caller."""
         backend = self.backend_of_new(spec).name
         access = None if self.caller.user == LOCAL_USER else Access(self.caller.user, {})._asdict()
         with given_in("body"):
+            self.check_after(spec)
             return create(self.api.config, spec, backend, access)
 
     def job_of_key(self, spec: JobSpec, key: str) -> JobDir:
@@ -8434,10 +8705,10 @@ class JobHandler(Handler):
 
     def get_scripts(self) -> Response:
         """Every script, {file: text}; those that hold the job's environment, for its owner only."""
-        hidden = []
+        hidden = ["environ"]  # the server's own
         if not self.caller.owns(self.job):
             has_environment = bool(self.job.spec().environment)
-            hidden = ["supervise", "scheduler.json"]
+            hidden += ["supervise", "scheduler.json"]
             hidden += ["job"] * has_environment  # as version 1.0.0 made it
         return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
 
@@ -10006,6 +10277,8 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
          BACKEND,
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
              help="set a field, over what the spec says: resources.duration=30"),
+         arg("--after", action="append", default=[], metavar="JOBID",
+             help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
          arg("--follow", action="store_true", help="the same, and show its output"))
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
@@ -10016,7 +10289,7 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
     kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
     spec = load_spec(spec_text(opts.spec), opts.spec, changes, kind)
-    job = create(config, spec, opts.backend)
+    job = create(config, replace(spec, after=spec.after + opts.after), opts.backend)
     if opts.follow:
         complain("job %s" % job.jobid)
     else:
@@ -10241,12 +10514,17 @@ def cmd_rm(opts: Options) -> ExitStatus:
 # Schedulers and callbacks.
 
 def deliver_some(opts: Options) -> ExitStatus:
-    """Send the events of the named jobs: by id or, as a job names itself, by directory."""
+    """Send the events of the named jobs, by id or, as a job names itself, by directory.
+
+    If one has ended, the jobs that wait for it are submitted first.
+    """
     worst = 0
     for text in opts.jobid:
         job = JobDir(text) if os.sep in text else find_job(config_of(opts), text)
         if not job.rows():
             raise NotFoundError("no job at %s" % job.path)
+        if is_over(job, job.rows()):
+            Waiter.release(job)
         worst = max(worst, 0 if deliver(job) else 1)
     return worst
 
@@ -10259,7 +10537,8 @@ def deliver_some(opts: Options) -> ExitStatus:
 def cmd_deliver(opts: Options) -> ExitStatus:
     """Send the callbacks that have not arrived yet.
 
-    Prints each job that had any, and exits 1 if some still have not arrived.
+    Prints each job that had any, and exits 1 if some still have not arrived.  Jobs that wait for
+    the end of those that are named are submitted.
     """
     if opts.jobid:
         return deliver_some(opts)
@@ -10279,6 +10558,7 @@ def cmd_poll(opts: Options) -> None:
     pairs = [(job, job.rows()) for job in JobTree(config).jobs()]
     before = {job.path: list(rows) for job, rows in pairs}
     reconcile(config, pairs, force=True)
+    release_all(config)
     for job, rows in pairs:
         if rows != before[job.path]:
             say("%s %s" % (job.jobid, summarize(job, rows, {}).state))
@@ -11151,6 +11431,7 @@ DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241          # of the lock that the payload inherits: higher than what scripts use
 HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
+RELEASE_S = 60          # for the submission of the jobs that wait for this one
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
@@ -12201,15 +12482,26 @@ class Run:
             self.wait(pause_s)
             pause_s = min(pause_s * 2, 30)
         posix.close(self.claim_fd)
+        wait_s = SETTINGS["callback_timeout_s"] or 0
+        if self.is_waited_for():
+            wait_s += RELEASE_S
         self.deliver()
-        deadline = time.monotonic() + (SETTINGS["callback_timeout_s"] or 0) + 1
+        deadline = time.monotonic() + wait_s + 1
         while self.deliveries and time.monotonic() < deadline:
             self.wait(deadline - time.monotonic())
         return info
 
+    def is_waited_for(self) -> bool:
+        """Whether there are jobs that run after this one."""
+        above, _, jobid = SETTINGS["base"].rpartition("/")
+        return exists("%s/.after/%s" % (above.rpartition("/")[0], jobid))
+
     def deliver(self) -> None:
-        """Let psik.py deliver the events in the outbox; do not wait for it."""
-        if not SETTINGS["callback_timeout_s"]:
+        """Let psik.py deliver the events in the outbox; do not wait for it.
+
+        At the end of the job it submits those first that wait for this one.
+        """
+        if not SETTINGS["callback_timeout_s"] and not self.is_waited_for():
             return
         self.history.sync()
         # Without the mark the delivery is no part of the step, and is not ended with it.

@@ -50,6 +50,7 @@ DIGITS = frozenset("0123456789")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 ALIVE_FD = 241          # of the lock that the payload inherits: higher than what scripts use
 HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
+RELEASE_S = 60          # for the submission of the jobs that wait for this one
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
@@ -1100,15 +1101,26 @@ class Run:
             self.wait(pause_s)
             pause_s = min(pause_s * 2, 30)
         posix.close(self.claim_fd)
+        wait_s = SETTINGS["callback_timeout_s"] or 0
+        if self.is_waited_for():
+            wait_s += RELEASE_S
         self.deliver()
-        deadline = time.monotonic() + (SETTINGS["callback_timeout_s"] or 0) + 1
+        deadline = time.monotonic() + wait_s + 1
         while self.deliveries and time.monotonic() < deadline:
             self.wait(deadline - time.monotonic())
         return info
 
+    def is_waited_for(self) -> bool:
+        """Whether there are jobs that run after this one."""
+        above, _, jobid = SETTINGS["base"].rpartition("/")
+        return exists("%s/.after/%s" % (above.rpartition("/")[0], jobid))
+
     def deliver(self) -> None:
-        """Let psik.py deliver the events in the outbox; do not wait for it."""
-        if not SETTINGS["callback_timeout_s"]:
+        """Let psik.py deliver the events in the outbox; do not wait for it.
+
+        At the end of the job it submits those first that wait for this one.
+        """
+        if not SETTINGS["callback_timeout_s"] and not self.is_waited_for():
             return
         self.history.sync()
         # Without the mark the delivery is no part of the step, and is not ended with it.

@@ -41,7 +41,8 @@ class Tables(unittest.TestCase):
             ("command | what it does", {name for name, _, _, _ in psik.COMMANDS}),
             ("field of `resources` | default | meaning", field_names(psik.ResourceSpec)),
             ("state | meaning", set(psik.STATES)),
-            ("template | what it does", set(psik.JOB_SCRIPTS) | {"check"}),
+            ("template | what it does",
+             set(psik.JOB_SCRIPTS + psik.HOLD_SCRIPTS) | {"check", "queues"}),
             ("type | what runs the jobs",
              {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
         ]

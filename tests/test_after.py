@@ -1,0 +1,282 @@
+"""Jobs that run after others: which way each ends, who releases them, and what crashes leave."""
+import json
+import os
+import unittest
+from typing import Any, Dict, List, Tuple
+from unittest import mock
+
+import psik
+from clusters import SLURM, OnSlurm
+from harness import Case, needs
+from serving import Server
+
+VERDICTS: List[Tuple[str, str, str]] = [    # what is asked for, how the first ends, the second
+    ("%s", "exit 0", "completed"), ("ok:%s", "exit 0", "completed"), ("%s", "exit 3", "canceled"),
+    ("any:%s", "exit 0", "completed"), ("any:%s", "exit 3", "completed"),
+    ("notok:%s", "exit 3", "completed"), ("notok:%s", "exit 0", "canceled"),
+]
+
+
+class After(Case):
+    """What the tests share."""
+    settings: Dict[str, Any] = {}
+    spec: Dict[str, Any] = {}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(poll_interval_s=0, **self.settings)
+
+    def put(self, line: str, *after: str, status: int = 0, **spec: Any) -> str:
+        """Submit a job of one line, after others; its id."""
+        return self.run_spec(script="#!/bin/sh\n%s\n" % line, after=list(after), status=status,
+                             **dict(self.spec, **spec))
+
+    def until_go(self) -> str:
+        """A line that waits for go()."""
+        return "until test -e %s/go; do sleep 0.1; done" % self.folder
+
+    def go(self) -> None:
+        self.write("go", "")
+
+    def ended(self, jobid: str) -> str:
+        """The state of a job when it has ended."""
+        self.psik("wait", "--timeout", "60", jobid, status=None)
+        return self.states(jobid)[-1].split()[1]
+
+    def reason(self, jobid: str) -> str:
+        return str(json.loads(self.psik("status", "--json", jobid).out)[0]["reason"])
+
+    def note(self, name: str) -> str:
+        """A line that notes that a job runs."""
+        return "echo %s >>%s/ran" % (name, self.folder)
+
+    def ran(self) -> List[str]:
+        """The names that were noted, in order."""
+        return psik.read_or_empty(os.path.join(self.folder, "ran")).split()
+
+    def folders(self) -> List[str]:
+        """What lies in .after/."""
+        return psik.paths_in(os.path.join(self.prefix, ".after"))
+
+
+class Local(After):
+    def test_one_waits_for_the_other(self) -> None:
+        first = self.put(self.until_go() + "; " + self.note("first"))
+        self.env["KEPT"] = "of the shell"
+        second = self.put('echo "$KEPT, $base"; ' + self.note("second"), first)
+        del self.env["KEPT"]
+        self.assertEqual(self.states(second), ["0 new"])
+        self.assertEqual(self.reason(second), "waits for " + first)
+        self.assertIn("waits for " + first, self.psik("ls").out)
+        self.assertEqual(self.folders(), [os.path.join(self.prefix, ".after", first)])
+        self.assertEqual(os.stat(self.job(second).script("environ")).st_mode & 0o77, 0)
+        self.go()
+        self.until(lambda: "1 completed" in self.states(second))    # without anybody's looking
+        self.assertEqual(self.ran(), ["first", "second"])
+        self.assertEqual(self.psik("logs", second).out,
+                         "of the shell, %s\n" % self.job(second).path)
+        self.assertFalse(os.path.exists(self.job(second).script("environ")))
+        self.psik("ls")
+        self.assertEqual(self.folders(), [])
+
+    def test_how_the_first_has_to_end(self) -> None:
+        for word, line, state in VERDICTS:
+            with self.subTest(word=word, line=line):
+                first = self.put(line)
+                second = self.put("true", word % first, status=None)
+                self.assertEqual(self.ended(second), state)
+                if state == "canceled":
+                    self.assertIn("it was to run after %s, which is " % (word % first),
+                                  self.reason(second))
+
+    def test_a_diamond(self) -> None:
+        top = self.put(self.until_go() + "; " + self.note("top"))
+        sides = [self.put(self.note(name), top) for name in ("left", "right")]
+        bottom = self.put(self.note("bottom"), *sides)
+        self.assertEqual(self.reason(bottom), "waits for " + ", ".join(sides))
+        self.go()
+        self.assertEqual(self.ended(bottom), "completed")
+        self.assertEqual(self.ran()[0], "top")
+        self.assertEqual(sorted(self.ran()[1:3]), ["left", "right"])
+        self.assertEqual(self.ran()[3:], ["bottom"])
+
+    def test_a_chain(self) -> None:
+        last = self.put(self.until_go() + "; " + self.note("0"))
+        for number in range(1, 15):
+            last = self.put(self.note(str(number)), last)
+        self.go()
+        self.assertEqual(self.ended(last), "completed")
+        self.assertEqual(self.ran(), [str(number) for number in range(15)])
+
+    def test_many_that_end_at_once(self) -> None:
+        many = [self.put(self.until_go()) for _ in range(12)]
+        last = self.put(self.note("last"), *many)
+        self.go()
+        self.until(lambda: "1 completed" in self.states(last))
+        self.psik("ls")
+        self.assertEqual((self.ran(), self.states(last)[1:]),
+                         (["last"], ["1 queued", "1 active", "1 completed"]))
+
+    def test_a_branch_that_fails(self) -> None:
+        first = self.put(self.until_go() + "; exit 3")
+        second = self.put("true", first)
+        third, other = self.put("true", second), self.put(self.note("other"), "notok:" + second)
+        self.go()
+        self.until(lambda: "1 completed" in self.states(other))
+        self.assertEqual([self.states(each)[-1] for each in (second, third)], ["0 canceled"] * 2)
+        self.assertEqual(self.reason(third), "it was to run after %s, which is canceled" % second)
+        self.psik("wait", third, status=143)
+
+    def test_cancel_start_and_remove(self) -> None:
+        first = self.put(self.until_go())
+        second, third = self.put("true", first), self.put(self.note("third"), first)
+        self.psik("cancel", second)
+        self.assertEqual(self.states(second), ["0 new", "0 canceled"])
+        self.assertIn("waits for " + first, self.psik("start", third).err)
+        self.assertEqual(self.states(third), ["0 new"])
+        self.psik("start", "--force", third)
+        self.assertEqual(self.ended(third), "completed")
+        fourth = self.put("true", first)
+        self.assertIn("is waited for by " + fourth, self.psik("rm", first, status=5).err)
+        self.psik("rm", "--force", first)
+        self.assertEqual(self.states(fourth)[-1], "0 canceled")
+        self.assertEqual(self.reason(fourth), "it was to run after %s, which is canceled" % first)
+        self.assertEqual((self.ran(), self.folders()), (["third"], []))
+
+    def test_one_that_is_canceled_takes_the_others_along(self) -> None:
+        first = self.put(self.until_go())
+        second = self.put("true", first)
+        third = self.put("true", second)
+        self.psik("cancel", first)
+        self.assertEqual([self.states(each)[-1] for each in (second, third)], ["0 canceled"] * 2)
+
+    def test_one_that_is_removed_by_hand(self) -> None:
+        first = self.put(self.until_go())
+        ids = [self.put("true", how + first) for how in ("", "any:", "notok:")]
+        psik.delete_tree(self.job(first).path)
+        self.go()
+        self.assertEqual([self.ended(jobid) for jobid in ids],
+                         ["canceled", "completed", "canceled"])
+        self.assertEqual(self.reason(ids[0]), "it was to run after %s, which was removed" % first)
+
+    def test_without_a_supervisor_the_next_look_releases(self) -> None:
+        for look in ("ls", "poll", "wait"):
+            first = self.put(self.until_go())
+            second = self.put(self.note(look), first)
+            psik.write_file(self.job(first).script("psik"), "#!/bin/sh\nexit 1\n", 0o700)
+            self.go()
+            self.until(lambda: "1 completed" in self.states(first))
+            self.assertEqual(self.states(second), ["0 new"])
+            self.psik(*([look, second] if look == "wait" else [look]))
+            self.assertEqual(self.ended(second), "completed")
+            os.unlink(os.path.join(self.folder, "go"))
+        self.assertEqual(self.ran(), ["ls", "poll", "wait"])
+
+    def test_a_release_that_is_cut_short(self) -> None:
+        first = self.put("true", status=0)
+        self.ended(first)
+        for name in ("psik.Submission.run", "psik.History.append", "psik.Held.forget"):
+            config = self.config()
+            job = psik.create(config, psik.JobSpec(script="#!/bin/sh\n" + self.note(name),
+                                                   after=[first]))
+            known = getattr(psik, name.split(".")[1])
+            real, cut = getattr(known, name.split(".")[2]), []
+
+            def cut_short(*args: Any, **options: Any) -> Any:
+                cut.append(1)
+                if name.endswith("run"):
+                    real(*args, **options)      # the scheduler has it, and its answer is lost
+                raise KeyboardInterrupt
+
+            with mock.patch(name, cut_short), self.assertRaises(KeyboardInterrupt):
+                psik.submit(job)
+            self.assertTrue(cut)
+            self.until(lambda: "completed" in self.psik("ls").out.split("\n")[1])
+            self.assertEqual(self.ended(job.jobid), "completed")
+        self.assertEqual(self.ran(), ["psik.Submission.run", "psik.History.append",
+                                      "psik.Held.forget"])
+
+    def test_words(self) -> None:
+        first = self.put("true")
+        self.write("s.json", json.dumps({"script": "#!/bin/sh", "after": "any:" + first}))
+        second = self.psik("run", "s.json").out.strip()
+        third = self.psik("run", "--after", "last", "--no-submit", "s.json").out.strip()
+        self.assertEqual(self.job(third).spec().after, ["any:" + first, second])
+        self.psik("start", third)
+        self.assertEqual(self.ended(third), "completed")
+        for word, said in (("maybe:" + first, "nor any: or notok: and one"),
+                           ("99", "after: no job 99"), ("../x", "is not a job's id")):
+            self.assertIn(said, self.psik("run", "--after", word, "s.json", status=2).err)
+
+    def test_over_the_api(self) -> None:
+        server = Server(self, "--uds", "s.sock")
+        waits = {"script": "#!/bin/sh\n" + self.until_go()}
+        first = str(server.ask("POST", "/v1/jobs", waits).json)
+        second = str(server.ask("POST", "/v1/jobs", {"script": "true", "after": [first]}).json)
+        self.assertEqual(server.ask("GET", "/v1/jobs/%s/state" % second).json, "new")
+        self.assertEqual(server.ask("GET", "/v1/jobs/%s/spec" % second).json["after"], [first])
+        self.assertNotIn("environ", server.ask("GET", "/v1/jobs/%s/scripts" % second).json)
+        answer = server.ask("POST", "/v1/jobs", {"script": "true", "after": ["123.456"]})
+        self.assertEqual((answer.status, answer.json["detail"][0]["msg"]),
+                         (422, "no job '123.456'"))
+        self.go()
+        self.until(lambda: server.ask("GET", "/v1/jobs/%s/state" % second).json == "completed")
+
+    def test_the_jobs_of_others_are_not_waited_for(self) -> None:
+        self.configure(users="*", authz="owner")
+        config = self.config()
+        theirs = psik.create(config, psik.JobSpec(script="true"), access={"owner": "eve",
+                                                                         "shared": {}})
+        handler = mock.Mock(spec=psik.ServerHandler)
+        handler.api, handler.caller = psik.Api(config, "tls"), psik.Caller("ada")
+        for caller, is_refused in ((psik.Caller("ada"), True), (psik.Caller("eve"), False)):
+            handler.caller = caller
+            spec = psik.JobSpec(script="true", after=[theirs.jobid])
+            try:
+                psik.ServerHandler.check_after(handler, spec)
+                self.assertFalse(is_refused)
+            except psik.InvalidError as err:
+                self.assertTrue(is_refused)
+                self.assertIn("no job", str(err))
+
+
+@needs("Slurm", SLURM)
+class Slurm(OnSlurm, After):
+    """Between a real Slurm and this host."""
+    settings = {"backends": {"slurm": {"type": "slurm"}, "local": {"type": "local"}},
+                "poll_grace_s": 3}
+    spec = {"resources": {"exclusive_node_use": False}}
+    slurm_settings = {"KillWait": 5}
+
+    def test_from_one_to_the_other(self) -> None:
+        ids = "; echo id ${SLURM_JOB_ID-none}"
+        first = self.put(self.until_go() + ids, backend="slurm")
+        second = self.put("true" + ids, first, backend="local")
+        third = self.put("true" + ids, second, backend="slurm")
+        fourth = self.put("true" + ids, third, backend="slurm")
+        self.go()
+        self.until(lambda: "1 completed" in self.states(first))
+        self.until(lambda: self.reason(second).startswith("waits to be submitted on")
+                   or self.states(second)[1:])
+        self.psik("wait", "--timeout", "100", fourth)
+        said = [self.psik("logs", each).out.split() for each in (first, second, third, fourth)]
+        self.assertEqual(said[1], ["id", "none"])
+        natives = [str(self.job(each).rows()[1].info) for each in (first, third, fourth)]
+        self.assertEqual([said[0][1], said[2][1], said[3][1]], natives)
+
+    def test_a_supervisor_on_a_node_releases(self) -> None:
+        first = self.put(self.until_go(), backend="slurm")
+        second = self.put("true", first, backend="slurm")
+        self.go()
+        self.until(lambda: "1 completed" in self.states(second), seconds=100)
+
+    def test_one_that_the_scheduler_ends(self) -> None:
+        first = self.put("sleep 604", backend="slurm")
+        second = self.put("true", "any:" + first, backend="local")
+        self.until(lambda: "1 active" in self.states(first))
+        self.slurm.run("scancel", str(self.job(first).rows()[1].info))
+        self.psik("wait", "--timeout", "100", second)
+
+
+if __name__ == "__main__":
+    unittest.main()
