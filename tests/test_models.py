@@ -66,7 +66,7 @@ class Specs(unittest.TestCase):
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
         self.assertIs(ours.pop("requeue"), False)  # which upstream has not
-        self.assertEqual(ours.pop("setup"), [])
+        self.assertEqual((ours.pop("setup"), ours.pop("after")), ([], []))
         self.assertIsNone(ours.pop("launcher"))
         self.assertIsNone(ours["resources"].pop("memory_per_process"))
         self.assertEqual(ours, {
