@@ -4539,8 +4539,9 @@ class Held:
 
     def forget(self) -> None:
         """Let the job wait no more."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        if os.path.exists(self.path):   # else a tree that cannot be written would refuse
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
 
     @staticmethod
     def folder(job: JobDir) -> str:
@@ -4556,7 +4557,7 @@ class Held:
             if held.is_waiting:
                 found.append(held)
             else:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):     # another was first, or the tree cannot be written
                     os.unlink(path)
         if not found:
             with suppress(OSError):     # it is not there, or not empty any more
@@ -4882,6 +4883,8 @@ class Waiter(Held):
                     pass
                 except PsikError as err:
                     complain(str(err))
+                except OSError as err:      # a full disk, say: the next look tries again
+                    complain("job %s cannot be submitted now: %s" % (held.job.jobid, err))
 
 
 def release_all(config: Config) -> None:
