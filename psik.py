@@ -12,20 +12,20 @@ The job tree, all of it readable with cat:
       .psik/                copies of psik.py, each named by its hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       .events/              the server's journal: the transitions that it has told, numbered
-      .after/ID/            the jobs that wait for the end of job ID, a file each
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up
         .keys/              the Idempotency-Keys of the last day
         .uploads/           the folders in which a cut upload may have left a part
+        .after/ID/          the jobs that wait for the end of job ID, a file each
         <jobid>/            seconds since the epoch, three decimals
           spec.json         the JobSpec; mode 0600, because it can hold secrets
           status.csv        time,jobndx,state,info: one line per transition, append-only
           scripts/          submit job cancel poll run psik supervise;
                             setup if the spec has set-up lines; callback.json if the job has a
                             callback; scheduler.json: the config's scheduler_environment, if any;
-                            hold release where the backend has them; environ: what a job waits for
+                            hold release where the backend has them; .environ: what a job waits for
                             that is to run after others, and the environment to submit it with;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
@@ -2749,7 +2749,11 @@ class Template(NamedTuple):
                 hint = nearest(unknown[0], values)
                 raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], hint),
                                    "%s:%d" % (self.source, number))
-            lines += self.render_piece(piece, values, shell) if names else [piece]
+            try:
+                lines += self.render_piece(piece, values, shell) if names else [piece]
+            except (ArithmeticError, TypeError, ValueError) as err:
+                raise InvalidError("%s: %s" % (piece.strip(), err),
+                                   "%s:%d" % (self.source, number)) from None
         return "\n".join(lines) + "\n"
 
 
@@ -4475,37 +4479,63 @@ Waits = TypeVar("Waits", bound="Held")
 class Held:
     """A job that is submitted once others have ended; it is `new` until then.
 
-    scripts/environ holds what it waits for, and from its start on the environment to submit it
-    with.  The folder .after/ID, under the prefix of each job that it waits for, names it.
+    scripts/.environ holds what it waits for, and from its start on the environment to submit it
+    with.  Beside each job ID that it waits for, the folder .after/ID names it.
     """
 
     def __init__(self, job: JobDir) -> None:
-        self.job, self.path = job, job.script("environ")
+        self.job, self.path = job, job.script(".environ")
 
     def read(self) -> Dict[str, Json]:
-        """What scripts/environ holds; {} if the job waits for nothing, or was submitted."""
-        with suppress(ValueError):
-            return dict(json.loads(read_or_empty(self.path) or "{}"))
+        """What scripts/.environ holds; {} if there is none of ours, or it makes no sense."""
+        if self.job.check_owner and os.path.lexists(self.path):
+            places = (self.job.path, self.job.at("scripts"), self.path)
+            if any(is_foreign(os.lstat(place)) for place in places):
+                return {}
+        with suppress(ValueError, TypeError):
+            data = dict(json.loads(read_or_empty(self.path) or "{}"))
+            if (all(len(row) == 3 for row in data.get("after", ()))
+                    and isinstance(data.get("environment", {}), dict)):
+                return data
         return {}
 
-    def prepare(self, dependencies: Sequence[Dependency], kind: str) -> None:
-        """Write what a new job of a backend of this kind is to wait for."""
-        places = [(each.how, each.job.path, each.job.backend) for each in dependencies]
-        write_file(self.path, json.dumps({"after": places, "kind": kind}) + "\n")
+    def write(self, data: Dict[str, Json]) -> None:
+        """Write scripts/.environ, complete or not at all."""
+        replace_file(self.path, json.dumps(data) + "\n")
+
+    def prepare(self, dependencies: Sequence[Dependency], backend: Backend, spec: JobSpec) -> None:
+        """Write what a new job is to wait for, and name it beside the jobs that it waits for."""
+        self.write({"after": [(each.how, each.job.path, each.job.backend) for each in dependencies],
+                    "kind": backend.kind, "inherits": spec.inherit_environment})
+        for each in dependencies:
+            self.mark(os.path.join(self.folder(each.job), self.job.jobid))
+
+    def mark(self, path: str) -> None:
+        """Make the file that names the job; others remove an empty folder at any time."""
+        for tries_left in reversed(range(9)):
+            try:
+                make_folder(os.path.dirname(os.path.dirname(path)))
+                make_folder(os.path.dirname(path))
+                replace_file(path, self.job.path + "\n")
+                return
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
 
     def begin(self, timeout_s: float) -> None:
-        """Let the job wait from now on, and keep our environment for its submission."""
-        data = dict(self.read(), environment=dict(os.environ), host=os.uname().nodename,
-                    timeout_s=timeout_s)
-        replace_file(self.path, json.dumps(data) + "\n")
-        for each in self.dependencies():
-            folder = Held.folder(each.job)
-            make_folder(os.path.dirname(folder))
-            make_folder(folder)
-            with suppress(NotFoundError):   # it is gone
-                # Whoever records its end looks here afterwards, so it must not end meanwhile.
-                with each.job.history():
-                    write_file(os.path.join(folder, self.job.jobid), self.job.path + "\n")
+        """Let the job wait from now on, and keep our environment for its submission.
+
+        ConflictError if it was submitted or canceled meanwhile.
+        """
+        with self.job.history() as history:
+            data, environment = self.read(), dict(os.environ)
+            if len(history.rows) != 1 or not data:
+                raise ConflictError("job %s was started by another process" % self.job.jobid)
+            if not data["inherits"]:
+                environment = {name: value for name, value in environment.items()
+                               if name in BASIC_ENVIRONMENT or CLUSTER_VARIABLE.fullmatch(name)}
+            self.write(dict(data, environment=environment, host=os.uname().nodename,
+                            timeout_s=timeout_s))
 
     @property
     def is_waiting(self) -> bool:
@@ -4513,32 +4543,56 @@ class Held:
         return "environment" in self.read() and len(self.job.rows()) == 1
 
     def dependencies(self) -> List[Dependency]:
-        """What the job waits for, or has waited for."""
+        """What the job waits for still."""
         return [Dependency(how, JobDir(path, backend, self.job.check_owner))
                 for how, path, backend in self.read().get("after", ())]
 
-    def is_for_here(self) -> bool:
-        """Whether this process may submit the job.
+    def drop_met(self) -> None:
+        """Wait no more for those that have ended as they should, whatever becomes of them."""
+        met = [[each.how, each.job.path] for each in self.dependencies() if each.is_met()]
+        with self.job.history() as history:
+            data = self.read()
+            if met and len(history.rows) == 1 and data:
+                self.write(dict(data, after=[row for row in data["after"] if row[:2] not in met]))
 
-        A process of a host has to be started there, and not inside a scheduler's job, which would
-        end it, unless the job itself was started inside that one.
-        """
+    @staticmethod
+    def scheduler_job(environment: Mapping[str, str]) -> Dict[str, str]:
+        """The variables that name a scheduler's job; JOB_ID does so under SGE only."""
+        return {name: environment[name] for name in SCHEDULER_IDS if name in environment
+                and (name != "JOB_ID" or "SGE_TASK_ID" in environment)}
+
+    def is_home(self) -> bool:
+        """Whether this process runs where the job was started: on that host, in no other job."""
         data = self.read()
-        ours, theirs = os.environ, data["environment"]
-        is_outside = all(ours.get(name) == theirs.get(name) for name in SCHEDULER_IDS)
-        return data["kind"] not in ("local", "at") or (
-            data["host"] == os.uname().nodename and is_outside)
+        theirs = self.scheduler_job(data["environment"])
+        return data["host"] == os.uname().nodename and all(
+            theirs.get(name) == value for name, value in self.scheduler_job(os.environ).items())
+
+    def is_for_here(self) -> bool:
+        """Whether this process may submit it: a process of a host has to be started at home."""
+        return self.read()["kind"] not in ("local", "at") or self.is_home()
 
     def reason(self) -> str:
         """What the job waits for, in words; '' if it does not wait."""
         if not self.is_waiting:
             return ""
-        open_ones = [str(each) for each in self.dependencies() if each.is_met() is None]
-        return ("waits for " + ", ".join(open_ones) if open_ones
-                else "waits to be submitted on " + str(self.read().get("host")))
+        texts = []
+        for each in self.dependencies():
+            if each.is_met() is None:
+                rows = each.job.rows()
+                is_idle = len(rows) == 1 and not Held(each.job).is_waiting
+                texts.append(str(each) + ", which was never started" * is_idle)
+        return ("waits for " + ", ".join(texts) if texts
+                else "waits to be submitted on %s" % self.read().get("host"))
+
+    def stop(self) -> None:
+        """Let the job wait no more, because it is canceled; what it was to wait for stays known."""
+        data = self.read()
+        if data:
+            self.write({name: data[name] for name in ("after", "kind", "inherits")})
 
     def forget(self) -> None:
-        """Let the job wait no more."""
+        """Let the job wait no more, because it is submitted."""
         if os.path.exists(self.path):   # else a tree that cannot be written would refuse
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
@@ -4546,22 +4600,27 @@ class Held:
     @staticmethod
     def folder(job: JobDir) -> str:
         """The folder that names the jobs which wait for this one."""
-        return os.path.join(os.path.dirname(os.path.dirname(job.path)), ".after", job.jobid)
+        return os.path.join(os.path.dirname(job.path), ".after", job.jobid)
 
     @classmethod
     def behind(cls: Type[Waits], job: JobDir) -> List[Waits]:
-        """The jobs that wait for this one; what names any others is removed."""
+        """The jobs that wait for this one; what names any that never will is removed."""
+        folder = cls.folder(job)
+        if job.check_owner and os.path.isdir(folder) and is_foreign(os.lstat(folder)):
+            return []
         found: List[Waits] = []
-        for path in paths_in(cls.folder(job)):
+        for path in paths_in(folder):
+            if not JOBID.fullmatch(os.path.basename(path)):     # it is about to be one
+                continue
             held = cls(JobDir(read_or_empty(path).strip(), "", job.check_owner))
             if held.is_waiting:
                 found.append(held)
-            else:
+            elif not os.path.lexists(held.path):
                 with suppress(OSError):     # another was first, or the tree cannot be written
                     os.unlink(path)
         if not found:
-            with suppress(OSError):     # it is not there, or not empty any more
-                os.rmdir(cls.folder(job))
+            with suppress(OSError):     # it is not there, or not empty
+                os.rmdir(folder)
         return found
 
 
@@ -4610,7 +4669,7 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     write_scripts(job, spec, backend, shell)
     write_spec(job, spec)
     if dependencies:
-        Held(job).prepare(dependencies, backend.kind)
+        Held(job).prepare(dependencies, backend, spec)
     write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
 
 
@@ -4698,14 +4757,16 @@ def said_taken(job: JobDir, row: Row) -> Row:
 
 
 class Submission:
-    """The submission of a job's next step, with an environment, by default ours.
+    """The submission of a job's next step.
 
-    waits: only as long as the job waits for others.
+    environment: that of whoever started a job which waits; by default ours.  away: it is not done
+    where he did that, so that a refusal says nothing.
     """
 
-    def __init__(self, job: JobDir, timeout_s: float, waits: bool = False,
-                 environment: Optional[Dict[str, str]] = None) -> None:
-        self.job, self.timeout_s, self.waits = job, timeout_s, waits
+    def __init__(self, job: JobDir, timeout_s: float,
+                 environment: Optional[Dict[str, str]] = None, away: bool = False) -> None:
+        self.job, self.timeout_s, self.away = job, timeout_s, away
+        self.waits = environment is not None
         self.given = dict(os.environ) if environment is None else environment
 
     def refuse_gone(self, history: History) -> None:
@@ -4792,6 +4853,15 @@ class Submission:
             write_file(log, "%s\n" % err)
             return Finished(126, "", "")  # as a shell has it
 
+    def pass_over_refusal(self, jobndx: int, done: Finished) -> None:
+        """BackendError, with nothing recorded, if a submission was refused away from home."""
+        if self.away and done.status not in (0, os.EX_TEMPFAIL):
+            log = self.job.log("submit", jobndx)
+            why = telling_lines(read_or_empty(log)) or "exit %d" % done.status
+            os.unlink(log)
+            raise BackendError("job %s: %s did not take it from here: %s"
+                               % (self.job.jobid, self.job.backend, why))
+
     def submit(self, force: bool) -> Row:
         """Submit the step, with the history locked; the `queued` row."""
         job = self.job
@@ -4804,6 +4874,7 @@ class Submission:
             self.refuse_unready(history, force)
             jobndx = next_jobndx(history.rows)
             done = self.run(jobndx)
+            self.pass_over_refusal(jobndx, done)
             Held(job).forget()
             native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
             if done.status == 0 and NATIVE_ID.fullmatch(native):
@@ -4845,17 +4916,19 @@ class Waiter(Held):
         job, latest = self.job, Steps(dependency.job.rows()).latest
         how = "is %s" % latest.state if latest else "was removed"
         with transitions(job) as history:
-            self.forget()
-            if len(history.rows) > 1:   # somebody was first
-                return history.rows[-1]
-            replace_file(job.log("reason", 0),
-                         "it was to run after %s, which %s\n" % (dependency, how))
-            return record(job, history, 0, JobState.canceled, 0)
+            row = history.rows[-1]
+            if len(history.rows) == 1:
+                replace_file(job.log("reason", 0),
+                             "it was to run after %s, which %s\n" % (dependency, how))
+                row = record(job, history, 0, JobState.canceled, 0)
+            self.stop()
+            return row
 
     def settle(self) -> Row:
         """Submit it if it need not wait any more, or cancel it if it can never run.
 
         Its `queued`, its `canceled` or, if it goes on waiting, its `new` row.  Errors as submit().
+        A refusal of the scheduler counts only at home, for many nodes may not submit.
         """
         dependencies, rows, data = self.dependencies(), self.job.rows(), self.read()
         if len(rows) != 1 or "environment" not in data:
@@ -4863,39 +4936,49 @@ class Waiter(Held):
         met = [each.is_met() for each in dependencies]
         if False in met:
             return self.cancel(dependencies[met.index(False)])
+        if None in met:
+            self.drop_met()
         if None in met or not self.is_for_here():
             return rows[0]
-        return Submission(self.job, data["timeout_s"], True, data["environment"]).submit(False)
+        return Submission(self.job, data["timeout_s"], data["environment"],
+                          away=not self.is_home()).submit(False)
 
     @classmethod
-    def release(cls, job: JobDir) -> None:
+    def release(cls, job: JobDir, tell: Callable[[str], None] = complain_once) -> None:
         """Submit the jobs that wait for this one, if they need not any more.
 
-        Those that can never run are canceled, and those that wait for them are looked at too.
+        Those that can never run are canceled, and what waits for them is looked at too.  tell is
+        called with what goes wrong; the next look tries again.
         """
         ended = [job]
         while ended:
             for held in cls.behind(ended.pop()):
                 try:
-                    if held.settle().state is JobState.canceled:
-                        ended.append(held.job)
+                    held.settle()
                 except ConflictError:   # another process was first
                     pass
                 except PsikError as err:
-                    complain(str(err))
-                except OSError as err:      # a full disk, say: the next look tries again
-                    complain("job %s cannot be submitted now: %s" % (held.job.jobid, err))
+                    tell(str(err))
+                except OSError as err:
+                    tell("job %s cannot be submitted now: %s" % (held.job.jobid, err))
+                if is_over(held.job, held.job.rows()):  # it is canceled, or was refused
+                    ended.append(held.job)
 
 
 def release_all(config: Config) -> None:
     """Do so for every job that is waited for and has ended; their schedulers are asked."""
-    found, gone = [], []
-    for prefix in {backend.prefix for backend in config.by_name.values()}:
-        for folder in paths_in(os.path.join(prefix, ".after")):
-            jobid = os.path.basename(folder)
-            jobs = list(with_rows(JobTree(config).of_id(jobid)))
-            found += jobs
-            gone += [JobDir(os.path.join(prefix, "gone", jobid))] * (not jobs)
+    folders: List[str] = []
+    for backend in config.by_name.values():
+        with suppress(PermissionError):     # of another user, under a prefix that several share
+            folders += paths_in(os.path.join(backend.root, ".after"))
+    if not folders:
+        return
+    tree, found, gone = JobTree(config), [], []
+    for folder in folders:
+        jobs = list(with_rows(tree.of_id(os.path.basename(folder))))
+        above = os.path.dirname(os.path.dirname(folder))
+        found += jobs
+        gone += [JobDir(os.path.join(above, os.path.basename(folder)))] * (not jobs)
     reconcile(config, found)
     for job in gone + [job for job, rows in found if is_over(job, rows)]:
         Waiter.release(job)
@@ -4904,9 +4987,16 @@ def release_all(config: Config) -> None:
 def submit_held(held: Waiter, timeout_s: float) -> Row:
     """Submit a job that waits for others as soon as it need not; its latest row, as settle().
 
-    ConflictError if it can never run, and is canceled for that.
+    ConflictError if it can never run, and is canceled for that; or if it was canceled before, and
+    the others have not ended as they should.
     """
     job = held.job
+    if len(job.rows()) > 1:
+        for each in held.dependencies():
+            if not each.is_met():
+                raise ConflictError("job %s is to run after %s; start it when that has ended, or "
+                                    "with --force" % (job.jobid, each))
+        return Submission(job, timeout_s).submit(False)
     held.begin(timeout_s)
     row = held.settle()
     if row.state is JobState.canceled:
@@ -4930,9 +5020,14 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     log/submit.N holds the answer), or if it is not known whether it took the job.
     """
     held = Waiter(job)
-    if held.read() and not force:
-        return submit_held(held, timeout_s)
-    return Submission(job, timeout_s).submit(force)
+    try:
+        if held.read() and not force:
+            return submit_held(held, timeout_s)
+        return Submission(job, timeout_s).submit(force)
+    except BackendError:
+        if is_over(job, job.rows()):    # it was refused, and is failed
+            Waiter.release(job)
+        raise
 
 
 def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
@@ -5205,7 +5300,7 @@ def cancel(job: JobDir, wait: bool = False) -> bool:
         if wait:
             cancellation.await_end()
     finally:  # last, because a slow receiver must not keep the job running
-        Held(job).forget()
+        Held(job).stop()
         deliver_if_possible(job)
         Waiter.release(job)
     return had_any
@@ -5246,8 +5341,8 @@ def remove(job: JobDir, force: bool = False) -> None:
         raise NotFoundError("no job at %s" % job.path)
     waiting = " ".join(held.job.jobid for held in Held.behind(job))
     if waiting and not force:
-        raise ConflictError("job %s is waited for by %s; cancel that first, or use --force, which "
-                            "does so" % (job.jobid, waiting))
+        raise ConflictError("job %s is waited for by %s; cancel that first; with --force "
+                            "it runs if it may still, or is canceled" % (job.jobid, waiting))
     try:
         refuse_unended(job, rows)
     except ConflictError:
@@ -5431,7 +5526,10 @@ class Job:
         return self
 
     async def submit(self) -> Tuple[int, Info]:
-        """Hand the next step to the scheduler; (jobndx, native id).  Errors as submit()."""
+        """Hand the next step to the scheduler; (jobndx, native id).  Errors as submit().
+
+        (0, 0) if the job waits for others.
+        """
         row = await in_thread(submit_next, self.config, self.jobdir)
         await self.read_info()
         return row.jobndx, row.info
@@ -8708,10 +8806,10 @@ class JobHandler(Handler):
 
     def get_scripts(self) -> Response:
         """Every script, {file: text}; those that hold the job's environment, for its owner only."""
-        hidden = ["environ"]  # the server's own
+        hidden = []
         if not self.caller.owns(self.job):
             has_environment = bool(self.job.spec().environment)
-            hidden += ["supervise", "scheduler.json"]
+            hidden = ["supervise", "scheduler.json"]
             hidden += ["job"] * has_environment  # as version 1.0.0 made it
         return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
 
@@ -9721,7 +9819,10 @@ class Lobby:
         """Wait for first bytes, until the process ends."""
         while True:
             for key, _ in self.selector.select():
-                self.let_go(key.data)
+                try:
+                    self.let_go(key.data)
+                except Exception as err:    # the others must not wait for ever
+                    Response.of_bug(err)
 
 
 # Listening.
@@ -10526,8 +10627,8 @@ def deliver_some(opts: Options) -> ExitStatus:
         job = JobDir(text) if os.sep in text else find_job(config_of(opts), text)
         if not job.rows():
             raise NotFoundError("no job at %s" % job.path)
-        if is_over(job, job.rows()):
-            Waiter.release(job)
+        if is_over(job, job.rows()):    # what goes wrong is no news for the log of this job
+            Waiter.release(job, lambda text: None)
         worst = max(worst, 0 if deliver(job) else 1)
     return worst
 
@@ -12496,8 +12597,8 @@ class Run:
 
     def is_waited_for(self) -> bool:
         """Whether there are jobs that run after this one."""
-        above, _, jobid = SETTINGS["base"].rpartition("/")
-        return exists("%s/.after/%s" % (above.rpartition("/")[0], jobid))
+        folder, _, jobid = SETTINGS["base"].rpartition("/")
+        return exists("%s/.after/%s" % (folder, jobid))
 
     def deliver(self) -> None:
         """Let psik.py deliver the events in the outbox; do not wait for it.

@@ -1112,8 +1112,8 @@ class Run:
 
     def is_waited_for(self) -> bool:
         """Whether there are jobs that run after this one."""
-        above, _, jobid = SETTINGS["base"].rpartition("/")
-        return exists("%s/.after/%s" % (above.rpartition("/")[0], jobid))
+        folder, _, jobid = SETTINGS["base"].rpartition("/")
+        return exists("%s/.after/%s" % (folder, jobid))
 
     def deliver(self) -> None:
         """Let psik.py deliver the events in the outbox; do not wait for it.

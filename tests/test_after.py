@@ -56,7 +56,7 @@ class After(Case):
 
     def folders(self) -> List[str]:
         """What lies in .after/."""
-        return psik.paths_in(os.path.join(self.prefix, ".after"))
+        return psik.paths_in(os.path.join(self.prefix, "local", ".after"))
 
 
 class Local(After):
@@ -68,14 +68,14 @@ class Local(After):
         self.assertEqual(self.states(second), ["0 new"])
         self.assertEqual(self.reason(second), "waits for " + first)
         self.assertIn("waits for " + first, self.psik("ls").out)
-        self.assertEqual(self.folders(), [os.path.join(self.prefix, ".after", first)])
-        self.assertEqual(os.stat(self.job(second).script("environ")).st_mode & 0o77, 0)
+        self.assertEqual(self.folders(), [os.path.join(self.prefix, "local", ".after", first)])
+        self.assertEqual(os.stat(self.job(second).script(".environ")).st_mode & 0o77, 0)
         self.go()
         self.until(lambda: "1 completed" in self.states(second))    # without anybody's looking
         self.assertEqual(self.ran(), ["first", "second"])
         self.assertEqual(self.psik("logs", second).out,
                          "of the shell, %s\n" % self.job(second).path)
-        self.assertFalse(os.path.exists(self.job(second).script("environ")))
+        self.assertFalse(os.path.exists(self.job(second).script(".environ")))
         self.psik("ls")
         self.assertEqual(self.folders(), [])
 
@@ -141,7 +141,8 @@ class Local(After):
         self.psik("rm", "--force", first)
         self.assertEqual(self.states(fourth)[-1], "0 canceled")
         self.assertEqual(self.reason(fourth), "it was to run after %s, which is canceled" % first)
-        self.assertEqual((self.ran(), self.folders()), (["third"], []))
+        self.psik("ls")
+        self.assertEqual(self.ran(), ["third"])
 
     def test_one_that_is_canceled_takes_the_others_along(self) -> None:
         first = self.put(self.until_go())
@@ -195,6 +196,80 @@ class Local(After):
             self.assertEqual(self.ended(job.jobid), "completed")
         self.assertEqual(self.ran(), ["psik.Submission.run", "psik.History.append",
                                       "psik.Held.forget"])
+
+    def test_one_that_was_canceled_is_started_when_it_may(self) -> None:
+        first = self.put(self.until_go())
+        second = self.put(self.note("second"), first)
+        self.psik("cancel", second)
+        said = self.psik("start", second, status=5).err
+        self.assertIn("job %s is to run after %s; start it when that has ended" % (second, first),
+                      said)
+        self.go()
+        self.ended(first)
+        self.psik("start", second)
+        self.assertEqual(self.ended(second), "completed")
+        self.assertFalse(os.path.exists(self.job(second).script(".environ")))
+
+    def test_what_has_ended_well_is_remembered(self) -> None:
+        first, other = self.put("true"), self.put(self.until_go())
+        second = self.put(self.note("second"), first, other)
+        self.ended(first)
+        self.psik("ls")
+        self.psik("rm", "--force", first)
+        self.assertEqual(self.reason(second), "waits for " + other)
+        self.go()
+        self.assertEqual(self.ended(second), "completed")
+
+    def test_one_that_was_never_started_is_named(self) -> None:
+        first = self.run_spec("--no-submit", script="true")
+        self.assertIn("waits for %s, which was never started" % first,
+                      self.psik("run", "-", stdin=json.dumps(
+                          {"script": "true", "after": [first]})).err)
+
+    def test_a_refusal_away_from_home_says_nothing(self) -> None:
+        self.configure_pond()
+        first = self.run_spec(script="#!/bin/sh\n" + self.until_go(), backend="local")
+        second = self.run_spec(script="true", after=[first], backend="pond")
+        third = self.run_spec(script="true", after=["any:" + second], backend="pond")
+        submit = self.job(second).script("submit")
+        text = psik.read_text(submit)
+        psik.write_file(submit, "#!/bin/sh\necho not from this node >&2\nexit 1\n", 0o700)
+        self.go()
+        self.until(lambda: "1 completed" in self.states(first))
+        self.until(lambda: not os.path.exists(self.job(second).log("submit", 1)))
+        held, environment = psik.Waiter(self.job(second)), dict(self.env, SLURM_JOB_ID="7")
+        with mock.patch.dict(os.environ, environment, clear=True):
+            with self.assertRaisesRegex(psik.BackendError, "did not take it from here: not from"):
+                held.settle()
+        self.assertEqual(self.states(second), ["0 new"])
+        psik.write_file(submit, text, 0o700)
+        self.psik("ls")
+        self.assertEqual(self.states(second), ["0 new", "1 queued"])
+        self.psik("cancel", second)
+        self.until(lambda: "1 queued" in (self.psik("ls").out and self.states(third)))
+
+    def test_a_refusal_at_home_wakes_those_behind(self) -> None:
+        self.configure_pond()
+        first = self.run_spec("--no-submit", script="true", backend="pond")
+        second = self.run_spec(script="#!/bin/sh\ntrue", after=["notok:" + first], backend="local")
+        psik.write_file(self.job(first).script("submit"), "#!/bin/sh\nexit 1\n", 0o700)
+        self.psik("start", first, status=4)
+        self.assertEqual(self.ended(second), "completed")
+
+    def test_what_others_put_there_is_not_read(self) -> None:
+        first = self.put(self.until_go())
+        second = self.put("true", first)
+        self.go()
+        folder = psik.Held.folder(self.job(first))
+        for name, text in (("111.222", "/nowhere"), ("1.2", ""), ("x", "/etc")):
+            psik.write_file(os.path.join(folder, name), text)
+        evil = os.path.join(self.folder, "jobs", "local", "5.5", "scripts")
+        os.makedirs(evil)
+        for text in ("[1]", '{"after": 7, "environment": []}', "no json"):
+            psik.write_file(os.path.join(folder, "5.5"), os.path.dirname(evil))
+            psik.write_file(os.path.join(evil, ".environ"), text)
+            self.psik("ls")
+        self.assertEqual(self.ended(second), "completed")
 
     def test_words(self) -> None:
         first = self.put("true")

@@ -68,6 +68,13 @@ class Rules(unittest.TestCase):
             with self.assertRaises(psik.InvalidError, msg=line):
                 psik.Template("x", line).render({"x": value}, SH)
 
+    def test_what_cannot_be_calculated_is_said_with_its_line(self) -> None:
+        for text, value in (("@x/y@", 0), ("@x*y@", "b"), ("@x*y@", []), ("@x*z?a@", 1)):
+            with self.assertRaises(psik.InvalidError, msg=text) as caught:
+                psik.Template("site/job", "a\nb " + text).render(
+                    {"x": 1, "y": value, "z": None}, SH)
+            self.assertIn("site/job:2: b " + text, str(caught.exception))
+
     def test_attributes(self) -> None:
         for key, name in ATTRIBUTES:
             self.assertEqual(Option.of(key, "x").name, name)
