@@ -49,23 +49,24 @@ Contents; each section uses only what stands above it, and the templates:
      2. Errors
      3. Tools
      4. Models
-     5. Configuration
-     6. Job tree
-     7. Templates
-     8. Backends
-     9. Callbacks
-    10. Reconciliation
-    11. Operations
-    12. Python interface
-    13. Confined files
-    14. HTTP
-    15. Access
-    16. Service state
-    17. REST API
-    18. Routes
-    19. Server
-    20. Command line
-    21. Embedded templates
+     5. Reading specs
+     6. Configuration
+     7. Job tree
+     8. Templates
+     9. Backends
+    10. Callbacks
+    11. Reconciliation
+    12. Operations
+    13. Python interface
+    14. Confined files
+    15. HTTP
+    16. Access
+    17. Service state
+    18. REST API
+    19. Routes
+    20. Server
+    21. Command line
+    22. Embedded templates
 
 The stable interface is what __all__ lists.
 """
@@ -1409,6 +1410,8 @@ def refused_options(kind: str, attributes: Dict[str, str]) -> Iterator[Fault]:
                 yield Fault("attributes.%s" % key, why)
 
 
+# --------------------------------------------------------------------------------- 5. Reading specs
+
 # Batch scripts.  Their directives (#SBATCH and so on) become fields of the spec; what has no field
 # becomes an attribute, if the job goes to the scheduler that they are for.
 
@@ -1611,6 +1614,8 @@ class BatchScript:
         return dict(spec, attributes=attributes)
 
 
+# Specs, from JSON or from a script.
+
 def set_path(data: Json, change: str) -> None:
     """Apply `resources.duration=30` to a JSON object; missing objects on the way are made."""
     path, equals, value = change.partition("=")
@@ -1660,7 +1665,7 @@ def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "
     return from_json(JobSpec, data, place)
 
 
-# --------------------------------------------------------------------------------- 5. Configuration
+# --------------------------------------------------------------------------------- 6. Configuration
 
 def data_home() -> str:
     """The default of a config's prefix."""
@@ -1943,7 +1948,7 @@ def load_config(path: Optional[str] = None, serving: bool = False) -> Config:
     return config
 
 
-# -------------------------------------------------------------------------------------- 6. Job tree
+# -------------------------------------------------------------------------------------- 7. Job tree
 
 class Row(NamedTuple):
     """One line of status.csv: seconds since the epoch, step, state, native id or exit status."""
@@ -2456,7 +2461,7 @@ def find_job(config: Config, text: str) -> JobDir:
     return jobs[0]
 
 
-# ------------------------------------------------------------------------------------- 7. Templates
+# ------------------------------------------------------------------------------------- 8. Templates
 
 class ShellTemplate(string.Template):
     """`@name@` is the markup; `$VAR`, "$@", ${a[@]} and %j pass through untouched.
@@ -2757,7 +2762,7 @@ class Template(NamedTuple):
         return "\n".join(lines) + "\n"
 
 
-# -------------------------------------------------------------------------------------- 8. Backends
+# -------------------------------------------------------------------------------------- 9. Backends
 
 # A job calls a copy of psik.py: it stays in place when psik.py is moved or replaced, and there is
 # one even when the program was read from stdin.
@@ -3222,7 +3227,7 @@ def export_templates(folder: str) -> List[str]:
     return list(paths.values())
 
 
-# ------------------------------------------------------------------------------------- 9. Callbacks
+# ------------------------------------------------------------------------------------ 10. Callbacks
 
 # An event is written to .outbox/ before its row to the history, and removed once a 2xx has come
 # back.  So a process that dies on the way leaves an event without a row, which is dropped, or one
@@ -3696,7 +3701,7 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
     return outcomes
 
 
-# ------------------------------------------------------------------------------- 10. Reconciliation
+# ------------------------------------------------------------------------------- 11. Reconciliation
 
 # A history grows by what psik.py and the job's supervisor record.  A supervisor that was killed, or
 # lost with its node, can record nothing: then the scheduler status of the step counts.  One call
@@ -4624,7 +4629,7 @@ class Held:
         return found
 
 
-# ----------------------------------------------------------------------------------- 11. Operations
+# ----------------------------------------------------------------------------------- 12. Operations
 
 # Making and starting.
 
@@ -5400,7 +5405,7 @@ def sweep(config: Config) -> List[str]:
     return swept
 
 
-# ----------------------------------------------------------------------------- 12. Python interface
+# ----------------------------------------------------------------------------- 13. Python interface
 
 # Upstream's names, and an asynchronous face for the operations above: what blocks runs in a thread.
 
@@ -5614,7 +5619,7 @@ class JobManager:
         return await wait_in_loop(self.config, [job.jobdir for job in jobs], timeout_s)
 
 
-# ------------------------------------------------------------------------------- 13. Confined files
+# ------------------------------------------------------------------------------- 14. Confined files
 
 # Files in a folder, by names that come from outside.  No name leads out of the folder: not by `..`,
 # not by a link, and not by a link that a job puts there between the check and the use.  So a path
@@ -6002,16 +6007,16 @@ def write_archive(folder: ConfinedFolder, path: str, name: str, send: Send) -> N
             archive.close()
 
 
-# ----------------------------------------------------------------------------------------- 14. HTTP
+# ----------------------------------------------------------------------------------------- 15. HTTP
 
-# The protocol, without a word of jobs.  http.server accepts the connections (section 19), and no
+# The protocol, without a word of jobs.  http.server accepts the connections (section 20), and no
 # more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
 # because of what strangers can send.
 # - A request that a proxy and we read differently can hide another one.  So what is ambiguous is
 #   refused: two lengths, a length and chunks, folded lines, a blank before a colon, a lone LF.
 # - A byte a second holds a thread for ever if only each read has a time-out.  So a whole head has
 #   one deadline, and a body a least rate.  A connection that is idle, or whose caller has no name
-#   yet, can be ended to make room for another (section 16).
+#   yet, can be ended to make room for another (section 17).
 # - A body can be larger than memory, or nothing but chunk heads and trailers.  So heads, lines,
 #   chunks, parts and bodies are bounded, and uploads and downloads pass in blocks.
 
@@ -6803,7 +6808,7 @@ class Form:
         return head
 
 
-# --------------------------------------------------------------------------------------- 15. Access
+# --------------------------------------------------------------------------------------- 16. Access
 
 # Who sends a request, and what he may do.  In local mode the kernel says whose process is at the
 # other end, and only we ourselves and root are let in.  Otherwise a client certificate or a token
@@ -7456,7 +7461,7 @@ def tokens_of(config: Config) -> Tokens:
     return TOKEN_KINDS[config.tokens](config)
 
 
-# -------------------------------------------------------------------------------- 16. Service state
+# -------------------------------------------------------------------------------- 17. Service state
 
 # What a server keeps while it runs: what it knows of the tree, the keys of requests that made jobs,
 # and its connections.
@@ -8152,9 +8157,9 @@ class Api:
             entry[:] = [entry[0] + 1, entry[1] + seconds]
 
 
-# ------------------------------------------------------------------------------------- 17. REST API
+# ------------------------------------------------------------------------------------- 18. REST API
 
-# A handler only looks up a job, calls an operation of section 11, and describes what it returned.
+# A handler only looks up a job, calls an operation of section 12, and describes what it returned.
 
 class Param(NamedTuple):
     """A parameter of a query: name, type in JSON, description, least and greatest value."""
@@ -8975,7 +8980,7 @@ class JobHandler(Handler):
             return Access.share(self.job, wanted)._asdict()
 
 
-# --------------------------------------------------------------------------------------- 18. Routes
+# --------------------------------------------------------------------------------------- 19. Routes
 
 # Which request goes to which handler, who may send it, and the interface as a document.
 
@@ -9437,7 +9442,7 @@ class Router:
 ROUTER = Router(ROUTES)
 
 
-# --------------------------------------------------------------------------------------- 19. Server
+# --------------------------------------------------------------------------------------- 20. Server
 
 # Sockets, threads and signals around the router.
 
@@ -10003,7 +10008,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     import socketserver
 
     class Connection(socketserver.BaseRequestHandler):
-        """One connection.  The library's handler is lenient; section 14 says why ours is not."""
+        """One connection.  The library's handler is lenient; section 15 says why ours is not."""
 
         def handle(self) -> None:
             """Serve the connection."""
@@ -10168,7 +10173,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
             api.tracker.changed.notify_all()
         server.shutdown()
 
-    sys.setswitchinterval(0.001)  # a thread with little to do waits less for those with much
+    sys.setswitchinterval(0.0002)  # a thread with little to do waits less for those with much
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: read_again(api, reload))
@@ -10200,7 +10205,7 @@ def serve_pipe(api: Api) -> None:
     Session(api, wire).answer_all()
 
 
-# --------------------------------------------------------------------------------- 20. Command line
+# --------------------------------------------------------------------------------- 21. Command line
 
 Options = SimpleNamespace
 Command = Callable[[Options], Optional[ExitStatus]]
@@ -11226,7 +11231,7 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
         return 1
 
 
-# --------------------------------------------------------------------------- 21. Embedded templates
+# --------------------------------------------------------------------------- 22. Embedded templates
 
 # Made from templates/ by `make embed`; edit them there.
 # begin embedded templates

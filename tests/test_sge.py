@@ -23,7 +23,7 @@ class Cluster(OnSge, Case):
     def set_up(self, **settings: Any) -> None:
         """Write the config."""
         self.configure(**dict(dict(backend={"type": "sge"}, poll_interval_s=0, poll_grace_s=3,
-                                   submit_timeout_s=4, kill_grace_s=3), **settings))
+                                   kill_grace_s=3), **settings))
 
     def put(self, script: str, **spec: Any) -> str:
         """Submit a job; its id."""
@@ -197,6 +197,7 @@ class Ended(Cluster):
 
 class Unwell(Cluster):
     def test_a_master_that_hangs(self) -> None:
+        self.set_up(submit_timeout_s=4)
         self.hang()
         text = json.dumps({"script": "#!/bin/sh\necho ran >>$base/ran\n"})
         ran = self.psik("run", "-", stdin=text, status=4)
