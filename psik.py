@@ -10173,7 +10173,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config]) -> None:
             api.tracker.changed.notify_all()
         server.shutdown()
 
-    sys.setswitchinterval(0.0002)  # a thread with little to do waits less for those with much
+    sys.setswitchinterval(0.001)  # a thread with little to do waits less for those with much
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: read_again(api, reload))
