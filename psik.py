@@ -3084,6 +3084,12 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     return missing + ["no program %r, which %s calls" % (word, template.source) for word in absent]
 
 
+def basic_environment(env: Mapping[str, str]) -> Dict[str, str]:
+    """What a job that does not inherit an environment gets of it all the same."""
+    return {name: value for name, value in env.items()
+            if name in BASIC_ENVIRONMENT or CLUSTER_VARIABLE.fullmatch(name)}
+
+
 def without_options(env: Mapping[str, str]) -> Dict[str, str]:
     """An environment without what a surrounding job or a shell tells a scheduler's programs."""
     return {name: value for name, value in env.items()
@@ -4537,8 +4543,7 @@ class Held:
             if len(history.rows) != 1 or not data:
                 raise ConflictError("job %s was started by another process" % self.job.jobid)
             if not data["inherits"]:
-                environment = {name: value for name, value in environment.items()
-                               if name in BASIC_ENVIRONMENT or CLUSTER_VARIABLE.fullmatch(name)}
+                environment = basic_environment(environment)
             self.write(dict(data, environment=environment, host=os.uname().nodename,
                             timeout_s=timeout_s))
 
@@ -4566,16 +4571,11 @@ class Held:
         return {name: environment[name] for name in SCHEDULER_IDS if name in environment
                 and (name != "JOB_ID" or "SGE_TASK_ID" in environment)}
 
-    def is_home(self) -> bool:
+    def is_home(self, data: Dict[str, Json]) -> bool:
         """Whether this process runs where the job was started: on that host, in no other job."""
-        data = self.read()
         theirs = self.scheduler_job(data["environment"])
         return data["host"] == os.uname().nodename and all(
             theirs.get(name) == value for name, value in self.scheduler_job(os.environ).items())
-
-    def is_for_here(self) -> bool:
-        """Whether this process may submit it: a process of a host has to be started at home."""
-        return self.read()["kind"] not in ("local", "at") or self.is_home()
 
     def reason(self) -> str:
         """What the job waits for, in words; '' if it does not wait."""
@@ -4828,8 +4828,7 @@ class Submission:
         spec, given = self.job.spec(), self.given
         assert isinstance(spec.backend, BackendConfig)
         if not spec.inherit_environment:
-            given = {name: value for name, value in given.items()
-                     if name in BASIC_ENVIRONMENT or CLUSTER_VARIABLE.fullmatch(name)}
+            given = basic_environment(given)
         # A local job may be meant to use the allocation around it.
         env = given if spec.backend.type == "local" else dict(
             JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
@@ -4858,12 +4857,16 @@ class Submission:
             write_file(log, "%s\n" % err)
             return Finished(126, "", "")  # as a shell has it
 
+    def refusal(self, jobndx: int, done: Finished) -> str:
+        """What was said of a submission that was refused."""
+        return telling_lines(read_or_empty(self.job.log("submit", jobndx))) or (
+            "exit %d" % done.status)
+
     def pass_over_refusal(self, jobndx: int, done: Finished) -> None:
         """BackendError, with nothing recorded, if a submission was refused away from home."""
         if self.away and done.status not in (0, os.EX_TEMPFAIL):
-            log = self.job.log("submit", jobndx)
-            why = telling_lines(read_or_empty(log)) or "exit %d" % done.status
-            os.unlink(log)
+            why = self.refusal(jobndx, done)
+            os.unlink(self.job.log("submit", jobndx))
             raise BackendError("job %s: %s did not take it from here: %s"
                                % (self.job.jobid, self.job.backend, why))
 
@@ -4889,8 +4892,7 @@ class Submission:
             if done.status in (0, os.EX_TEMPFAIL):
                 return self.look_for(history, jobndx, done)
             record(job, history, jobndx, JobState.failed, done.status)
-        log = job.log("submit", jobndx)
-        why = telling_lines(read_or_empty(log)) or "exit %d" % done.status
+        log, why = job.log("submit", jobndx), self.refusal(jobndx, done)
         if "exclusive" in why.lower() and job.spec().resources.exclusive_node_use:
             why += "; set resources.exclusive_node_use to false"
         raise BackendError("job %s: %s did not take it: %s (full answer: %s)"
@@ -4933,7 +4935,8 @@ class Waiter(Held):
         """Submit it if it need not wait any more, or cancel it if it can never run.
 
         Its `queued`, its `canceled` or, if it goes on waiting, its `new` row.  Errors as submit().
-        A refusal of the scheduler counts only at home, for many nodes may not submit.
+        A process of a host has to be started at home; and only there does a refusal of the
+        scheduler count, for many nodes may not submit.
         """
         dependencies, rows, data = self.dependencies(), self.job.rows(), self.read()
         if len(rows) != 1 or "environment" not in data:
@@ -4943,10 +4946,34 @@ class Waiter(Held):
             return self.cancel(dependencies[met.index(False)])
         if None in met:
             self.drop_met()
-        if None in met or not self.is_for_here():
             return rows[0]
-        return Submission(self.job, data["timeout_s"], data["environment"],
-                          away=not self.is_home()).submit(False)
+        away = not self.is_home(data)
+        if away and data["kind"] in ("local", "at"):
+            return rows[0]
+        return Submission(self.job, data["timeout_s"], data["environment"], away).submit(False)
+
+    def submit(self, timeout_s: float) -> Row:
+        """Submit it as soon as it need not wait; its latest row, as settle().
+
+        ConflictError if it can never run, and is canceled for that; or if it was canceled before,
+        and the others have not ended as they should.
+        """
+        job = self.job
+        if len(job.rows()) > 1:
+            for each in self.dependencies():
+                if not each.is_met():
+                    raise ConflictError("job %s is to run after %s; start it when that has ended, "
+                                        "or with --force" % (job.jobid, each))
+            return Submission(job, timeout_s).submit(False)
+        self.begin(timeout_s)
+        row = self.settle()
+        if row.state is JobState.canceled:
+            self.release(job)
+            raise ConflictError("job %s is canceled: %s" % (
+                job.jobid, last_line(read_or_empty(job.log("reason", 0)))))
+        if row.state is JobState.new:
+            complain("job %s %s" % (job.jobid, self.reason()))
+        return row
 
     @classmethod
     def release(cls, job: JobDir, tell: Callable[[str], None] = complain_once) -> None:
@@ -4989,30 +5016,6 @@ def release_all(config: Config) -> None:
         Waiter.release(job)
 
 
-def submit_held(held: Waiter, timeout_s: float) -> Row:
-    """Submit a job that waits for others as soon as it need not; its latest row, as settle().
-
-    ConflictError if it can never run, and is canceled for that; or if it was canceled before, and
-    the others have not ended as they should.
-    """
-    job = held.job
-    if len(job.rows()) > 1:
-        for each in held.dependencies():
-            if not each.is_met():
-                raise ConflictError("job %s is to run after %s; start it when that has ended, or "
-                                    "with --force" % (job.jobid, each))
-        return Submission(job, timeout_s).submit(False)
-    held.begin(timeout_s)
-    row = held.settle()
-    if row.state is JobState.canceled:
-        Waiter.release(job)
-        raise ConflictError("job %s is canceled: %s" % (
-            job.jobid, last_line(read_or_empty(job.log("reason", 0)))))
-    if row.state is JobState.new:
-        complain("job %s %s" % (job.jobid, held.reason()))
-    return row
-
-
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
 
@@ -5027,7 +5030,7 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     held = Waiter(job)
     try:
         if held.read() and not force:
-            return submit_held(held, timeout_s)
+            return held.submit(timeout_s)
         return Submission(job, timeout_s).submit(force)
     except BackendError:
         if is_over(job, job.rows()):    # it was refused, and is failed
@@ -5204,7 +5207,7 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
-                 Held(job).is_waiting,
+                 len(rows) == 1 and Held(job).is_waiting,
                  bool(rows) and (job.path, next_jobndx(rows)) in statuses) for job, rows in pairs]
 
 
