@@ -185,7 +185,27 @@ def cgroup_conf() -> str:
     return "CgroupPlugin=cgroup/v1\nCgroupAutomount=yes\nConstrainRAMSpace=yes\n"
 
 
-class Slurm:
+class Cluster:
+    """A scheduler of its own on this machine; all that it writes lies below its folder."""
+    folder = ""
+
+    @property
+    def env(self) -> Dict[str, str]:
+        """What makes the scheduler's commands talk to this cluster."""
+        raise NotImplementedError
+
+    def path(self, *names: str) -> str:
+        """A path below the cluster's folder."""
+        return os.path.join(self.folder, *names)
+
+    def run(self, *argv: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of the scheduler's commands; its status is the caller's to judge."""
+        return subprocess.run(list(argv), env=dict(sbin_env(), **self.env), timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+
+
+class Slurm(Cluster):
     """A cluster of its own on this machine: nodes n1, n2..., one partition `main`.
 
     Each node claims `cpus` processors, 4000 MB and two GPUs; none of them need exist.
@@ -217,16 +237,6 @@ class Slurm:
     def env(self) -> Dict[str, str]:
         """What makes Slurm's commands talk to this cluster."""
         return {"SLURM_CONF": self.conf}
-
-    def path(self, *names: str) -> str:
-        """A path below the cluster's folder."""
-        return os.path.join(self.folder, *names)
-
-    def run(self, *argv: str) -> "subprocess.CompletedProcess[str]":
-        """Run one of Slurm's commands on this cluster; its status is the caller's to judge."""
-        return subprocess.run(list(argv), env=dict(sbin_env(), **self.env), timeout=60,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True)
 
     # -------------------------------------------------------------- start
 
@@ -554,30 +564,17 @@ SGE_ENVIRONMENT = {     # a parallel environment
     "urgency_slots": "min", "accounting_summary": "FALSE", "qsort_args": "NONE"}
 
 
-class Sge:
+class Sge(Cluster):
     """A Grid Engine of its own on this machine: one host, the queues all.q and short.q.
 
     Its daemons belong to root, who submits too; they listen on every address, as they always do.
     """
-
-    def __init__(self) -> None:
-        self.folder = ""
 
     @property
     def env(self) -> Dict[str, str]:
         """What makes its commands talk to this cluster."""
         return dict(SGE_ROOT=self.folder, SGE_CELL="default", SGE_QMASTER_PORT=str(self.ports[0]),
                     SGE_EXECD_PORT=str(self.ports[1]))
-
-    def path(self, *names: str) -> str:
-        """A path below the cluster's folder."""
-        return os.path.join(self.folder, *names)
-
-    def run(self, *argv: str) -> "subprocess.CompletedProcess[str]":
-        """Run one of its commands; its status is the caller's to judge."""
-        return subprocess.run(list(argv), env=dict(sbin_env(), **self.env), timeout=60,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True)
 
     def must(self, *argv: str) -> str:
         """What a command prints; ServiceError if it fails."""

@@ -1,5 +1,6 @@
 """What is said and done when something is amiss: files, scripts, hosts, disks, requests."""
 import asyncio
+import contextlib
 import errno
 import gc
 import io
@@ -13,7 +14,7 @@ import tarfile
 import threading
 import time
 import unittest
-from typing import Any, Callable, Dict, List, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Type
 from unittest import mock
 
 import psik
@@ -773,16 +774,22 @@ class Requests(Amiss):
             status, text = self.ask(self.api, "POST", "/v1/jobs/callback", "application/json", body)
             self.assertEqual((status, said in text), (422, True), text)
 
-    def test_a_connection_whose_thread_cannot_start_is_forgotten(self) -> None:
+    @contextlib.contextmanager
+    def silent_client(self) -> Iterator[socket.socket]:
+        """A client that a server has accepted, and that has said nothing."""
         place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))
         server = psik.make_server(self.api, place)
         self.addCleanup(server.server_close)
         server.timeout = 20
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(place.path)
+            server.handle_request()
+            yield client
+
+    def test_a_connection_whose_thread_cannot_start_is_forgotten(self) -> None:
+        with self.silent_client() as client:
             full = mock.patch("psik._thread.start_new_thread",
                               side_effect=RuntimeError("no more threads"))
-            server.handle_request()
             with full, captured() as (_, err):
                 client.sendall(b"G")
                 self.until(lambda: not self.api.connections.open)
@@ -791,13 +798,7 @@ class Requests(Amiss):
             self.assertIn("a connection was lost: no more threads", err.getvalue())
 
     def test_a_connection_that_stays_silent_is_ended(self) -> None:
-        place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))
-        server = psik.make_server(self.api, place)
-        self.addCleanup(server.server_close)
-        server.timeout = 20
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(place.path)
-            server.handle_request()
+        with self.silent_client() as client:
             self.api.connections.end_slow()
             self.assertEqual(len(self.api.connections.open), 1)
             for wire in self.api.connections.open:

@@ -239,6 +239,12 @@ class Scheduler:
 class Queues(Scheduler):
     """One in which jobs wait for others."""
 
+    def queues(self: Any) -> Any:
+        """What `backends --queues` says of the scheduler's queues."""
+        self.env.update(self.environment)
+        self.configure(backend=self.backend)
+        return json.loads(self.psik("backends", "--queues", "--json").out)
+
     def holds(self: Any, pending: Dict[str, Any]) -> None:
         """A job that waits is held and released; one that does not wait is not."""
         self.env.update(self.environment)
@@ -405,9 +411,7 @@ class Slurm(Queues, Tags, Case):
         self.holds({"attributes": {"-H": ""}})
 
     def test_queues(self) -> None:
-        self.env.update(self.environment)
-        self.configure(backend=self.backend)
-        queue, = json.loads(self.psik("backends", "--queues", "--json").out)
+        queue, = self.queues()
         self.assertEqual((queue["name"], queue["state"], queue["nodes"], queue["cores"],
                           queue["max_walltime_min"]), ("main", "up", 4, 16, None))
         self.assertRegex(self.psik("backends", "--queues", "slurm").out,
@@ -684,9 +688,7 @@ class Lsf(Queues, Tags, Case):
         self.holds(self.pending)
 
     def test_queues(self) -> None:
-        self.env.update(self.environment)
-        self.configure(backend=self.backend)
-        queues = json.loads(self.psik("backends", "--queues", "--json").out)
+        queues = self.queues()
         self.assertEqual([queue["name"] for queue in queues], list(lsf_emulator.QUEUES))
         self.assertEqual((queues[0]["state"], queues[0]["cores"]), ("Open:Active", 64))
 
@@ -831,9 +833,7 @@ class Sge(OnSge, Queues, Tags, Case):
         self.holds(self.pending)
 
     def test_queues(self) -> None:
-        self.env.update(self.environment)
-        self.configure(backend=self.backend)
-        queues = json.loads(self.psik("backends", "--queues", "--json").out)
+        queues = self.queues()
         free = [queue.pop("free_cores") for queue in queues]
         self.assertTrue(0 <= free[0] <= 8 and 0 <= free[1] <= 2, free)
         self.assertEqual(queues, [
