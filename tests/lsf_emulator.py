@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""A strict emulator of LSF's bsub, bjobs, bkill, bstop, bresume and bqueues; no free LSF exists.
+"""A strict emulator of LSF's bsub, bjobs, bkill, bstop, bresume, bqueues and bparams.
+
+No free LSF exists.
 
     env = lsf_emulator.install(folder)      # bsub, bjobs, bkill in folder/bin
     os.environ.update(env)                  # PATH and LSF_EMULATOR_DIR
 
 What LSF refuses is refused; where versions of LSF differ, so is what only some of them take.
-A job really runs, as a child of a small detached process, and gets LSF's signals.
+A job really runs, as a child of a small detached process, and gets LSF's signals.  One process
+runs all elements of a job array, as many at a time as its %LIMIT and the cluster's slots let it.
 
     $LSF_EMULATOR_DIR/
       lastid              the number of the newest job
@@ -14,6 +17,7 @@ A job really runs, as a child of a small detached process, and gets LSF's signal
       ID/state.json       stat, exit_code, start, end, pid, exit_reason
       ID/signals          what bkill asked for, a number per line; 0 means the whole sequence
       ID/stdout stderr    until the job ends;  ID/mail  what went nowhere else
+      ID/INDEX/           of an element of a job array: all of this but record.json
 
 Settings, all from the environment of the commands:
 
@@ -22,6 +26,7 @@ Settings, all from the environment of the commands:
     LSF_EMULATOR_RESERVATIONS   names that -U takes, by commas (none)
     LSF_EMULATOR_JSRUN=Y        a site with jsrun: -nnodes and -alloc_flags are known
     LSF_EMULATOR_SLOTS          slots of the cluster (64)
+    LSF_EMULATOR_ARRAY_SIZE     how high an index of a job array may be, and how many it has (1000)
     LSF_EMULATOR_MINUTE_S       length of a minute of -W (60)
     LSF_EMULATOR_GRACE_S        from the SIGUSR2 at the run limit to the kill (600)
     LSF_EMULATOR_KILL_S         from SIGINT to SIGTERM, and to SIGKILL (10)
@@ -45,8 +50,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional,
+                    Set, Tuple)
 
 QUEUES = ("normal", "exclusive", "held")
 FINAL = ("DONE", "EXIT")
@@ -55,6 +62,9 @@ TICK_S = 0.02
 PYTHON = [sys.executable, "-S", "-E"]   # nothing installed is needed, and this starts faster
 OWNER = "TERM_OWNER: job killed by owner"
 RUNLIMIT = "TERM_RUNLIMIT: job killed after reaching LSF run time limit"
+FINISHED = "Job has already finished"
+NO_MATCH = "No matching job found"
+IN_PROGRESS = "Operation is in progress"    # what the command line hears of a whole array
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 DIRECTIVE = re.compile(r"\s*#\s*BSUB\s*(-.*)", re.DOTALL)
 
@@ -64,8 +74,20 @@ PLAIN = ("-P -Jd -o -oo -e -eo -i -is -cwd -outdir -E -Ep -L -a -app -b -t -m -u
          " -s -We -c -C -D -F -T -v -Q -k -f -jsm -step_cgroup").split()
 
 
+# NAME[LIST]%LIMIT, and an item of the list; IBM's pages allow a name no more than this.
+ARRAY = re.compile(r"([A-Za-z0-9._-]*)\[([^][]*)\](?:%([0-9]+))?\Z")
+INDICES = re.compile(r"\s*([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?\s*\Z")
+
+
 class Refused(Exception):
     """A submission that LSF would not take."""
+
+
+class Array(NamedTuple):
+    """What -J says of a job array."""
+    name: str
+    ranges: List[range]
+    limit: int              # how many elements run at once; 0 is no limit
 
 
 def setting(name: str, default: float) -> float:
@@ -86,14 +108,62 @@ def root() -> str:
     return os.path.abspath(folder)
 
 
+# ------------------------------------------------------------------ job arrays
+
+def read_ranges(text: str) -> List[range]:
+    """The ranges of an index list, A or A-B or A-B:STEP by commas; none when it is no such list."""
+    ranges = []
+    for item in text.split(","):
+        match = INDICES.match(item)
+        if not match:
+            return []
+        start, end, step = match.group(1), match.group(2) or match.group(1), match.group(3) or "1"
+        if not 1 <= int(start) <= int(end) or not int(step):
+            return []
+        ranges.append(range(int(start), int(end) + 1, int(step)))
+    return ranges
+
+
+def read_array(spec: str) -> Array:
+    """The parts of a -J value with brackets."""
+    match = ARRAY.match(spec)
+    ranges = read_ranges(match.group(2)) if match else []
+    if not match or not ranges or len(spec) > 255 or int(match.group(3) or 1) < 1:
+        raise Refused("Bad job name")
+    return Array(match.group(1), ranges, int(match.group(3) or 0))
+
+
+def indices(record: Dict[str, Any]) -> List[int]:
+    """The indices of a job's elements; of a job that is no array, 0 alone."""
+    spec = record["options"].get("-J", "")
+    if "[" not in spec:
+        return [0]
+    return list(dict.fromkeys(index for each in read_array(spec).ranges for index in each))
+
+
+def id_text(jobid: int, index: int) -> str:
+    """A job's id, or that of an element, as LSF writes it."""
+    return "%d[%d]" % (jobid, index) if index else str(jobid)
+
+
+def element_variables(record: Dict[str, Any]) -> Dict[str, str]:
+    """What LSF sets in an element of an array, beside what the others have too."""
+    index, array = record["jobindex"], read_array(record["options"]["-J"])
+    own = next(each for each in array.ranges if index in each)
+    return {"LSB_JOBINDEX": str(index), "LSB_JOBNAME": record["name"],
+            "LSB_BATCH_JID": id_text(record["jobid"], index),
+            "LSB_JOBINDEX_STEP": str(own.step), "LSB_JOBINDEX_END": str(own.stop - 1)}
+
+
 # ------------------------------------------------------------------ jobs on disk
 
 class Job:
-    """The files of one job."""
+    """The files of one job, or of an element of an array; those of a whole array have index 0."""
 
-    def __init__(self, jobid: int) -> None:
+    def __init__(self, jobid: int, index: int = 0) -> None:
         self.jobid = jobid
-        self.base = os.path.join(root(), str(jobid))
+        self.index = index
+        self.base = os.path.join(root(), str(jobid), *[str(index)] if index else [])
 
     def path(self, name: str) -> str:
         """The path of one of the job's files."""
@@ -104,6 +174,14 @@ class Job:
         with open(self.path(name), encoding="utf-8", errors="surrogateescape") as stream:
             value: Dict[str, Any] = json.load(stream)
             return value
+
+    def record(self) -> Dict[str, Any]:
+        """What was parsed, with the index and the name of this element."""
+        record = Job(self.jobid).load("record.json")
+        if self.index:
+            name = read_array(record["options"]["-J"]).name
+            record["name"] = "%s[%d]" % (name, self.index)
+        return dict(record, jobindex=self.index)
 
     def save(self, name: str, value: Dict[str, Any]) -> None:
         """Replace a JSON file, so that a reader sees the old or the new one."""
@@ -130,10 +208,19 @@ class Job:
         return state["stat"] not in FINAL or time.time() - state["end"] < setting("CLEAN_S", 3600)
 
 
+def members(jobid: int) -> List[Job]:
+    """The job with this number, or the elements of the array; what is not known is left out."""
+    try:
+        record = Job(jobid).load("record.json")
+    except OSError:
+        return []
+    return [job for job in (Job(jobid, index) for index in indices(record)) if job.is_known()]
+
+
 def all_jobs() -> List[Job]:
-    """The known jobs, oldest first."""
+    """The known jobs and elements, oldest first."""
     ids = sorted(int(name) for name in os.listdir(root()) if name.isdigit())
-    return [job for job in map(Job, ids) if job.is_known()]
+    return [job for jobid in ids for job in members(jobid)]
 
 
 def new_job() -> Job:
@@ -231,9 +318,13 @@ def check_slots(value: str) -> None:
 
 
 def check_name(value: str) -> None:
-    """-J NAME: arrays, NAME[LIST], are not emulated, and other brackets are not allowed."""
-    if not value or "[" in value or "]" in value or len(value.encode("utf-8", "replace")) > 4094:
+    """-J NAME, or NAME[LIST]%LIMIT for an array; brackets stand for nothing else."""
+    if not value or len(value.encode("utf-8", "replace")) > 4094:
         raise Refused("Bad job name")
+    if "[" in value or "]" in value:
+        ranges, size = read_array(value).ranges, setting("ARRAY_SIZE", 1000)
+        if max(each.stop - 1 for each in ranges) > size or sum(map(len, ranges)) > size:
+            raise Refused("Job array index too large")
 
 
 def check_queue(value: str) -> None:
@@ -379,7 +470,7 @@ def read_submission(argv: List[str]) -> Tuple[Dict[str, Any], Optional[str]]:
 
 
 def create(record: Dict[str, Any], script: Optional[str]) -> Job:
-    """Lay down a pending job."""
+    """Lay down a pending job, or all elements of an array."""
     job = new_job()
     record["jobid"] = job.jobid
     if script is not None:
@@ -387,18 +478,22 @@ def create(record: Dict[str, Any], script: Optional[str]) -> Job:
         with open(os.open(spool, os.O_WRONLY | os.O_CREAT, 0o700), "wb") as stream:
             stream.write(os.fsencode(script))
         record["script"] = spool
-    job.save("record.json", record)
     env = job_env(record)
     with open(os.open(job.path("environ"), os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
         stream.write(b"\0".join(os.fsencode("%s=%s" % item) for item in env.items()))
     held = "PSUSP" if "-H" in record["options"] else "PEND"
-    job.save("state.json", {"stat": held, "exit_code": None, "start": None, "end": None,
-                            "pid": None, "runner": None, "exit_reason": ""})
+    for index in indices(record):
+        member = Job(job.jobid, index)
+        os.makedirs(member.base, exist_ok=True)
+        member.save("state.json", {"stat": held, "exit_code": None, "start": None, "end": None,
+                                   "pid": None, "runner": None, "exit_reason": ""})
+    # Without this file the job is not known: a whole array comes into being at once.
+    job.save("record.json", record)
     return job
 
 
 def start_runner(job: Job) -> None:
-    """Start the detached process that runs the job."""
+    """Start the detached process that runs the job, or the elements of the array."""
     with open(job.path("runner.log"), "ab") as log:
         subprocess.Popen(PYTHON + [os.path.abspath(__file__), "run", str(job.jobid)], cwd="/",
                          stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -463,12 +558,15 @@ def depends(expression: str) -> bool:
     claims = {"done": ("DONE",), "exit": ("EXIT",), "ended": FINAL, "started": ("RUN",) + FINAL}
 
     def holds(match: "re.Match[str]") -> str:
-        job = Job(int(match.group(2)))
-        if not job.is_known():
+        jobs = [job for job in members(int(match.group(2)))
+                if int(match.group(3) or job.index) == job.index]
+        if not jobs:
             raise ValueError("no such job")
-        return str(job.load("state.json")["stat"] in claims[match.group(1) or "done"])
+        claimed = claims[match.group(1) or "done"]      # of an array, by every element
+        return str(all(job.load("state.json")["stat"] in claimed for job in jobs))
 
-    text = re.sub(r"\b(?:(done|exit|ended|started)\()?\b(\d+)\b(?(1)\))", holds, expression)
+    text = re.sub(r"\b(?:(done|exit|ended|started)\()?\b(\d+)\b(?:\[(\d+)\])?(?(1)\))", holds,
+                  expression)
     text = text.replace("&&", " and ").replace("||", " or ").replace("!", " not ")
     if not set(re.findall(r"\w+|[^\w\s]", text)) <= {"True", "False", "and", "or", "not", "(", ")"}:
         raise ValueError("not a condition")
@@ -480,7 +578,7 @@ class Runner:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.record = job.load("record.json")
+        self.record = job.record()
         self.options = self.record["options"]
         self.reason = ""
         self.seen = 0                   # lines of `signals` that were read
@@ -489,9 +587,12 @@ class Runner:
         self.end_by = time.time() + setting("MAX_S", 3600)
 
     def run(self) -> None:
-        """Wait for the job's turn, run it, and note how it ended."""
-        if not self.wait_turn():
-            return
+        """Wait for the job's turn, and run it."""
+        if self.wait_turn():
+            self.work()
+
+    def work(self) -> None:
+        """Run the job, and note how it ended."""
         started = time.time()
         with open(self.job.path("stdout"), "wb") as out, open(self.job.path("stderr"), "wb") as err:
             code = self.execute(out, err if self.has_error_file() else out, started)
@@ -503,17 +604,22 @@ class Runner:
 
     def wait_turn(self) -> bool:
         """Whether the job left PEND to run; False when it was killed before."""
-        not_before = self.record["submit"] + setting("DISPATCH_S", 0)
         while time.time() < self.end_by:
             if self.job.load("state.json")["stat"] != "PEND":
                 return False
-            if time.time() >= not_before and self.may_start():
-                return self.job.update("PEND", stat="RUN", start=time.time(), runner=os.getpid())
+            if self.may_start():
+                return self.begin()
             time.sleep(TICK_S)
         return False
 
+    def begin(self) -> bool:
+        """Let the job run, unless it is pending no more."""
+        return self.job.update("PEND", stat="RUN", start=time.time(), runner=os.getpid())
+
     def may_start(self) -> bool:
         """Whether the job waits for no other; one that was forgotten holds it for ever."""
+        if time.time() < self.record["submit"] + setting("DISPATCH_S", 0):
+            return False
         try:
             return "-w" not in self.options or depends(self.options["-w"])
         except ValueError:
@@ -527,8 +633,10 @@ class Runner:
         """The status of the job's process, negative when a signal ended it."""
         cwd = self.options.get("-cwd", self.record["cwd"])
         cwd = os.path.join(self.record["cwd"], cwd)
-        with open(self.job.path("environ"), "rb") as stream:
+        with open(Job(self.job.jobid).path("environ"), "rb") as stream:
             env = dict(os.fsdecode(item).split("=", 1) for item in stream.read().split(b"\0"))
+        if self.job.index:
+            env.update(element_variables(self.record))
         try:
             child = subprocess.Popen(
                 self.argv(), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
@@ -609,7 +717,8 @@ class Runner:
         for option in options:
             if option in self.options:
                 name = str(self.options[option]).replace("%J", str(self.job.jobid))
-                return os.path.join(str(self.record["cwd"]), name.replace("%I", "0"))
+                name = name.replace("%I", str(self.job.index))
+                return os.path.join(str(self.record["cwd"]), name)
         return ""
 
     @staticmethod
@@ -622,12 +731,60 @@ class Runner:
             print("output lost: %s" % problem)
 
     def report(self, code: int) -> str:
-        """The text that LSF puts before a job's output."""
+        """The text that LSF puts before a job's output; it names an array as -J did."""
+        name = str(self.options.get("-J", self.record["name"])).split("\n")[0]
         how = "Exited with exit code %d." % code if code else "Successfully completed."
-        return ("Sender: LSF System (emulator)\nSubject: Job %d: <%s> in cluster <emulator> %s\n\n"
+        return ("Sender: LSF System (emulator)\nSubject: Job %s: <%s> in cluster <emulator> %s\n\n"
                 "%s%s\n\nThe output (if any) follows:\n\n" % (
-                    self.job.jobid, self.record["name"].split("\n")[0],
+                    id_text(self.job.jobid, self.job.index), name,
                     "Exited" if code else "Done", self.reason + ".\n" if self.reason else "", how))
+
+
+class Dispatcher:
+    """The elements of one array, from PEND to their ends."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.first = Runner(job)        # no element starts before the array may
+        options = self.first.options
+        slots = sum(slots for _, slots in hosts(options))
+        room = max(1, int(setting("SLOTS", 64)) // slots)
+        self.room = min(room, read_array(options["-J"]).limit or room)
+        self.waiting = [Job(job.jobid, index) for index in indices(self.first.record)]
+        self.running: List[threading.Thread] = []
+
+    def run(self) -> None:
+        """Run elements until none is pending; one that a dispatcher leaves is the next one's."""
+        with open(self.job.path("dispatcher"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            while time.time() < self.first.end_by:
+                began = time.time()
+                if not self.start_some() and not self.running:
+                    return
+                time.sleep(max(TICK_S, 4 * (time.time() - began)))
+
+    def start_some(self) -> bool:
+        """Start what there is room for; whether an element may be pending still."""
+        self.running = [thread for thread in self.running if thread.is_alive()]
+        is_pending = False
+        may_start = self.first.may_start()
+        for job in list(self.waiting):
+            if len(self.running) >= self.room:
+                return True
+            stat = job.load("state.json")["stat"]
+            if stat == "PEND" and may_start:
+                self.start(Runner(job))
+            elif stat not in ("PEND", "PSUSP"):
+                self.waiting.remove(job)
+            is_pending = is_pending or stat == "PEND"
+        return is_pending
+
+    def start(self, runner: Runner) -> None:
+        """Run an element beside the others, unless it was held or killed just now."""
+        if runner.begin():
+            self.waiting.remove(runner.job)
+            self.running.append(threading.Thread(target=runner.work))
+            self.running[-1].start()
 
 
 # ------------------------------------------------------------------ bjobs
@@ -645,6 +802,7 @@ def pend_reason(state: Dict[str, Any]) -> str:
 
 FIELDS: Dict[str, Callable[[Dict[str, Any], Dict[str, Any]], Any]] = {
     "jobid": lambda r, s: r["jobid"],
+    "jobindex": lambda r, s: r["jobindex"],
     "stat": lambda r, s: s["stat"],
     "user": lambda r, s: r["user"],
     "queue": lambda r, s: r["queue"],
@@ -666,10 +824,11 @@ FIELDS: Dict[str, Callable[[Dict[str, Any], Dict[str, Any]], Any]] = {
     "slots": lambda r, s: r["options"].get("-n", "1"),
 }
 TABLE = "jobid user stat queue from_host exec_host job_name submit_time"
+Ids = List[Tuple[int, List[range]]]     # job ids, with the ranges of ID[LIST]
 
 
 class Usage(Exception):
-    """A command line that bjobs or bkill cannot read."""
+    """A command line that bjobs, bkill and the like cannot read."""
 
 
 def fail(message: str) -> NoReturn:
@@ -677,35 +836,68 @@ def fail(message: str) -> NoReturn:
     raise Usage(message)
 
 
-def query_options(argv: List[str], flags: str, valued: str) -> Tuple[Dict[str, str], List[int]]:
-    """The options and the job ids of a bjobs or bkill command line."""
+def read_id(word: str) -> Tuple[int, List[range]]:
+    """A job id, and the ranges of indices in brackets after it."""
+    jobid, bracket, listed = word.partition("[")
+    if not jobid.isdigit():
+        fail("%s: Illegal job ID" % word)
+    ranges = read_ranges(listed[:-1]) if listed.endswith("]") else []
+    if bracket and not ranges:
+        fail("%s: Bad job array index list" % word)
+    if bracket and not int(jobid):
+        fail("%s: Job ID out of valid range" % word)
+    return int(jobid), ranges
+
+
+def query_options(argv: List[str], flags: str, valued: str) -> Tuple[Dict[str, str], Ids]:
+    """The options and the job ids of a command line of bjobs, bkill and the like."""
     options: Dict[str, str] = {}
-    ids: List[int] = []
+    ids: Ids = []
     rest = list(argv)
     while rest:
         word = rest.pop(0)
-        if word.isdigit():
-            ids.append(int(word))
-        elif word in flags.split():
+        if word in flags.split():
             options[word] = ""
         elif word in valued.split() and rest:
             options[word] = rest.pop(0)
         elif word.startswith("-"):
             fail("%s: Illegal option" % word)
         else:
-            fail("%s: Illegal job ID" % word)
+            ids.append(read_id(word))
     return options, ids
 
 
-def selected(options: Dict[str, str], ids: List[int]) -> Tuple[List[Job], List[int]]:
-    """The jobs that a command line speaks of, and the ids that are none."""
-    found = [job for job in all_jobs() if job.jobid in ids or not ids]
-    for option, key in (("-J", "name"), ("-Jd", "description"), ("-q", "queue"), ("-P", "project")):
+def is_meant(job: Job, ids: Ids) -> bool:
+    """Whether one of the ids is that of the job, or of the array it is in."""
+    return any(job.jobid == jobid and (not ranges or any(job.index in each for each in ranges))
+               for jobid, ranges in ids)
+
+
+def is_named(job: Job, pattern: str) -> bool:
+    """Whether -J means the job: a name with * in it, of an array without or with an index."""
+    name, _, index = pattern.partition("[")
+    if not job.index:
+        return fnmatch.fnmatchcase(job.record()["name"], pattern)
+    return (fnmatch.fnmatchcase(job.record()["name"].partition("[")[0], name)
+            and index in ("", "%d]" % job.index))
+
+
+def selected(options: Dict[str, str], ids: Ids) -> Tuple[List[Job], List[Tuple[int, int]]]:
+    """The jobs that a command line speaks of, and the ids and indices that are none."""
+    numbers = sorted({jobid for jobid, _ in ids})
+    found = [job for jobid in numbers for job in members(jobid) if is_meant(job, ids)]
+    if not ids:
+        found = all_jobs()
+    if "-J" in options:
+        found = [job for job in found if is_named(job, options["-J"])]
+    for option, key in (("-Jd", "description"), ("-q", "queue"), ("-P", "project")):
         if option in options:
             found = [job for job in found
-                     if fnmatch.fnmatchcase(job.load("record.json")[key], options[option])]
-    known = [job.jobid for job in found]
-    return found, [jobid for jobid in ids if jobid not in known]
+                     if fnmatch.fnmatchcase(job.record()[key], options[option])]
+    known = {(job.jobid, index) for job in found for index in (0, job.index)}
+    asked = [(jobid, index) for jobid, ranges in ids
+             for index in [index for each in ranges for index in each] or [0]]
+    return found, [each for each in asked if each not in known]
 
 
 def is_wanted(stat: str, options: Dict[str, str], by_id: bool) -> bool:
@@ -741,12 +933,12 @@ def bjobs(argv: List[str]) -> int:
     jobs, missing = selected(options, ids)
     rows = []
     for job in jobs:
-        record, state = job.load("record.json"), job.load("state.json")
+        record, state = job.record(), job.load("state.json")
         if is_wanted(state["stat"], options, bool(ids)):
             values = [FIELDS[field](record, state) for field in fields]
             rows.append([one_line("-" if v in (None, "") else v) for v in values])
-    for jobid in missing:
-        print("Job <%d> is not found" % jobid, file=sys.stderr)
+    for each in missing:
+        print("Job <%s> is not found" % id_text(*each), file=sys.stderr)
     if not rows:
         if not missing:
             print("No %sjob found" % ("" if "-a" in options else "unfinished "), file=sys.stderr)
@@ -770,29 +962,78 @@ def print_rows(rows: List[List[str]], header: bool, fields: List[str], delimiter
         sys.stdout.buffer.write(os.fsencode((delimiter or " ").join(cells).rstrip() + "\n"))
 
 
-# ------------------------------------------------------------------ bkill
+# ------------------------------------------------------------------ bkill, bstop, bresume
 
-def bkill(argv: List[str]) -> int:
-    """Kill jobs, or send them a signal; REFUSED when one of them could not be."""
+Act = Callable[[Job], str]      # does something to a job; why it cannot be done, or nothing
+
+
+def control(argv: List[str], flags: str, valued: str,
+            read: Callable[[Dict[str, str]], Tuple[str, Act]]) -> int:
+    """Do to jobs what a command line asks for; REFUSED when it could not be done to one of them."""
     try:
-        options, ids = query_options(argv, "-r -b", "-s -u -J -q")
-        signum = signal_number(options["-s"]) if "-s" in options else 0
+        options, ids = query_options(argv, flags, valued)
+        doing, act = read(options)
     except Usage as err:
         print("%s." % err, file=sys.stderr)
         return REFUSED
     if not ids and not options:
         print("Job ID must be specified.", file=sys.stderr)
         return REFUSED
-    jobs, missing = selected(options, [jobid for jobid in ids if jobid])
-    if 0 in ids or not ids:     # 0 stands for every unfinished job
+    jobs, missing = selected(options, [each for each in ids if each[0]])
+    if (0, []) in ids or not ids:       # 0 stands for every unfinished job
         jobs = [job for job in jobs if job.load("state.json")["stat"] not in FINAL]
-    for jobid in missing:
-        print("Job <%d>: No matching job found" % jobid, file=sys.stderr)
     if not jobs and not missing:
-        print("No matching job found", file=sys.stderr)
+        print(NO_MATCH, file=sys.stderr)
         return REFUSED
-    killed = [kill_job(job, signum) for job in jobs]
-    return REFUSED if missing or not all(killed) else 0
+    refused = {NO_MATCH: missing} if missing else {}
+    refused.update(apply(jobs, {jobid for jobid, ranges in ids if not ranges}, doing, act))
+    for why, which in refused.items():
+        for text in folded(which):
+            print("Job <%s>: %s" % (text, why), file=sys.stderr)
+    return REFUSED if refused else 0
+
+
+def apply(jobs: List[Job], whole: Set[int], doing: str,
+          act: Act) -> Dict[str, List[Tuple[int, int]]]:
+    """Do something to jobs and say to which it was done; the reasons of the others, and these.
+
+    What is asked of a whole array, by its id alone, LSF does in its own time, and it counts that
+    among the refusals: so does Platform Lava, the part of LSF whose source is open.
+    """
+    refused: Dict[str, List[Tuple[int, int]]] = {}
+    arrays: Dict[int, Set[str]] = {}
+    for job in jobs:
+        why = act(job)
+        if job.index and job.jobid in whole:
+            arrays.setdefault(job.jobid, set()).add(why)
+        elif why:
+            refused.setdefault(why, []).append((job.jobid, job.index))
+        else:
+            print("Job <%s> is being %s" % (id_text(job.jobid, job.index), doing))
+    for jobid, reasons in arrays.items():
+        why = FINISHED if reasons == {FINISHED} else IN_PROGRESS
+        refused.setdefault(why, []).append((jobid, 0))
+    return refused
+
+
+def folded(elements: Iterable[Tuple[int, int]]) -> Iterator[str]:
+    """The ids of elements; LSF 10.1 writes neighbours of which it says the same as ID[A-B:1]."""
+    runs: List[Tuple[int, int, int]] = []
+    for jobid, index in elements:
+        if index > 1 and runs and (runs[-1][0], runs[-1][2]) == (jobid, index - 1):
+            runs[-1] = (jobid, runs[-1][1], index)
+        else:
+            runs.append((jobid, index, index))
+    for jobid, first, last in runs:
+        yield id_text(jobid, first) if first == last else "%d[%d-%d:1]" % (jobid, first, last)
+
+
+def bkill(argv: List[str]) -> int:
+    """Kill jobs, or send them a signal."""
+    def read(options: Dict[str, str]) -> Tuple[str, Act]:
+        signum = signal_number(options["-s"]) if "-s" in options else 0
+        return "signaled" if signum else "terminated", lambda job: kill_job(job, signum)
+    return control(argv, "-r -b", "-s -u -J -q", read)
 
 
 def signal_number(name: str) -> int:
@@ -803,44 +1044,52 @@ def signal_number(name: str) -> int:
     return int(found) if found else fail("%s: Illegal signal value" % name)
 
 
-def kill_job(job: Job, signum: int) -> bool:
-    """Kill one job, at once when it has not started; whether there was something to kill."""
+def kill_job(job: Job, signum: int) -> str:
+    """Kill one job, at once when it has not started; why not, if there was nothing to kill."""
     for stat in ("PEND", "PSUSP"):
         if not signum and job.update(stat, stat="EXIT", end=time.time(), exit_reason=OWNER):
-            print("Job <%d> is being terminated" % job.jobid)
-            return True
+            return ""
     if job.load("state.json")["stat"] in FINAL:
-        print("Job <%d>: Job has already finished" % job.jobid, file=sys.stderr)
-        return False
+        return FINISHED
     with open(job.path("signals"), "a") as stream:
         stream.write("%d\n" % signum)
-    print("Job <%d> is being %s" % (job.jobid, "signaled" if signum else "terminated"))
-    return True
+    return ""
 
-
-# ------------------------------------------------------------------ bstop, bresume, bqueues
 
 def bstop(argv: List[str]) -> int:
     """Hold jobs that wait; those that run are not stopped here."""
-    refused = [jobid for jobid in argv if not Job(int(jobid)).update("PEND", stat="PSUSP")]
-    return refuse_jobs(refused, "Job is suspended, has started or has finished")
+    return control(argv, "", "-u -J -q", lambda _: ("stopped", hold_job))
 
 
-def refuse_jobs(refused: List[str], why: str) -> int:
-    """Say what cannot be done to these jobs; the exit status."""
-    for jobid in refused:
-        print("Job <%s>: %s" % (jobid, why), file=sys.stderr)
-    return REFUSED if refused else 0
+def hold_job(job: Job) -> str:
+    """Hold one job; why not, if it does not wait."""
+    return change_job(job, "PEND", "PSUSP", "Job is suspended or has started")
+
+
+def change_job(job: Job, before: str, after: str, why: str) -> str:
+    """Give a job another state; why not, if it has ended or its state was a third one."""
+    if job.update(before, stat=after):
+        return ""
+    return FINISHED if job.load("state.json")["stat"] in FINAL else why
 
 
 def bresume(argv: List[str]) -> int:
     """Let jobs go that are held."""
-    refused = [jobid for jobid in argv if not Job(int(jobid)).update("PSUSP", stat="PEND")]
-    for jobid in argv:
-        if jobid not in refused:
-            start_runner(Job(int(jobid)))
-    return refuse_jobs(refused, "Job is not held")
+    resumed = set()
 
+    def resume_job(job: Job) -> str:
+        why = change_job(job, "PSUSP", "PEND", "Job is not held")
+        if not why:
+            resumed.add(job.jobid)
+        return why
+
+    status = control(argv, "", "-u -J -q", lambda _: ("resumed", resume_job))
+    for jobid in sorted(resumed):
+        start_runner(Job(jobid))
+    return status
+
+
+# ------------------------------------------------------------------ bqueues, bparams
 
 def bqueues(argv: List[str]) -> int:
     """List the queues, as `bqueues -w` does; its other options are not known."""
@@ -851,6 +1100,18 @@ def bqueues(argv: List[str]) -> int:
         limit = str(int(setting("SLOTS", 64))) if name == QUEUES[0] else "-"
         print(form % (name, 30, "Open:Active", limit, "-", "-", "-", len(stats),
                       stats.count("PEND"), stats.count("RUN"), 0))
+    return 0
+
+
+def bparams(argv: List[str]) -> int:
+    """List parameters of the cluster, as `bparams -a` does; its other forms are not known."""
+    if argv != ["-a"]:
+        print("usage: bparams -a", file=sys.stderr)
+        return REFUSED
+    for name, value in (("CLEAN_PERIOD", setting("CLEAN_S", 3600)),
+                        ("JOB_TERMINATE_INTERVAL", setting("KILL_S", 10)),
+                        ("MAX_JOB_ARRAY_SIZE", setting("ARRAY_SIZE", 1000))):
+        print("    %s = %d" % (name, value))
     return 0
 
 
@@ -898,13 +1159,17 @@ def kill_group(pgid: Optional[int]) -> None:
 
 
 COMMANDS = {"bsub": bsub, "bjobs": bjobs, "bkill": bkill, "bstop": bstop, "bresume": bresume,
-            "bqueues": bqueues}
+            "bqueues": bqueues, "bparams": bparams}
 
 
 def main(argv: List[str]) -> int:
     """Be one of the commands, or the process behind a job."""
     if argv[:1] == ["run"] and len(argv) == 2:
-        Runner(Job(int(argv[1]))).run()
+        job = Job(int(argv[1]))
+        if indices(job.record()) == [0]:
+            Runner(job).run()
+        else:
+            Dispatcher(job).run()
         return 0
     if not argv or argv[0] not in COMMANDS:
         print(__doc__, file=sys.stderr)
