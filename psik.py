@@ -27,11 +27,15 @@ The job tree, all of it readable with cat:
                             callback; scheduler.json: the config's scheduler_environment, if any;
                             hold release where the backend has them; .environ: what a job waits for
                             that is to run after others, and the environment to submit it with;
+                            of an array, tasks: the number and the variables of each, a line a task,
+                            and array, which tells how large an array of the scheduler's may be;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
                             from before it begins; reason.N: why it failed;
                             host.N: the one host that knows its native id;
+                            round.R: what round R of an array was submitted as; host.O+, submit.O+:
+                            the same for the steps that begin behind step O as one array;
                             claim.N: which submission runs it, and where;
                             alive.N: locked while a process of it has it open;
                             cancel.N: a request to end it;
@@ -39,7 +43,9 @@ The job tree, all of it readable with cat:
                             that was delivered
           access.json       owner and shares of a job that was made through the REST API
 
-A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.
+A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.  Of an
+array of n tasks, task k has the steps k, n + k, 2n + k and so on, one for each round; its `new` row
+holds n.
 "Upstream" is the packages psik and psik_api, whose names and files psik.py takes over.  The first
 line of a docstring often says what is returned: "Submit the step; the `queued` row."
 
@@ -173,9 +179,11 @@ NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a c
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
 # What psik.py itself keeps in a job's log/.
-OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel)\.[0-9]+|callbacks")
+OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|callbacks")
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
 HOLD_SCRIPTS = ("hold", "release")  # the same; most kinds of backend have none
+ARRAY_SCRIPTS = ("array",)  # the same, of arrays alone
+OPTIONAL_SCRIPTS = ("poll",) + HOLD_SCRIPTS + ARRAY_SCRIPTS
 OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
 MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
@@ -192,6 +200,7 @@ REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if 
 END_WAIT_S = 120               # for a scheduler to end a canceled job
 MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
+MAX_TASKS = 100000             # of an array
 MAX_INFO = 200                 # characters of a row's info
 MAX_VARIABLE = 131000          # bytes of a variable; execve(2) takes 128 KiB with the name
 BLOCK = 262144                 # bytes read or sent at once
@@ -913,7 +922,8 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     limits: least (the smallest number, or number of words), size (a number of MiB, for which texts
     like 4G are taken too), lines (the text may have several), path
     (a leading `~` is expanded), strict (a number is not taken for a text), keys (of a dict: the
-    pattern of its keys, and the message for others), of (of a dict of models: a function that
+    pattern of its keys, and the message for others), read (how it is read, where its type
+    does not tell), of (of a dict of models: a function that
     returns their class), pattern (of a text, as the interface's document declares it; faults()
     checks it), secret (never shown).  A default that is a class is called for each
     object; the default `...` marks a required field.
@@ -953,6 +963,87 @@ class Model:
         return True
 
 
+OUR_VARIABLES = ("task tasks mpirun nodes base jobid jobndx psik rc IFS PATH HOME".split())
+
+
+TASK_RANGE = re.compile("([0-9]{1,9})(?:-([0-9]{1,9})(?::([1-9][0-9]{0,8}))?)?")
+
+
+class Tasks(NamedTuple):
+    """The tasks of an array, in order: the number by which each is called, and its variables."""
+    numbers: Sequence[int]
+    variables: Sequence[Dict[str, str]] = ()
+    at_once: Optional[int] = None
+
+    @property
+    def table(self) -> str:
+        """scripts/tasks: a line for each task; the first line names the columns."""
+        names = list(self.variables[0]) if self.variables else []
+        rows = [[str(number)] for number in self.numbers]
+        for row, values in zip(rows, self.variables):
+            row += values.values()
+        return "".join("\t".join(row) + "\n" for row in [["task"] + names] + rows)
+
+    def find(self, number: int) -> int:
+        """The place of the task that is called so, from 1; NotFoundError if there is none."""
+        try:
+            return list(self.numbers).index(number) + 1
+        except ValueError:
+            raise NotFoundError("there is no task %d; they are %s" % (
+                number, one_line(self.text_of(self.numbers))[:100])) from None
+
+    @staticmethod
+    def range_of(text: str) -> range:
+        """The numbers of a part like `7`, `1-3` or `0-90:10`; ValueError if it is none."""
+        match = TASK_RANGE.fullmatch(text)
+        if not match:
+            raise ValueError("%s is neither a count of tasks nor numbers of tasks like 1-10,15%%5"
+                             % shown(text))
+        first, last, step = match.groups()
+        found = range(int(first), int(last or first) + 1, int(step or 1))
+        if not found:
+            raise ValueError("%s has no task" % shown(text))
+        return found
+
+    @classmethod
+    def of_text(cls, text: str) -> "Tasks":
+        """Those of a text like `1-100%5`, `0-90:10` or `1,5,7`; ValueError if it means none."""
+        ranges, percent, most = text.partition("%")
+        if percent and not re.fullmatch("[1-9][0-9]{0,8}", most):
+            raise ValueError("%s: behind the %% is the number of tasks that may run at once"
+                             % shown(text))
+        parts = [cls.range_of(part) for part in ranges.split(",")]
+        if sum(map(len, parts)) > MAX_TASKS:
+            raise ValueError("%s has more than %d tasks" % (shown(text), MAX_TASKS))
+        numbers = [number for part in parts for number in part]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("%s has a task twice" % shown(text))
+        return cls(numbers, (), int(most) if most else None)
+
+    @staticmethod
+    def text_of(numbers: Sequence[int]) -> str:
+        """Numbers in ascending order as a text like `1-3,7`."""
+        import itertools
+        groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+        runs = [[number for _, number in group] for _, group in groups]
+        return ",".join("%d-%d" % (run[0], run[-1]) if len(run) > 1 else str(run[0])
+                        for run in runs)
+
+    @staticmethod
+    def check(variables: Sequence[Dict[str, str]]) -> None:
+        """ValueError if these cannot be the variables of tasks, one dict for each."""
+        if len(variables) > MAX_TASKS:
+            raise ValueError("%d tasks are more than %d" % (len(variables), MAX_TASKS))
+        names = list(variables[0])
+        for name in names:
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in OUR_VARIABLES:
+                raise ValueError("%s cannot be a variable of a task" % shown(name))
+        for number, row in enumerate(variables, 1):
+            if list(row) != names:
+                raise ValueError("task %d has the variables %s, and task 1 has %s"
+                                 % (number, " ".join(row) or "-", " ".join(names) or "-"))
+
+
 def default_of(item: Any) -> Any:
     """The default value of a dataclass's field."""
     return item.default_factory() if callable(item.default_factory) else item.default
@@ -961,8 +1052,8 @@ def default_of(item: Any) -> Any:
 class FieldReader:
     """Reads the fields of models from JSON's types; collects every fault with its path.
 
-    number, flag, line and words read one value each; meta holds the limits of option().  They raise
-    ValueError with the message of the fault.
+    number, flag, line, words and tasks read one value each; meta holds the limits of option().
+    They raise ValueError with the message of the fault.
     """
 
     FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -1044,12 +1135,39 @@ class FieldReader:
                                                          "lines" if has_lines else "words"))
         return [cls.line(word, {"lines": has_lines}) for word in words]
 
+    @classmethod
+    def table(cls, rows: Sequence[Any]) -> List[Dict[str, str]]:
+        """The variables of the tasks of an array, from an object for each."""
+        found = [{cls.line(name, {}): cls.line(row[name], {}) for name in row}
+                 if isinstance(row, dict) else {} for row in rows]
+        Tasks.check(found)
+        return found
+
+    @classmethod
+    def tasks(cls, value: Any, meta: Any) -> Union[str, List[Dict[str, str]]]:
+        """What `array` says: a text like 1-100%5, also from a count or numbers, or a table."""
+        if isinstance(value, (list, tuple)) and any(isinstance(row, dict) for row in value):
+            return cls.table(value)
+        if isinstance(value, (list, tuple)):
+            numbers = [cls.number(each, {}) for each in value]
+            value = ",".join(map(str, numbers)) if len(numbers) != 1 else "%d-%d" % (numbers[0],
+                                                                                     numbers[0])
+        elif not isinstance(value, str):
+            value = str(cls.number(value, {"least": 1}))
+        text = cls.line(value, {}).replace(" ", "")
+        text = re.sub("^([0-9]+)(%|$)", r"1-\1\2", text)  # a count
+        Tasks.of_text(text)
+        return text
+
     def value(self, kind: Any, value: Any, meta: Any, path: str) -> Any:
         """One value of a field annotated with kind; None if it is invalid.
 
         An Optional is read as the type that it allows besides None; any other Union as str if the
-        value is a text, else as the last of its types.
+        value is a text, else as the last of its types.  With `read` in meta the method of this
+        name reads it.
         """
+        if "read" in meta:
+            return self.read_by(meta["read"], value, meta, path)
         if getattr(kind, "__origin__", None) is Union:
             options = [part for part in kind.__args__ if part is not type(None)]
             kind = str if isinstance(value, str) and str in options else options[-1]
@@ -1057,8 +1175,12 @@ class FieldReader:
             return self.model(kind, value, path)
         if kind not in self.KINDS:
             return self.object(value, meta, path)
+        return self.read_by(self.KINDS[kind], value, meta, path)
+
+    def read_by(self, method: str, value: Any, meta: Any, path: str) -> Any:
+        """One value, read by a method of this class; None if it is invalid."""
         try:
-            return getattr(self, self.KINDS[kind])(value, meta)
+            return getattr(self, method)(value, meta)
         except ValueError as err:
             self.fault(path, str(err))
             return None
@@ -1279,6 +1401,10 @@ class JobSpec(Model):
     after: List[str] = option(
         list, "jobs that have to end well first, [\"JOBID\"]; any:JOBID however it ends, "
         "notok:JOBID if it does not")
+    array: Union[None, str, List[Dict[str, str]]] = option(
+        None, "it is so many tasks: 100, \"1-100%5\" (5 at a time), or a list with an object for "
+        "each task, which sets variables", read="tasks")
+    at_once: Optional[int] = option(None, "tasks that may run at the same time", least=1)
     requeue: bool = option(
         False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(
@@ -1305,6 +1431,16 @@ class JobSpec(Model):
         elif self.script.startswith("#!") and self.script.split("\n")[0].endswith("\r"):
             yield Fault("script", "its lines end in CR LF, so its #! line names no program; "
                         "save it with LF")
+        yield from self.faults_of_callback()
+        if self.directory == "":
+            yield Fault("directory", "is empty; leave it out to run in the job's own work/")
+
+
+        if self.at_once and (not self.array or "%" in self.array):
+            yield Fault("at_once", "is for an array, and not for one that says it after a %")
+
+    def faults_of_callback(self) -> Iterator[Fault]:
+        """The faults of where changes of state are sent."""
         if self.callback is not None:
             try:
                 split_url(self.callback)
@@ -1313,8 +1449,16 @@ class JobSpec(Model):
         for name in self.cb_headers:
             if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
                 yield Fault("cb_headers.%s" % name, "is a header that psik.py sets itself")
-        if self.directory == "":
-            yield Fault("directory", "is empty; leave it out to run in the job's own work/")
+
+    @property
+    def tasks(self) -> Optional[Tasks]:
+        """The tasks of an array; None if the job is none."""
+        if isinstance(self.array, str):
+            tasks = Tasks.of_text(self.array)
+            return tasks._replace(at_once=tasks.at_once or self.at_once)
+        if self.array:
+            return Tasks(range(1, len(self.array) + 1), self.array, self.at_once)
+        return None
 
 
 @dataclass
@@ -1377,7 +1521,7 @@ class Option(NamedTuple):
 
 
 # Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
-ARRAYS = "an array of jobs cannot be asked for yet"
+ARRAYS = "give the spec's field `array` instead, or `run --array`"
 OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
 ONE_JOB = "makes something else of the submission than one job that waits in its queue"
 REFUSED_OPTIONS = {
@@ -1389,7 +1533,7 @@ REFUSED_OPTIONS = {
         "--wait -W --test-only --wrap": ONE_JOB},
     "lsf": {"-J[": ARRAYS, "-o -oo -e -eo -i -is": OUR_LOGS, "-K -I -Ip -Is": ONE_JOB},
     "at": {"-f -c -d -l -r": ONE_JOB},
-    "sge": {"-t": ARRAYS, "-o -e -i -j": OUR_LOGS, "-sync -now -b": ONE_JOB},
+    "sge": {"-t -tc": ARRAYS, "-o -e -i -j": OUR_LOGS, "-sync -now -b": ONE_JOB},
     "pbs": {"-J -t": ARRAYS},
 }
 
@@ -1445,6 +1589,12 @@ def mebibytes(text: str) -> int:
     return FieldReader.number(text, {"least": 1, "size": True})
 
 
+def tasks_text(text: str) -> str:
+    """The `array` of a spec, from a scheduler's, for which one number is a task and no count."""
+    Tasks.of_text(text)
+    return re.sub("^([0-9]+)(%|$)", r"\1-\1\2", text)
+
+
 def yes(text: str) -> bool:
     """True for an option without a value; ValueError if it has one."""
     if text:
@@ -1468,7 +1618,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
         "--account -A": ("backend.project_name", str),
         "--reservation": ("backend.reservation_id", str),
         "--job-name -J": ("name", str), "--chdir -D": ("directory", str),
-        "--requeue": ("requeue", yes)}),
+        "--array -a": ("array", tasks_text), "--requeue": ("requeue", yes)}),
     "#BSUB": ("lsf", {
         "-W": ("resources.duration", lambda text: minutes(text.split("/")[0], "m")),
         "-nnodes": ("resources.node_count", count), "-n": ("resources.process_count", count),
@@ -1485,6 +1635,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
         "-l h_vmem": ("memory_per_core", mebibytes), "-r y": ("requeue", yes),
+        "-t": ("array", tasks_text), "-tc": ("at_once", count),
         "-N": ("name", str), "-wd": ("directory", str)}),
 }
 # Options that a job of psik.py has anyway, or that mean nothing to it.
@@ -1559,7 +1710,7 @@ class BatchScript:
         if name in passed or "%s=%s" % (name, value) in passed:
             return
         try:
-            if not field_name or "[" in value:  # -J x[1-9] is an array
+            if not field_name:
                 raise ValueError("no field")
             self.data[field_name] = read(value)
         except ValueError:
@@ -1578,6 +1729,10 @@ class BatchScript:
             self.data["resources.memory_per_process"] = memory
         elif per_node:
             self.attributes["--mem"] = per_node
+        match = re.fullmatch(r"(.*)\[([0-9,:-]+)\]((?:%[0-9]+)?)", self.data.get("name", ""))
+        if self.kind == "lsf" and match:
+            self.data["name"] = match.group(1)
+            self.data["array"] = tasks_text(match.group(2) + match.group(3))
         # Unlike a spec, a batch script that does not ask for whole nodes does not want them.
         self.data.setdefault("resources.exclusive_node_use", False)
 
@@ -1616,6 +1771,46 @@ class BatchScript:
 
 # Specs, from JSON or from a script.
 
+class TaskFile:
+    """A file of tasks: CSV (commas or tabs), whose head names the variables, or a JSON list."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.text = path, read_text(path)
+
+    def rows(self) -> List[List[str]]:
+        """The lines of a CSV file that are not empty; at least one."""
+        import csv
+        delimiter = "\t" if "\t" in self.text.split("\n")[0] else ","
+        lines = self.text.splitlines(True)
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        return list(filter(None, reader)) or [[]]
+
+    def table(self) -> Json:
+        """The variables of each task; InvalidError if the file holds none."""
+        if self.path.endswith(".json"):
+            return parse_json(self.text, self.path)
+        rows = self.rows()
+        head = list(map(str.strip, rows[0]))
+        wrong = [row for row in rows if len(row) != len(head)]
+        if wrong:
+            raise InvalidError("%s has %d values, and the first line names %d variables" % (
+                shown(" ".join(wrong[0])), len(wrong[0]), len(head)), self.path)
+        if len(set(head)) < len(head) or len(rows) < 2:
+            raise InvalidError("its first line has to name the variables, each once, and a line "
+                               "for each task to follow", self.path)
+        return [dict(zip(head, row)) for row in rows[1:]]
+
+    @classmethod
+    def put_into(cls, data: Dict[str, Json]) -> None:
+        """Put the variables in place of the file that an `array` names, `params.csv%5` say."""
+        text = data.get("array")
+        match = re.fullmatch("(.*[A-Za-z].*?)(?:%([1-9][0-9]{0,8}))?", str(text))
+        if isinstance(text, str) and match:
+            data["array"] = cls(os.path.expanduser(match.group(1))).table()
+            if match.group(2):
+                data["at_once"] = int(match.group(2))
+
+
 def set_path(data: Json, change: str) -> None:
     """Apply `resources.duration=30` to a JSON object; missing objects on the way are made."""
     path, equals, value = change.partition("=")
@@ -1650,7 +1845,7 @@ def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "
     A job that is given as a script is named after its source.  The directives of a batch script
     become fields; kind is that of the backend that it goes to, if it is known, and stderr tells
     what cannot be taken over.  changes are texts like `path.to.field=value`; they are applied
-    before anything is checked.
+    before anything is checked.  Where `array` names a file, the tasks are read from it.
     """
     place = "stdin" if source == "-" else source
     script = script_in(text, source)
@@ -1662,6 +1857,8 @@ def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "
         data = parse_json(text, place)
     for change in changes:
         set_path(data, change)
+    if isinstance(data, dict):
+        TaskFile.put_into(data)
     return from_json(JobSpec, data, place)
 
 
@@ -1958,8 +2155,15 @@ class Row(NamedTuple):
     info: Info
 
 
+Transition = Tuple[int, JobState, Info]   # jobndx, state, info of a row that is to be
+
+
 class Summary(NamedTuple):
-    """One job in a listing.  reason: the scheduler's or psik's reason for its state, or ''."""
+    """One job in a listing.
+
+    reason: the scheduler's or psik's reason for its state, or ''.  tasks: {state: tasks in it} of
+    an array.
+    """
     jobid: str
     name: str
     backend: str
@@ -1968,6 +2172,7 @@ class Summary(NamedTuple):
     info: Info
     updated: float
     reason: str
+    tasks: Optional[Dict[str, int]] = None
 
 
 def read_info(text: str) -> Info:
@@ -1996,7 +2201,8 @@ def parse_rows(text: str, source: str) -> List[Row]:
 class JobDir:
     """One job's directory: every path in it, its spec and its history.
 
-    Nothing is kept in memory: spec and history are read at each call.  check_owner: refuse to run a
+    Spec and history are read at each call; only the number of tasks, and the hosts of rounds, which
+    never change, are kept in memory.  check_owner: refuse to run a
     script of it that could be somebody else's.
     """
 
@@ -2005,6 +2211,8 @@ class JobDir:
         self.jobid = os.path.basename(self.path)
         self.backend = backend or os.path.basename(os.path.dirname(self.path))
         self.check_owner = check_owner
+        self.known_tasks = 0
+        self.hosts: Dict[int, str] = {}
 
     def __repr__(self) -> str:
         return "JobDir(%r)" % self.path
@@ -2016,13 +2224,36 @@ class JobDir:
     def log(self, kind: str, jobndx: int) -> str:
         """The path of a step's log.
 
-        kind is stdout, stderr, submit, reason, host, claim, alive or cancel.
+        kind is stdout, stderr, submit, reason, host, claim, alive or cancel; or round, of a round.
         """
         return self.at("log", "%s.%d" % (kind, jobndx))
 
     def host(self, jobndx: int) -> str:
         """The only host that knows a step's native id, such as a process id; '' if all hosts do."""
-        return read_or_empty(self.log("host", jobndx)).strip()
+        own = read_or_empty(self.log("host", jobndx)).strip()
+        if own or self.tasks == 1:
+            return own
+        before = (jobndx - 1) // self.tasks * self.tasks    # its round: log/host.20+
+        if before not in self.hosts:
+            self.hosts[before] = read_or_empty(self.log("host", before) + "+").strip()
+        return self.hosts[before]
+
+    @staticmethod
+    def tasks_in(rows: Sequence[Row]) -> int:
+        """How many tasks an array has, which its `new` row tells; 1 if the job is none."""
+        first = rows[0] if rows else None
+        if first is None or first[1:3] != (0, JobState.new) or not isinstance(first.info, int):
+            return 1
+        return min(max(first.info, 1), MAX_TASKS)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has as an array; 1 if it is none."""
+        if not self.known_tasks:
+            with suppress(OSError), open(self.status_path, "rb") as file:
+                line = file.readline(200).decode("utf-8", "replace")
+                self.known_tasks = self.tasks_in(parse_rows(line, self.status_path))
+        return self.known_tasks or 1
 
     def is_elsewhere(self, jobndx: int) -> bool:
         """Whether only another host knows a step's native id."""
@@ -2051,6 +2282,19 @@ class JobDir:
         """The JobSpec, with the backend's defaults of the time when the job was made."""
         path = self.at("spec.json")
         return from_json(JobSpec, parse_json(read_text(path), path), path)
+
+    def places(self, text: str) -> List[int]:
+        """The places in its array, from 1, of the tasks that a text like `3,7-9` names.
+
+        InvalidError if it is no array, or the text is none; NotFoundError if it has no such task.
+        """
+        tasks = self.spec().tasks
+        if tasks is None:
+            raise InvalidError("job %s is no array, so it has no tasks" % self.jobid)
+        try:
+            return [tasks.find(number) for number in Tasks.of_text(text).numbers]
+        except ValueError as err:
+            raise InvalidError("--task: %s" % err) from None
 
     def rows(self) -> List[Row]:
         """The history in file order; [] if there is no such job, or none yet."""
@@ -2122,23 +2366,104 @@ class History:
         self.torn = bool(text) and not text.endswith("\n")
         self.rows = parse_rows(text, job.status_path)
 
-    def append(self, jobndx: int, state: JobState, info: Info, durable: bool = False) -> Row:
-        """Add one row, in one write; a durable row is on the disk when this returns."""
-        row = Row(round(time.time(), 3), jobndx, state, info)
-        line = "%.3f,%d,%s,%s\n" % row
+    def append(self, news: Sequence[Transition], durable: bool = False) -> List[Row]:
+        """Add rows, in one write; durable ones are on the disk when this returns."""
+        now = round(time.time(), 3)
+        rows = [Row(now, jobndx, state, info) for jobndx, state, info in news]
+        lines = "".join("%.3f,%d,%s,%s\n" % row for row in rows)
         # The rest of a torn row gets an end of its own, else the two would be one line.
-        data, self.torn = ("\n" * self.torn + line).encode(), True
+        data, self.torn = ("\n" * self.torn + lines).encode(), True
         write_whole(self.fd, data)
         if durable:
             os.fsync(self.fd)
         self.torn = False
-        self.rows.append(row)
-        return row
+        self.rows += rows
+        return rows
 
 
 # In place of a tag in a poll line: the scheduler does not tell it; the job has none of psik.py's.
 ANY_TAG, NO_TAG = "-", "none"
 UNKNOWN_ID = "-"    # in place of a native id that was never heard
+
+
+class Piece(NamedTuple):
+    """The steps of an array that are submitted at once, as an array of the scheduler's own.
+
+    For that they are offset + index, with indices from 1; so one array can be shifted behind
+    another.  Steps that are submitted alone are pieces too, also the steps of a job without tasks.
+    Task k of n has the steps k, n + k, 2n + k and so on, in each round the next.
+    log/round.R holds the pieces of round R, from 0: a line `OFFSET INDICES` for each.
+    """
+    offset: int
+    indices: List[int]
+    at_once: Optional[int] = None
+
+    @property
+    def first(self) -> int:
+        """Its first step, whose number the piece has in log/submit.N and for its scheduler."""
+        return self.offset + self.indices[0]
+
+    @property
+    def steps(self) -> List[int]:
+        """Its steps."""
+        return [self.offset + index for index in self.indices]
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is submitted as an array."""
+        return len(self.indices) > 1
+
+    @property
+    def text(self) -> str:
+        """Its indices, and how many may run at once: `1-10,15%5`."""
+        return Tasks.text_of(self.indices) + ("%%%d" % self.at_once if self.at_once else "")
+
+    @classmethod
+    def alone(cls, jobndx: int) -> "Piece":
+        """The piece of one step."""
+        return cls(jobndx - 1, [1])
+
+    @classmethod
+    def cut(cls, steps: Sequence[int], begin: int, most: int, kind: str,
+            at_once: Optional[int]) -> List["Piece"]:
+        """The pieces of a round that begins behind step `begin`.
+
+        most: the largest index that the scheduler takes; kind: `list`, or `range` if the indices of
+        an array must follow one another.
+        """
+        groups: Dict[Tuple[int, int], List[int]] = {}
+        for place, step in enumerate(steps):
+            window = (step - begin - 1) // most
+            run = step - place if kind == "range" else 0    # the same as long as there is no gap
+            groups.setdefault((window, run), []).append(step)
+        return [cls(begin + window * most, [step - begin - window * most for step in group],
+                    at_once) for (window, _), group in groups.items()]
+
+    @classmethod
+    def of_round(cls, job: "JobDir", number: int) -> List["Piece"]:
+        """The pieces of a round; [] if there is no such round, or if it was never planned."""
+        pieces = []
+        for line in read_or_empty(job.log("round", number)).splitlines():
+            offset, _, text = line.partition(" ")
+            with suppress(ValueError):
+                tasks = Tasks.of_text(text)
+                pieces.append(cls(int(offset), list(tasks.numbers), tasks.at_once))
+        return pieces
+
+    @classmethod
+    def of_step(cls, job: "JobDir", jobndx: int, tasks: int) -> "Piece":
+        """The piece by which a step of an array was submitted, or was before it was requeued."""
+        for step in range(jobndx, 0, -tasks if tasks > 1 else -jobndx):
+            for piece in cls.of_round(job, (step - 1) // tasks):
+                if step in piece.steps:
+                    return piece
+        return cls.alone(jobndx)
+
+    @staticmethod
+    def plan(job: "JobDir", number: int, pieces: Sequence["Piece"]) -> None:
+        """Keep the pieces of a round."""
+        lines = ["%d %s\n" % (piece.offset, piece.text) for piece in pieces]
+        replace_file(job.log("round", number), "".join(lines))
 
 
 class Step(NamedTuple):
@@ -2147,11 +2472,30 @@ class Step(NamedTuple):
     jobndx: int
     native: str
     is_claimed: bool = False    # it runs, or ran, under this native id and no other
+    tasks: int = 1              # of its job
 
     @property
     def tag(self) -> str:
         """Its name for its scheduler."""
         return "%s.%d" % (self.job.tag, self.jobndx)
+
+    @property
+    def task(self) -> int:
+        """Its task, from 1; 1 too if the job has none."""
+        return (self.jobndx - 1) % self.tasks + 1
+
+    @property
+    def tag_in_round(self) -> str:
+        """Its tag, for a step of an array with what is before its round: `psik-JOBID.20+3`."""
+        if self.tasks == 1:
+            return self.tag
+        return "%s.%d+%d" % (self.job.tag, self.jobndx - self.task, self.task)
+
+    def names(self) -> List[Tuple[str, str]]:
+        """The (native id, tag) under which a scheduler may have it, besides its own tag."""
+        earlier = ["%s.%d" % (self.job.tag, jobndx)
+                   for jobndx in range(self.jobndx - self.tasks, 0, -self.tasks)]
+        return [(self.native, tag) for tag in [ANY_TAG, NO_TAG] + earlier]
 
     def has_scheduler(self) -> bool:
         """Whether a scheduler, and not this host alone, can be asked about the step."""
@@ -2176,7 +2520,8 @@ class Step(NamedTuple):
         if tag == self.tag:
             return native == self.native or not self.is_claimed
         owner, _, jobndx = tag.rpartition(".")
-        is_earlier = owner == self.job.tag and jobndx.isdigit() and int(jobndx) < self.jobndx
+        is_earlier = (owner == self.job.tag and jobndx.isdigit() and int(jobndx) < self.jobndx
+                      and (self.jobndx - int(jobndx)) % self.tasks == 0)
         is_untold = tag == ANY_TAG or (tag == NO_TAG and self.is_claimed)
         return native == self.native != UNKNOWN_ID and (is_earlier or is_untold)
 
@@ -2187,11 +2532,6 @@ def is_signal(row: Row) -> bool:
     return row.state is JobState.failed and isinstance(row.info, int) and 128 < row.info < 193
 
 
-def next_jobndx(rows: Sequence[Row]) -> int:
-    """The jobndx that the next submission gets."""
-    return max(row.jobndx for row in rows) + 1
-
-
 class Steps:
     """The state and the native id of each step, from a job's history.
 
@@ -2200,7 +2540,7 @@ class Steps:
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
+        self.rows, self.tasks = rows, JobDir.tasks_in(rows)
         # The row that decides each step's state; {0: row} if no step was ever submitted.
         self.states: Dict[int, Row] = {}
         self.queued: Dict[int, Info] = {}   # the native id that a step's submission returned
@@ -2208,6 +2548,7 @@ class Steps:
         self.begun: Dict[int, float] = {}   # when that was
         self.ended: Set[int] = set()        # by a final row of their own
         self.canceled: Set[int] = set()     # by a cancel of the whole job
+        self.unsubmitted = rows[0] if rows else None    # the row of a task without a step
         for row in rows:
             self.take_in(row)
         if len(self.states) > 1:
@@ -2215,19 +2556,21 @@ class Steps:
 
     def take_in(self, row: Row) -> None:
         """Take the next row into account."""
-        if row.jobndx == 0 and row.state is JobState.canceled:
+        stamp, jobndx, state, info = row
+        if jobndx == 0 and state is JobState.canceled:
             self.canceled.update(self.queued, self.active)
-            for jobndx in list(self.states) or [0]:
-                self.settle(row._replace(jobndx=jobndx))
+            self.unsubmitted = row
+            for each in list(self.states) or [0]:
+                self.settle(row._replace(jobndx=each))
             return
         self.settle(row)
-        if row.state is JobState.queued:
-            self.queued[row.jobndx] = row.info
-        elif row.state is JobState.active:
-            self.active[row.jobndx] = row.info
-            self.begun[row.jobndx] = row.time
-        elif row.state.is_final():
-            self.ended.add(row.jobndx)
+        if state is JobState.queued:
+            self.queued[jobndx] = info
+        elif state is JobState.active:
+            self.active[jobndx] = info
+            self.begun[jobndx] = stamp
+        elif RANK[state] == 3:
+            self.ended.add(jobndx)
 
     def settle(self, row: Row) -> None:
         """Let a row decide its step's state, if it moves the step on."""
@@ -2235,10 +2578,48 @@ class Steps:
         if before is None or RANK[row.state] > RANK[before.state]:
             self.states[row.jobndx] = row
 
+    # What an array is while its tasks are in several states: the last of these.
+    WEIGHTS = (JobState.completed, JobState.canceled, JobState.failed, JobState.new,
+               JobState.queued, JobState.active)
+
+    @property
+    def by_task(self) -> Dict[int, Row]:
+        """The row that decides the state of each task's latest step, by task from 1.
+
+        A task of which nothing was submitted is missing; a job without tasks counts as one.
+        """
+        if self.tasks == 1:
+            return {1: self.states[max(self.states)]} if self.states else {}
+        return {(jobndx - 1) % self.tasks + 1: self.states[jobndx]
+                for jobndx in sorted(self.states) if jobndx}
+
     @property
     def latest(self) -> Optional[Row]:
-        """The row that decides the latest step's state, and so the job's; None without rows."""
-        return self.states[max(self.states)] if self.states else None
+        """The row that decides the latest step's state, and so the job's; None without rows.
+
+        Of an array's rows it is that of a task that runs, else of one that waits, else of the
+        failed one with the greatest exit status, and so on.
+        """
+        if self.tasks == 1 or 0 in self.states:
+            return self.states[max(self.states)] if self.states else None
+        rows = list(self.by_task.values())
+        if len(rows) < self.tasks and self.unsubmitted:
+            rows.append(self.unsubmitted)
+
+        def weight(row: Row) -> Tuple[int, int, float]:
+            code = row.info if row.state is JobState.failed and isinstance(row.info, int) else 0
+            return self.WEIGHTS.index(row.state), code, row.time
+
+        return max(rows, key=weight)
+
+    def counts(self) -> Dict[str, int]:
+        """{state: tasks in it}, of an array."""
+        counts = dict.fromkeys(STATES, 0)
+        for row in self.by_task.values():
+            counts[row.state.value] += 1
+        if self.unsubmitted:
+            counts[self.unsubmitted.state.value] += self.tasks - sum(counts.values())
+        return counts
 
     @property
     def natives(self) -> Dict[int, Info]:
@@ -2261,13 +2642,14 @@ class Steps:
     def known(self, job: JobDir, jobndxs: Sequence[int]) -> List[Step]:
         """Those of these steps of which the native id is known."""
         natives = self.natives if jobndxs else {}
-        return [Step(job, jobndx, str(natives[jobndx]), bool(self.active.get(jobndx)))
+        return [Step(job, jobndx, str(natives[jobndx]), bool(self.active.get(jobndx)), self.tasks)
                 for jobndx in jobndxs if natives.get(jobndx, "") != ""]
 
     def is_requeued(self, step: Step) -> bool:
         """Whether a later step has the native id of this one: its scheduler ran it again."""
-        return any(str(native) == step.native for jobndx, native in self.natives.items()
-                   if jobndx > step.jobndx)
+        later = range(step.jobndx + self.tasks, max(self.states) + 1, self.tasks)
+        return any(str(self.active.get(jobndx) or self.queued.get(jobndx)) == step.native
+                   for jobndx in later)
 
     def unsettled(self, job: JobDir) -> List[Step]:
         """The steps that a signal ended, and about which their scheduler has the last word.
@@ -2279,12 +2661,11 @@ class Steps:
         return [step for step in steps if not self.is_requeued(step) and step.may_go_on()]
 
     def revivable(self, job: JobDir) -> List[Step]:
-        """The steps that a scheduler may run again: those unsettled, and the latest if it failed.
+        """The steps that a scheduler may run again: those unsettled, and the latest that failed.
 
         A site may have jobs with certain exit statuses run again (Slurm's RequeueExit).
         """
-        failed = [row.jobndx for row in self.states.values()
-                  if row.jobndx == max(self.states) and row.state is JobState.failed]
+        failed = [row.jobndx for row in self.by_task.values() if row.state is JobState.failed]
         latest = [step for step in self.known(job, failed) if step.has_scheduler()]
         return list(dict.fromkeys(self.unsettled(job) + latest))
 
@@ -2297,6 +2678,32 @@ class Steps:
         """The latest step, if it has begun and was never queued: its submission was cut short."""
         latest = max(self.states, default=0)
         return latest if latest in self.active and latest not in self.queued else None
+
+    def is_submitted(self, piece: Piece) -> bool:
+        """Whether the answer to the submission of a piece is on record."""
+        first = piece.first
+        return first in self.queued or (first in self.ended and first not in self.active)
+
+
+    def of_task(self, job: JobDir, text: str) -> int:
+        """The latest step of the task that a text names; NotFoundError if it has none."""
+        places = job.places(text)
+        if len(places) > 1:
+            raise InvalidError("--task wants the number of one task")
+        row = self.by_task.get(places[0])
+        if row is None:
+            raise NotFoundError("job %s: task %s was not submitted yet" % (job.jobid, text))
+        return row.jobndx
+
+    def next_jobndx(self, job: JobDir) -> int:
+        """The jobndx of the next submission: of an array, the first step of the next piece."""
+        last = max(row.jobndx for row in self.rows)
+        if self.tasks == 1:
+            return last + 1
+        number = (last - 1) // self.tasks
+        pieces = Piece.of_round(job, number) + Piece.of_round(job, number + 1)
+        return next((piece.first for piece in pieces if not self.is_submitted(piece)),
+                    (number + 1) * self.tasks + 1)
 
 
 class Root(NamedTuple):
@@ -3023,6 +3430,8 @@ class ScriptWriter:
             "directory": spec.directory, "environment": spec.environment,
             "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s,
             "duration_min": spec.resources.duration, "has_setup": bool(spec.setup),
+            "tasks": len(spec.tasks.numbers) if spec.tasks else 0,
+            "cores": spec.resources.processes() * spec.resources.cpu_cores_per_process,
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
 
     def values(self) -> Dict[str, Value]:
@@ -3051,18 +3460,27 @@ class ScriptWriter:
         scripts = {"run": self.payload()}
         if self.spec.setup:
             scripts["setup"] = Template.built_in("setup").render(values, SH)
-        for name in JOB_SCRIPTS + HOLD_SCRIPTS + OUR_SCRIPTS:
+        more = HOLD_SCRIPTS + ARRAY_SCRIPTS * bool(self.spec.tasks)
+        for name in JOB_SCRIPTS + more + OUR_SCRIPTS:
             kind = "" if name in OUR_SCRIPTS else self.kind
             template = Template.find(kind, name, shell.kind, config)
             if template:
                 # A template may name /bin/sh, whatever the shell of the others is.
                 is_sh = template.text.startswith("#!/bin/sh")
                 scripts[name] = template.render(values, SH if is_sh else shell)
-            elif name not in ("poll",) + HOLD_SCRIPTS:
+            elif name not in OPTIONAL_SCRIPTS:
                 where = config.templates or "psik.py, and the config names no folder of templates"
                 text = "%r is not a backend: there is no template %r in %s"
                 raise InvalidError([Fault("backend", text % (self.kind, name, where))], "config")
+        self.check_array(scripts)
         return scripts
+
+    def check_array(self, scripts: Dict[str, str]) -> None:
+        """InvalidError if the tasks of an array cannot be run so many at a time."""
+        tasks = self.spec.tasks
+        if tasks and tasks.at_once and "array" not in scripts:
+            raise InvalidError([Fault("array", "the tasks of %r jobs are jobs of their own, and "
+                                      "all of them may run at once" % self.kind)])
 
 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
@@ -3713,12 +4131,18 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
 # lost with its node, can record nothing: then the scheduler status of the step counts.  One call
 # asks for all steps of a backend, and processes share its answer.
 
-def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
-    """Add a transition to a locked history, after its event.  All but a job's first row come so."""
+def record_all(job: JobDir, history: History, rows: Sequence[Transition]) -> List[Row]:
+    """Add transitions to a locked history, after their events; all but a job's first come so."""
     wanted = CallbackSettings.of(job) is not None
     if wanted:
-        Outbox(job).add(len(history.rows), jobndx, state, info)
-    return history.append(jobndx, state, info, durable=wanted)
+        for place, (jobndx, state, info) in enumerate(rows, len(history.rows)):
+            Outbox(job).add(place, jobndx, state, info)
+    return history.append(rows, durable=wanted)
+
+
+def record(job: JobDir, history: History, jobndx: int, state: JobState, info: Info) -> Row:
+    """Add one transition as record_all() does."""
+    return record_all(job, history, [(jobndx, state, info)])[0]
 
 
 def deliver_if_possible(job: JobDir) -> None:
@@ -3774,8 +4198,21 @@ class PollLine(NamedTuple):
     def parse(text: str) -> List["PollLine"]:
         """The poll lines `nativeid state [exitstatus [tag [reason...]]]` among these lines."""
         lines = (line.split(None, 4) for line in text.split("\n"))
-        return [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines
-                if len(words) > 1 and words[1] in STATES]
+        found = [PollLine(*(words + ["-", "-", ""][len(words) - 2:])) for words in lines
+                 if len(words) > 1 and words[1] in STATES]
+        return [each for line in found for each in line.of_tasks()]
+
+    def of_tasks(self) -> List["PollLine"]:
+        """This line, with the tag of a step for each task that its tag names: `psik-ID.20+1-3`."""
+        base, plus, indices = self.tag.partition("+")
+        owner, _, offset = base.rpartition(".")
+        if not plus or not offset.isdigit():
+            return [self]
+        try:
+            numbers = Tasks.of_text(indices).numbers
+        except ValueError:
+            return [self]
+        return [self._replace(tag="%s.%d" % (owner, int(offset) + number)) for number in numbers]
 
 
 # What schedulers are asked.
@@ -3804,9 +4241,17 @@ def submissions(steps: Sequence[Step], lines: Sequence[PollLine],
 
     A step of which it has two submissions comes twice, with a native id each.
     """
-    found = [step._replace(native=line.native) for step in steps for line in lines
-             if line.state in states
-             and (step.is_meant_by(line.native, line.tag) or line.tag == step.tag)]
+    by_name: Dict[Tuple[str, str], PollLine] = {}
+    by_tag: Dict[str, List[PollLine]] = {}
+    for line in lines:
+        if line.state in states:
+            by_name[line.native, line.tag] = line
+            by_tag.setdefault(line.tag, []).append(line)
+    found = []
+    for step in steps:
+        others = [by_name[name] for name in step.names() if name in by_name]
+        found += [step._replace(native=line.native) for line in by_tag.get(step.tag, []) + [
+            line for line in others if step.is_meant_by(line.native, line.tag)]]
     return list(dict.fromkeys(found))
 
 
@@ -3858,35 +4303,36 @@ def is_being_changed(job: JobDir) -> bool:
     return False
 
 
-def may_be_lost(job: JobDir, rows: Sequence[Row]) -> bool:
+def may_be_lost(job: JobDir, steps: Steps) -> bool:
     """Whether the job's next step was submitted, and the history has no answer.
 
     A day after its job was canceled a submission is given up.
     """
-    submitted = submitted_at(job, next_jobndx(rows)) if rows else 0.0
+    submitted = submitted_at(job, steps.next_jobndx(job)) if steps.rows else 0.0
     if not submitted:
         return False
-    latest = Steps(rows).latest
+    latest = steps.latest
     is_canceled = latest is not None and latest.state is JobState.canceled
     return not is_canceled or age_s(submitted) < REMOVE_UNASKED_S
 
 
-def lost_step(job: JobDir, rows: Sequence[Row]) -> Optional[Step]:
+def lost_step(job: JobDir, steps: Steps) -> Optional[Step]:
     """The job's next step, if it was submitted and no answer came; only its tag is known.
 
     None while another process submits it, or if nothing can be recorded of it.
     """
-    is_lost = (may_be_lost(job, rows) and not is_being_changed(job)
+    is_lost = (may_be_lost(job, steps) and not is_being_changed(job)
                and os.access(job.status_path, os.W_OK))
-    return Step(job, next_jobndx(rows), UNKNOWN_ID) if is_lost else None
+    return Step(job, steps.next_jobndx(job), UNKNOWN_ID) if is_lost else None
 
 
 def record_adoption(job: JobDir, history: History, jobndx: int, native: Info) -> Row:
     """Record that a scheduler has taken a submission after all; the `queued` row."""
-    row = record(job, history, jobndx, JobState.queued, native)
+    piece = Piece.of_step(job, jobndx, job.tasks)
+    rows = record_all(job, history, [(step, JobState.queued, native) for step in piece.steps])
     if os.path.exists(job.log("cancel", jobndx)):  # canceled before anybody knew its native id
         record(job, history, 0, JobState.canceled, 0)
-    return row
+    return rows[0]
 
 
 def adopt(job: JobDir, history: History) -> Optional[Row]:
@@ -3898,9 +4344,11 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     """
     steps = Steps(history.rows)
     begun = steps.unqueued()
-    if begun and not submitted_at(job, begun):  # it was recorded by POST /v1/jobs/callback, say
-        begun = None
-    jobndx = begun or next_jobndx(history.rows)
+    if begun:
+        begun = Piece.of_step(job, begun, steps.tasks).first
+    if begun not in steps.active or not submitted_at(job, begun):   # it was recorded by POST
+        begun = None                                                # /v1/jobs/callback, say
+    jobndx = begun or steps.next_jobndx(job)
     native = steps.active[begun] if begun else ""
     if not native:
         if not submitted_at(job, jobndx) or not JobScripts(job).has("poll"):
@@ -3933,22 +4381,16 @@ def write_reason(step: Step, reason: str) -> None:
 
 
 def record_requeue(step: Step) -> List[Row]:
-    """Record that a scheduler queues a step's job again, as the next step, if it does.
-
-    The history as it is then, [] if it does not.  BackendError if the scheduler cannot be asked.
-    """
-    # Asked now, because an answer that is kept may be older than the step's last row.
-    lines = ask_scheduler(step.job, [(step.native, step.tag)], POLL_TIMEOUT_S)
-    if not any(each.native == step.native for each in submissions([step], lines, ["queued"])):
-        return []
+    """Record that a scheduler queues a step again, as the next; the history as it is then."""
     with transitions(step.job) as history:
         steps = Steps(history.rows)
         row = steps.states.get(step.jobndx)
         goes_on = row and row.state in (JobState.active, JobState.failed)
         if not goes_on or steps.is_requeued(step):  # somebody else was first, or it is canceled
             return history.rows
-        claimed = [jobndx + 1 for jobndx in step.job.claimed()]
-        jobndx = max([next_jobndx(history.rows)] + claimed)
+        known = step.job.claimed() + [row.jobndx for row in history.rows]
+        jobndx = step.tasks + max(each for each in known
+                                  if (each - step.jobndx) % step.tasks == 0)
         if step.jobndx not in steps.ended:  # its node was lost
             record(step.job, history, step.jobndx, JobState.failed, 1)
         write_reason(step, "its scheduler runs it again, as step %d" % jobndx)
@@ -3956,56 +4398,84 @@ def record_requeue(step: Step) -> List[Row]:
         return history.rows
 
 
+def record_requeues(steps: Sequence[Step]) -> List[Row]:
+    """Record those of a job's steps that its scheduler queues again, each as the next step.
+
+    The history as it is then, [] if there are none.  BackendError if it cannot be asked.
+    """
+    # Asked now, because an answer that is kept may be older than the step's last row.
+    pairs = [(step.native, step.tag) for step in steps]
+    lines = ask_scheduler(steps[0].job, pairs, POLL_TIMEOUT_S) if steps else []
+    rows: List[Row] = []
+    for step in submissions(steps, lines, ["queued"]):
+        if step in steps:   # under the same native id
+            rows = record_requeue(step)
+    return rows
+
+
 # What schedulers are told.
 
-def run_cancel(argv: Sequence[str], steps: Sequence[Step], timeout_s: Optional[float],
-               env: Optional[Dict[str, str]] = None) -> None:
-    """Run a program that ends these steps, which stdin names; BackendError if it fails."""
-    done = try_program(argv, timeout_s, steps_text((step.native, step.tag) for step in steps), env)
-    if done.status:
-        raise BackendError(done.fault)
+class Ending:
+    """Has steps ended, by the scripts of a job of their backend; stdin names the steps to these.
 
-
-def run_cancel_script(job: JobDir, steps: Sequence[Step], timeout_s: Optional[float]) -> None:
-    """Run a job's scripts/cancel for these steps, if there are any; BackendError if it fails."""
-    if steps:
-        scripts = JobScripts(job)
-        argv = [scripts.path("cancel")] + [step.native for step in steps]
-        run_cancel(argv, steps, timeout_s, scripts.environment())
-
-
-def find_submissions(job: JobDir, steps: Sequence[Step]) -> List[Step]:
-    """What a scheduler has of these steps, by the job's poll script; as submissions().
-
-    All of them if there is no such script; BackendError if the scheduler cannot be asked.
+    The methods raise BackendError if a program fails, or the scheduler cannot be asked.
     """
-    if not JobScripts(job).has("poll"):
-        return list(steps)
-    pairs = [(step.native, step.tag) for step in steps]
-    lines = ask_scheduler(job, pairs, CANCEL_TIMEOUT_S)
-    # A job that it has taken just now may not be listed yet.
-    listed = {line.native for line in lines}
-    return submissions(steps, lines) + [
-        step for step in steps if step.native not in listed and any(
-            (row.jobndx, row.state) == (step.jobndx, JobState.queued)
-            and age_s(row.time) < LISTED_S for row in step.job.rows())]
 
+    def __init__(self, job: JobDir) -> None:
+        self.job, self.scripts = job, JobScripts(job)
 
-def cancel_requests(steps: Sequence[Step]) -> List[str]:
-    """The paths of log/cancel.N of those steps that a scheduler must be told to end."""
-    return [step.job.log("cancel", step.jobndx) for step in steps
-            if not step.job.host(step.jobndx)]
+    @staticmethod
+    def run(argv: Sequence[str], steps: Sequence[Step], timeout_s: Optional[float],
+            env: Optional[Dict[str, str]] = None) -> None:
+        """Run a program that ends these steps."""
+        text = steps_text((step.native, step.tag_in_round) for step in steps)
+        done = try_program(argv, timeout_s, text, env)
+        if done.status:
+            raise BackendError(done.fault)
 
+    def cancel(self, steps: Sequence[Step], timeout_s: Optional[float]) -> None:
+        """Run scripts/cancel for these steps, if there are any."""
+        if steps:
+            natives = dict.fromkeys(step.native for step in steps)
+            self.run([self.scripts.path("cancel"), *natives], steps, timeout_s,
+                     self.scripts.environment())
 
-def tell_to_end(job: JobDir, steps: Sequence[Step]) -> None:
-    """Have a scheduler end these steps, by their tags, with the scripts of this job.
+    @staticmethod
+    def young(steps: Sequence[Step]) -> List[Step]:
+        """Those of these steps that were taken just now: a scheduler may not list them yet."""
+        jobs = {step.job.path: step.job for step in steps}.values()
+        young = {(job.path, row.jobndx) for job in jobs for row in job.rows()
+                 if row.state is JobState.queued and age_s(row.time) < LISTED_S}
+        return [step for step in steps if (step.job.path, step.jobndx) in young]
 
-    BackendError if that fails; as long as a step's log/cancel.N exists, reconcile() tries again.
-    """
-    run_cancel_script(job, find_submissions(job, steps), CANCEL_TIMEOUT_S)
-    for path in cancel_requests(steps):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    def find(self, steps: Sequence[Step]) -> List[Step]:
+        """What the scheduler has of these steps, by scripts/poll; as submissions().
+
+        All of them if there is no such script.
+        """
+        if not self.scripts.has("poll") or not steps:
+            return list(steps)
+        pairs = [(step.native, step.tag) for step in steps]
+        lines = ask_scheduler(self.job, pairs, CANCEL_TIMEOUT_S)
+        listed = {line.native for line in lines}
+        return submissions(steps, lines) + [
+            step for step in self.young(steps) if step.native not in listed]
+
+    @staticmethod
+    def requests(steps: Sequence[Step]) -> List[str]:
+        """The paths of log/cancel.N of those steps that a scheduler must be told to end."""
+        return [step.job.log("cancel", step.jobndx) for step in steps
+                if not step.job.host(step.jobndx)]
+
+    def tell(self, steps: Sequence[Step]) -> None:
+        """Have the scheduler end these steps, by their tags.
+
+        If that fails, reconcile() tries again as long as a step's log/cancel.N exists.
+        """
+        self.cancel(self.find(steps), CANCEL_TIMEOUT_S)
+        for path in self.requests(steps):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 class Cancellation:
@@ -4013,10 +4483,14 @@ class Cancellation:
 
     def __init__(self, job: JobDir) -> None:
         self.job = job
-        self.steps = Steps(job.rows()).live(job, canceled_too=True)
+        self.steps = self.live(Steps(job.rows()))
         self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
         self.is_lost = False    # whether the answer to a submission never came
         self.fault = ""         # why that submission could not be looked for
+
+    def live(self, steps: Steps) -> List[Step]:
+        """The steps to end."""
+        return steps.live(self.job, canceled_too=True)
 
     def not_ended(self, err: BackendError) -> BackendError:
         """The error that a step lives on."""
@@ -4029,7 +4503,7 @@ class Cancellation:
             supervise = JobScripts(self.job).path("supervise")
             argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
             try:
-                run_cancel(argv, self.elsewhere, None)
+                Ending.run(argv, self.elsewhere, None)
             except BackendError as err:
                 raise self.not_ended(err) from None
 
@@ -4038,13 +4512,13 @@ class Cancellation:
         # A step that only this host knows may take as long as its supervisor needs to end it.
         here = [step for step in self.steps if self.job.host(step.jobndx)]
         try:
-            run_cancel_script(self.job, here, None)
+            Ending(self.job).cancel(here, None)
         except BackendError as err:
             raise self.not_ended(err) from None
         others = [step for step in self.steps if step not in here]
         try:
             if others:
-                tell_to_end(self.job, others)
+                Ending(self.job).tell(others)
         except BackendError as err:
             raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
                                "`%s poll` tells it again" % (self.job.jobid, err, called())
@@ -4065,7 +4539,7 @@ class Cancellation:
 
     def adopt(self, history: History) -> None:
         """Adopt a submission that was cut short; one that cannot be found must not run later."""
-        jobndx = next_jobndx(history.rows)
+        jobndx = Steps(history.rows).next_jobndx(self.job)
         if submitted_at(self.job, jobndx):
             self.is_lost = True
             write_file(self.job.log("cancel", jobndx), "")
@@ -4081,8 +4555,8 @@ class Cancellation:
             if history.rows:
                 self.adopt(history)
             steps = Steps(history.rows)
-            self.steps = steps.live(job, canceled_too=True)
-            for path in cancel_requests(self.steps):  # first, so that a server that sees the row
+            self.steps = self.live(steps)
+            for path in Ending.requests(self.steps):  # first, so that a server that sees the row
                 write_file(path, "")                # sees what is owed
             over = all(row.state.is_final() for row in steps.states.values())
             if not over:
@@ -4093,11 +4567,10 @@ class Cancellation:
         """Record it, and end the steps; whether there was anything to end."""
         steps = Steps(self.job.rows())
         unsettled = steps.unsettled(self.job)
-        for step in steps.revivable(self.job):
-            try:
-                record_requeue(step)  # a job that waits again has not ended
-            except BackendError as err:
-                self.fault = str(err) if step in unsettled else ""
+        try:
+            record_requeues(steps.revivable(self.job))  # a job that waits again has not ended
+        except BackendError as err:
+            self.fault = str(err) if unsettled else ""
         self.stop_elsewhere()
         try:
             was_live = self.record()
@@ -4110,6 +4583,56 @@ class Cancellation:
             raise BackendError("job %s: it is not known whether its scheduler still has it: %s; "
                                "cancel it again" % (self.job.jobid, self.fault))
         return was_live or self.is_lost or bool(self.steps or self.elsewhere)
+
+
+class TaskCancellation(Cancellation):
+    """The cancellation of some tasks of an array; the others go on."""
+
+    def __init__(self, job: JobDir, tasks: Sequence[int]) -> None:
+        """tasks: their places in the array, from 1."""
+        self.tasks = tasks
+        self.others: Set[str] = set()   # the native ids of the steps that go on
+        super().__init__(job)
+
+    def live(self, steps: Steps) -> List[Step]:
+        """The steps of the tasks that have not ended."""
+        return [step for step in super().live(steps) if step.task in self.tasks]
+
+    def record(self) -> bool:
+        """Request the end of the steps; that of those which have not begun is recorded.
+
+        A supervisor that is told to stop finds the request, and records that its step is canceled.
+        """
+        job = self.job
+        with job.history() as history:
+            steps = Steps(history.rows)
+            self.steps = self.live(steps)
+            for step in self.steps:
+                write_file(job.log("cancel", step.jobndx), "")
+            record_all(job, history, [(step.jobndx, JobState.canceled, 0) for step in self.steps
+                                      if steps.states[step.jobndx].state is JobState.queued])
+            self.others = {step.native for step in super().live(steps) if step not in self.steps}
+        return bool(self.steps)
+
+    def named(self, step: Step) -> Step:
+        """The step as scripts/cancel wants it: NATIVEID+INDEX if others have its native id too."""
+        if step.native not in self.others:
+            return step
+        piece = Piece.of_step(self.job, step.jobndx, step.tasks)
+        index = next(index for index in piece.indices
+                     if (piece.offset + index - step.jobndx) % step.tasks == 0)
+        return step._replace(native="%s+%d" % (step.native, index))
+
+    def stop(self) -> None:
+        """End the steps; BackendError if that fails."""
+        job, timeout_s = self.job, float(CANCEL_TIMEOUT_S)
+        here = [step for step in self.steps if job.host(step.jobndx)]
+        others = [step for step in self.steps if step not in here]
+        try:
+            found = [self.named(step) for step in here + Ending(job).find(others)]
+            Ending(job).cancel(found, None if here else timeout_s)
+        except BackendError as err:
+            raise self.not_ended(err) from None
 
 
 # What schedulers answer, and what becomes of it.
@@ -4183,7 +4706,7 @@ class Status(NamedTuple):
         The history as it is then.
         """
         with transitions(step.job) as history:
-            if next_jobndx(history.rows) == step.jobndx:  # else another process was first
+            if Steps(history.rows).next_jobndx(step.job) == step.jobndx:  # else another was first
                 record_adoption(step.job, history, step.jobndx, read_info(self.native))
             return history.rows
 
@@ -4194,10 +4717,9 @@ class Answer:
     def __init__(self, stamp: float = 0.0, statuses: Iterable[Status] = (),
                  fault: str = "") -> None:
         self.time, self.statuses, self.fault = stamp, list(statuses), fault
-        self.by_native: Dict[str, List[Status]] = {}
+        self.by_name = {(status.native, status.tag): status for status in self.statuses}
         self.by_tag: Dict[str, List[Status]] = {}
         for status in self.statuses:
-            self.by_native.setdefault(status.native, []).append(status)
             self.by_tag.setdefault(status.tag, []).append(status)
 
     @classmethod
@@ -4223,7 +4745,7 @@ class Answer:
         the others being asked for on behalf of other processes.
         """
         now, wanted = time.time(), set(ours)
-        new = {(status.native, status.tag): status for status in self.statuses
+        new = {name: status for name, status in self.by_name.items()
                if age_s(status.wanted) < (UNKNOWN_LIFE_S if status.native == UNKNOWN_ID
                                           else WANTED_S)}
         for (native, tag), line in PollLine.by_name(lines, asked).items():
@@ -4234,7 +4756,8 @@ class Answer:
 
     def of(self, step: Step) -> Optional[Status]:
         """The status of a step, None if the answer is not about it."""
-        known = self.by_native.get(step.native, []) + self.by_tag.get(step.tag, [])
+        known = self.by_tag.get(step.tag, []) + [
+            self.by_name[name] for name in step.names() if name in self.by_name]
         meant = [status for status in known if step.is_meant_by(status.native, status.tag)]
         found = max(meant, key=Status.relevance, default=None)
         return found and found._replace(since=self.unknown_since(found))
@@ -4244,9 +4767,9 @@ class Answer:
 
         That may be the very job, whose comment was changed.
         """
-        nameless = [each for each in self.by_native.get(status.native, [])
-                    if each.tag == NO_TAG and each.state in LIVE]
-        return time.time() if nameless and not status.state else status.since
+        nameless = self.by_name.get((status.native, NO_TAG))
+        is_there = nameless is not None and nameless.state in LIVE
+        return time.time() if is_there and not status.state else status.since
 
     @staticmethod
     def fault_of(root: str) -> str:
@@ -4363,7 +4886,7 @@ class Poll:
         if status.state == "queued" and step.is_claimed and not self.host:
             # A scheduler may list a job that has begun as waiting, for a while.
             is_lag = age_s(Steps(rows).begun[step.jobndx]) < LISTED_S
-            return [] if is_lag else record_requeue(step)
+            return [] if is_lag else record_requeues([step])
         return status.record(step, self.config.poll_grace_s)
 
     def record(self, answer: Answer) -> None:
@@ -4376,7 +4899,7 @@ class Poll:
         asker = self.asker() if self.untold and not answer.fault else None
         if asker:
             try:
-                tell_to_end(asker, self.untold)
+                Ending(asker).tell(self.untold)
             except PsikError as err:
                 complain_once("not all that is canceled has ended: %s" % err)
 
@@ -4390,7 +4913,8 @@ class Poll:
         configs = {name: config.of_backend(name) for name in {job.backend for job, _ in jobs}}
         polls: Dict[Tuple[str, str], Poll] = {}
         for job, rows in jobs:
-            steps, lost = Steps(rows), lost_step(job, rows)
+            steps = Steps(rows)
+            lost = lost_step(job, steps)
             unsettled, untold = steps.unsettled(job), steps.untold(job)
             for step in steps.live(job) + untold + unsettled + ([lost] if lost else []):
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
@@ -4402,12 +4926,13 @@ class Poll:
 
 
 def is_over(job: JobDir, rows: Sequence[Row]) -> bool:
-    """Whether a job's latest step has ended, and will not be run again; True if the job is gone."""
+    """Whether a job's latest step, or its tasks' latest, has ended for good; True if it is gone."""
     steps = Steps(rows)
     latest = steps.latest
     if latest is None or not latest.state.is_final():
         return latest is None
-    may_go_on = latest.jobndx in [step.jobndx for step in steps.unsettled(job)]
+    last = {row.jobndx for row in steps.by_task.values()}
+    may_go_on = any(step.jobndx in last for step in steps.unsettled(job))
     return not may_go_on or JobScripts(job).are_stale  # of which nobody can be asked
 
 
@@ -4416,7 +4941,7 @@ def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
     steps = Steps(rows)
     latest = steps.latest
     is_going_on = not is_over(job, rows) and latest is not None and latest.state != JobState.new
-    return is_going_on or bool(steps.untold(job)) or may_be_lost(job, rows)
+    return is_going_on or bool(steps.untold(job)) or may_be_lost(job, steps)
 
 
 # {(path of the job, jobndx): status}; each lost step has one, None if nothing was said of it.
@@ -4639,6 +5164,8 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
     Copies.of(job).keep(job)
     for name, text in scripts.items():
         write_file(job.script(name), text, 0o700)
+    if spec.tasks:
+        write_file(job.script("tasks"), spec.tasks.table)
     if spec.callback:
         config = backend.config
         settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
@@ -4675,7 +5202,8 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     write_spec(job, spec)
     if dependencies:
         Held(job).prepare(dependencies, backend, spec)
-    write_file(job.status_path, "%.3f,0,new,0\n" % time.time())
+    tasks = len(spec.tasks.numbers) if spec.tasks else 0
+    write_file(job.status_path, "%.3f,0,new,%d\n" % (time.time(), tasks))
 
 
 def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
@@ -4765,12 +5293,15 @@ class Submission:
     """The submission of a job's next step.
 
     environment: that of whoever started a job which waits; by default ours.  away: it is not done
-    where he did that, so that a refusal says nothing.
+    where he did that, so that a refusal says nothing.  failed_only: of an array only the tasks that
+    have ended and are not completed.
     """
 
     def __init__(self, job: JobDir, timeout_s: float,
-                 environment: Optional[Dict[str, str]] = None, away: bool = False) -> None:
+                 environment: Optional[Dict[str, str]] = None, away: bool = False,
+                 failed_only: bool = False) -> None:
         self.job, self.timeout_s, self.away = job, timeout_s, away
+        self.failed_only = failed_only
         self.waits = environment is not None
         self.given = dict(os.environ) if environment is None else environment
 
@@ -4783,10 +5314,10 @@ class Submission:
 
     def refuse_running(self, rows: Sequence[Row]) -> None:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
-        steps = Steps(rows)
-        live = steps.live(self.job)
+        steps, tasks = Steps(rows), self.tasks_to_run(rows)
+        live = [step for step in steps.live(self.job) if step.task in tasks]
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
-        unsure = canceled + steps.unsettled(self.job)
+        unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
         blocking = next(iter(live or living(self.job, unsure)), None)
         if blocking:
             state = steps.states[blocking.jobndx].state if live else "not yet gone"
@@ -4794,12 +5325,49 @@ class Submission:
                                 "run beside it with --force"
                                 % (self.job.jobid, blocking.jobndx, state))
 
+    def tasks_to_run(self, rows: Sequence[Row]) -> List[int]:
+        """The tasks that the next round has, from 1; [1] for a job without tasks."""
+        steps = Steps(rows)
+        by_task = steps.by_task
+        if not self.failed_only:
+            return list(range(1, steps.tasks + 1))
+        return [task for task in range(1, steps.tasks + 1)
+                if task in by_task and by_task[task].state in (JobState.failed, JobState.canceled)]
+
+    def pieces(self, rows: Sequence[Row]) -> List[Piece]:
+        """What is to be submitted: the rest of a round that was begun, or of the next round.
+
+        ConflictError if there is nothing to submit; BackendError if the scheduler does not say how
+        large an array may be.
+        """
+        job, steps = self.job, Steps(rows)
+        jobndx = steps.next_jobndx(job)
+        if not self.tasks_to_run(rows):
+            raise ConflictError("job %s: nothing of it has failed" % job.jobid)
+        if steps.tasks == 1:
+            return [Piece.alone(jobndx)]
+        number = (jobndx - 1) // steps.tasks
+        pieces = Piece.of_round(job, number)
+        if not pieces:
+            begin, scripts, spec = number * steps.tasks, JobScripts(job), job.spec()
+            done = scripts.run("array", [], POLL_TIMEOUT_S) if scripts.has("array") else Finished(
+                0, "1 range", "")
+            match = re.fullmatch("([1-9][0-9]{0,8}) (list|range)", last_line(done.out))
+            if not match:
+                raise BackendError("job %s: its scheduler does not say how large an array may be: "
+                                   "%s" % (job.jobid, done.fault))
+            pieces = Piece.cut([begin + task for task in self.tasks_to_run(rows)], begin,
+                               int(match.group(1)), match.group(2),
+                               spec.tasks.at_once if spec.tasks else None)
+            Piece.plan(job, number, pieces)
+        return [piece for piece in pieces if not steps.is_submitted(piece)]
+
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
         job, scripts = self.job, JobScripts(self.job)
         if not force:
             self.refuse_running(history.rows)
-        jobndx = next_jobndx(history.rows)
+        jobndx = Steps(history.rows).next_jobndx(job)
         submitted, since = submitted_at(job, jobndx), unknown_since(job, jobndx)
         if submitted and not scripts.has("poll"):
             raise BackendError("job %s: an earlier submission was cut short, and its backend has "
@@ -4834,21 +5402,24 @@ class Submission:
             JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
         return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx), **exported_functions(given))
 
-    def run(self, jobndx: int) -> Finished:
+    def run(self, piece: Piece, before: str) -> Finished:
         """Run scripts/submit; with the status EX_TEMPFAIL, the scheduler may have the job.
 
-        What it says on stderr goes to log/submit.N, and in a line into the result.
+        before: the native id of the piece that has to end first, or ''.  What it says on stderr
+        goes to log/submit.N, and in a line into the result.
         """
-        job, log, env = self.job, self.job.log("submit", jobndx), self.environment(jobndx)
+        jobndx, job = piece.first, self.job
+        log, env = job.log("submit", jobndx), self.environment(jobndx)
         if submitted_at(job, jobndx):
             forget_answers(job, jobndx)
         with suppress(FileNotFoundError):  # a request to end an earlier submission of the step
             os.unlink(job.log("cancel", jobndx))
         try:
-            argv = [JobScripts(job).path("submit"), str(jobndx), os.uname().nodename]
-            before = len(read_or_empty(log))
+            what = ("%d+" % piece.offset, piece.text) if piece.is_array else (str(jobndx), "")
+            argv = [JobScripts(job).path("submit"), what[0], os.uname().nodename, what[1], before]
+            size = len(read_or_empty(log))
             done = run_program(argv, self.timeout_s, env, log, job.path)
-            return done._replace(err=telling_lines(read_or_empty(log)[before:]))
+            return done._replace(err=telling_lines(read_or_empty(log)[size:]))
         except TimeoutError as err:
             with open(log, "a", encoding="utf-8") as file:
                 file.write("%s\n" % err)
@@ -4880,23 +5451,43 @@ class Submission:
                 Held(job).forget()
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
-            jobndx = next_jobndx(history.rows)
-            done = self.run(jobndx)
-            self.pass_over_refusal(jobndx, done)
-            Held(job).forget()
-            native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
-            if done.status == 0 and NATIVE_ID.fullmatch(native):
-                if done.err:
-                    complain("job %s: %s says: %s" % (job.jobid, job.backend, done.err))
-                return record(job, history, jobndx, JobState.queued, read_info(native))
-            if done.status in (0, os.EX_TEMPFAIL):
-                return self.look_for(history, jobndx, done)
-            record(job, history, jobndx, JobState.failed, done.status)
-        log, why = job.log("submit", jobndx), self.refusal(jobndx, done)
+            pieces, rows = self.pieces(history.rows), list(history.rows[:0])
+            while pieces:
+                native = str(rows[-1].info) if rows and pieces[0].at_once else ""
+                done = self.run(pieces[0], native)
+                self.pass_over_refusal(pieces[0].first, done)
+                Held(job).forget()
+                row = self.take_answer(history, pieces[0], done)
+                if row is None:
+                    break
+                rows.append(row)
+                pieces.pop(0)
+            else:
+                return rows[0]
+            record_all(job, history, [(step, JobState.failed, done.status)
+                                      for piece in pieces for step in piece.steps])
+        raise self.refused(pieces[0], done, bool(rows))
+
+    def take_answer(self, history: History, piece: Piece, done: Finished) -> Optional[Row]:
+        """Record what was answered to the submission of a piece; None if it was refused."""
+        job = self.job
+        native = last_line(done.out).split(";")[0]  # sbatch may add ;cluster
+        if done.status == 0 and NATIVE_ID.fullmatch(native):
+            if done.err:
+                complain("job %s: %s says: %s" % (job.jobid, job.backend, done.err))
+            return record_all(job, history, [(step, JobState.queued, read_info(native))
+                                             for step in piece.steps])[0]
+        return self.look_for(history, piece.first, done) if done.status in (
+            0, os.EX_TEMPFAIL) else None
+
+    def refused(self, piece: Piece, done: Finished, is_part: bool) -> BackendError:
+        """The error that a piece was refused; is_part: others of its round were taken."""
+        job, why = self.job, self.refusal(piece.first, done)
         if "exclusive" in why.lower() and job.spec().resources.exclusive_node_use:
             why += "; set resources.exclusive_node_use to false"
-        raise BackendError("job %s: %s did not take it: %s (full answer: %s)"
-                           % (job.jobid, job.backend, why, log))
+        what = "all of it; `%s start --failed` submits the rest" % called() if is_part else "it"
+        return BackendError("job %s: %s did not take %s: %s (full answer: %s)" % (
+            job.jobid, job.backend, what, why, job.log("submit", piece.first)))
 
     def look_for(self, history: History, jobndx: int, done: Finished) -> Row:
         """The `queued` row of a submission that gave no native id, if its scheduler has it.
@@ -5016,10 +5607,13 @@ def release_all(config: Config) -> None:
         Waiter.release(job)
 
 
-def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
+def submit(job: JobDir, timeout_s: float = 60, force: bool = False,
+           failed_only: bool = False) -> Row:
     """Hand the job's next step to its scheduler; the `queued` row, whose info is the native id.
 
     A job that is to run after others is held until they have ended, unless force; its `new` row.
+    Of an array all tasks are submitted, or with failed_only those that have failed or are canceled;
+    the first `queued` row is returned.  ConflictError with failed_only if nothing has failed.
 
     The history stays locked meanwhile, so `queued` comes before `active`, unless the supervisor has
     to go on without the lock.  A submission whose answer never came is looked for by its tag first,
@@ -5031,21 +5625,22 @@ def submit(job: JobDir, timeout_s: float = 60, force: bool = False) -> Row:
     try:
         if held.read() and not force:
             return held.submit(timeout_s)
-        return Submission(job, timeout_s).submit(force)
+        return Submission(job, timeout_s, failed_only=failed_only).submit(force)
     except BackendError:
         if is_over(job, job.rows()):    # it was refused, and is failed
             Waiter.release(job)
         raise
 
 
-def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
+def submit_next(config: Config, job: JobDir, force: bool = False,
+                failed_only: bool = False) -> Row:
     """As submit(), with the time-out of the config, after bringing the job up to date.
 
     Its last step may have ended unrecorded, or a submission be found whose answer never came.  If
     the job was moved, its scripts are made anew.
     """
     rows = job.rows()
-    lost = lost_step(job, rows)
+    lost = lost_step(job, Steps(rows))
     if has_news(job, rows) and not force:
         reconcile(config, [(job, rows)], force=True)
     if lost and lost.jobndx in Steps(rows).queued:
@@ -5054,9 +5649,9 @@ def submit_next(config: Config, job: JobDir, force: bool = False) -> Row:
     timeout_s = config.of_backend(job.backend).submit_timeout_s
     if JobScripts(job).are_stale:
         if not force:
-            Submission(job, timeout_s).refuse_running(rows)
+            Submission(job, timeout_s, failed_only=failed_only).refuse_running(rows)
         remake_scripts(config, job)
-    return submit(job, timeout_s, force)
+    return submit(job, timeout_s, force, failed_only)
 
 
 # Looking.
@@ -5096,37 +5691,78 @@ def why_step_failed(job: JobDir, row: Row) -> str:
     reason = recorded_reason(job, row)
     if os.path.exists(job.log("stdout", row.jobndx)):
         return reason or describe_exit(row.info) or misread_script(job, row)
-    said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
+    piece = Piece.of_step(job, row.jobndx, job.tasks) if job.tasks > 1 else Piece.alone(row.jobndx)
+    said = telling_lines(read_or_empty(job.log("submit", piece.first)))
     return ": ".join(part for part in (reason, said) if part)
 
 
-def reason_of(job: JobDir, row: Row, rows: Sequence[Row], statuses: Statuses) -> str:
+def reason_of(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
     """Why a job is in the state of this row, in one line; '' if that is not known."""
     if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
-    jobndx = next_jobndx(rows)
+    jobndx = steps.next_jobndx(job)
     if (job.path, jobndx) in statuses:
         which = " of step %d" % jobndx if jobndx > 1 else ""
         return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
-        is_owed = bool(Steps(rows).untold(job))
+        is_owed = bool(steps.untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
         return recorded_reason(job, row)
     return why_step_failed(job, row) if row.state.is_final() else ""
 
 
+# The order in which tasks are shown.
+TASK_ORDER = ("failed", "canceled", "active", "queued", "new", "completed")
+
+
+class TaskState(NamedTuple):
+    """A task of an array: the number by which it is called, and its latest step."""
+    task: int
+    state: str
+    jobndx: int
+    info: Info
+    updated: float
+    reason: str
+
+    @staticmethod
+    def progress(counts: Dict[str, int]) -> str:
+        """How far an array is, in words: `37/100 done, 2 failed`."""
+        parts = ["%d/%d done" % (counts["completed"], sum(counts.values()))]
+        parts += ["%d %s" % (counts[state], state) for state in ("failed", "canceled")
+                  if counts[state]]
+        return ", ".join(parts)
+
+    @classmethod
+    def all_of(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> List["TaskState"]:
+        """The tasks of an array; those that failed come first.  [] if the job is none."""
+        tasks, steps = job.spec().tasks, Steps(rows)
+        if tasks is None or not rows:
+            return []
+        found, by_task = [], steps.by_task
+        for place, number in enumerate(tasks.numbers, 1):
+            row = by_task.get(place) or steps.unsubmitted
+            assert row is not None
+            reason = reason_of(job, row, steps, statuses) if row.jobndx else ""
+            found.append(cls(number, row.state.value, row.jobndx, row.info, row.time, reason))
+        return sorted(found, key=lambda task: TASK_ORDER.index(task.state))
+
+
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     """A job's summary.  NotFoundError if it has no rows: it was removed meanwhile."""
-    row = Steps(rows).latest
+    steps = Steps(rows)
+    row = steps.latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    reason = reason_of(job, row, rows, statuses)
+    reason, counts = reason_of(job, row, steps, statuses), None
     if row.state is JobState.new and not reason:
         reason = Held(job).reason()
+    elif steps.tasks > 1:
+        counts = steps.counts()
+        reason = TaskState.progress(counts) + (": " + reason if reason else "")
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
-                   row.time, reason)
+                   row.time, reason, counts)
 
 
 def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
@@ -5168,15 +5804,15 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
 
 
 def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
-    """The path of a step's output, by default the latest step's; kind is stdout or stderr.
+    """The path of a step's output, by default that of Steps.latest; kind is stdout or stderr.
 
     NotFoundError if there is no such step, or if it has written nothing yet.
     """
-    steps = Steps(job.rows()).states
-    if not steps:
+    history = Steps(job.rows())
+    if not history.latest:
         raise NotFoundError("no job at %s" % job.path)
-    latest = max(steps)
-    jobndx = latest if jobndx is None else jobndx
+    steps, latest = history.states, max(history.states)
+    jobndx = history.latest.jobndx if jobndx is None else jobndx
     if jobndx not in steps or jobndx == 0:
         raise NotFoundError("job %s has no step %d; its latest is %d" % (job.jobid, jobndx, latest))
     path, state = job.log(kind, jobndx), steps[jobndx].state
@@ -5208,7 +5844,8 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
                  len(rows) == 1 and Held(job).is_waiting,
-                 bool(rows) and (job.path, next_jobndx(rows)) in statuses) for job, rows in pairs]
+                 bool(rows) and (job.path, Steps(rows).next_jobndx(job)) in statuses)
+            for job, rows in pairs]
 
 
 def all_ended(looks: Sequence[Look]) -> bool:
@@ -5286,7 +5923,8 @@ def hold(job: JobDir, keep: bool = True) -> None:
             job.jobid, steps.latest.state if steps.latest else JobState.new))
     if not scripts.has(name):
         raise ConflictError("job %s: the jobs of its backend cannot be held" % job.jobid)
-    done = scripts.run(name, [step.native for step in waiting], CANCEL_TIMEOUT_S,
+    natives = list(dict.fromkeys(step.native for step in waiting))
+    done = scripts.run(name, natives, CANCEL_TIMEOUT_S,
                        steps_text((step.native, step.tag) for step in waiting))
     if done.status:
         raise BackendError("job %s: %s" % (job.jobid, done.fault))
@@ -5294,21 +5932,26 @@ def hold(job: JobDir, keep: bool = True) -> None:
 
 # Ending.
 
-def cancel(job: JobDir, wait: bool = False) -> bool:
+def cancel(job: JobDir, wait: bool = False, tasks: Optional[Sequence[int]] = None) -> bool:
     """End every step of the job that has not ended; whether there was one.
+
+    tasks: only those of these tasks of an array, by their places in it, from 1.
 
     The history gets its `canceled` row first, from which the supervisor learns why it is stopped.
     A step on another host is ended before, by its supervisor, which records that.  A local job has
     ended when this returns; a scheduler ends its jobs in its own time, for which wait waits.
     BackendError if something lives on; then another cancel tries again.
     """
-    cancellation = Cancellation(job)
+    if tasks and len(job.rows()) == 1:
+        raise ConflictError("job %s was not submitted yet; cancel all of it" % job.jobid)
+    cancellation = Cancellation(job) if tasks is None else TaskCancellation(job, tasks)
     try:
         had_any = cancellation.cancel()
         if wait:
             cancellation.await_end()
     finally:  # last, because a slow receiver must not keep the job running
-        Held(job).stop()
+        if tasks is None:
+            Held(job).stop()
         deliver_if_possible(job)
         Waiter.release(job)
     return had_any
@@ -5319,8 +5962,9 @@ def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     state = summarize(job, rows, {}).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
-    steps, jobndx = Steps(rows), next_jobndx(rows)
-    lost = [Step(job, jobndx, UNKNOWN_ID)] if may_be_lost(job, rows) else []
+    steps = Steps(rows)
+    jobndx = steps.next_jobndx(job)
+    lost = [Step(job, jobndx, UNKNOWN_ID)] if may_be_lost(job, steps) else []
     if lost and (is_being_changed(job) or age_s(unknown_since(job, jobndx)) < UNKNOWN_S):
         raise ConflictError("job %s: it is not known yet whether its scheduler has step %d; look "
                             "again in ten minutes, or use --force" % (job.jobid, jobndx))
@@ -9132,6 +9776,13 @@ LINES: Json = {"type": "string", "pattern": r"^[^\u0000]*$"}
 NUMBER: Json = {"type": "integer"}
 SIZE_SCHEMA: Json = {"type": "string", "pattern": "^[1-9][0-9]{0,4}[MG]$", "examples": ["4G"]}
 FLAG: Json = {"type": "boolean"}
+TASK_RANGES = "[0-9]{1,9}(-[0-9]{1,9}(:[1-9][0-9]{0,8})?)?"
+ARRAY_SCHEMA: Json = {"anyOf": [
+    {"type": "integer", "minimum": 1, "maximum": MAX_TASKS},
+    {"type": "string", "pattern": "^%s(,%s)*(%%[1-9][0-9]{0,8})?$" % (TASK_RANGES, TASK_RANGES),
+     "examples": ["1-10%2"]},
+    list_of({"type": "integer", "minimum": 0, "maximum": 10 ** 9 - 1}), list_of(map_of(LINE)),
+    {"type": "null"}]}
 NULL: Json = {"type": "null"}
 FILE_SCHEMA: Json = {"type": "string", "format": "binary"}
 STATE_SCHEMA: Json = {"$ref": "#/components/schemas/JobState"}
@@ -9236,7 +9887,8 @@ class OpenApi:
 
     def of_field(self, item: Any) -> Json:
         """The schema of a model's field."""
-        schema = self.of_type(item.type, item.metadata)
+        is_array = item.metadata.get("read") == "tasks"
+        schema = ARRAY_SCHEMA if is_array else self.of_type(item.type, item.metadata)
         if "least" in item.metadata:
             limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
             if "type" in schema:
@@ -10311,6 +10963,8 @@ class Waiting:
         if self.lively:
             what = summaries[0].jobid if len(summaries) == 1 else "%d jobs" % len(summaries)
             states = "/".join(sorted({summary.state for summary in summaries}))
+            if summaries[0].tasks and len(summaries) == 1:
+                states += ", " + TaskState.progress(summaries[0].tasks)
             write_log("\r\x1b[K%s %s, %d s" % (what, states, time.monotonic() - self.begun))
 
     def clear(self) -> None:
@@ -10391,6 +11045,8 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
              help="set a field, over what the spec says: resources.duration=30"),
          arg("--after", action="append", default=[], metavar="JOBID",
              help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
+         arg("--array", metavar="TASKS", help="so many tasks: 100, 1-100%%5 (5 at a time), or a "
+             "CSV file whose head names the variables of each"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
          arg("--follow", action="store_true", help="the same, and show its output"))
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
@@ -10399,6 +11055,7 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
         raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
     config = config_of(opts)
     changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
+    changes += ["array=" + opts.array] if opts.array else []
     kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
     spec = load_spec(spec_text(opts.spec), opts.spec, changes, kind)
     job = create(config, replace(spec, after=spec.after + opts.after), opts.backend)
@@ -10441,11 +11098,14 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
 
 
 @command("start last", JOBIDS,
+         arg("--failed", action="store_true",
+             help="only the tasks of an array that failed or were canceled"),
          arg("--force", action="store_true", help="also beside a step that has not ended"))
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
     config = config_of(opts)
-    return for_each(config, opts.jobid, lambda job: submit_next(config, job, opts.force))
+    return for_each(config, opts.jobid,
+                    lambda job: submit_next(config, job, opts.force, opts.failed))
 
 
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
@@ -10483,48 +11143,84 @@ def cmd_ls(opts: Options) -> None:
         print_jobs(summaries, opts.json)
 
 
-def print_events(events: Sequence[Dict[str, Json]]) -> None:
-    """Print what became of a job's callbacks, for people."""
-    for event in events:
-        when = clock(event["delivered"]) if event["delivered"] else event["outcome"]
-        answer = one_line(event["said"]) or "not tried yet"
-        say("    %-19s  %d  %-9s  %s" % (when, event["jobndx"], event["state"], answer))
+class StatusText:
+    """All that is known of a job, for people; of an array at most `limit` tasks and rows."""
 
+    def __init__(self, job: Dict[str, Json], limit: Optional[int]) -> None:
+        self.job, self.limit = job, limit
 
-def print_status(job: Dict[str, Json]) -> None:
-    """Print one job, for people."""
-    needs, settings = job["spec"]["resources"], job["spec"]["backend"]
-    say("%s  %s" % (job["jobid"], one_line(job["name"])))
-    asked = ["%s=%s" % pair for pair in list(needs.items()) + list(settings.items())
-             if pair[1] not in (None, {}) and pair[0] != "type"]
-    lines = [("state", painted(job["state"], job["state"])), ("reason", one_line(job["reason"])),
-             ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
-             ("directory", job["directory"]), ("shell", job["shell"]),
-             ("resources", one_line(" ".join(asked)))]
-    for name, value in lines:
-        if value:
-            say("  %-10s %s" % (name, value))
-    say("  history")
-    for row in job["history"]:
-        state = painted("%-9s" % row["state"], row["state"])
-        say("    %s  %d  %s  %s" % (
-            clock(row["time"]), row["jobndx"], state, one_line(str(row["info"]))))
-    if job["callbacks"]:
-        say("  callbacks to %s" % one_line(job["spec"]["callback"]))
-        print_events(job["callbacks"])
+    def head(self) -> None:
+        """Print what the job is, where it is, and what it asks for."""
+        job = self.job
+        needs, settings = job["spec"]["resources"], job["spec"]["backend"]
+        say("%s  %s" % (job["jobid"], one_line(job["name"])))
+        asked = ["%s=%s" % pair for pair in list(needs.items()) + list(settings.items())
+                 if pair[1] not in (None, {}) and pair[0] != "type"]
+        lines = [("state", painted(job["state"], job["state"])),
+                 ("reason", one_line(job["reason"])),
+                 ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
+                 ("directory", job["directory"]), ("shell", job["shell"]),
+                 ("resources", one_line(" ".join(asked)))]
+        for name, value in lines:
+            if value:
+                say("  %-10s %s" % (name, value))
+
+    def tasks(self) -> None:
+        """Print the tasks of an array."""
+        tasks = self.job["tasks"][:self.limit]
+        left = len(self.job["tasks"]) - len(tasks)
+        say("  tasks" + ", %d more with --all" % left * bool(left))
+        width = max(len(str(task["task"])) for task in tasks)
+        for task in tasks:
+            state = painted("%-9s" % task["state"], task["state"])
+            say(("    %*d  %s  step %d  %s  %s" % (
+                width, task["task"], state, task["jobndx"], one_line(str(task["info"])),
+                one_line(task["reason"]))).rstrip())
+
+    def history(self) -> None:
+        """Print the history."""
+        rows = self.job["history"]
+        shown_rows = rows[-self.limit if self.limit and self.job["tasks"] else 0:]
+        is_part = len(shown_rows) < len(rows)
+        say("  history" + ", the last %d rows" % len(shown_rows) * is_part)
+        for row in shown_rows:
+            state = painted("%-9s" % row["state"], row["state"])
+            say("    %s  %d  %s  %s" % (
+                clock(row["time"]), row["jobndx"], state, one_line(str(row["info"]))))
+
+    def callbacks(self) -> None:
+        """Print what became of the job's callbacks."""
+        say("  callbacks to %s" % one_line(self.job["spec"]["callback"]))
+        for event in self.job["callbacks"]:
+            when = clock(event["delivered"]) if event["delivered"] else event["outcome"]
+            answer = one_line(event["said"]) or "not tried yet"
+            say("    %-19s  %d  %-9s  %s" % (when, event["jobndx"], event["state"], answer))
+
+    def show(self) -> None:
+        """Print all of it."""
+        self.head()
+        if self.job["tasks"]:
+            self.tasks()
+        self.history()
+        if self.job["callbacks"]:
+            self.callbacks()
 
 
 def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     """All that `status` shows of a job, without secrets."""
     rows = job.rows()
-    summary = summarize(job, rows, reconcile(config, [(job, rows)]))
-    spec = job.spec()
-    return dict(summary._asdict(), base=job.path, directory=spec.directory, shell=shell_of(job),
+    statuses = reconcile(config, [(job, rows)])
+    summary, spec = summarize(job, rows, statuses), job.spec()
+    tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
+    return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
+                directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
                 callbacks=Outbox(job).describe())
 
 
-@command("status last", JOBIDS, AS_JSON)
+@command("status last", JOBIDS, AS_JSON,
+         arg("--all", action="store_true",
+             help="all tasks of an array; by default 20, those that failed first"))
 def cmd_status(opts: Options) -> Optional[ExitStatus]:
     """Show all that is known of jobs.
 
@@ -10537,7 +11233,7 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
         say(json.dumps(jobs, indent=2))
     else:
         for job in jobs:
-            print_status(job)
+            StatusText(job, None if opts.all else 20).show()
     return worst
 
 
@@ -10547,8 +11243,22 @@ def may_grow(steps: Dict[int, Row], jobndx: int) -> bool:
     return is_step and (jobndx == max(steps) or not steps[jobndx].state.is_final())
 
 
+def step_to_show(job: JobDir, steps: Steps, opts: Options) -> int:
+    """The step that `logs` was asked for, 0 if there is none; says so if it chose a task."""
+    if opts.ndx is not None:
+        return int(opts.ndx)
+    if opts.task is not None:
+        return steps.of_task(job, opts.task)
+    jobndx = steps.latest.jobndx if steps.latest else 0
+    if steps.tasks > 1 and jobndx:
+        task = (job.spec().tasks or Tasks(())).numbers[(jobndx - 1) % steps.tasks]
+        complain("this is task %d; --task shows another" % task)
+    return jobndx
+
+
 @command("logs -f last", ONE_JOBID,
          arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
+         arg("--task", metavar="N", help="of the latest step of this task of an array"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
          arg("-f", "--follow", action="store_true",
              help="go on until the job ends, and exit as it did"),
@@ -10559,9 +11269,9 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     if opts.n is not None and opts.n < 0:
         raise InvalidError("-n wants a number of lines")
     job = find_job(config, opts.jobid)
-    steps, kind = Steps(job.rows()).states, "stderr" if opts.stderr else "stdout"
-    jobndx = max(steps or [0]) if opts.ndx is None else opts.ndx
-    if opts.follow and may_grow(steps, jobndx):
+    steps, kind = Steps(job.rows()), "stderr" if opts.stderr else "stdout"
+    jobndx = step_to_show(job, steps, opts)
+    if opts.follow and may_grow(steps.states, jobndx):
         return follow(config, job, jobndx, (kind,), opts.n)
     with open(find_log(job, kind, jobndx), "rb") as file:
         skip_to_tail(file, opts.n)
@@ -10594,6 +11304,7 @@ def cmd_release(opts: Options) -> ExitStatus:
 
 
 @command("cancel last", JOBIDS,
+         arg("--task", metavar="N", help="only these tasks of an array: 3, or 3,7-9"),
          arg("--wait", action="store_true",
              help="until the scheduler has ended them; a local job is always waited for"))
 def cmd_cancel(opts: Options) -> ExitStatus:
@@ -10602,7 +11313,8 @@ def cmd_cancel(opts: Options) -> ExitStatus:
     A job that has ended already stays as it is.
     """
     def end(job: JobDir) -> None:
-        if not cancel(job, opts.wait):
+        tasks = job.places(opts.task) if opts.task is not None else None
+        if not cancel(job, opts.wait, tasks):
             complain("job %s has ended already" % job.jobid)
 
     return for_each(config_of(opts), opts.jobid, end)
@@ -11375,10 +12087,11 @@ fi
 ''',
     'job_body': r'''# From here on the job script is the supervisor: it starts scripts/run, and
 # records how that ends.
-test -x @python@ && mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s \
-	exec @python@ -I -S -X utf8 @supervise@ @job@ $1
+test -x @python@ && mpirun=$mpirun nodes=$nodes jobid=$jobid psik_task=$psik_task \
+	psik_walltime_s=$psik_walltime_s exec @python@ -I -S -X utf8 @supervise@ @job@ $1
 # The Python that made the job is not on this node: take another one.
-mpirun=$mpirun nodes=$nodes jobid=$jobid psik_walltime_s=$psik_walltime_s exec /bin/sh -c '
+mpirun=$mpirun nodes=$nodes jobid=$jobid psik_task=$psik_task \
+	psik_walltime_s=$psik_walltime_s exec /bin/sh -c '
 	for python in python3 /usr/bin/python3 /usr/libexec/platform-python; do
 		"$python" -c "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null &&
 			exec "$python" -I -S -X utf8 "$@"
@@ -11496,6 +12209,8 @@ supervisor.main(SETTINGS, sys.argv)
 
     scripts/supervise .../scripts/job JOBNDX    run a step: scripts/job becomes this program, and
                                                 keeps its process id
+    scripts/supervise .../scripts/job OFFSET+   run the task of an array whose index the scheduler
+                                                tells, or all of them, so many at a time
     scripts/supervise cancel                    end the steps that stdin names, and wait until
                                                 nothing of them is alive
     scripts/supervise poll                      print the steps on stdin that are alive
@@ -11529,6 +12244,13 @@ SETTINGS: "Dict[str, Any]" = {}  # of the job, from scripts/supervise: base, dir
 
 # Variables in which schedulers name the job that a process belongs to.
 SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
+# Where a scheduler's variable is set, these tell a script which task of an array it is.
+ARRAY_VARIABLES = (
+    ("SLURM_JOB_ID", (("SLURM_ARRAY_TASK_ID", "TASK"), ("SLURM_ARRAY_TASK_COUNT", "COUNT"),
+                      ("SLURM_ARRAY_TASK_MIN", "MIN"), ("SLURM_ARRAY_TASK_MAX", "MAX"))),
+    ("LSB_JOBID", (("LSB_JOBINDEX", "TASK"), ("LSB_JOBINDEX_END", "MAX"))),
+    ("SGE_TASK_ID", (("SGE_TASK_ID", "TASK"), ("SGE_TASK_FIRST", "MIN"), ("SGE_TASK_LAST", "MAX"))),
+    ("PBS_JOBID", (("PBS_ARRAY_INDEX", "TASK"),)))
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 # Begins the variables that hold an exported function of bash, `NAME=TEXT` in hexadecimal: rc and
@@ -11552,13 +12274,15 @@ RETRY_S = 60            # the same, if one does
 
 # Files.
 
-def read(path: str) -> str:
-    """The text of a file, '' if it cannot be read."""
+def read(path: str, offset: int = 0) -> str:
+    """The text of a file from this byte on, '' if it cannot be read."""
     try:
         fd = posix.open(path, posix.O_RDONLY)
     except OSError:
         return ""
     try:
+        if offset:
+            posix.lseek(fd, offset, 0)
         chunks = iter(lambda: posix.read(fd, 65536), b"")
         return b"".join(chunks).decode("utf-8", "surrogateescape")
     except OSError:
@@ -11855,14 +12579,20 @@ def claim_text(native: str) -> str:
 class Step:
     """A step of a job: its files, and what is alive of it."""
 
-    def __init__(self, base: str, jobndx: int) -> None:
-        self.base, self.jobndx = base, jobndx
+    def __init__(self, base: str, jobndx: int, offset: "Optional[int]" = None) -> None:
+        """offset: what comes before its round, if it is that of an array."""
+        self.base, self.jobndx, self.offset = base, jobndx, offset
         self.tag = "psik-%s.%d" % (base.rpartition("/")[2], jobndx)
         self.claim = Claim(read(self.log("claim")))
 
     def log(self, kind: str) -> str:
         """The path of one of its logs."""
         return "%s/log/%s.%d" % (self.base, kind, self.jobndx)
+
+    def host(self) -> str:
+        """The host that log/host.N names; for an array's round this is one file, log/host.20+."""
+        return (read(self.log("host")) or self.offset is not None and read(
+            "%s/log/host.%d+" % (self.base, self.offset)) or "").strip()
 
     @property
     def mark(self) -> str:
@@ -11880,7 +12610,7 @@ class Step:
         node, boot, namespace = (self.claim.host.split() + ["", "", ""])[:3]
         our_node, our_boot, our_namespace = this_host().split()
         if not node:
-            return "" if (read(self.log("host")).strip() or our_node) == our_node else "elsewhere"
+            return "" if (self.host() or our_node) == our_node else "elsewhere"
         if node != our_node:
             return "elsewhere"
         return "before" if boot != our_boot else "here" if namespace == our_namespace else "apart"
@@ -12005,13 +12735,18 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
 def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
     """(native id, step) of each line `NATIVEID psik-JOBID.JOBNDX` on stdin.
 
-    The jobs lie in the same folder as this one.
+    The jobs lie in the same folder as this one.  In place of JOBNDX, a task of an array may have
+    OFFSET+TASK.
     """
     for line in open(0, "rb"):
         native, _, tag = line.decode("utf-8", "surrogateescape").strip().partition(" ")
         jobid, _, jobndx = tag[len("psik-"):].rpartition(".")
+        before, plus, task = jobndx.partition("+")
+        base = "%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid)
         if jobid and jobndx.isdigit():
-            yield native, Step("%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid), int(jobndx))
+            yield native, Step(base, int(jobndx))
+        elif jobid and before.isdigit() and task.isdigit():
+            yield native, Step(base, int(before) + int(task), int(before))
 
 
 def running_scripts() -> "Set[str]":
@@ -12059,12 +12794,17 @@ def await_end(step: Step, limit_s: float) -> bool:
     return True
 
 
+def is_supervised(step: Step) -> bool:
+    """Whether the supervisor of a step of this host is alive."""
+    return is_locked(step.log("claim")) is not False and step.claim.is_running()
+
+
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host; '', or a message about what is still alive.
 
     Its supervisor does it; if that is gone, or does not answer, this process does.
     """
-    if is_locked(step.log("claim")) is not False and step.claim.is_running():
+    if is_supervised(step):
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
         if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # the longest that it may take
             return ""
@@ -12087,7 +12827,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     deadline = time.monotonic() + grace_s + 3 * CANCEL_LOOK_S
     while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
-            host = (step.claim.host or read(step.log("host")) or "?").split()[0]
+            host = (step.claim.host or step.host() or "?").split()[0]
             return "its host, %s, has not answered the request %s" % (host, step.log("cancel"))
         time.sleep(0.1)
     return ""
@@ -12101,13 +12841,30 @@ def cancel() -> int:
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
-    for _, step in steps_of_stdin():
+    steps = [step for _, step in steps_of_stdin()]
+    request_ends(steps)
+    for step in steps:
         end = ways.get(step.place())
         fault = end(step, grace_s) if end else ""
         if fault:
             complain("step %d: %s" % (step.jobndx, fault))
             status = 1
+    arrays = {step.base for step in steps if step.offset is not None and not step.place()
+              and not exists(step.log("cancel"))}   # else only some of its tasks are to end
+    deadline = time.monotonic() + 2 * CANCEL_LOOK_S
+    while arrays & running_scripts() and time.monotonic() < deadline:
+        time.sleep(0.05)    # until the supervisor of the array has seen it
     return status
+
+
+def request_ends(steps: "List[Step]") -> None:
+    """Ask all supervisors of these steps to end them, before one is waited for."""
+    for step in steps if len(steps) > 1 else ():
+        place = step.place()
+        if place == "here" and is_supervised(step):
+            send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
+        elif place in ("apart", "elsewhere"):
+            posix.close(write(step.log("cancel"), ""))
 
 
 # Processes of a parallel program, on a host without mpirun.
@@ -12196,11 +12953,15 @@ class Ranks:
 class History:
     """The job's status.csv, open; lock() keeps other writers out, if it can."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, before: "Optional[History]" = None) -> None:
+        """before: one that was read already."""
         self.base = base
         self.fd = posix.open(base + "/status.csv", posix.O_RDWR | posix.O_APPEND)
         self.unsynced: "List[int]" = []
         self.rows: "List[Tuple[int, str, str]]" = []
+        # The rows of the lines before self.offset.
+        self.known: "List[Tuple[int, str, str]]" = before.known if before else []
+        self.offset: int = before.offset if before else 0
 
     def lock(self) -> None:
         """Lock and read it.
@@ -12211,9 +12972,16 @@ class History:
         deadline, kind = time.monotonic() + HISTORY_LOCK_S, fcntl.LOCK_EX | fcntl.LOCK_NB
         while lock(self.fd, kind) is False and time.monotonic() < deadline:
             time.sleep(0.002)
-        text = read(self.base + "/status.csv")
-        self.torn = not text.endswith("\n")
-        self.rows = rows_of(text)
+        self.read()
+
+    def read(self) -> None:
+        """Read what was added since the last time."""
+        text = read(self.base + "/status.csv", self.offset)
+        whole, end, rest = text.rpartition("\n")
+        self.known += rows_of(whole)
+        self.offset += len(as_bytes(whole + end))
+        self.torn = bool(rest)
+        self.rows = self.known + rows_of(rest)
 
     def unlock(self) -> None:
         """Let others have it."""
@@ -12279,6 +13047,15 @@ class History:
         later = [row[:2] for row in self.rows[max(queued or [0]):]]
         return (bool(queued) or is_first) and (0, "canceled") in later
 
+    def has_ended(self, tasks: int) -> bool:
+        """Whether the latest step of each task has ended."""
+        latest: "Dict[int, Tuple[int, str]]" = {}
+        for jobndx, state, _ in self.rows:
+            task = (jobndx - 1) % tasks
+            if jobndx and latest.get(task, (0, ""))[0] <= jobndx:
+                latest[task] = (jobndx, state)
+        return len(latest) == tasks and all(state in FINAL for _, state in latest.values())
+
 
 def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str) -> int:
     """Start a program in a session of its own, its stdin empty, no signal blocked; its process id.
@@ -12324,10 +13101,12 @@ def start_forked(argv: "List[str]", environment: "Dict[bytes, bytes]",
 class Run:
     """A step that this process runs."""
 
-    def __init__(self, jobndx: int, words: "Dict[str, str]") -> None:
-        """words: the variables that scripts/job has set: mpirun nodes jobid psik_walltime_s."""
+    def __init__(self, jobndx: int, words: "Dict[str, str]",
+                 history: "Optional[History]" = None) -> None:
+        """words: the variables that scripts/job has set; history: what was read of it already."""
         self.step = Step(SETTINGS["base"], jobndx)
-        self.history = History(SETTINGS["base"])
+        self.history = History(SETTINGS["base"], history)
+        self.tasks = max(1, SETTINGS.get("tasks", 1))
         self.words = words
         self.walltime_s = int("0" + words["psik_walltime_s"])  # 0 if a scheduler sees to it
         self.native = ""
@@ -12345,8 +13124,9 @@ class Run:
         """The native id of this submission, which scripts/job sets as `jobid`.
 
         `own`: the id of this process; `ask`: what submit printed, by the step's `queued` row.
+        The tasks of an array have the array's id.
         """
-        jobid = self.words["jobid"]
+        jobid = self.words["array"] or self.words["jobid"]
         if jobid == "ask":
             ids = [info for jobndx, state, info in self.history.rows
                    if (jobndx, state) == (self.step.jobndx, "queued")]
@@ -12374,13 +13154,15 @@ class Run:
 
         Its `queued` row may be there already: psik.py writes it if it sees the job wait.
         """
-        claimed, rows = self.claimed(), self.history.rows
+        task = self.step.jobndx % self.tasks
+        rows = [row for row in self.history.rows if row[0] and row[0] % self.tasks == task]
+        claimed = [jobndx for jobndx in self.claimed() if jobndx % self.tasks == task]
         ours = [step for step in (Step(SETTINGS["base"], jobndx) for jobndx in claimed)
                 if step.claim.native == self.native]
         previous = max(ours, key=lambda step: step.jobndx)
         queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
                   and jobndx > previous.jobndx and jobndx not in claimed]
-        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
+        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + self.tasks
         self.step = Step(SETTINGS["base"], jobndx)
         if not queued:
             reason = "its scheduler runs it again, as step %d\n" % jobndx
@@ -12432,10 +13214,11 @@ class Run:
                 return False
             jobndx = self.step.jobndx
             if is_canceled or exists(self.step.log("cancel")):
-                self.history.append(jobndx, "canceled", "143")
+                if not self.step.has_ended():   # psik.py may have recorded it
+                    self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
-            self.killed = 0 if self.walltime_s else killed_for_memory(self.native)
+            self.killed = 0 if self.walltime_s else killed_for_memory(self.words["jobid"])
             return True
         finally:
             self.history.unlock()
@@ -12453,7 +13236,8 @@ class Run:
     def environment(self) -> "Dict[bytes, bytes]":
         """The payload's environment: what the job was given, the spec's own, psik.py's own."""
         environment = given_environment()
-        environment.pop(b"psik_walltime_s", None)
+        for name in (b"psik_walltime_s", b"psik_task"):
+            environment.pop(name, None)
         for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
             if environment.get(name) == value:
                 del environment[name]
@@ -12467,6 +13251,7 @@ class Run:
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
+        ours.update(self.task_variables())
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
@@ -12476,6 +13261,26 @@ class Run:
                          for name, value in SETTINGS["environment"].items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
+
+    def task_variables(self) -> "Dict[str, str]":
+        """The variables of this task of an array; {} if the job is none."""
+        if not SETTINGS.get("tasks"):
+            return {}
+        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").splitlines()
+        values = lines[(self.step.jobndx - 1) % self.tasks].split("\t")
+        numbers = [line.split("\t")[0] for line in lines]
+        words = dict(zip(("TASK", "COUNT", "MIN", "MAX"), (
+            values[0], str(self.tasks), min(numbers, key=int), max(numbers, key=int))))
+        is_own = self.words["jobid"] in ("own", "ask")
+        return dict(([] if is_own else self.scheduler_variables(words)),
+                    **dict(zip(head.split("\t"), values), tasks=str(self.tasks)))
+
+    @staticmethod
+    def scheduler_variables(words: "Dict[str, str]") -> "List[Tuple[str, str]]":
+        """The variables in which the scheduler tells a script its task, with the spec's numbers."""
+        given = as_texts(posix.environ)
+        return [(name, words[word]) for mark, names in ARRAY_VARIABLES if mark in given
+                for name, word in names]
 
     def start_payload(self) -> None:
         """Start scripts/run, which inherits a lock on log/alive.N."""
@@ -12569,9 +13374,9 @@ class Run:
         self.history.lock()
         try:
             state, info = self.outcome()
-            if not self.walltime_s and killed_for_memory(self.native) > self.killed:
+            if not self.walltime_s and killed_for_memory(self.words["jobid"]) > self.killed:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
-                               + most_memory(self.native))
+                               + most_memory(self.words["jobid"]))
             if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))
@@ -12604,9 +13409,9 @@ class Run:
         return info
 
     def is_waited_for(self) -> bool:
-        """Whether there are jobs that run after this one."""
+        """Whether the job has ended, with all its tasks, and others run after it."""
         folder, _, jobid = SETTINGS["base"].rpartition("/")
-        return exists("%s/.after/%s" % (folder, jobid))
+        return exists("%s/.after/%s" % (folder, jobid)) and self.history.has_ended(self.tasks)
 
     def deliver(self) -> None:
         """Let psik.py deliver the events in the outbox; do not wait for it.
@@ -12660,6 +13465,92 @@ class Run:
             head = read(SETTINGS["base"] + "/scripts/run").split("\n")[0]
             return 127, "the interpreter of its script is not there: %s" % head[:100]
         return 126, "its script cannot be started: %s" % err.strerror
+
+
+class Array:
+    """The tasks of an array that run on this host, so many at a time.
+
+    Each is run by a process of its own, in a session of its own, which is forked from this one.
+    """
+
+    def __init__(self, offset: int, words: "Dict[str, str]") -> None:
+        self.words, self.history = words, History(SETTINGS["base"])
+        number = offset // SETTINGS["tasks"]
+        lines = read("%s/log/round.%d" % (SETTINGS["base"], number)).splitlines()
+        indices = dict((line.split(" ", 1) + [""])[:2] for line in lines).get(str(offset), "")
+        ranges, _, most = indices.partition("%")
+        self.waiting = [offset + index for index in self.numbers(ranges)]
+        self.at_once = int("0" + most) or max(1, self.cores() // SETTINGS["cores"])
+        self.running: "Set[int]" = set()
+        self.looked = 0.0       # when log/cancel.N were looked for
+
+    @staticmethod
+    def numbers(ranges: str) -> "Iterator[int]":
+        """The numbers of a text like `1-3,7`."""
+        for part in filter(None, ranges.split(",")):
+            first, _, last = part.partition("-")
+            yield from range(int(first), int(last or first) + 1)
+
+    @staticmethod
+    def cores() -> int:
+        """The cores that this process may use."""
+        try:
+            return len(posix.sched_getaffinity(0))
+        except (AttributeError, OSError):  # macOS
+            return posix.cpu_count() or 1
+
+    def leave_out_canceled(self) -> None:
+        """Take out the tasks that are canceled; those that were so one by one get their row."""
+        self.history.read()
+        rows = self.history.rows
+        if any(row[0] == 0 and row[1] == "canceled" for row in rows) and self.waiting:
+            self.waiting = self.waiting if not self.history.is_canceled(self.waiting[0]) else []
+        if not self.waiting or time.monotonic() - self.looked < CANCEL_LOOK_S:
+            return
+        self.looked = time.monotonic()
+        names = set(posix.listdir(SETTINGS["base"] + "/log"))
+        canceled = [jobndx for jobndx in self.waiting if "cancel.%d" % jobndx in names]
+        self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
+        if canceled:
+            self.history.lock()
+            ended = {jobndx for jobndx, state, _ in self.history.rows if state in FINAL}
+            for jobndx in canceled:
+                if jobndx not in ended:     # psik.py may have recorded it
+                    self.history.append(jobndx, "canceled", "143")
+            self.history.unlock()
+
+    def start(self, jobndx: int) -> None:
+        """Run a task in a process of its own."""
+        pid = posix.fork()
+        if pid:
+            self.running.add(pid)
+            return
+        try:
+            posix.setsid()
+            posix._exit(Run(jobndx, self.words, self.history).run())
+        finally:
+            posix._exit(1)
+
+    def reap(self) -> None:
+        """Take note of the tasks that have ended."""
+        for pid in list(self.running):
+            if posix.waitpid(pid, posix.WNOHANG)[0]:
+                self.running.discard(pid)
+
+    def run(self) -> int:
+        """Run them all; a signal that ends jobs ends those that run, and no more are begun."""
+        while self.waiting or self.running:
+            self.leave_out_canceled()
+            while self.waiting and len(self.running) < self.at_once:
+                self.start(self.waiting.pop(0))
+            if self.running:
+                number = next_signal(CANCEL_LOOK_S)
+                if number in STOPPING:
+                    self.waiting = []
+                    for pid in self.running:
+                        send(pid, _signal.SIGTERM, _signal.SIGCONT)
+                self.reap()
+        return 0
 
 
 def find_program(name: str, first: "Tuple[str, ...]" = ()) -> str:
@@ -12721,13 +13612,20 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
         posix._exit(poll() if argv[1] == "poll" else cancel())
     reset()
     given = as_texts(posix.environ)
-    words = {name: given.get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
+    words = {name: given.get(name, "") for name in (
+        "mpirun", "nodes", "jobid", "psik_task", "psik_walltime_s")}
     # The templates join the words of mpirun by \x01, as rc exports a list; rc itself, which sees
     # one word, writes the \x01 in it as \x02\x01.
     words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)
-    run = Run(int(argv[2]), words)
+    offset, is_array, _ = argv[2].partition("+")
+    # Slurm gives each task an id of its own too, but scancel does not take it.
+    is_slurm = bool(is_array) and words["psik_task"] != "all"
+    words["array"] = given.get("SLURM_ARRAY_JOB_ID", "") if is_slurm else ""
+    if is_array and words["psik_task"] == "all":
+        posix._exit(Array(int(offset), words).run())
+    run = Run(int(offset) + int(words["psik_task"] if is_array else 0), words)
     if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session it began in
         try:
             posix.setsid()
@@ -12735,10 +13633,17 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
             pass
     posix._exit(run.run())  # to take the interpreter apart first would cost time
 ''',
+    'at/array': r'''#!@shell@
+# at: a supervisor runs the tasks of an array, however many and whichever.
+echo 100000 list
+''',
     'at/cancel': r'''#!@shell@
-# at: atrm removes jobs from the queue, but does not end those that run: their supervisors do.
+# at: atrm removes jobs from the queue, but does not end those that run: their supervisors do.  A
+# task of an array that goes on (ID+INDEX) is left out by its supervisor.
 # needs: atrm
-atrm $*
+/bin/sh -c 'for id; do
+		case $id in *+*) ;; *) atrm "$id" ;; esac
+	done' psik $*
 test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
 exec python3 -I -S -X utf8 @supervise@ cancel
 ''',
@@ -12759,6 +13664,7 @@ mpirun=@mpiexec@
 mpirun=@launcher@
 nodes=1
 jobid=ask
+psik_task=all
 psik_walltime_s=@duration_s@
 @job_body@
 ''',
@@ -12799,7 +13705,7 @@ psik_queue=b
 psik_queue=@queue_name@
 exec /bin/sh -c 'jobndx=$1 tag=$2
 	shift 2
-	text="exec \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # $tag.$jobndx"
+	text="exec \"\$(pwd)\"/scripts/job $jobndx </dev/null >/dev/null 2>&1 # $tag"
 	answer=$(echo "$text" | at "$@" now 2>&1)
 	status=$?
 	while read -r word id at rest; do
@@ -12811,9 +13717,13 @@ exec /bin/sh -c 'jobndx=$1 tag=$2
 	done <<-END
 	$answer
 	END
-	exit $status' psik $1 @tag@ -q $psik_queue \
+	exit $status' psik $1 @tag@.$1$3 -q $psik_queue \
 	@attributes@ \
 	-M
+''',
+    'local/array': r'''#!@shell@
+# local: a supervisor runs the tasks of an array, however many and whichever.
+echo 100000 list
 ''',
     'local/cancel': r'''#!@shell@
 # local: the supervisor of a step ends it.
@@ -12826,6 +13736,7 @@ mpirun=@mpiexec@
 mpirun=@launcher@
 nodes=1
 jobid=own
+psik_task=all
 psik_walltime_s=@duration_s@
 @job_body@
 ''',
@@ -12841,14 +13752,24 @@ echo "$2" >@log@/host."$1"
 @job@ "$1" </dev/null >/dev/null 2>&1 &
 echo $!
 ''',
+    'lsf/array': r'''#!@shell@
+# lsf: the largest index of an array.
+# needs: bparams sed
+exec /bin/sh -c 'answer=$(bparams -a) || exit 1
+	size=$(printf "%s\n" "$answer" | sed -n "s/^ *MAX_JOB_ARRAY_SIZE *= *\([0-9]*\).*/\1/p")
+	echo "${size:-1000} list"'
+''',
     'lsf/cancel': r'''#!@shell@
-# lsf: bkill fails if a job has already ended, but then there is nothing to do.
+# lsf: bkill fails if a job has already ended, but then there is nothing to do.  A task of an array
+# is ID+INDEX here, and for LSF ID[INDEX].
 # needs: bkill sed
-exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
+exec /bin/sh -c 'set -f
+	answer=$(bkill $(echo "$@" | sed "s/+\([0-9]*\)/[\1]/g") 2>&1) && exit
 	status=$?
 	test -n "$answer" || exit $status
 	answer=$(printf "%s\n" "$answer" | sed -e "/has already finished/d" \
-		-e "/No matching job found/d" -e "/is being terminated/d")
+		-e "/No matching job found/d" -e "/is being terminated/d" \
+		-e "/Operation is in progress/d")
 	printf "%s\n" "$answer" >&2
 	test -z "$answer"' psik $*
 ''',
@@ -12858,9 +13779,15 @@ exec /bin/sh -c 'answer=$(bkill "$@" 2>&1) && exit
 bqueues >/dev/null
 ''',
     'lsf/hold': r'''#!@shell@
-# lsf: keep jobs that wait from starting.
-# needs: bstop
-bstop $*
+# lsf: keep jobs that wait from starting.  For an array bstop may fail though it does so.
+# needs: bstop sed
+exec /bin/sh -c 'answer=$(bstop "$@" 2>&1) && exit
+	status=$?
+	test -n "$answer" || exit $status
+	answer=$(printf "%s\n" "$answer" | sed -e "/Operation is in progress/d" \
+		-e "/is being stopped/d" -e "/is being resumed/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik $*
 ''',
     'lsf/job': r'''#!@shell@
 #BSUB -J @plain_name@
@@ -12884,23 +13811,26 @@ mpirun=jsrun
 mpirun=@launcher@
 nodes=ask
 jobid=$LSB_JOBID
+psik_task=$LSB_JOBINDEX
 psik_walltime_s=0
 @job_body@
 ''',
     'lsf/poll': r'''#!@shell@
 # lsf: all jobs of the user, also those that ended lately: id, state, exit status, tag, reasons.
-# The tag is the last word of the description, which may hold a ^, and so comes last.
+# The tag is the last word of the description, which may hold a ^, and so comes last.  Each task of
+# an array has a line of its own, and its index goes behind the + of the tag.
 # needs: bjobs sed
 exec /bin/sh -c 'quote=$(printf "\047")
-	fields="jobid stat exit_code pend_reason exit_reason exec_host job_description"
+	fields="jobid stat exit_code jobindex pend_reason exit_reason exec_host job_description"
 	answer=$(bjobs -a -noheader -o "$fields delimiter=$quote^$quote" 2>&1) || case $answer in
 		*"No job found"* | *"No unfinished job found"*) exit 0 ;;
 		*) printf "%s\n" "$answer" >&2; exit 1 ;;
 	esac
-	field="\([^^]*\)" start="^\([0-9]*\)^\([A-Z]*\)^$field^$field^$field^$field^"
+	field="\([^^]*\)" start="^\([0-9]*\)^\([A-Z]*\)^$field^$field^$field^$field^$field^"
 	printf "%s\n" "$answer" | sed -n \
-		-e "s/$start.*\(psik-[0-9.][0-9.]*\)\$/\1 \2 \3 \7 \4 \5@\6/" -e "t begin" \
-		-e "s/$start.*/\1 \2 \3 none \4 \5@\6/" -e "t begin" -e ":begin" \
+		-e "s/$start.*\(psik-[0-9.][0-9.]*+\)\$/\1 \2 \3 \8\4 \5 \6@\7/" -e "t begin" \
+		-e "s/$start.*\(psik-[0-9.][0-9.]*\)\$/\1 \2 \3 \8 \5 \6@\7/" -e "t begin" \
+		-e "s/$start.*/\1 \2 \3 none \5 \6@\7/" -e "t begin" -e ":begin" \
 		-e "/ RUN \| USUSP \| SSUSP /s/\( [^ ]* [^ ]* [^ ]*\) .*@\([^@]*\)\$/\1 on \2/" \
 		-e "s/@[^@]*\$//" \
 		-e "s/ -\$//" -e "s/^\([^ ]* [^ ]* [^ ]* [^ ]*\) -\$/\1/" \
@@ -12920,29 +13850,50 @@ exec /bin/sh -c 'answer=$(bqueues -w) || exit 1
 		}"'
 ''',
     'lsf/release': r'''#!@shell@
-# lsf: let jobs that are held start.
-# needs: bresume
-bresume $*
+# lsf: let jobs that are held start.  For an array bresume may fail though it does so.
+# needs: bresume sed
+exec /bin/sh -c 'answer=$(bresume "$@" 2>&1) && exit
+	status=$?
+	test -n "$answer" || exit $status
+	answer=$(printf "%s\n" "$answer" | sed -e "/Operation is in progress/d" \
+		-e "/is being stopped/d" -e "/is being resumed/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik $*
 ''',
     'lsf/submit': r'''#!@shell@
 # lsf: bsub reads directives from its stdin only, and the script there gets no arguments.  So bsub
 # gets the directives of scripts/job, and a line that calls scripts/job with its jobndx.  The
-# description ends with the tag by which a submission is found again.
+# description ends with the tag by which a submission is found again.  $3 holds the indices of an
+# array, `1-10%5`, $4 the id of an array that has to end before.
 # needs: bsub sed
-exec /bin/sh -c 'answer=$(
-		sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | bsub -Jd "$3$2.$1"
-	) || exit
+exec /bin/sh -c 'tag=$3$2.$1 call="s/^#CALL \(.*\)/\1 $1/p" indices=$4 before=$5
+	set --
+	if test -n "$indices"; then
+		name=$(sed -n "s/^#BSUB -J //p" "$0") most=
+		case $indices in *%*) most=%${indices#*%} ;; esac
+		set -- -J "${name:-psik}[${indices%%%*}]$most"
+	fi
+	test -z "$before" || set -- "$@" -w "ended($before)"
+	answer=$(sed -n "1p; /^#BSUB/p; $call" "$0" | bsub "$@" -Jd "$tag") || exit
 	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' \
-	@job@ $1 @tag@ @comment@
+	@job@ $1 @tag@ @comment@ $3 $4
 ''',
     'lsf-file/submit': r'''#!@shell@
 # lsf-file: as lsf, for sites where bsub takes a file and reads nothing from stdin.
 # needs: bsub sed
-exec /bin/sh -c 'sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$0.$1" || exit
-	chmod 700 "$0.$1" || exit
-	answer=$(LSB_BSUB_PARSE_SCRIPT=Y bsub -Jd "$3$2.$1" "$0.$1") || exit
+exec /bin/sh -c 'tag=$3$2.$1 file=$0.$1 indices=$4 before=$5
+	sed -n "1p; /^#BSUB/p; s/^#CALL \(.*\)/\1 $1/p" "$0" >"$file" || exit
+	chmod 700 "$file" || exit
+	set --
+	if test -n "$indices"; then
+		name=$(sed -n "s/^#BSUB -J //p" "$0") most=
+		case $indices in *%*) most=%${indices#*%} ;; esac
+		set -- -J "${name:-psik}[${indices%%%*}]$most"
+	fi
+	test -z "$before" || set -- "$@" -w "ended($before)"
+	answer=$(LSB_BSUB_PARSE_SCRIPT=Y bsub "$@" -Jd "$tag" "$file") || exit
 	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' \
-	@job@ $1 @tag@ @comment@
+	@job@ $1 @tag@ @comment@ $3 $4
 ''',
     'lsf-mpi/job': r'''#!@shell@
 # lsf-mpi: LSF at sites where mpirun starts programs.  exclusive_node_use asks for -x, which the
@@ -12970,18 +13921,28 @@ mpirun=mpirun
 mpirun=@launcher@
 nodes=ask
 jobid=$LSB_JOBID
+psik_task=$LSB_JOBINDEX
 psik_walltime_s=0
 @job_body@
 ''',
+    'sge/array': r'''#!@shell@
+# sge: the largest index of an array; its indices must follow one another.
+# needs: qconf sed
+exec /bin/sh -c 'answer=$(qconf -sconf) || exit 1
+	size=$(printf "%s\n" "$answer" | sed -n "s/^max_aj_tasks *//p")
+	test "${size:-0}" -gt 0 || size=75000
+	echo "$size range"'
+''',
     'sge/cancel': r'''#!@shell@
 # sge: qdel kills at once, so first the supervisors of what runs are told to end it.  qdel fails
-# if a job has ended, but then there is nothing to do.
-# needs: qdel sed
+# if a job has ended, but then there is nothing to do.  A task of an array is ID+INDEX here, and
+# for SGE ID.INDEX.
+# needs: qdel sed tr
 exec /bin/sh -c 'python=$1 supervise=$2
 	shift 2
 	test -x "$python" || python=python3
 	"$python" -I -S -X utf8 "$supervise" cancel
-	answer=$(qdel "$@" 2>&1) && exit
+	answer=$(qdel $(echo "$@" | tr + .) 2>&1) && exit
 	status=$?
 	test -n "$answer" || exit $status
 	answer=$(printf "%s\n" "$answer" | sed -e "/does not exist/d" -e "/has deleted job/d" \
@@ -13022,11 +13983,13 @@ mpirun=mpirun
 mpirun=@launcher@
 nodes=$NHOSTS
 jobid=$JOB_ID
+psik_task=$SGE_TASK_ID
 psik_walltime_s=@nearly_s@
 @job_body@
 ''',
     'sge/poll': r'''#!@shell@
-# sge: the jobs of the user that wait or run: id, state, -, tag, reason; the tag ends the name.  For
+# sge: the jobs of the user that wait or run: id, state, -, tag, reason; the tag ends the name.  The
+# tasks of an array that wait have one line, with their indices behind the + of the tag.  For
 # ids on stdin that the master no longer knows, the accounting is asked, if this host can read it.
 # A job in an error state waits until somebody clears or cancels it: the reason says why.
 # needs: awk id qstat sed
@@ -13034,7 +13997,10 @@ exec /bin/sh -c 'asked=$(cat)
 	answer=$(qstat -xml -u "$(id -un)" -s prs) || exit 1
 	seen=$(printf "%s\n" "$answer" | awk -F "[<>]" "
 		\$2 == \"JB_job_number\" { id = \$3 }
-		\$2 == \"JB_name\" { tag = match(\$3, /psik-[0-9.]+\$/) ? substr(\$3, RSTART) : \"none\" }
+		\$2 == \"JB_name\" {
+			tag = match(\$3, /psik-[0-9.]+[+]?\$/) ? substr(\$3, RSTART) : \"none\"
+		}
+		\$2 == \"tasks\" && tag ~ /[+]\$/ { tag = tag \$3 }
 		\$2 == \"state\" { state = \$3 }
 		\$2 == \"queue_name\" { host = \$3; sub(/.*@/, \"\", host) }
 		\$2 == \"/job_list\" {
@@ -13062,15 +14028,20 @@ exec /bin/sh -c 'asked=$(cat)
 		asking && \$1 ~ /^[0-9]+\$/ && !(\$1 in known) { print \$1 }" |
 	while read -r id; do
 		$limit qacct -j "$id" 2>/dev/null </dev/null | awk "
+			function tell() {
+				if (tag == \"\") return
+				if (failed == 100) why = \"deleted, or over a limit; maxvmem \" used
+				if (failed + code == 0) print id, \"completed\", 0, tag
+				else print id, \"failed\", code ? code : \"-\", tag, why
+			}
+			/^=====/ { tell(); tag = \"\" }
 			\$1 == \"jobname\" { tag = \"none\" }
-			\$1 == \"jobname\" && match(\$2, /psik-[0-9.]+\$/) { tag = substr(\$2, RSTART) }
+			\$1 == \"jobname\" && match(\$2, /psik-[0-9.]+[+]?\$/) { tag = substr(\$2, RSTART) }
+			\$1 == \"taskid\" && tag ~ /[+]\$/ { tag = tag \$2 }
 			\$1 == \"failed\" { failed = \$2; why = \$0; sub(/^failed *[0-9]* *:? */, \"\", why) }
 			\$1 == \"exit_status\" { code = \$2 }
 			\$1 == \"maxvmem\" { used = \$2 }
-			END { if (tag == \"\") exit
-				if (failed == 100) why = \"deleted, or over a limit; maxvmem \" used
-				if (failed + code == 0) print id, \"completed\", 0, tag
-				else print id, \"failed\", code ? code : \"-\", tag, why }" id="$id"
+			END { tell() }" id="$id"
 	done' psik
 ''',
     'sge/queues': r'''#!@shell@
@@ -13099,11 +14070,12 @@ qrls $*
     'sge/submit': r'''#!@shell@
 # sge: give qsub the directives of scripts/job, and lines that call scripts/job with its jobndx.  A
 # job has no comment, so its name ends with the tag by which the submission is found again.  Exit
-# 75: the connection broke, so the job may have been taken.
+# 75: the connection broke, so the job may have been taken.  $3 holds the indices of an array,
+# `1-10%5`, $4 the id of an array that has to end before.
 # More than one slot needs a parallel environment: the attribute -pe names it, else it is the first
 # that gives the slots on one host, so many on each of several, or wherever they are free.
 # needs: grep qconf qsub sed
-exec /bin/sh -c 'job=$1 jobndx=$2 tag=$3 log=$4 hosts=any each=none
+exec /bin/sh -c 'job=$1 jobndx=$2 tag=$3 log=$4 indices=$5 before=$6 hosts=any each=none
 	find_environment() {
 		for name in $(qconf -spl); do
 			rule=$(qconf -sp "$name" | sed -n "s/^allocation_rule *//p")
@@ -13128,26 +14100,38 @@ exec /bin/sh -c 'job=$1 jobndx=$2 tag=$3 log=$4 hosts=any each=none
 		[A-Za-z_]*) name=$name- ;;
 		*) name=_$name- ;;
 	esac
+	array=
+	test -z "$indices" || array="-t ${indices%%%*}"
+	case $indices in *%*) array="$array -tc ${indices#*%}" ;; esac
+	test -z "$before" || array="$array -hold_jid $before"
 	case $log in *[,:\$]*) log=/dev/null ;; *) log=$log.$jobndx ;; esac
 	answer=$({
 		sed -n -e "s/^\(#\\$ -pe\) \"\(.*\)\"$/\1 \2/" -e "s/^#\\$ -pe [^ ]*$/& $slots/" \
 			-e "/^#\\$ /p" "$job"
 		test -z "$parallel" || echo "#\$ -pe $parallel $slots"
 		printf "read -r job <<\\\\end\n%s\nend\nexec \"\$job\" %s\n" "$job" "$jobndx"
-	} | qsub -terse -N "$name$tag.$jobndx" -o "$log" 2>&1)
+	} | qsub -terse $array -N "$name$tag.$jobndx" -o "$log" 2>&1)
 	status=$?
-	printf "%s\n" "$answer" | sed "/^[0-9][0-9]*$/d" >&2
-	printf "%s\n" "$answer" | sed -n "/^[0-9][0-9]*$/p"
+	printf "%s\n" "$answer" | sed "/^[0-9][0-9.:-]*$/d" >&2
+	printf "%s\n" "$answer" | sed -n "s/^\([0-9][0-9]*\)[0-9.:-]*$/\1/p"
 	test $status -eq 0 && exit
 	printf "%s\n" "$answer" | grep -q "Connection refused" && exit $status
 	printf "%s\n" "$answer" | grep -q -e "gdi request" -e timeout -e "read error" \
 		-e "send error" && exit 75
-	exit $status' psik @job@ $1 @tag@ @log@/submit
+	exit $status' psik @job@ $1 @tag@ @log@/submit $3 $4
+''',
+    'slurm/array': r'''#!@shell@
+# slurm: the largest index of an array, which is one less than MaxArraySize.
+# needs: scontrol sed
+exec /bin/sh -c 'answer=$(scontrol show config) || exit 1
+	size=$(printf "%s\n" "$answer" | sed -n "s/^MaxArraySize *= *//p")
+	test "${size:-0}" -gt 1 && echo "$((size - 1)) list"'
 ''',
     'slurm/cancel': r'''#!@shell@
-# slurm: scancel fails if a job has ended and is forgotten, but then there is nothing to do.
-# needs: scancel sed
-exec /bin/sh -c 'answer=$(scancel "$@" 2>&1) && exit
+# slurm: scancel fails if a job has ended and is forgotten, but then there is nothing to do.  A task
+# of an array is ID+INDEX here, and for Slurm ID_INDEX.
+# needs: scancel sed tr
+exec /bin/sh -c 'answer=$(scancel $(echo "$@" | tr + _) 2>&1) && exit
 	status=$?
 	test -n "$answer" || exit $status
 	answer=$(printf "%s\n" "$answer" |
@@ -13191,26 +14175,30 @@ mpirun=srun
 mpirun=@launcher@
 nodes=$SLURM_JOB_NUM_NODES
 jobid=$SLURM_JOB_ID
+psik_task=$SLURM_ARRAY_TASK_ID
 psik_walltime_s=0
 @job_body@
 ''',
     'slurm/poll': r'''#!@shell@
 # slurm: all jobs of the user that slurmctld still knows, also ended ones (for MinJobAge):
 # id, state, exit status, tag, reason.  The tag is the last word of the comment.  squeue prints the
-# exit status as wait(2) returns it.  The reason of a job that waits tells when it is expected to
+# exit status as wait(2) returns it; with -r each task of an array has a line of its own, and its
+# index goes behind the + of the tag.  The reason of a job that waits tells when it is expected to
 # start, that of one that runs tells where.
 # About ids on stdin that it no longer knows, the accounting is asked, if there is one.  Where it
 # keeps no comments, a job is ours if it has our directory and was submitted after ours was made.
-# needs: awk head sed squeue
+# needs: awk head sed squeue tr
 exec /bin/sh -c 'base=$1
 	asked=$(cat)
-	fields="JobID:|,State:|,exit_code:|,Reason:|,StartTime:|,NodeList:|,Comment:|"
-	answer=$(squeue -h -t all --me -O "$fields") || exit 1
-	printf "%s\n" "$answer" | awk -F "|" "
-		NF < 7 { next }
+	fields="ArrayJobID:|,State:|,exit_code:|,Reason:|,StartTime:|,NodeList:|"
+	fields="$fields,ArrayTaskID:|,Comment:|"
+	answer=$(squeue -h -r -t all --me -O "$fields") || exit 1
+	seen=$(printf "%s\n" "$answer" | awk -F "|" "
+		NF < 8 { next }
 		{ state = \"failed\"; code = int(\$3 / 256); reason = \$4 == \"None\" ? \"\" : \$4 }
 		{ line = \$0; sub(/[| ]+\$/, \"\", line) }
-		{ tag = match(line, /psik-[0-9.]+\$/) ? substr(line, RSTART) : \"none\" }
+		{ tag = match(line, /psik-[0-9.]+[+]?\$/) ? substr(line, RSTART) : \"none\" }
+		tag ~ /[+]\$/ { tag = tag \$7 }
 		code == 0 { code = \$3 % 128 && \$3 % 128 < 65 ? 128 + \$3 % 128 : \"-\" }
 		\$2 ~ /^(PENDING|CONFIGURING|RESV_DEL_HOLD|SPECIAL_EXIT)\$/ { state = \"queued\" }
 		\$2 ~ /^(REQUEUED|REQUEUE_HOLD|REQUEUE_FED)\$/ { state = \"queued\" }
@@ -13224,19 +14212,30 @@ exec /bin/sh -c 'base=$1
 		state == \"active\" && \$6 != \"\" { reason = \"on \" \$6 }
 		state == \"failed\" && reason == \"NonZeroExitCode\" { reason = \"\"; \$2 = \"\" }
 		state == \"failed\" && \$2 != \"\" { reason = \$2 (reason ? \" (\" reason \")\" : \"\") }
-		{ print \$1, state, code, tag, reason }"
+		{ print \$1, state, code, tag, reason }")
+	printf "%s\n" "$seen"
 
-	lost=$(printf "%s\n\n%s\n" "$answer" "$asked" | awk -F "[| ]" "
+	lost=$(printf "%s\n\n%s\n" "$seen" "$asked" | awk "
 		\$0 == \"\" { asking = 1 }
+		!asking && match(\$4, /[0-9]+[+][0-9]+\$/) {
+			split(substr(\$4, RSTART), part, \"+\")
+			known[\$1, substr(\$4, 1, RSTART - 1) part[1] + part[2]] = 1
+			next
+		}
 		!asking { known[\$1] = 1 }
-		asking && \$1 ~ /^[0-9]+\$/ && !(\$1 in known) { printf \"%s\", comma \$1; comma = \",\" }")
+		asking && \$1 ~ /^[0-9]+\$/ && !(\$1 in known) && !((\$1, \$2) in known) && !told[\$1]++ {
+			printf \"%s\", comma \$1
+			comma = \",\"
+		}")
 	test -n "$lost" && command -v sacct >/dev/null || exit 0
 	command -v timeout >/dev/null && limit="timeout 10"
 	SLURM_TIME_FORMAT=%s $limit sacct -n -X -D -P -j "$lost" \
-		-o JobIDRaw,State,ExitCode,Submit,WorkDir,Comment 2>/dev/null |
-	while IFS="|" read -r id state code submit place comment; do
+		-o JobIDRaw,JobID,State,ExitCode,Submit,WorkDir,Comment 2>/dev/null |
+	while IFS="|" read -r id task state code submit place comment; do
+		case $task in *_*) id=${task%%_*} ;; esac
 		state=${state%% *} signal=${code#*:} code=${code%:*}
 		case $comment in
+			*psik-*+) tag=psik-${comment##*psik-}$(echo "${task#*_}" | tr -d "[]") ;;
 			*psik-*) tag=psik-${comment##*psik-} ;;
 			*)
 				tag=$(printf "%s\n" "$asked" | sed -n "s/^$id \(psik-.*\)/\1/p" | head -n 1)
@@ -13279,11 +14278,15 @@ scontrol release $*
     'slurm/submit': r'''#!@shell@
 # slurm: give sbatch the directives of scripts/job, and a line that calls scripts/job with its
 # jobndx; print the id that it answers with, and on stderr all else.  The comment ends with the tag
-# by which the submission is found again.  What Slurm says of a script that it cannot start goes to
+# by which the submission is found again.  $3 holds the indices of an array, $4 the id of an array
+# that has to end before.  What Slurm says of a script that it cannot start goes to
 # log/submit.N.  Exit 75: the connection broke, so the job may have been taken.
 # needs: grep sbatch sed tail
 exec /bin/sh -c 'log=$(printf "%s\n" "$3.$1" | sed "s/%/%%/g")
-	answer=$(sed -n "1p; /^#SBATCH/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | sbatch --parsable \
+	array=
+	test -z "$5" || array="--array=$5"
+	test -z "$6" || array="$array --dependency=afterany:$6"
+	answer=$(sed -n "1p; /^#SBATCH/p; s/^#CALL \(.*\)/\1 $1/p" "$0" | sbatch --parsable $array \
 		--comment="$4$2.$1" --output="$log" --open-mode=append 2>&1)
 	status=$?
 	printf "%s\n" "$answer" | sed -e "/^[0-9][0-9]*$/d" -e "/^[0-9][0-9]*;/d" >&2
@@ -13296,7 +14299,7 @@ exec /bin/sh -c 'log=$(printf "%s\n" "$3.$1" | sed "s/%/%%/g")
 		-e "missing socket"; then
 		exit 75
 	fi
-	exit $status' @job@ $1 @tag@ @log@/submit @comment@
+	exit $status' @job@ $1 @tag@ @log@/submit @comment@ $3 $4
 ''',
 }
 # end embedded templates

@@ -3,6 +3,8 @@
 
     scripts/supervise .../scripts/job JOBNDX    run a step: scripts/job becomes this program, and
                                                 keeps its process id
+    scripts/supervise .../scripts/job OFFSET+   run the task of an array whose index the scheduler
+                                                tells, or all of them, so many at a time
     scripts/supervise cancel                    end the steps that stdin names, and wait until
                                                 nothing of them is alive
     scripts/supervise poll                      print the steps on stdin that are alive
@@ -36,6 +38,13 @@ SETTINGS: "Dict[str, Any]" = {}  # of the job, from scripts/supervise: base, dir
 
 # Variables in which schedulers name the job that a process belongs to.
 SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
+# Where a scheduler's variable is set, these tell a script which task of an array it is.
+ARRAY_VARIABLES = (
+    ("SLURM_JOB_ID", (("SLURM_ARRAY_TASK_ID", "TASK"), ("SLURM_ARRAY_TASK_COUNT", "COUNT"),
+                      ("SLURM_ARRAY_TASK_MIN", "MIN"), ("SLURM_ARRAY_TASK_MAX", "MAX"))),
+    ("LSB_JOBID", (("LSB_JOBINDEX", "TASK"), ("LSB_JOBINDEX_END", "MAX"))),
+    ("SGE_TASK_ID", (("SGE_TASK_ID", "TASK"), ("SGE_TASK_FIRST", "MIN"), ("SGE_TASK_LAST", "MAX"))),
+    ("PBS_JOBID", (("PBS_ARRAY_INDEX", "TASK"),)))
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 # Begins the variables that hold an exported function of bash, `NAME=TEXT` in hexadecimal: rc and
@@ -59,13 +68,15 @@ RETRY_S = 60            # the same, if one does
 
 # Files.
 
-def read(path: str) -> str:
-    """The text of a file, '' if it cannot be read."""
+def read(path: str, offset: int = 0) -> str:
+    """The text of a file from this byte on, '' if it cannot be read."""
     try:
         fd = posix.open(path, posix.O_RDONLY)
     except OSError:
         return ""
     try:
+        if offset:
+            posix.lseek(fd, offset, 0)
         chunks = iter(lambda: posix.read(fd, 65536), b"")
         return b"".join(chunks).decode("utf-8", "surrogateescape")
     except OSError:
@@ -362,14 +373,20 @@ def claim_text(native: str) -> str:
 class Step:
     """A step of a job: its files, and what is alive of it."""
 
-    def __init__(self, base: str, jobndx: int) -> None:
-        self.base, self.jobndx = base, jobndx
+    def __init__(self, base: str, jobndx: int, offset: "Optional[int]" = None) -> None:
+        """offset: what comes before its round, if it is that of an array."""
+        self.base, self.jobndx, self.offset = base, jobndx, offset
         self.tag = "psik-%s.%d" % (base.rpartition("/")[2], jobndx)
         self.claim = Claim(read(self.log("claim")))
 
     def log(self, kind: str) -> str:
         """The path of one of its logs."""
         return "%s/log/%s.%d" % (self.base, kind, self.jobndx)
+
+    def host(self) -> str:
+        """The host that log/host.N names; for an array's round this is one file, log/host.20+."""
+        return (read(self.log("host")) or self.offset is not None and read(
+            "%s/log/host.%d+" % (self.base, self.offset)) or "").strip()
 
     @property
     def mark(self) -> str:
@@ -387,7 +404,7 @@ class Step:
         node, boot, namespace = (self.claim.host.split() + ["", "", ""])[:3]
         our_node, our_boot, our_namespace = this_host().split()
         if not node:
-            return "" if (read(self.log("host")).strip() or our_node) == our_node else "elsewhere"
+            return "" if (self.host() or our_node) == our_node else "elsewhere"
         if node != our_node:
             return "elsewhere"
         return "before" if boot != our_boot else "here" if namespace == our_namespace else "apart"
@@ -512,13 +529,18 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
 def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
     """(native id, step) of each line `NATIVEID psik-JOBID.JOBNDX` on stdin.
 
-    The jobs lie in the same folder as this one.
+    The jobs lie in the same folder as this one.  In place of JOBNDX, a task of an array may have
+    OFFSET+TASK.
     """
     for line in open(0, "rb"):
         native, _, tag = line.decode("utf-8", "surrogateescape").strip().partition(" ")
         jobid, _, jobndx = tag[len("psik-"):].rpartition(".")
+        before, plus, task = jobndx.partition("+")
+        base = "%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid)
         if jobid and jobndx.isdigit():
-            yield native, Step("%s/%s" % (SETTINGS["base"].rpartition("/")[0], jobid), int(jobndx))
+            yield native, Step(base, int(jobndx))
+        elif jobid and before.isdigit() and task.isdigit():
+            yield native, Step(base, int(before) + int(task), int(before))
 
 
 def running_scripts() -> "Set[str]":
@@ -566,12 +588,17 @@ def await_end(step: Step, limit_s: float) -> bool:
     return True
 
 
+def is_supervised(step: Step) -> bool:
+    """Whether the supervisor of a step of this host is alive."""
+    return is_locked(step.log("claim")) is not False and step.claim.is_running()
+
+
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host; '', or a message about what is still alive.
 
     Its supervisor does it; if that is gone, or does not answer, this process does.
     """
-    if is_locked(step.log("claim")) is not False and step.claim.is_running():
+    if is_supervised(step):
         send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
         if await_end(step, grace_s + KILL_WAIT_S + CANCEL_LOOK_S):  # the longest that it may take
             return ""
@@ -594,7 +621,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     deadline = time.monotonic() + grace_s + 3 * CANCEL_LOOK_S
     while not step.has_ended() and (step.place() == "elsewhere" or step.lives({})):
         if time.monotonic() > deadline:
-            host = (step.claim.host or read(step.log("host")) or "?").split()[0]
+            host = (step.claim.host or step.host() or "?").split()[0]
             return "its host, %s, has not answered the request %s" % (host, step.log("cancel"))
         time.sleep(0.1)
     return ""
@@ -608,13 +635,30 @@ def cancel() -> int:
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
-    for _, step in steps_of_stdin():
+    steps = [step for _, step in steps_of_stdin()]
+    request_ends(steps)
+    for step in steps:
         end = ways.get(step.place())
         fault = end(step, grace_s) if end else ""
         if fault:
             complain("step %d: %s" % (step.jobndx, fault))
             status = 1
+    arrays = {step.base for step in steps if step.offset is not None and not step.place()
+              and not exists(step.log("cancel"))}   # else only some of its tasks are to end
+    deadline = time.monotonic() + 2 * CANCEL_LOOK_S
+    while arrays & running_scripts() and time.monotonic() < deadline:
+        time.sleep(0.05)    # until the supervisor of the array has seen it
     return status
+
+
+def request_ends(steps: "List[Step]") -> None:
+    """Ask all supervisors of these steps to end them, before one is waited for."""
+    for step in steps if len(steps) > 1 else ():
+        place = step.place()
+        if place == "here" and is_supervised(step):
+            send(step.claim.pid, _signal.SIGTERM, _signal.SIGCONT)
+        elif place in ("apart", "elsewhere"):
+            posix.close(write(step.log("cancel"), ""))
 
 
 # Processes of a parallel program, on a host without mpirun.
@@ -703,11 +747,15 @@ class Ranks:
 class History:
     """The job's status.csv, open; lock() keeps other writers out, if it can."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, before: "Optional[History]" = None) -> None:
+        """before: one that was read already."""
         self.base = base
         self.fd = posix.open(base + "/status.csv", posix.O_RDWR | posix.O_APPEND)
         self.unsynced: "List[int]" = []
         self.rows: "List[Tuple[int, str, str]]" = []
+        # The rows of the lines before self.offset.
+        self.known: "List[Tuple[int, str, str]]" = before.known if before else []
+        self.offset: int = before.offset if before else 0
 
     def lock(self) -> None:
         """Lock and read it.
@@ -718,9 +766,16 @@ class History:
         deadline, kind = time.monotonic() + HISTORY_LOCK_S, fcntl.LOCK_EX | fcntl.LOCK_NB
         while lock(self.fd, kind) is False and time.monotonic() < deadline:
             time.sleep(0.002)
-        text = read(self.base + "/status.csv")
-        self.torn = not text.endswith("\n")
-        self.rows = rows_of(text)
+        self.read()
+
+    def read(self) -> None:
+        """Read what was added since the last time."""
+        text = read(self.base + "/status.csv", self.offset)
+        whole, end, rest = text.rpartition("\n")
+        self.known += rows_of(whole)
+        self.offset += len(as_bytes(whole + end))
+        self.torn = bool(rest)
+        self.rows = self.known + rows_of(rest)
 
     def unlock(self) -> None:
         """Let others have it."""
@@ -786,6 +841,15 @@ class History:
         later = [row[:2] for row in self.rows[max(queued or [0]):]]
         return (bool(queued) or is_first) and (0, "canceled") in later
 
+    def has_ended(self, tasks: int) -> bool:
+        """Whether the latest step of each task has ended."""
+        latest: "Dict[int, Tuple[int, str]]" = {}
+        for jobndx, state, _ in self.rows:
+            task = (jobndx - 1) % tasks
+            if jobndx and latest.get(task, (0, ""))[0] <= jobndx:
+                latest[task] = (jobndx, state)
+        return len(latest) == tasks and all(state in FINAL for _, state in latest.values())
+
 
 def start(argv: "List[str]", environment: "Dict[bytes, bytes]", out: str, err: str) -> int:
     """Start a program in a session of its own, its stdin empty, no signal blocked; its process id.
@@ -831,10 +895,12 @@ def start_forked(argv: "List[str]", environment: "Dict[bytes, bytes]",
 class Run:
     """A step that this process runs."""
 
-    def __init__(self, jobndx: int, words: "Dict[str, str]") -> None:
-        """words: the variables that scripts/job has set: mpirun nodes jobid psik_walltime_s."""
+    def __init__(self, jobndx: int, words: "Dict[str, str]",
+                 history: "Optional[History]" = None) -> None:
+        """words: the variables that scripts/job has set; history: what was read of it already."""
         self.step = Step(SETTINGS["base"], jobndx)
-        self.history = History(SETTINGS["base"])
+        self.history = History(SETTINGS["base"], history)
+        self.tasks = max(1, SETTINGS.get("tasks", 1))
         self.words = words
         self.walltime_s = int("0" + words["psik_walltime_s"])  # 0 if a scheduler sees to it
         self.native = ""
@@ -852,8 +918,9 @@ class Run:
         """The native id of this submission, which scripts/job sets as `jobid`.
 
         `own`: the id of this process; `ask`: what submit printed, by the step's `queued` row.
+        The tasks of an array have the array's id.
         """
-        jobid = self.words["jobid"]
+        jobid = self.words["array"] or self.words["jobid"]
         if jobid == "ask":
             ids = [info for jobndx, state, info in self.history.rows
                    if (jobndx, state) == (self.step.jobndx, "queued")]
@@ -881,13 +948,15 @@ class Run:
 
         Its `queued` row may be there already: psik.py writes it if it sees the job wait.
         """
-        claimed, rows = self.claimed(), self.history.rows
+        task = self.step.jobndx % self.tasks
+        rows = [row for row in self.history.rows if row[0] and row[0] % self.tasks == task]
+        claimed = [jobndx for jobndx in self.claimed() if jobndx % self.tasks == task]
         ours = [step for step in (Step(SETTINGS["base"], jobndx) for jobndx in claimed)
                 if step.claim.native == self.native]
         previous = max(ours, key=lambda step: step.jobndx)
         queued = [jobndx for jobndx, state, info in rows if (state, info) == ("queued", self.native)
                   and jobndx > previous.jobndx and jobndx not in claimed]
-        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + 1
+        jobndx = queued[0] if queued else max(claimed + [row[0] for row in rows]) + self.tasks
         self.step = Step(SETTINGS["base"], jobndx)
         if not queued:
             reason = "its scheduler runs it again, as step %d\n" % jobndx
@@ -939,10 +1008,11 @@ class Run:
                 return False
             jobndx = self.step.jobndx
             if is_canceled or exists(self.step.log("cancel")):
-                self.history.append(jobndx, "canceled", "143")
+                if not self.step.has_ended():   # psik.py may have recorded it
+                    self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
-            self.killed = 0 if self.walltime_s else killed_for_memory(self.native)
+            self.killed = 0 if self.walltime_s else killed_for_memory(self.words["jobid"])
             return True
         finally:
             self.history.unlock()
@@ -960,7 +1030,8 @@ class Run:
     def environment(self) -> "Dict[bytes, bytes]":
         """The payload's environment: what the job was given, the spec's own, psik.py's own."""
         environment = given_environment()
-        environment.pop(b"psik_walltime_s", None)
+        for name in (b"psik_walltime_s", b"psik_task"):
+            environment.pop(name, None)
         for name, value in ((b"nl", b"\n"), (b"tab", b"\t")):  # rc's own, which it exports
             if environment.get(name) == value:
                 del environment[name]
@@ -974,6 +1045,7 @@ class Run:
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
+        ours.update(self.task_variables())
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
@@ -983,6 +1055,26 @@ class Run:
                          for name, value in SETTINGS["environment"].items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
+
+    def task_variables(self) -> "Dict[str, str]":
+        """The variables of this task of an array; {} if the job is none."""
+        if not SETTINGS.get("tasks"):
+            return {}
+        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").splitlines()
+        values = lines[(self.step.jobndx - 1) % self.tasks].split("\t")
+        numbers = [line.split("\t")[0] for line in lines]
+        words = dict(zip(("TASK", "COUNT", "MIN", "MAX"), (
+            values[0], str(self.tasks), min(numbers, key=int), max(numbers, key=int))))
+        is_own = self.words["jobid"] in ("own", "ask")
+        return dict(([] if is_own else self.scheduler_variables(words)),
+                    **dict(zip(head.split("\t"), values), tasks=str(self.tasks)))
+
+    @staticmethod
+    def scheduler_variables(words: "Dict[str, str]") -> "List[Tuple[str, str]]":
+        """The variables in which the scheduler tells a script its task, with the spec's numbers."""
+        given = as_texts(posix.environ)
+        return [(name, words[word]) for mark, names in ARRAY_VARIABLES if mark in given
+                for name, word in names]
 
     def start_payload(self) -> None:
         """Start scripts/run, which inherits a lock on log/alive.N."""
@@ -1076,9 +1168,9 @@ class Run:
         self.history.lock()
         try:
             state, info = self.outcome()
-            if not self.walltime_s and killed_for_memory(self.native) > self.killed:
+            if not self.walltime_s and killed_for_memory(self.words["jobid"]) > self.killed:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
-                               + most_memory(self.native))
+                               + most_memory(self.words["jobid"]))
             if self.reason and state != "canceled":
                 posix.close(write(self.step.log("reason"), self.reason + "\n"))
             self.history.append(self.step.jobndx, state, str(info))
@@ -1111,9 +1203,9 @@ class Run:
         return info
 
     def is_waited_for(self) -> bool:
-        """Whether there are jobs that run after this one."""
+        """Whether the job has ended, with all its tasks, and others run after it."""
         folder, _, jobid = SETTINGS["base"].rpartition("/")
-        return exists("%s/.after/%s" % (folder, jobid))
+        return exists("%s/.after/%s" % (folder, jobid)) and self.history.has_ended(self.tasks)
 
     def deliver(self) -> None:
         """Let psik.py deliver the events in the outbox; do not wait for it.
@@ -1167,6 +1259,92 @@ class Run:
             head = read(SETTINGS["base"] + "/scripts/run").split("\n")[0]
             return 127, "the interpreter of its script is not there: %s" % head[:100]
         return 126, "its script cannot be started: %s" % err.strerror
+
+
+class Array:
+    """The tasks of an array that run on this host, so many at a time.
+
+    Each is run by a process of its own, in a session of its own, which is forked from this one.
+    """
+
+    def __init__(self, offset: int, words: "Dict[str, str]") -> None:
+        self.words, self.history = words, History(SETTINGS["base"])
+        number = offset // SETTINGS["tasks"]
+        lines = read("%s/log/round.%d" % (SETTINGS["base"], number)).splitlines()
+        indices = dict((line.split(" ", 1) + [""])[:2] for line in lines).get(str(offset), "")
+        ranges, _, most = indices.partition("%")
+        self.waiting = [offset + index for index in self.numbers(ranges)]
+        self.at_once = int("0" + most) or max(1, self.cores() // SETTINGS["cores"])
+        self.running: "Set[int]" = set()
+        self.looked = 0.0       # when log/cancel.N were looked for
+
+    @staticmethod
+    def numbers(ranges: str) -> "Iterator[int]":
+        """The numbers of a text like `1-3,7`."""
+        for part in filter(None, ranges.split(",")):
+            first, _, last = part.partition("-")
+            yield from range(int(first), int(last or first) + 1)
+
+    @staticmethod
+    def cores() -> int:
+        """The cores that this process may use."""
+        try:
+            return len(posix.sched_getaffinity(0))
+        except (AttributeError, OSError):  # macOS
+            return posix.cpu_count() or 1
+
+    def leave_out_canceled(self) -> None:
+        """Take out the tasks that are canceled; those that were so one by one get their row."""
+        self.history.read()
+        rows = self.history.rows
+        if any(row[0] == 0 and row[1] == "canceled" for row in rows) and self.waiting:
+            self.waiting = self.waiting if not self.history.is_canceled(self.waiting[0]) else []
+        if not self.waiting or time.monotonic() - self.looked < CANCEL_LOOK_S:
+            return
+        self.looked = time.monotonic()
+        names = set(posix.listdir(SETTINGS["base"] + "/log"))
+        canceled = [jobndx for jobndx in self.waiting if "cancel.%d" % jobndx in names]
+        self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
+        if canceled:
+            self.history.lock()
+            ended = {jobndx for jobndx, state, _ in self.history.rows if state in FINAL}
+            for jobndx in canceled:
+                if jobndx not in ended:     # psik.py may have recorded it
+                    self.history.append(jobndx, "canceled", "143")
+            self.history.unlock()
+
+    def start(self, jobndx: int) -> None:
+        """Run a task in a process of its own."""
+        pid = posix.fork()
+        if pid:
+            self.running.add(pid)
+            return
+        try:
+            posix.setsid()
+            posix._exit(Run(jobndx, self.words, self.history).run())
+        finally:
+            posix._exit(1)
+
+    def reap(self) -> None:
+        """Take note of the tasks that have ended."""
+        for pid in list(self.running):
+            if posix.waitpid(pid, posix.WNOHANG)[0]:
+                self.running.discard(pid)
+
+    def run(self) -> int:
+        """Run them all; a signal that ends jobs ends those that run, and no more are begun."""
+        while self.waiting or self.running:
+            self.leave_out_canceled()
+            while self.waiting and len(self.running) < self.at_once:
+                self.start(self.waiting.pop(0))
+            if self.running:
+                number = next_signal(CANCEL_LOOK_S)
+                if number in STOPPING:
+                    self.waiting = []
+                    for pid in self.running:
+                        send(pid, _signal.SIGTERM, _signal.SIGCONT)
+                self.reap()
+        return 0
 
 
 def find_program(name: str, first: "Tuple[str, ...]" = ()) -> str:
@@ -1228,13 +1406,20 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
         posix._exit(poll() if argv[1] == "poll" else cancel())
     reset()
     given = as_texts(posix.environ)
-    words = {name: given.get(name, "") for name in ("mpirun", "nodes", "jobid", "psik_walltime_s")}
+    words = {name: given.get(name, "") for name in (
+        "mpirun", "nodes", "jobid", "psik_task", "psik_walltime_s")}
     # The templates join the words of mpirun by \x01, as rc exports a list; rc itself, which sees
     # one word, writes the \x01 in it as \x02\x01.
     words["mpirun"] = words["mpirun"].replace("\x02\x01", "\x01")
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)
-    run = Run(int(argv[2]), words)
+    offset, is_array, _ = argv[2].partition("+")
+    # Slurm gives each task an id of its own too, but scancel does not take it.
+    is_slurm = bool(is_array) and words["psik_task"] != "all"
+    words["array"] = given.get("SLURM_ARRAY_JOB_ID", "") if is_slurm else ""
+    if is_array and words["psik_task"] == "all":
+        posix._exit(Array(int(offset), words).run())
+    run = Run(int(offset) + int(words["psik_task"] if is_array else 0), words)
     if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session it began in
         try:
             posix.setsid()

@@ -18,7 +18,7 @@ def age_submission(job: Any) -> None:
     """Let it be long ago that a job's next step was submitted, and that answers came without it."""
     old = time.time() - psik.UNKNOWN_S - 1
     with contextlib.suppress(OSError):
-        os.utime(job.log("submit", psik.next_jobndx(job.rows())), (old, old))
+        os.utime(job.log("submit", psik.Steps(job.rows()).next_jobndx(job)), (old, old))
     path = os.path.join(os.path.dirname(job.path), ".poll.json")
     answer = json.loads(psik.read_or_empty(path) or "{}")
     for values in answer.get("steps", {}).values():

@@ -95,8 +95,8 @@ class Read(Case):
         self.assertNotIn("-C", ran.err)
         spec = self.job(ran.out.strip()).spec()
         self.assertEqual(spec.backend.attributes, {"-C": "cpu", "--qos": "high"})
-        self.write("job.sh", "#!/bin/sh\n#SBATCH --array=1-3\n")
-        self.assertIn("an array of jobs", self.psik("run", "job.sh", status=2).err)
+        self.write("job.sh", "#!/bin/sh\n#SBATCH --array=x\n")
+        self.assertIn("`run --array`", self.psik("run", "job.sh", status=2).err)
 
     def test_a_script_without_directives(self) -> None:
         self.assertEqual(psik.load_spec("#!/bin/sh\ntrue\n", "a.sh").resources,

@@ -76,7 +76,7 @@ class Verbs(Case):
         rows = json.loads(self.psik("ls", "--json").out)
         self.assertEqual([row["jobid"] for row in rows], [second, first])
         self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info",
-                                        "updated", "reason"})
+                                        "updated", "reason", "tasks"})
         self.assertRegex(self.psik("ls").out,
                          r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
 

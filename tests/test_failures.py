@@ -241,8 +241,8 @@ class Trees(Amiss):
 
         with self.made.history() as history:
             with mock.patch("psik.os.write", full), self.assertRaisesRegex(OSError, "full"):
-                history.append(1, psik.JobState.queued, 5)
-            history.append(1, psik.JobState.active, 5)
+                history.append([(1, psik.JobState.queued, 5)])
+            history.append([(1, psik.JobState.active, 5)])
         with captured():
             self.assertEqual([row.state for row in self.made.rows()], ["new", "active"])
 
@@ -468,7 +468,7 @@ class Trees(Amiss):
         job, = self.lost(steps=1)
         tracker = psik.Tracker(self.config())
         with job.history():     # whoever submits it holds the lock
-            self.assertIsNone(psik.lost_step(job, job.rows()))
+            self.assertIsNone(psik.lost_step(job, psik.Steps(job.rows())))
             self.assertNotIn("unknown", self.psik("ls").out)
             self.assertIn("it is not known yet", self.psik("rm", job.jobid, status=5).err)
             tracker.look(deep=True)
@@ -480,7 +480,7 @@ class Trees(Amiss):
         job, = self.lost()
         with open(job.status_path) as file:
             psik.fcntl.flock(file, psik.fcntl.LOCK_SH)
-            self.assertIsNotNone(psik.lost_step(job, job.rows()))
+            self.assertIsNotNone(psik.lost_step(job, psik.Steps(job.rows())))
 
     def test_who_waits_for_a_canceled_job_is_not_told_to_start_it(self) -> None:
         job, = self.lost()

@@ -67,7 +67,8 @@ class Specs(unittest.TestCase):
         ours = psik.to_json(JobSpec(script="x"))
         self.assertIs(ours.pop("requeue"), False)  # which upstream has not
         self.assertEqual((ours.pop("setup"), ours.pop("after")), ([], []))
-        self.assertIsNone(ours.pop("launcher"))
+        for name in ("launcher", "array", "at_once"):
+            self.assertIsNone(ours.pop(name))
         self.assertIsNone(ours["resources"].pop("memory_per_process"))
         self.assertEqual(ours, {
             "name": None, "directory": None, "script": "x", "environment": {},

@@ -42,7 +42,7 @@ class Tables(unittest.TestCase):
             ("field of `resources` | default | meaning", field_names(psik.ResourceSpec)),
             ("state | meaning", set(psik.STATES)),
             ("template | what it does",
-             set(psik.JOB_SCRIPTS + psik.HOLD_SCRIPTS) | {"check", "queues"}),
+             set(psik.JOB_SCRIPTS + psik.HOLD_SCRIPTS + psik.ARRAY_SCRIPTS) | {"check", "queues"}),
             ("type | what runs the jobs",
              {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
         ]
@@ -69,7 +69,8 @@ class Tables(unittest.TestCase):
         body = psik.TEMPLATES["supervisor.py"].split(head)[1].split("def ")[0]
         ranks = set(re.findall('b"(PSIK_[A-Z]+)": ', psik.TEMPLATES["supervisor.py"]))
         self.assertEqual(first_column("variable | value"),
-                         set(re.findall('"([a-zA-Z_]+)": ', body)) - {"PWD"} | ranks)
+                         set(re.findall('"([a-zA-Z_]+)": ', body)) - {"PWD"} | ranks
+                         | {"task", "tasks"})
 
     def test_the_job_tree_is_told_alike_in_the_docstring(self) -> None:
         def names(text: str) -> Set[str]:

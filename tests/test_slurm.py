@@ -255,8 +255,8 @@ class Submissions(Cluster):
             with self.subTest(place=place, age_s=age_s, tag=tag):
                 jobid = self.put("true", backend=LATER)
                 job, native = self.job(jobid), self.native(jobid)
-                line = "%s|COMPLETED|0:0|%d|%s|%s" % (
-                    native, time.time() - age_s, place.replace("%s", job.path),
+                line = "%s|%s|COMPLETED|0:0|%d|%s|%s" % (
+                    native, native, time.time() - age_s, place.replace("%s", job.path),
                     tag.replace("%s", jobid))
                 self.shim("squeue", "exit 0")
                 shims = self.shim("sacct", "echo '%s'" % line)

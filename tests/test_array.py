@@ -1,0 +1,206 @@
+"""Arrays: on every kind of backend, rerun, canceled in part, throttled, in pieces, cut short."""
+import json
+import os
+import shutil
+import unittest
+from typing import Any, Dict
+
+import lsf_emulator
+import psik
+from clusters import SGE, SLURM, OnSge, OnSlurm
+from harness import Case, needs, rc_path
+import services
+
+NAP = "sleep 604.%07d" % os.getpid()
+CELLS = {"exclusive_node_use": False}
+
+
+class Arrays(Case):
+    """What the tests share."""
+    settings: Dict[str, Any] = {}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(**dict(dict(poll_interval_s=0, poll_grace_s=3), **self.settings))
+
+    def put(self, script: str, array: Any, status: int = 0, **spec: Any) -> str:
+        """Submit an array; its id."""
+        return str(self.run_spec(script="#!/bin/sh\n" + script, array=array, resources=CELLS,
+                                 status=status, **spec))
+
+    def wait(self, jobid: str, status: int = 0) -> None:
+        self.psik("wait", "--timeout", "120", jobid, status=status)
+
+    def shown(self, jobid: str) -> Dict[str, Any]:
+        """What `status` shows."""
+        found: Dict[str, Any] = json.loads(self.psik("status", "--json", jobid).out)[0]
+        return found
+
+    def tasks(self, jobid: str) -> Dict[int, str]:
+        """{number: state} of the tasks."""
+        return {task["task"]: task["state"] for task in self.shown(jobid)["tasks"]}
+
+    def count(self, jobid: str, state: str) -> int:
+        return list(self.tasks(jobid).values()).count(state)
+
+    def said(self, jobid: str, task: int) -> str:
+        return str(self.psik("logs", "--task", str(task), jobid).out)
+
+    def note(self) -> str:
+        """Lines that note when a task begins and ends, into one file for all."""
+        path = os.path.join(self.folder, "times")
+        return ("echo $(date +%%s.%%N) 1 >>%s; sleep 1; echo $(date +%%s.%%N) -1 >>%s"
+                % (path, path))
+
+    def most_at_once(self) -> int:
+        """How many tasks ran at once, by their notes."""
+        notes = psik.read_text(os.path.join(self.folder, "times")).splitlines()
+        pairs = sorted((float(line.split()[0]), int(line.split()[1])) for line in notes)
+        return max(sum(step for _, step in pairs[:end + 1]) for end in range(len(pairs)))
+
+
+class Everywhere(Arrays):
+    """The same on every backend."""
+    size = 5
+
+    def test_two_of_five_fail_and_run_again(self) -> None:
+        jobid = self.put('echo "task $task of $tasks, step $jobndx"\n'
+                         "case $task in 2|5) test -e %s/mended || exit $task; esac\n" % self.folder,
+                         5)
+        self.wait(jobid, status=5)
+        self.assertEqual(self.tasks(jobid), {2: "failed", 5: "failed", 1: "completed",
+                                             3: "completed", 4: "completed"})
+        self.assertEqual(list(self.tasks(jobid))[:2], [2, 5])      # those that failed come first
+        self.assertIn("3/5 done, 2 failed", self.psik("ls").out)
+        self.assertEqual(len(self.psik("ls").out.splitlines()), 2)
+        self.assertEqual(self.said(jobid, 2), "task 2 of 5, step 2\n")
+        self.write("mended", "")
+        self.psik("start", "--failed", jobid)
+        self.wait(jobid)
+        self.assertEqual(set(self.tasks(jobid).values()), {"completed"})
+        self.assertEqual(self.said(jobid, 5), "task 5 of 5, step 10\n")
+        self.assertEqual(self.said(jobid, 1), "task 1 of 5, step 1\n")
+        self.assertEqual(sorted({row.jobndx for row in self.job(jobid).rows()}),
+                         [0, 1, 2, 3, 4, 5, 7, 10])
+        self.assertIn("nothing of it has failed", self.psik("start", "--failed", jobid,
+                                                            status=5).err)
+
+    def test_a_task_alone_is_canceled_and_then_all(self) -> None:
+        jobid = self.put(NAP, "10-14")
+        self.until(lambda: self.count(jobid, "active") > 1)
+        running = [task for task, state in self.tasks(jobid).items() if state == "active"]
+        self.psik("cancel", "--task", str(running[0]), jobid)
+        self.until(lambda: self.tasks(jobid)[running[0]] == "canceled")
+        self.assertEqual(self.tasks(jobid)[running[1]], "active")
+        self.assertEqual(self.shown(jobid)["state"], "active")
+        self.psik("cancel", "--wait", jobid)
+        self.gone(NAP)
+        self.until(lambda: set(self.tasks(jobid).values()) == {"canceled"})
+        self.wait(jobid, status=143)
+        self.assertIn("0/5 done, 5 canceled", self.psik("ls").out)
+        self.psik("rm", jobid)
+
+    def test_a_task_that_waits_is_canceled(self) -> None:
+        jobid = self.put("until test -e %s/go; do sleep 0.1; done" % self.folder, "1-3%1")
+        self.until(lambda: self.count(jobid, "active"))
+        self.psik("cancel", "--task", "2", jobid)
+        self.assertEqual(self.tasks(jobid)[2], "canceled")
+        self.write("go", "")
+        self.wait(jobid, status=143)
+        self.assertEqual(self.tasks(jobid), {2: "canceled", 1: "completed", 3: "completed"})
+        self.assertNotIn("2 active", self.states(jobid))
+
+    def test_no_more_at_once(self) -> None:
+        jobid = self.put(self.note(), "1-%d%%2" % self.size)
+        self.wait(jobid)
+        self.assertEqual(self.most_at_once(), 2)
+
+    def test_variables_of_a_table(self) -> None:
+        table = [{"rate": "0.1", "name": "it's"}, {"rate": "2", "name": 'a "b" $c'}]
+        jobid = self.put('printf "%s|%s" "$rate" "$name"', table)
+        self.wait(jobid)
+        self.assertEqual([self.said(jobid, task) for task in (1, 2)], ["0.1|it's", '2|a "b" $c'])
+
+    def test_a_job_after_an_array(self) -> None:
+        jobid = self.put("test $task = 2 && until test -e %s/go; do sleep 0.1; done; true"
+                         % self.folder, 2)
+        second = self.run_spec(script="#!/bin/sh\necho ran", after=[jobid], resources=CELLS)
+        self.until(lambda: self.tasks(jobid)[1] == "completed")
+        self.assertEqual(self.states(second), ["0 new"])
+        self.write("go", "")
+        self.until(lambda: self.psik("ls") and "1 completed" in self.states(second))
+
+
+class Local(Everywhere, unittest.TestCase):
+    settings = {"backend": {"type": "local"}, "rc_path": "/bin/sh"}
+
+
+@needs("rc", rc_path())
+class InRc(Everywhere, unittest.TestCase):
+    settings = {"backend": {"type": "local"}, "rc_path": rc_path()}
+
+
+@needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
+class At(Everywhere, unittest.TestCase):
+    settings = {"backend": {"type": "at", "queue_name": "a"}}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.atd = services.Atd()
+        cls.atd.hold()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.atd.release()
+
+
+@needs("Slurm", SLURM)
+class Slurm(OnSlurm, Everywhere, unittest.TestCase):
+    settings = {"backend": {"type": "slurm"}}
+    slurm_settings = {"MinJobAge": 60, "KillWait": 5, "MaxArraySize": 4}
+    size = 8    # in three pieces
+
+    def test_the_pieces(self) -> None:
+        jobid = self.put("echo $task $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT", 8)
+        self.wait(jobid)
+        self.assertEqual(psik.read_text(self.job(jobid).log("round", 0)), "0 1-3\n3 1-3\n6 1-2\n")
+        natives = [str(row.info) for row in self.job(jobid).rows() if row.state == "queued"]
+        self.assertEqual(len(set(natives)), 3)
+        self.assertEqual([self.said(jobid, task) for task in (3, 4, 8)],
+                         ["3 3 of 8\n", "4 4 of 8\n", "8 8 of 8\n"])
+
+    def test_a_piece_that_is_refused(self) -> None:
+        jobid = self.put("true", 8, status=0)
+        self.wait(jobid)
+
+
+@needs("Grid Engine, and root", SGE)
+class Sge(OnSge, Everywhere, unittest.TestCase):
+    settings = {"backend": {"type": "sge"}, "kill_grace_s": 3}
+
+
+class Lsf(Everywhere, unittest.TestCase):
+    """Against the emulator."""
+    settings = {"backend": {"type": "lsf"}}
+    size = 8    # in two pieces
+
+    def setUp(self) -> None:
+        super().setUp()
+        place = os.path.join(self.folder, "lsf")
+        self.env.update(lsf_emulator.install(place), LSF_EMULATOR_KILL_S="3",
+                        LSF_EMULATOR_ARRAY_SIZE="5", LSF_EMULATOR_JSRUN="Y")
+        self.addCleanup(lsf_emulator.clean, place)
+
+    def test_hold_and_release(self) -> None:
+        jobid = self.put("true", 3, backend={"queue_name": "held"})
+        self.psik("hold", jobid)
+        self.psik("release", jobid)
+        self.psik("cancel", jobid)
+
+
+class LsfFile(Lsf):
+    """Where bsub takes a file."""
+    settings = {"backend": {"type": "lsf-file"}}
+
+
+del Everywhere
