@@ -45,6 +45,7 @@ ARRAY_VARIABLES = (
     ("LSB_JOBID", (("LSB_JOBINDEX", "TASK"), ("LSB_JOBINDEX_END", "MAX"))),
     ("SGE_TASK_ID", (("SGE_TASK_ID", "TASK"), ("SGE_TASK_FIRST", "MIN"), ("SGE_TASK_LAST", "MAX"))),
     ("PBS_JOBID", (("PBS_ARRAY_INDEX", "TASK"),)))
+GPU_VARIABLES = (b"CUDA_VISIBLE_DEVICES", b"ROCR_VISIBLE_DEVICES", b"ZE_AFFINITY_MASK")
 FINAL = ("completed", "failed", "canceled")
 STATES = ("new", "queued", "active") + FINAL
 # Begins the variables that hold an exported function of bash, `NAME=TEXT` in hexadecimal: rc and
@@ -61,6 +62,7 @@ ALIVE_FD = 241          # of the lock that the payload inherits: higher than wha
 HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
 RELEASE_S = 60          # for the submission of the jobs that wait for this one
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
+TOUCH_S = 3600          # between two touches of a ticket for slots
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
 RETRY_S = 60            # the same, if one does
@@ -524,6 +526,171 @@ def end_processes(step: Step, payload: int, grace_s: float, wait: "Callable[[flo
     return killed, rest
 
 
+# Slots: the cores and GPUs that the jobs of a host share.
+
+class Ticket:
+    """A step's place in the queue for slots: a file that is locked while its supervisor lives.
+
+    Its text is a line: slots, gpus, the supervisor's process id, whether it is granted (1 or 0),
+    the numbers of the GPUs that it got, with commas or `-`, and the path of log/alive.N.  It counts
+    as long as its own lock or that of log/alive.N is held; so whatever is killed frees its slots.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        words = (read(path).split(" ", 5) + [""] * 6)[:6]
+        self.slots, self.gpus, self.pid, granted = [int("0" + word) for word in words[:4]]
+        self.is_granted = bool(granted)
+        self.gpu_numbers = [int(word) for word in words[4].split(",") if word.isdigit()]
+        self.alive = words[5].strip()
+
+    def counts(self) -> bool:
+        """Whether anything of its step is alive."""
+        return is_locked(self.path) is not False or bool(
+            self.alive and exists(self.alive) and is_locked(self.alive))
+
+
+class Slots:
+    """The slots of this host that the jobs of a prefix share, and the queue for them."""
+
+    def __init__(self) -> None:
+        self.folder: str = SETTINGS.get("slots_folder") or ""
+        self.there: "Dict[str, int]" = SETTINGS.get("shared") or {}
+        self.own = ""           # the path of our ticket
+        self.fd = -1            # which keeps it locked
+        self.ahead = ""         # the ticket before ours, if it waited at the last look
+        self.touched = time.monotonic()
+
+    def make_folder(self) -> None:
+        """Make the folder; OSError if it is somebody else's."""
+        for folder in (self.folder.rpartition("/")[0], self.folder):
+            try:
+                posix.mkdir(folder, 0o700)
+            except FileExistsError:
+                pass
+            status = posix.lstat(folder)
+            if status.st_uid != posix.getuid() or status.st_mode & 0o170022 != 0o40000:
+                raise OSError(errno.EACCES, "%s belongs to somebody else, or others may write to "
+                              "it" % folder)
+
+    def lock(self) -> int:
+        """Keep others from changing the queue; a descriptor, to be closed when that is done."""
+        path = self.folder + "/lock"
+        while True:
+            self.make_folder()
+            fd = posix.open(path, posix.O_RDWR | posix.O_CREAT, 0o600)
+            lock(fd)
+            try:    # whoever leaves last removes the folder
+                if posix.stat(path).st_ino == posix.fstat(fd).st_ino:
+                    return fd
+            except OSError:
+                pass
+            posix.close(fd)
+
+    def paths(self) -> "List[str]":
+        """The tickets, first come first."""
+        try:
+            names = sorted(name for name in posix.listdir(self.folder) if name.isdigit())
+        except OSError:
+            return []
+        return ["%s/%s" % (self.folder, name) for name in names]
+
+    def text(self, alive: str, gpus: "Optional[List[int]]" = None) -> str:
+        """The text of our ticket; gpus: those that it got, if it is granted."""
+        numbers = ",".join(map(str, gpus or ())) or "-"
+        wanted = SETTINGS["shares"]
+        return "%d %d %d %d %s %s\n" % (wanted["slots"], wanted["gpus"], posix.getpid(),
+                                        gpus is not None, numbers, alive)
+
+    def queue(self, alive: str) -> None:
+        """Take a ticket; OSError."""
+        fd = self.lock()
+        try:
+            last = (self.paths() or ["/0"])[-1].rpartition("/")[2]
+            self.own = "%s/%09d" % (self.folder, int(last) + 1)
+            self.fd = write(self.own, self.text(alive))
+            lock(self.fd)
+        finally:
+            posix.close(fd)
+
+    def ask(self, alive: str) -> "Optional[List[int]]":
+        """The numbers of our GPUs if it is our turn, and there is enough for us; else None."""
+        if self.ahead and is_locked(self.ahead) and not Ticket(self.ahead).is_granted:
+            return None
+        fd = self.lock()
+        try:
+            gpus = self.free_gpus()
+            if gpus is not None:
+                posix.lseek(self.fd, 0, 0)
+                write_whole(self.fd, self.text(alive, gpus))
+            return gpus
+        finally:
+            posix.close(fd)
+
+    def free_gpus(self) -> "Optional[List[int]]":
+        """The same, with the queue locked; the tickets of what has ended are removed."""
+        self.ahead, granted = "", []
+        for path in self.paths():
+            ticket = Ticket(path)
+            if path != self.own and not ticket.counts():
+                posix.unlink(path)
+            elif ticket.is_granted:
+                granted.append(ticket)
+            elif path < self.own:
+                self.ahead = path
+        wanted, there = SETTINGS["shares"], self.there
+        if self.ahead or ("slots" in there and wanted["slots"] + sum(
+                ticket.slots for ticket in granted) > there["slots"]):
+            return None
+        taken = {number for ticket in granted for number in ticket.gpu_numbers}
+        free = [number for number in range(there.get("gpus", 0)) if number not in taken]
+        if "gpus" in there and wanted["gpus"] > len(free):
+            return None
+        return free[:wanted["gpus"]]
+
+    def place(self) -> int:
+        """How many tickets are before ours."""
+        return sum(path < self.own for path in self.paths()) if self.ahead else 0
+
+    def touch(self) -> None:
+        """Once an hour, keep what removes old files from /tmp from removing ours."""
+        if self.own and time.monotonic() - self.touched > TOUCH_S:
+            self.touched = time.monotonic()
+            for path in (self.folder.rpartition("/")[0], self.folder, self.folder + "/lock",
+                         self.own):
+                try:
+                    posix.utime(path)
+                except OSError:
+                    pass
+
+    def leave(self) -> None:
+        """Give back what we have; whoever is the last removes the folder."""
+        if not self.own:
+            return
+        posix.close(self.fd)
+        try:
+            fd = self.lock()
+            posix.unlink(self.own)
+            if not self.paths():
+                posix.unlink(self.folder + "/lock")
+                posix.rmdir(self.folder)
+            posix.close(fd)
+        except OSError:
+            pass
+        self.own = ""
+
+    def waiting(self) -> "Dict[str, Tuple[int, str]]":
+        """{path of log/alive.N: (supervisor, what it waits for)} of the steps that wait."""
+        found = {}
+        for ticket in map(Ticket, self.paths() if self.folder else ()):
+            if not ticket.is_granted and ticket.alive and is_locked(ticket.path):
+                parts = ["%d of %d %s" % (asked, self.there[name], name) for name, asked in (
+                    ("slots", ticket.slots), ("gpus", ticket.gpus))
+                    if asked and name in self.there]
+                found[ticket.alive] = (ticket.pid, "waits for " + " and ".join(parts))
+        return found
+
+
 # What the backends' cancel and poll ask.
 
 def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
@@ -558,7 +725,7 @@ def poll() -> int:
     A step without a claim is only beginning, or was started by psik.py 1.0.0, whose native ids are
     numbers of sessions.
     """
-    processes, steps = our_processes(), list(steps_of_stdin())
+    processes, steps, waiting = our_processes(), list(steps_of_stdin()), Slots().waiting()
     running = set() if all(step.claim.host for _, step in steps) else running_scripts()
     for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
@@ -570,6 +737,8 @@ def poll() -> int:
         elif place == "here":
             print(native, "failed -", step.tag,
                   "its supervisor was killed, and nothing of it is left")
+        elif not place and step.log("alive") in waiting:
+            print(native, "queued -", step.tag, waiting[step.log("alive")][1])
         elif not place and (step.base in running
                             or not processes and native.isdigit() and is_group(int(native))):
             print(native, "active -", step.tag)
@@ -643,12 +812,24 @@ def cancel() -> int:
         if fault:
             complain("step %d: %s" % (step.jobndx, fault))
             status = 1
+    end_waiting(steps)
     arrays = {step.base for step in steps if step.offset is not None and not step.place()
               and not exists(step.log("cancel"))}   # else only some of its tasks are to end
     deadline = time.monotonic() + 2 * CANCEL_LOOK_S
     while arrays & running_scripts() and time.monotonic() < deadline:
         time.sleep(0.05)    # until the supervisor of the array has seen it
     return status
+
+
+def end_waiting(steps: "List[Step]") -> None:
+    """Let the supervisors of those steps that wait for slots see that they are canceled."""
+    deadline, pids = time.monotonic() + 2 * CANCEL_LOOK_S, {0}
+    while pids and time.monotonic() < deadline:
+        waiting = Slots().waiting()
+        pids = {waiting[step.log("alive")][0] for step in steps if step.log("alive") in waiting}
+        for pid in pids:
+            send(pid, _signal.SIGTERM)
+        time.sleep(0.02 if pids else 0)
 
 
 def request_ends(steps: "List[Step]") -> None:
@@ -910,6 +1091,8 @@ class Run:
         self.reason = ""
         self.deliveries: "Set[int]" = set()
         self.killed = 0                         # of its cgroup, before it began
+        self.slots = Slots()
+        self.gpus: "List[int]" = []             # the numbers of those that it got
         self.began = time.monotonic()
 
     # Claiming.
@@ -996,9 +1179,28 @@ class Run:
             posix.unlink(temporary)
         return True
 
+    def await_slots(self) -> None:
+        """Wait until the slots are free that the step needs, or until it need not run."""
+        if not any(SETTINGS["shares"][name] for name in self.slots.there):
+            return
+        alive = self.step.log("alive")
+        self.slots.queue(alive)
+        while not self.stopped:
+            gpus = self.slots.ask(alive)
+            if gpus is not None:
+                self.gpus = gpus
+                break
+            # Whoever is far behind looks less often: there may be thousands.
+            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place())))
+            self.history.read()
+            if self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel")):
+                break
+        self.began = time.monotonic()
+
     def begin(self) -> bool:
         """Claim the step and record that it is active; False if it must not run."""
         self.write_to_log()
+        self.await_slots()
         self.history.lock()
         try:
             self.native = self.find_native()
@@ -1041,6 +1243,9 @@ class Run:
                 environment[name] = value
             except ValueError:  # not one of psik.py's
                 pass
+        if self.gpus:
+            numbers = ",".join(map(str, self.gpus)).encode()
+            environment.update(dict.fromkeys(GPU_VARIABLES, numbers))
         if b"SLURM_CPUS_PER_TASK" in environment:  # which srun reads no more, from Slurm 22.05 on
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
@@ -1130,6 +1335,7 @@ class Run:
         longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler signals
         while self.code is None and not self.stopped:
             self.handle(self.wait(max(0.0, min(deadline - time.monotonic(), longest_s))))
+            self.slots.touch()
             if self.walltime_s and exists(self.step.log("cancel")):
                 self.stop(_signal.SIGTERM, "")
             elif time.monotonic() >= deadline and self.code is None:
@@ -1229,13 +1435,16 @@ class Run:
         """Run the step from its claim to its end; the exit status."""
         try:
             if not self.begin():
+                self.slots.leave()
                 return 0
         except OSError as err:  # what cannot be recorded is not run
-            complain("step %d cannot begin: %s" % (self.step.jobndx, err))
+            why = err if err.filename else err.strerror or err
+            complain("step %d cannot begin: %s" % (self.step.jobndx, why))
             return 1
         self.handle(next_signal(0))
         if not self.stopped:
             self.run_payload()
+        self.slots.leave()
         return self.finish()
 
     def run_payload(self) -> None:
@@ -1274,7 +1483,8 @@ class Array:
         indices = dict((line.split(" ", 1) + [""])[:2] for line in lines).get(str(offset), "")
         ranges, _, most = indices.partition("%")
         self.waiting = [offset + index for index in self.numbers(ranges)]
-        self.at_once = int("0" + most) or max(1, self.cores() // SETTINGS["cores"])
+        there = SETTINGS["shared"].get("slots") or self.cores()
+        self.at_once = int("0" + most) or max(1, there // SETTINGS["shares"]["slots"])
         self.running: "Set[int]" = set()
         self.looked = 0.0       # when log/cancel.N were looked for
 
