@@ -2319,15 +2319,16 @@ class JobDir:
     def places(self, text: str) -> List[int]:
         """The places in its array, from 1, of the tasks that a text like `3,7-9` names.
 
-        InvalidError if it is no array, or the text is none; NotFoundError if it has no such task.
+        InvalidError if the text is none; NotFoundError if it has no such task, or is no array.
         """
         tasks = self.spec().tasks
         if tasks is None:
-            raise InvalidError("job %s is no array, so it has no tasks" % self.jobid)
+            raise NotFoundError("job %s is no array, so it has no tasks" % self.jobid)
         try:
-            return [tasks.find(number) for number in Tasks.of_text(text).numbers]
+            parts = [Tasks.range_of(part) for part in text.split(",")]
+            return [tasks.find(number) for part in parts for number in part]
         except ValueError as err:
-            raise InvalidError("--task: %s" % err) from None
+            raise InvalidError([Fault("task", str(err))]) from None
 
     def rows(self) -> List[Row]:
         """The history in file order; [] if there is no such job, or none yet."""
@@ -8850,6 +8851,9 @@ class Api:
 
 # A handler only looks up a job, calls an operation of section 12, and describes what it returned.
 
+TASK_NUMBERS = "^[0-9]{1,9}(,[0-9]{1,9}){0,99}$"
+
+
 class Param(NamedTuple):
     """A parameter of a query: name, type in JSON, description, least and greatest value."""
     name: str
@@ -8870,6 +8874,8 @@ class Param(NamedTuple):
                 return FieldReader.flag(text, {})
             if self.kind == "state" and text not in STATES:
                 raise ValueError(no_state(text))
+            if self.kind == "tasks" and not re.fullmatch(TASK_NUMBERS, text):
+                raise ValueError("%s is not a list of numbers like 3,7" % shown(text))
         except ValueError as err:
             raise InvalidInput([Fault(self.name, str(err))], "query") from None
         return text
@@ -8889,6 +8895,8 @@ ALL = Param("all", "boolean", "also what psik.py itself keeps there")
 UNTIL_END = Param("wait", "integer", "seconds to wait for the job's end, at most 60; then the "
                   "answer is its JobStepInfo, whether it has ended or not")
 WITHIN = Param("path", "string", "a directory in the work directory")
+TASK = Param("task", "tasks", "only these tasks of an array: 3, or 3,7")
+FAILED = Param("failed", "boolean", "only the tasks of an array that failed or were canceled")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
 JSON_TYPE = (("Content-Type", "application/json"),)
 NOT_STORED = ("Cache-Control", "no-store")
@@ -9106,11 +9114,11 @@ class Handler:
                 raise ForbiddenError("job %s is not yours to change" % jobid)
         raise NotFoundError("no job %s" % jobid)
 
-    def start(self, job: JobDir) -> None:
+    def start(self, job: JobDir, failed_only: bool = False) -> None:
         """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
         with self.api.tracker.following(job):
             try:
-                submit_next(self.api.config, job)
+                submit_next(self.api.config, job, failed_only=failed_only)
             except BackendError as err:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
@@ -9273,8 +9281,9 @@ class ServerHandler(Handler):
                               poll=False, index=index, name=NAME.value(req),
                               admits=lambda job: self.api.policy.allows(self.caller, "GET", job))
         names = ("jobid", "name", "updated", "jobndx", "state", "info")
-        answer = Response.of_json([{name: getattr(summary, name) for name in names}
-                                   for summary in summaries])
+        answer = Response.of_json([
+            {name: getattr(summary, name) for name in names + ("tasks",) * bool(summary.tasks)}
+            for summary in summaries])
         if not limit or len(summaries) < limit:
             return answer
         query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
@@ -9441,21 +9450,38 @@ class JobHandler(Handler):
         super().__init__(api, req, caller)
         self.job, self.rows = self.find_rows(caller)
 
+    def places(self) -> Optional[List[int]]:
+        """The places of the tasks that the query names; None if it names none."""
+        text = TASK.value(self.req)
+        with given_in("query"):
+            return None if text is None else self.job.places(text)
+
+    def is_asked(self, jobndx: int) -> bool:
+        """Whether the query names the task of this step, or none at all."""
+        places = self.places()
+        return places is None or bool(jobndx and (jobndx - 1) % self.job.tasks + 1 in places)
+
     def get_job(self) -> Json:
         """A job's history, in order."""
-        name = self.job.name
-        return [step_info(self.job, name, row) for row in self.rows]
+        name, places = self.job.name, self.places()
+        return [step_info(self.job, name, row) for row in self.rows
+                if places is None or self.is_asked(row.jobndx)]
+
+    def get_tasks(self) -> Json:
+        """The tasks of an array, those that failed first; [] if the job is none."""
+        return [task._asdict() for task in TaskState.all_of(self.job, self.rows, {})]
 
     def start_job(self) -> Json:
         """Submit a job, or submit it again as its next step; only who may make jobs may."""
         self.api.policy.check_is_maker(self.caller, self.api.backends[self.job.backend].config)
-        self.start(self.job)
+        self.start(self.job, bool(FAILED.value(self.req)))
         return None
 
     def cancel_job(self) -> Json:
         """End a job, whatever it is doing."""
+        tasks = self.places()
         with self.api.tracker.following(self.job):
-            cancel(self.job)
+            cancel(self.job, tasks=tasks)
         return None
 
     def hold_job(self) -> Json:
@@ -9472,6 +9498,8 @@ class JobHandler(Handler):
         """End a job; with purge, remove one that has ended."""
         if not PURGE.value(self.req):
             return self.cancel_job()
+        if TASK.value(self.req):
+            raise InvalidInput([Fault("task", "purge and task exclude each other")], "query")
         remove(self.job)
         return None
 
@@ -9494,9 +9522,13 @@ class JobHandler(Handler):
     def get_logs(self) -> Response:
         """What the job wrote, {file: text}; with `all`, every file of its log/."""
         folder = self.job.at("log")
-        names = map(os.path.basename, paths_in(folder))
-        ours = [name for name in names if OUR_LOG.fullmatch(name)]
-        return Response(200, texts_in(folder, () if ALL.value(self.req) else ours), JSON_TYPE)
+        names = list(map(os.path.basename, paths_in(folder)))
+        hidden = [name for name in names if OUR_LOG.fullmatch(name) and not ALL.value(self.req)]
+        if self.places() is not None:
+            numbers = {name: name.rpartition(".")[2] for name in names}
+            hidden += [name for name in names if not (
+                numbers[name].isdigit() and self.is_asked(int(numbers[name])))]
+        return Response(200, texts_in(folder, hidden), JSON_TYPE)
 
     def get_scripts(self) -> Response:
         """Every script, {file: text}; those that hold the job's environment, for its owner only."""
@@ -9763,15 +9795,18 @@ ROUTES = (
           (BACKEND_PARAM, MACHINE)),
     Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback",
           (BACKEND_PARAM,)),
-    Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]"),
-    Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", "", (PURGE,)),
-    Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null"),
-    Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null"),
+    Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]", "", (TASK,)),
+    Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", "",
+          (PURGE, TASK)),
+    Route("GET", "/v1/jobs/{jobid}/tasks", "job", JobHandler.get_tasks, "[TaskState]"),
+    Route("POST", "/v1/jobs/{jobid}/start", "job", JobHandler.start_job, "null", "", (FAILED,)),
+    Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null", "", (TASK,)),
     Route("POST", "/v1/jobs/{jobid}/hold", "job", JobHandler.hold_job, "null"),
     Route("POST", "/v1/jobs/{jobid}/release", "job", JobHandler.release_job, "null"),
     Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
     Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
-    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "", (ALL,)),
+    Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "",
+          (ALL, TASK)),
     Route("GET", "/v1/jobs/{jobid}/logs/{name}", "job", JobHandler.get_log, "text/plain", "",
           (OFFSET, WAIT, TAIL)),
     Route("GET", "/v1/jobs/{jobid}/scripts", "job", JobHandler.get_scripts, "{string}"),
@@ -9795,9 +9830,10 @@ ROUTES = (
 
 # The document.
 
-def object_of(**properties: Json) -> Json:
-    """The schema of an object that has all of these."""
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def object_of(optional: Optional[Dict[str, Json]] = None, **properties: Json) -> Json:
+    """The schema of an object that has all of these, and may have the optional ones."""
+    return {"type": "object", "properties": {**properties, **(optional or {})},
+            "required": list(properties)}
 
 
 def map_of(schema: Json) -> Json:
@@ -9836,8 +9872,12 @@ SCHEMAS: Dict[str, Json] = {
     "JobState": {"type": "string", "enum": list(STATES)},
     "Created": {"anyOf": [JOBID_SCHEMA, {"$ref": "#/components/schemas/JobStepInfo"}]},
     "JobStepInfo": object_of(
+        {"tasks": dict(map_of(NUMBER), description="in a listing, of an array: tasks by state")},
         jobid=JOBID_SCHEMA, name=TEXT, updated={"type": "number"}, jobndx=NUMBER,
         state=STATE_SCHEMA, info={"anyOf": [NUMBER, TEXT]}),
+    "TaskState": object_of(
+        task=NUMBER, state=STATE_SCHEMA, jobndx=NUMBER, info={"anyOf": [NUMBER, TEXT]},
+        updated={"type": "number"}, reason=TEXT),
     "SystemStatus": object_of(
         name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes=list_of(TEXT),
         status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
@@ -9969,7 +10009,8 @@ class OpenApi:
 
     def parameters(self, route: Route) -> List[Json]:
         """The parameters in a route's path and query, and the headers that it reads."""
-        kinds = {"integer": NUMBER, "boolean": FLAG, "state": STATE_SCHEMA, "string": TEXT}
+        kinds = {"integer": NUMBER, "boolean": FLAG, "state": STATE_SCHEMA, "string": TEXT,
+                 "tasks": dict(TEXT, pattern=TASK_NUMBERS)}
         names = re.findall(r"\{(\w+)\}", route.path)
         parameters: List[Json] = [
             {"name": name, "in": "path", "required": True,

@@ -2,13 +2,15 @@
 import json
 import os
 import shutil
+import signal
 import unittest
 from typing import Any, Dict
 
 import lsf_emulator
 import psik
 from clusters import SGE, SLURM, OnSge, OnSlurm
-from harness import Case, needs, rc_path
+from harness import Case, kill, needs, processes_with, rc_path
+from serving import Server
 import services
 
 NAP = "sleep 604.%07d" % os.getpid()
@@ -133,6 +135,100 @@ class Everywhere(Arrays):
 
 class Local(Everywhere, unittest.TestCase):
     settings = {"backend": {"type": "local"}, "rc_path": "/bin/sh"}
+
+    def test_a_thousand_have_one_supervisor(self) -> None:
+        jobid = self.put("sleep 0.02", "1000%4")
+        most = 0
+        while self.psik("wait", "--timeout", "0", jobid, status=None).status not in (0, 1):
+            lines = processes_with(self.job(jobid).script("supervise"))
+            most = max(most, len(lines))
+        self.assertLessEqual(most, 4 + 1 + 2)   # two may be about to end
+        self.assertEqual(self.count(jobid, "completed"), 1000)
+        self.assertIn("1000/1000 done", self.psik("ls").out)
+
+    def test_its_supervisor_is_killed(self) -> None:
+        jobid = self.put("until test -e %s/go; do sleep 0.1; done" % self.folder, "1-6%2")
+        self.until(lambda: self.count(jobid, "active") == 2)
+        row = next(row for row in self.job(jobid).rows() if row.state == "queued")
+        os.kill(int(row.info), signal.SIGKILL)
+        self.write("go", "")
+        self.wait(jobid, status=1)      # those that ran have ended well, the others are lost
+        self.assertEqual((self.count(jobid, "completed"), self.count(jobid, "failed")), (2, 4))
+        self.psik("start", "--failed", jobid)
+        self.wait(jobid)
+        self.assertEqual(self.count(jobid, "completed"), 6)
+
+    def test_a_task_and_its_supervisor_are_killed(self) -> None:
+        jobid = self.put(NAP, "1-3%2")
+        self.until(lambda: self.count(jobid, "active") == 2)
+        claim = psik.read_text(self.job(jobid).log("claim", 1))
+        os.kill(int(claim.split("\npid ")[1].split()[0]), signal.SIGKILL)
+        kill(processes_with(NAP)[:1])
+        self.until(lambda: self.count(jobid, "failed") == 1)
+        self.assertEqual(self.shown(jobid)["state"], "active")
+        self.psik("cancel", jobid)
+
+    def test_files_of_tasks(self) -> None:
+        rows = [("lr,name\n0.1,a\n\n\"0,2\",b c\n", ["0.1 a", "0,2 b c"]),
+                ("\ufefflr\tname\r\n1\tx\r\n", ["1 x"]),
+                ("lr, name\n1,\n", ["1 "]), ("lr,name\n\u00fc,\u96ea\n", ["\u00fc \u96ea"])]
+        self.write("job.sh", "#!/bin/sh\necho \"$lr $name\"\n")
+        for text, said in rows:
+            with self.subTest(text=text):
+                self.write("params.csv", text)
+                jobid = self.psik("run", "--array", "params.csv%2", "job.sh").out.strip()
+                self.wait(jobid)
+                self.assertEqual([self.said(jobid, task).rstrip("\n") for task in range(
+                    1, len(said) + 1)], said)
+        self.write("params.json", json.dumps([{"lr": 3, "name": "n"}]))
+        jobid = self.psik("run", "--array", "params.json", "job.sh").out.strip()
+        self.wait(jobid)
+        self.assertEqual(self.said(jobid, 1), "3 n\n")
+
+    def test_bad_files_and_numbers(self) -> None:
+        self.write("job.sh", "#!/bin/sh\n")
+        for text, said in (("a,b\n1\n", "'1' has 1 values, and the first line names 2"),
+                           ("a\n", "its first line has to name the variables"), ("", "its first"),
+                           ("a,a\n1,2\n", "each once"), ("jobid\n1\n", "'jobid' cannot be a var"),
+                           ("a b\n1\n", "'a b' cannot be a variable"),
+                           ('a\n"x\ny"\n', "control character")):
+            with self.subTest(text=text):
+                self.write("params.csv", text)
+                ran = self.psik("run", "--array", "params.csv", "job.sh", status=2)
+                self.assertIn(said, ran.err)
+                self.assertEqual(len(ran.err.splitlines()), 1)
+        for text, said in (("nope.csv", "nope.csv: cannot be read: No such file"),
+                           ("5-1", "'5-1' has no task"), ("1,1", "has a task twice"),
+                           ("0", "'1-0' has no task"), ("1-3%0", "behind the %"),
+                           ("999999999", "has more than 100000 tasks"),
+                           ("1--2", "neither a count of tasks nor numbers")):
+            with self.subTest(text=text):
+                self.assertIn(said, self.psik("run", "--array", text, "job.sh", status=2).err)
+        jobid = self.run_spec(script="true")
+        self.assertIn("is no array", self.psik("cancel", "--task", "1", jobid, status=3).err)
+
+    def test_over_rest(self) -> None:
+        server = Server(self)
+        spec = {"script": "#!/bin/sh\necho $x; test $task != 2\n", "array": [{"x": 1}, {"x": 2}]}
+        jobid = server.ask("POST", "/v1/jobs?wait=60", spec).json["jobid"]
+        row, = server.ask("GET", "/v1/jobs").json
+        self.assertEqual((row["state"], row["jobndx"], row["info"]), ("failed", 2, 1))
+        self.assertEqual({name: number for name, number in row["tasks"].items() if number},
+                         {"completed": 1, "failed": 1})
+        url = "/v1/jobs/" + jobid
+        tasks = server.ask("GET", url + "/tasks").json
+        self.assertEqual([(task["task"], task["state"]) for task in tasks],
+                         [(2, "failed"), (1, "completed")])
+        self.assertEqual({row["jobndx"] for row in server.ask("GET", url + "?task=2").json}, {2})
+        self.assertEqual(server.ask("GET", url + "/logs?task=2").json,
+                         {"stdout.2": "2\n", "stderr.2": ""})
+        self.assertEqual(server.ask("GET", url + "?task=9").status, 404)
+        self.assertEqual(server.ask("GET", url + "?task=x").status, 422)
+        self.assertEqual(server.ask("POST", url + "/start?failed=true").status, 200)
+        self.wait(jobid, status=1)
+        self.assertEqual(self.states(jobid)[-1], "4 failed")
+        for array in ("params.csv", 0, [], {}, [{"task": 1}], "1-200000"):
+            self.assertEqual(server.ask("POST", "/v1/jobs", dict(spec, array=array)).status, 422)
 
 
 @needs("rc", rc_path())

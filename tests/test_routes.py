@@ -33,6 +33,7 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("POST", "/v1/jobs/new", "", 200, SPEC, {}),
     ("POST", "/v1/jobs/callback", "fresh", 200, {"jobndx": 1, "state": "active", "info": 7}, {}),
     ("GET", "/v1/jobs/{jobid}", "ended", 200, None, {}),
+    ("GET", "/v1/jobs/{jobid}/tasks", "ended", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/start", "ended", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/cancel", "running", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/hold", "waiting", 200, None, {}),
