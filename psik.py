@@ -670,7 +670,7 @@ class Guarded:
         if open_to_others and (not ours or status.st_mode & stat.S_ISVTX):
             raise ForbiddenError("%s can be written by others, so it is not read: chmod go-w %s"
                                  % (self.path, self.path))
-        if close_to_others(os.path.realpath(self.path)):
+        if open_to_others and close_to_others(os.path.realpath(self.path)):
             text = "others could write to %s; their permission was taken away" % self.path
             if self.to_run:
                 raise ForbiddenError(text + ": look at what it holds, and try again")
@@ -4707,13 +4707,13 @@ class Status(NamedTuple):
         if reason or not os.path.exists(step.job.log("reason", step.jobndx)):
             write_reason(step, reason or describe_exit(info))
 
-    def record_end(self, step: Step, history: History) -> None:
+    def record_end(self, step: Step, history: History, latest: Optional[Row]) -> None:
         """Record the end of a step, unless the history has it, and why it ended.
 
-        A step that the scheduler calls canceled is failed here: if psik had been asked to cancel
-        it, the history would have that already.
+        latest: the row that decides the step's state so far.  A step that the scheduler calls
+        canceled is failed here: if psik had been asked to cancel it, the history would have that
+        already.
         """
-        latest = Steps(history.rows).states.get(step.jobndx)
         if latest is None:
             return
         if not latest.state.is_final():
@@ -4728,17 +4728,20 @@ class Status(NamedTuple):
         elif latest.state is JobState.failed and not step.job.host(step.jobndx):
             self.settle(step, latest.info)
 
-    def record(self, step: Step, grace_s: float) -> List[Row]:
-        """Record the end of a step, if this is final, or the step has been unknown for grace_s.
-
-        The history as it is then; [] if the step has not ended, or the job is gone.
-        """
+    def is_end(self, grace_s: float) -> bool:
+        """Whether this is final, or the step has been unknown for grace_s."""
         is_unsure = not self.state and time.time() - self.since < grace_s
-        if self.state == JobState.new or self.state in LIVE or is_unsure:
-            return []
+        return not (self.state == JobState.new or self.state in LIVE or is_unsure)
+
+    @staticmethod
+    def record_ends(ended: Sequence[Tuple[Step, "Status"]]) -> List[Row]:
+        """Record the ends of some steps of a job; the history as it is then, [] if it is gone."""
+        job = ended[0][0].job
         try:
-            with transitions(step.job) as history:
-                self.record_end(step, history)
+            with transitions(job) as history:
+                states = Steps(history.rows).states
+                for step, status in ended:
+                    status.record_end(step, history, states.get(step.jobndx))
                 return history.rows
         except NotFoundError:  # removed meanwhile
             return []
@@ -4917,28 +4920,47 @@ class Poll:
             return []
         rows = status.record_adoption(step)
         found = step._replace(native=status.native)
-        return status.record(found, self.config.poll_grace_s) or rows
+        is_end = status.is_end(self.config.poll_grace_s)
+        return (Status.record_ends([(found, status)]) if is_end else []) or rows
 
-    def act(self, step: Step, rows: Sequence[Row], answer: Answer) -> List[Row]:
-        """Do what an answer about a step demands; the history as it is then, [] if nothing."""
-        status = answer.of(step)
-        if status is None or step in self.untold:
-            return []
-        if step.native == UNKNOWN_ID:
-            return self.adopt(step, status)
-        if status.state == "queued" and step.is_claimed and not self.host:
-            # A scheduler may list a job that has begun as waiting, for a while.
-            is_lag = age_s(Steps(rows).begun[step.jobndx]) < LISTED_S
-            return [] if is_lag else record_requeues([step])
-        return status.record(step, self.config.poll_grace_s)
+    def told(self, steps: Sequence[Step], answer: Answer) -> List[Tuple[Step, Status]]:
+        """What an answer says of steps, except of those that are still to be ended."""
+        untold = set(self.untold)
+        return [(step, status) for step, status in zip(steps, map(answer.of, steps))
+                if status is not None and step not in untold]
+
+    def act(self, steps: Sequence[Step], rows: Sequence[Row], answer: Answer) -> List[Row]:
+        """Do what an answer about steps of a job demands; the history as it is then, or []."""
+        now, known = list(rows[:0]), []
+        for step, status in self.told(steps, answer):
+            if step.native == UNKNOWN_ID:
+                now = self.adopt(step, status) or now
+            else:
+                known.append((step, status))
+        now = self.record_requeues(known, rows) or now
+        ended = [pair for pair in known if pair[1].is_end(self.config.poll_grace_s)]
+        return (Status.record_ends(ended) if ended else []) or now
+
+    def record_requeues(self, told: Sequence[Tuple[Step, Status]], rows: Sequence[Row]
+                        ) -> List[Row]:
+        """Record which of these steps a scheduler runs again; the history as it is then, or []."""
+        again = [step for step, status in told
+                 if status.state == "queued" and step.is_claimed and not self.host]
+        begun = Steps(rows).begun if again else {}
+        # A scheduler may list a job that has begun as waiting, for a while.
+        return record_requeues([step for step in again if age_s(begun[step.jobndx]) >= LISTED_S])
 
     def record(self, answer: Answer) -> None:
         """Record what an answer says of the steps; the rows are brought up to date."""
+        jobs: Dict[str, List[Tuple[Step, List[Row]]]] = {}
         for step, rows in self.members:
+            jobs.setdefault(step.job.path, []).append((step, rows))
+        for members in jobs.values():
+            job, rows = members[0][0].job, members[0][1]
             try:
-                rows[:] = self.act(step, rows, answer) or rows
+                rows[:] = self.act([step for step, _ in members], rows, answer) or rows
             except (PsikError, OSError) as err:  # one broken job must not hide the others
-                complain_once("job %s is not up to date: %s" % (step.job.jobid, err))
+                complain_once("job %s is not up to date: %s" % (job.jobid, err))
         asker = self.asker() if self.untold and not answer.fault else None
         if asker:
             try:

@@ -548,7 +548,7 @@ class Trees(Amiss):
         self.assertEqual([(step.jobndx, step.native) for step in steps], [(1, "77")])
         for _ in range(2):
             status = psik.Status("77", steps[0].tag, "failed", "137", "OUT_OF_MEMORY", 0, 0)
-            self.assertEqual(len(status.record(steps[0], 0)), 3)
+            self.assertEqual(len(psik.Status.record_ends([(steps[0], status)])), 3)
         self.assertEqual(psik.Steps(self.made.rows()).unsettled(self.made), [])
         self.assertEqual(psik.list_jobs(self.config(), poll=False)[0].reason,
                          "OUT_OF_MEMORY; resources.memory_per_process was not set")
@@ -635,7 +635,7 @@ class Trees(Amiss):
         self.refused(psik.NotFoundError, "is gone", psik.wait, config, [self.made])
         self.refused(psik.NotFoundError, "no job", psik.find_job, config, self.made.jobid)
         said = psik.Status("77", "-", "failed", "1", "why", 0, 0)
-        self.assertFalse(said.record(psik.Step(self.made, 1, "77"), 0))
+        self.assertEqual(said.record_ends([(psik.Step(self.made, 1, "77"), said)]), [])
         tracker = psik.Tracker(config)
         tracker.look(deep=True)
         other = psik.create(config, psik.JobSpec(script="true"))
