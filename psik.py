@@ -1414,6 +1414,9 @@ class JobSpec(Model):
         False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(
         None, "URL to which every change of state is sent", pattern="^https?://[!-~]+$")
+    callback_on: str = option(
+        "all", "all: each of them, of each task too; final: once, when the job has ended",
+        pattern="^(all|final)$")
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
         dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
@@ -1445,7 +1448,9 @@ class JobSpec(Model):
             yield Fault("at_once", "is for an array, and not for one that says it after a %")
 
     def faults_of_callback(self) -> Iterator[Fault]:
-        """The faults of where changes of state are sent."""
+        """The faults of where changes of state are sent, and which."""
+        if self.callback_on not in ("all", "final"):
+            yield Fault("callback_on", "%s is neither all nor final" % shown(self.callback_on))
         if self.callback is not None:
             try:
                 split_url(self.callback)
@@ -3468,7 +3473,8 @@ class ScriptWriter:
             "tasks": len(spec.tasks.numbers) if spec.tasks else 0,
             "shared": self.shared, "shares": spec.resources.shares(),
             "slots_folder": self.slots_folder() if self.shared else "",
-            "callback_timeout_s": config.callback_timeout_s if spec.callback else 0})
+            "callback_timeout_s": config.callback_timeout_s if spec.callback else 0,
+            "final_only": spec.callback_on == "final"})
 
     def slots_folder(self) -> str:
         """Where the jobs of a prefix that wait for slots of a host are counted, on that host."""
@@ -3682,6 +3688,17 @@ class JobScripts:
             return Finished(1, "", str(err))
 
 
+def is_over(job: JobDir, rows: Sequence[Row]) -> bool:
+    """Whether a job's latest step, or its tasks' latest, has ended for good; True if it is gone."""
+    steps = Steps(rows)
+    latest = steps.latest
+    if latest is None or not latest.state.is_final():
+        return latest is None
+    last = {row.jobndx for row in steps.by_task.values()}
+    may_go_on = any(step.jobndx in last for step in steps.unsettled(job))
+    return not may_go_on or JobScripts(job).are_stale  # of which nobody can be asked
+
+
 def export_templates(folder: str) -> List[str]:
     """Write the built-in templates below a folder that has none of them yet; their paths."""
     paths = {name: os.path.join(folder, name) for name in sorted(TEMPLATES)}
@@ -3739,6 +3756,7 @@ class CallbackSettings(NamedTuple):
     give_up_s: float
     ca_file: Optional[str]
     proxy: bool
+    final_only: bool = False
 
     @classmethod
     def of(cls, job: JobDir) -> Optional["CallbackSettings"]:
@@ -3914,6 +3932,7 @@ class Event(NamedTuple):
     attempts: int = 0
     due: float = 0.0    # when the next try is due
     said: str = ""      # the outcome of the last try: the answer, or the error
+    is_end: bool = False    # it tells the job's end, and was made after that
 
     @property
     def body(self) -> bytes:
@@ -3937,8 +3956,8 @@ class Event(NamedTuple):
 
     def belongs_to(self, rows: Sequence[Row]) -> bool:
         """Whether its row was written: its maker may have died, and another row be in its place."""
-        if self.place >= len(rows):
-            return False
+        if self.place >= len(rows) or self.is_end:
+            return self.place < len(rows)
         row, info = rows[self.place], read_info(str(self.info))
         return (self.jobndx, self.state, info) == (row.jobndx, row.state.value, row.info)
 
@@ -3991,6 +4010,9 @@ class Outbox:
         """The ids of the jobs to which the events of files() belong."""
         names = (os.path.basename(path)[:-len(".json")] for path in cls.files(folder, dead))
         jobids = {name.rpartition(".")[0] for name in names}
+        with suppress(OSError):
+            jobids.update(os.path.basename(path)[:-len(".end")] for path in
+                          paths_in(os.path.join(folder, ".outbox")) if path.endswith(".end"))
         return sorted(jobid for jobid in jobids if JOBID.fullmatch(jobid))
 
     def path(self, place: int, dead: bool = False) -> str:
@@ -4031,6 +4053,30 @@ class Outbox:
         self.keep(event)
         return event
 
+    @property
+    def end_path(self) -> str:
+        """The file that stands for the event of the job's end, as long as that is to come."""
+        return os.path.join(self.folder, self.job.jobid + ".end")
+
+    def expect_end(self) -> None:
+        """Let the job's end be told, if nothing else is."""
+        if self.tells_end_only:
+            make_folder(self.folder)
+            write_file(self.end_path, "")
+
+    def add_end(self, rows: Sequence[Row]) -> List[Event]:
+        """Make and keep the event of the job's end, if it is to come; [] or that one."""
+        steps = Steps(rows)
+        row = steps.latest
+        if row is None or not os.path.exists(self.end_path):
+            return []
+        event = Event(os.urandom(16).hex(), self.job.jobid, len(rows) - 1,
+                      row.jobndx if steps.tasks == 1 else 0, row.state.value, row.info,
+                      round(time.time(), 3), is_end=True)
+        self.keep(event)
+        os.unlink(self.end_path)
+        return [event]
+
     def delivered(self) -> List[Dict[str, Json]]:
         """The events that were delivered, from log/callbacks."""
         lines = read_or_empty(self.job.at("log", "callbacks")).split("\n")
@@ -4059,10 +4105,18 @@ class Outbox:
                 waiting.append(event)
             else:
                 self.drop(event)
+        if self.tells_end_only:
+            return waiting + (self.add_end(rows) if is_over(self.job, rows) else [])
         for place in self.missed(rows, waiting):
             row = rows[place]
             waiting.append(self.add(place, row.jobndx, row.state, row.info))
         return sorted(waiting, key=lambda event: event.place)
+
+    @property
+    def tells_end_only(self) -> bool:
+        """Whether only the job's end is told."""
+        settings = CallbackSettings.of(self.job)
+        return settings is not None and settings.final_only
 
     def send(self, event: Event, spec: JobSpec, settings: CallbackSettings, log_fd: int,
              deadline: float) -> bool:
@@ -4106,6 +4160,10 @@ class Outbox:
 
     def is_owed(self, waits: bool) -> bool:
         """Whether there is something to deliver: an event that waits, or a row without an event."""
+        if self.tells_end_only:
+            rows = self.job.rows()
+            is_due = os.path.exists(self.end_path) and rows and is_over(self.job, rows)
+            return bool(is_due or self.events())
         has_callback = CallbackSettings.of(self.job) is not None
         return has_callback and (waits or bool(self.missed(self.job.rows(), [])))
 
@@ -4114,6 +4172,8 @@ class Outbox:
         for dead in (False, True):
             for event in self.events(dead=dead):
                 self.drop(event, dead)
+        with suppress(FileNotFoundError):
+            os.unlink(self.end_path)
 
     def revive(self) -> None:
         """Let the events that were given up wait again, for as long as new ones."""
@@ -4176,7 +4236,8 @@ def deliver_all(config: Config, now: bool = False, dead: bool = False) -> Dict[s
 
 def record_all(job: JobDir, history: History, rows: Sequence[Transition]) -> List[Row]:
     """Add transitions to a locked history, after their events; all but a job's first come so."""
-    wanted = CallbackSettings.of(job) is not None
+    settings = CallbackSettings.of(job)
+    wanted = settings is not None and not settings.final_only
     if wanted:
         for place, (jobndx, state, info) in enumerate(rows, len(history.rows)):
             Outbox(job).add(place, jobndx, state, info)
@@ -4990,17 +5051,6 @@ class Poll:
         return list(polls.values())
 
 
-def is_over(job: JobDir, rows: Sequence[Row]) -> bool:
-    """Whether a job's latest step, or its tasks' latest, has ended for good; True if it is gone."""
-    steps = Steps(rows)
-    latest = steps.latest
-    if latest is None or not latest.state.is_final():
-        return latest is None
-    last = {row.jobndx for row in steps.by_task.values()}
-    may_go_on = any(step.jobndx in last for step in steps.unsettled(job))
-    return not may_go_on or JobScripts(job).are_stale  # of which nobody can be asked
-
-
 def has_news(job: JobDir, rows: Sequence[Row]) -> bool:
     """Whether a scheduler may have something to say of a job, or is still to be told something."""
     steps = Steps(rows)
@@ -5234,7 +5284,8 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
     if spec.callback:
         config = backend.config
         settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
-                                    config.ca_file, config.callback_proxy)
+                                    config.ca_file, config.callback_proxy,
+                                    spec.callback_on == "final")
         write_file(job.script("callback.json"), json.dumps(settings._asdict()) + "\n")
     if backend.config.scheduler_environment:
         write_file(job.script("scheduler.json"),
@@ -5265,6 +5316,7 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     os.mkdir(job.at("scripts"), 0o700)
     write_scripts(job, spec, backend, shell)
     write_spec(job, spec)
+    Outbox(job).expect_end()
     if dependencies:
         Held(job).prepare(dependencies, backend, spec)
     tasks = len(spec.tasks.numbers) if spec.tasks else 0
@@ -5516,6 +5568,7 @@ class Submission:
                 Held(job).forget()
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
+            Outbox(job).expect_end()
             pieces, rows = self.pieces(history.rows), list(history.rows[:0])
             while pieces:
                 native = str(rows[-1].info) if rows and pieces[0].at_once else ""
@@ -13281,7 +13334,7 @@ class History:
 
         sync() brings both to the disk.
         """
-        if SETTINGS["callback_timeout_s"]:
+        if SETTINGS["callback_timeout_s"] and not SETTINGS.get("final_only"):
             self.put_event(jobndx, state, info)
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
@@ -13729,7 +13782,9 @@ class Run:
 
         At the end of the job it submits those first that wait for this one.
         """
-        if not SETTINGS["callback_timeout_s"] and not self.is_waited_for():
+        tells = SETTINGS["callback_timeout_s"] and (
+            not SETTINGS.get("final_only") or self.history.has_ended(self.tasks))
+        if not tells and not self.is_waited_for():
             return
         self.history.sync()
         # Without the mark the delivery is no part of the step, and is not ended with it.

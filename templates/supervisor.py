@@ -970,7 +970,7 @@ class History:
 
         sync() brings both to the disk.
         """
-        if SETTINGS["callback_timeout_s"]:
+        if SETTINGS["callback_timeout_s"] and not SETTINGS.get("final_only"):
             self.put_event(jobndx, state, info)
         # A row that was cut short, on a full disk say, is ended first, so that it spoils no other.
         row = "%.3f,%d,%s,%s\n" % (time.time(), jobndx, state, info)
@@ -1418,7 +1418,9 @@ class Run:
 
         At the end of the job it submits those first that wait for this one.
         """
-        if not SETTINGS["callback_timeout_s"] and not self.is_waited_for():
+        tells = SETTINGS["callback_timeout_s"] and (
+            not SETTINGS.get("final_only") or self.history.has_ended(self.tasks))
+        if not tells and not self.is_waited_for():
             return
         self.history.sync()
         # Without the mark the delivery is no part of the step, and is not ended with it.

@@ -160,6 +160,38 @@ class Arriving(Receiving):
         shown = json.loads(self.psik("status", "--json", jobid).out)[0]["callbacks"]
         return shown if sum(each["outcome"] == "delivered" for each in shown) == delivered else []
 
+    def test_the_end_alone_is_told_once(self) -> None:
+        self.up()
+        jobid = self.put(callback_on="final", script="exit 3", status=3)
+        array = self.put(callback_on="final", script="#!/bin/sh\nexit $task", array="0-2",
+                         status=2)
+        self.until(lambda: len(self.received()) >= 2)
+        self.psik("start", "--failed", array)
+        self.until(lambda: len(self.received()) >= 3)
+        self.gone(array)
+        never = self.run_spec(callback="http://127.0.0.1:%d/ok" % self.port, script="true",
+                              callback_on="final", after=[array], status=5)
+        self.until(lambda: len(self.received()) >= 4)
+        self.psik("deliver", "--all")
+        said = [tuple(item["body"].values()) for item in self.received()]
+        self.assertEqual(said, [(jobid, 1, "failed", 3), (array, 0, "failed", 2),
+                                (array, 0, "failed", 2), (never, 0, "canceled", 0)])
+        left = psik.paths_in(os.path.join(self.prefix, "local", ".outbox"))
+        self.assertEqual([path for path in left if not path.endswith("dead")], [])
+
+    def test_the_end_is_told_later_where_nobody_was_there(self) -> None:
+        port = self.up()
+        self.down()
+        jobid = self.put(callback_on="final", port=port)
+        self.assertEqual(self.psik("deliver", jobid, status=1).out, "")
+        self.assertIn("pending", self.psik("status", jobid).out)
+        self.up()
+        spec = psik.read_text(self.job(jobid).at("spec.json")).replace(str(port), str(self.port))
+        psik.write_file(self.job(jobid).at("spec.json"), spec)
+        self.psik("deliver", "--all")
+        self.until(lambda: self.received())
+        self.assertEqual(self.received()[0]["body"]["state"], "completed")
+
     def test_unsigned_without_a_secret(self) -> None:
         self.up()
         self.run_spec("--wait", script="true", callback="http://localhost:%d/ok" % self.port)

@@ -66,6 +66,7 @@ class Specs(unittest.TestCase):
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
         self.assertIs(ours.pop("requeue"), False)  # which upstream has not
+        self.assertEqual(ours.pop("callback_on"), "all")
         self.assertEqual((ours.pop("setup"), ours.pop("after")), ([], []))
         for name in ("launcher", "array", "at_once"):
             self.assertIsNone(ours.pop(name))
