@@ -976,10 +976,14 @@ class Tasks(NamedTuple):
     at_once: Optional[int] = None
 
     @property
+    def names(self) -> List[str]:
+        """The names of the variables."""
+        return list(self.variables[0]) if self.variables else []
+
+    @property
     def table(self) -> str:
         """scripts/tasks: a line for each task; the first line names the columns."""
-        names = list(self.variables[0]) if self.variables else []
-        rows = [[str(number)] for number in self.numbers]
+        names, rows = self.names, [[str(number)] for number in self.numbers]
         for row, values in zip(rows, self.variables):
             row += values.values()
         return "".join("\t".join(row) + "\n" for row in [["task"] + names] + rows)
@@ -1036,10 +1040,11 @@ class Tasks(NamedTuple):
             raise ValueError("%d tasks are more than %d" % (len(variables), MAX_TASKS))
         names = list(variables[0])
         for name in names:
-            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in OUR_VARIABLES:
+            is_ours = name in OUR_VARIABLES or name.startswith("PSIK_")
+            if is_ours or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError("%s cannot be a variable of a task" % shown(name))
         for number, row in enumerate(variables, 1):
-            if list(row) != names:
+            if set(row) != set(names):
                 raise ValueError("task %d has the variables %s, and task 1 has %s"
                                  % (number, " ".join(row) or "-", " ".join(names) or "-"))
 
@@ -1141,7 +1146,7 @@ class FieldReader:
         found = [{cls.line(name, {}): cls.line(row[name], {}) for name in row}
                  if isinstance(row, dict) else {} for row in rows]
         Tasks.check(found)
-        return found
+        return [{name: row[name] for name in found[0]} for row in found]
 
     @classmethod
     def tasks(cls, value: Any, meta: Any) -> Union[str, List[Dict[str, str]]]:
@@ -1155,7 +1160,9 @@ class FieldReader:
         elif not isinstance(value, str):
             value = str(cls.number(value, {"least": 1}))
         text = cls.line(value, {}).replace(" ", "")
-        text = re.sub("^([0-9]+)(%|$)", r"1-\1\2", text)  # a count
+        match = re.match("[0-9]+(?=%|$)", text)     # a count
+        if match:
+            text = "1-%d" % cls.number(match.group(), {"least": 1}) + text[match.end():]
         Tasks.of_text(text)
         return text
 
@@ -1459,6 +1466,12 @@ class JobSpec(Model):
         for name in self.cb_headers:
             if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
                 yield Fault("cb_headers.%s" % name, "is a header that psik.py sets itself")
+
+    @property
+    def variables(self) -> List[str]:
+        """The names of the variables that it sets, those of its tasks too."""
+        ours = ["task", "tasks"] + self.tasks.names if self.tasks else []
+        return list(dict.fromkeys([*self.environment, *ours]))
 
     @property
     def tasks(self) -> Optional[Tasks]:
@@ -1790,15 +1803,22 @@ class TaskFile:
     def rows(self) -> List[List[str]]:
         """The lines of a CSV file that are not empty; at least one."""
         import csv
+        import io
         delimiter = "\t" if "\t" in self.text.split("\n")[0] else ","
-        lines = self.text.splitlines(True)
+        lines = io.StringIO(self.text, newline="")
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-        return list(filter(None, reader)) or [[]]
+        try:
+            return list(filter(None, reader)) or [[]]
+        except csv.Error as err:
+            raise InvalidError("line %d: %s" % (reader.line_num, err), self.path) from None
 
     def table(self) -> Json:
         """The variables of each task; InvalidError if the file holds none."""
         if self.path.endswith(".json"):
-            return parse_json(self.text, self.path)
+            table = parse_json(self.text, self.path)
+            if not isinstance(table, list) or not table:
+                raise InvalidError("is not a list of tasks", self.path)
+            return table
         rows = self.rows()
         head = list(map(str.strip, rows[0]))
         wrong = [row for row in rows if len(row) != len(head)]
@@ -2272,7 +2292,7 @@ class JobDir:
         if own or self.tasks == 1:
             return own
         before = (jobndx - 1) // self.tasks * self.tasks    # its round: log/host.20+
-        if before not in self.hosts:
+        if not self.hosts.get(before):
             self.hosts[before] = read_or_empty(self.log("host", before) + "+").strip()
         return self.hosts[before]
 
@@ -2290,7 +2310,7 @@ class JobDir:
         if not self.known_tasks:
             with suppress(OSError), open(self.status_path, "rb") as file:
                 line = file.readline(200).decode("utf-8", "replace")
-                self.known_tasks = self.tasks_in(parse_rows(line, self.status_path))
+                self.known_tasks = self.tasks_in(parse_rows(line, self.status_path)) if line else 0
         return self.known_tasks or 1
 
     def is_elsewhere(self, jobndx: int) -> bool:
@@ -2481,20 +2501,33 @@ class Piece(NamedTuple):
     @classmethod
     def of_round(cls, job: "JobDir", number: int) -> List["Piece"]:
         """The pieces of a round; [] if there is no such round, or if it was never planned."""
+        return cls.parse(read_or_empty(job.log("round", number)))
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def parse(cls, text: str) -> List["Piece"]:
+        """The pieces in the text of log/round.R."""
         pieces = []
-        for line in read_or_empty(job.log("round", number)).splitlines():
-            offset, _, text = line.partition(" ")
+        for line in text.splitlines():
+            offset, _, indices = line.partition(" ")
             with suppress(ValueError):
-                tasks = Tasks.of_text(text)
+                tasks = Tasks.of_text(indices)
                 pieces.append(cls(int(offset), list(tasks.numbers), tasks.at_once))
         return pieces
+
+    def has(self, step: int) -> bool:
+        """Whether it has this step."""
+        import bisect
+        index = step - self.offset
+        place = bisect.bisect_left(self.indices, index)
+        return self.indices[place:place + 1] == [index]
 
     @classmethod
     def of_step(cls, job: "JobDir", jobndx: int, tasks: int) -> "Piece":
         """The piece by which a step of an array was submitted, or was before it was requeued."""
         for step in range(jobndx, 0, -tasks if tasks > 1 else -jobndx):
             for piece in cls.of_round(job, (step - 1) // tasks):
-                if step in piece.steps:
+                if piece.has(step):
                     return piece
         return cls.alone(jobndx)
 
@@ -2503,6 +2536,16 @@ class Piece(NamedTuple):
         """Keep the pieces of a round."""
         lines = ["%d %s\n" % (piece.offset, piece.text) for piece in pieces]
         replace_file(job.log("round", number), "".join(lines))
+
+    @classmethod
+    def forget(cls, job: "JobDir", steps: "Steps") -> None:
+        """Drop what was never submitted of the round that the next submission belongs to."""
+        number = (steps.next_jobndx(job) - 1) // steps.tasks
+        pieces = cls.of_round(job, number)
+        kept = [piece for piece in pieces if steps.is_submitted(piece)
+                or os.path.exists(job.log("submit", piece.first))]
+        if len(kept) < len(pieces):
+            cls.plan(job, number, kept)
 
 
 class Step(NamedTuple):
@@ -3428,7 +3471,7 @@ class ScriptWriter:
         spec = self.spec
         return {
             "environment": ["%s=%s" % pair for pair in spec.environment.items()],
-            "environment_name": [name for name in spec.environment if name.isidentifier()],
+            "environment_name": [name for name in spec.variables if name.isidentifier()],
             "setup": [line for line in spec.setup if line.strip()],
             "inherit_environment": "yes" if spec.inherit_environment else None,
             "launcher": WORD_SEPARATOR.join(spec.launcher or self.config.launcher or ()) or None,
@@ -4615,11 +4658,11 @@ class Cancellation:
         """End the steps; BackendError if that fails."""
         # A step that only this host knows may take as long as its supervisor needs to end it.
         here = [step for step in self.steps if self.job.host(step.jobndx)]
+        others = [step for step in self.steps if not self.job.host(step.jobndx)]
         try:
             Ending(self.job).cancel(here, None)
         except BackendError as err:
             raise self.not_ended(err) from None
-        others = [step for step in self.steps if step not in here]
         try:
             if others:
                 Ending(self.job).tell(others)
@@ -4662,9 +4705,11 @@ class Cancellation:
             self.steps = self.live(steps)
             for path in Ending.requests(self.steps):  # first, so that a server that sees the row
                 write_file(path, "")                # sees what is owed
-            over = all(row.state.is_final() for row in steps.states.values())
+            over = all(row.state.is_final() for row in steps.states.values()) and (
+                steps.latest is None or steps.latest.state.is_final())
             if not over:
                 record(job, history, 0, JobState.canceled, 0)
+            Piece.forget(job, steps)
             return not over
 
     def cancel(self) -> bool:
@@ -4694,7 +4739,7 @@ class TaskCancellation(Cancellation):
 
     def __init__(self, job: JobDir, tasks: Sequence[int]) -> None:
         """tasks: their places in the array, from 1."""
-        self.tasks = tasks
+        self.tasks = frozenset(tasks)
         self.others: Set[str] = set()   # the native ids of the steps that go on
         super().__init__(job)
 
@@ -4715,7 +4760,8 @@ class TaskCancellation(Cancellation):
                 write_file(job.log("cancel", step.jobndx), "")
             record_all(job, history, [(step.jobndx, JobState.canceled, 0) for step in self.steps
                                       if steps.states[step.jobndx].state is JobState.queued])
-            self.others = {step.native for step in super().live(steps) if step not in self.steps}
+            self.others = {step.native for step in super().live(steps)
+                           if step.task not in self.tasks}
         return bool(self.steps)
 
     def named(self, step: Step) -> Step:
@@ -4731,7 +4777,7 @@ class TaskCancellation(Cancellation):
         """End the steps; BackendError if that fails."""
         job, timeout_s = self.job, float(CANCEL_TIMEOUT_S)
         here = [step for step in self.steps if job.host(step.jobndx)]
-        others = [step for step in self.steps if step not in here]
+        others = [step for step in self.steps if not job.host(step.jobndx)]
         try:
             found = [self.named(step) for step in here + Ending(job).find(others)]
             Ending(job).cancel(found, None if here else timeout_s)
@@ -5041,8 +5087,8 @@ class Poll:
         for job, rows in jobs:
             steps = Steps(rows)
             lost = lost_step(job, steps)
-            unsettled, untold = steps.unsettled(job), steps.untold(job)
-            for step in steps.live(job) + untold + unsettled + ([lost] if lost else []):
+            unsettled, untold = set(steps.unsettled(job)), set(steps.untold(job))
+            for step in [*steps.live(job), *untold, *unsettled] + ([lost] if lost else []):
                 root, host = os.path.dirname(job.path), job.host(step.jobndx)
                 if host in ("", os.uname().nodename):
                     poll = polls.setdefault((root, host), Poll(root, host, configs[job.backend]))
@@ -5431,7 +5477,8 @@ class Submission:
 
     def refuse_running(self, rows: Sequence[Row]) -> None:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
-        steps, tasks = Steps(rows), self.tasks_to_run(rows)
+        steps = Steps(rows)
+        tasks = set(self.tasks_to_run(steps))
         live = [step for step in steps.live(self.job) if step.task in tasks]
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
         unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
@@ -5442,42 +5489,68 @@ class Submission:
                                 "run beside it with --force"
                                 % (self.job.jobid, blocking.jobndx, state))
 
-    def tasks_to_run(self, rows: Sequence[Row]) -> List[int]:
-        """The tasks that the next round has, from 1; [1] for a job without tasks."""
-        steps = Steps(rows)
-        by_task = steps.by_task
-        if not self.failed_only:
-            return list(range(1, steps.tasks + 1))
-        return [task for task in range(1, steps.tasks + 1)
-                if task in by_task and by_task[task].state in (JobState.failed, JobState.canceled)]
+    def rest(self, steps: Steps) -> List[Piece]:
+        """The pieces of a round that was begun which are not submitted yet.
 
-    def pieces(self, rows: Sequence[Row]) -> List[Piece]:
-        """What is to be submitted: the rest of a round that was begun, or of the next round.
-
-        ConflictError if there is nothing to submit; BackendError if the scheduler does not say how
-        large an array may be.
+        With failed_only they only count if a submission was not answered.
         """
-        job, steps = self.job, Steps(rows)
-        jobndx = steps.next_jobndx(job)
-        if not self.tasks_to_run(rows):
+        jobndx = steps.next_jobndx(self.job)
+        pieces = Piece.of_round(self.job, (jobndx - 1) // steps.tasks)
+        rest = [piece for piece in pieces if not steps.is_submitted(piece)]
+        is_lost = bool(rest and submitted_at(self.job, rest[0].first))
+        return rest if is_lost or (len(rest) < len(pieces) and not self.failed_only) else []
+
+    def tasks_to_run(self, steps: Steps) -> List[int]:
+        """The tasks that are to be submitted, from 1; [1] for a job without tasks."""
+        rest = [step for piece in self.rest(steps) for step in piece.steps]
+        if rest:
+            return [(step - 1) % steps.tasks + 1 for step in rest]
+        done = [task for task, row in steps.by_task.items() if self.failed_only
+                and row.state not in (JobState.failed, JobState.canceled)]
+        return sorted(set(range(1, steps.tasks + 1)) - set(done))
+
+    def plan(self, steps: Steps) -> List[Piece]:
+        """The pieces of the next round, which are kept.
+
+        BackendError if the scheduler does not say how large an array may be.
+        """
+        job = self.job
+        Piece.forget(job, steps)
+        number = (steps.next_jobndx(job) - 1) // steps.tasks
+        begin, scripts, spec = number * steps.tasks, JobScripts(job), job.spec()
+        done = scripts.run("array", [], POLL_TIMEOUT_S) if scripts.has("array") else Finished(
+            0, "1 range", "")
+        match = re.fullmatch("([1-9][0-9]{0,8}) (list|range)", last_line(done.out))
+        if not match:
+            raise BackendError("job %s: its scheduler does not say how large an array may be: %s"
+                               % (job.jobid, done.fault))
+        pieces = Piece.cut([begin + task for task in self.tasks_to_run(steps)], begin,
+                           int(match.group(1)), match.group(2),
+                           spec.tasks.at_once if spec.tasks else None)
+        Piece.plan(job, number, pieces)
+        return pieces
+
+    def pieces(self, steps: Steps) -> List[Piece]:
+        """What is to be submitted: the rest of a round that was begun, or the next round.
+
+        ConflictError if there is nothing to submit; BackendError as plan().
+        """
+        job, rest = self.job, self.rest(steps)
+        if not self.tasks_to_run(steps):
             raise ConflictError("job %s: nothing of it has failed" % job.jobid)
         if steps.tasks == 1:
-            return [Piece.alone(jobndx)]
-        number = (jobndx - 1) // steps.tasks
-        pieces = Piece.of_round(job, number)
-        if not pieces:
-            begin, scripts, spec = number * steps.tasks, JobScripts(job), job.spec()
-            done = scripts.run("array", [], POLL_TIMEOUT_S) if scripts.has("array") else Finished(
-                0, "1 range", "")
-            match = re.fullmatch("([1-9][0-9]{0,8}) (list|range)", last_line(done.out))
-            if not match:
-                raise BackendError("job %s: its scheduler does not say how large an array may be: "
-                                   "%s" % (job.jobid, done.fault))
-            pieces = Piece.cut([begin + task for task in self.tasks_to_run(rows)], begin,
-                               int(match.group(1)), match.group(2),
-                               spec.tasks.at_once if spec.tasks else None)
-            Piece.plan(job, number, pieces)
-        return [piece for piece in pieces if not steps.is_submitted(piece)]
+            return [Piece.alone(steps.next_jobndx(job))]
+        if rest:
+            complain("job %s: the rest of its tasks is submitted: %d of %d" % (
+                job.jobid, sum(len(piece.indices) for piece in rest), steps.tasks))
+        return rest or self.plan(steps)
+
+    def before(self, steps: Steps, piece: Piece) -> str:
+        """The native id of what has to end before a piece, so that not too many run at once."""
+        pieces = Piece.of_round(self.job, (piece.first - 1) // steps.tasks)
+        natives = [steps.queued[each.first] for each in pieces
+                   if each.first < piece.first and each.first in steps.queued]
+        return str(natives[-1]) if natives and piece.at_once else ""
 
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
@@ -5569,10 +5642,9 @@ class Submission:
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             Outbox(job).expect_end()
-            pieces, rows = self.pieces(history.rows), list(history.rows[:0])
+            pieces, rows = self.pieces(Steps(history.rows)), list(history.rows[:0])
             while pieces:
-                native = str(rows[-1].info) if rows and pieces[0].at_once else ""
-                done = self.run(pieces[0], native)
+                done = self.run(pieces[0], self.before(Steps(history.rows), pieces[0]))
                 self.pass_over_refusal(pieces[0].first, done)
                 Held(job).forget()
                 row = self.take_answer(history, pieces[0], done)
@@ -5809,9 +5881,23 @@ def why_step_failed(job: JobDir, row: Row) -> str:
     reason = recorded_reason(job, row)
     if os.path.exists(job.log("stdout", row.jobndx)):
         return reason or describe_exit(row.info) or misread_script(job, row)
-    piece = Piece.of_step(job, row.jobndx, job.tasks) if job.tasks > 1 else Piece.alone(row.jobndx)
-    said = telling_lines(read_or_empty(job.log("submit", piece.first)))
+    said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
+    if not said and job.tasks > 1 and row.state is JobState.failed:
+        first = Piece.of_step(job, row.jobndx, job.tasks).first
+        said = telling_lines(read_or_empty(job.log("submit", first)))
     return ": ".join(part for part in (reason, said) if part)
+
+
+def lost_reason(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
+    """Since when it is unknown whether a scheduler has the job's next submission; '' if it is not.
+
+    row: the one that decides the job's state.
+    """
+    jobndx = 0 if row.state in LIVE else steps.next_jobndx(job)
+    if (job.path, jobndx) not in statuses:
+        return ""
+    which = " of step %d" % jobndx if jobndx > 1 else ""
+    return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
 
 
 def reason_of(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
@@ -5819,10 +5905,6 @@ def reason_of(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
     if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
-    jobndx = steps.next_jobndx(job)
-    if (job.path, jobndx) in statuses:
-        which = " of step %d" % jobndx if jobndx > 1 else ""
-        return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
         is_owed = bool(steps.untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
@@ -5848,8 +5930,9 @@ class TaskState(NamedTuple):
     def progress(counts: Dict[str, int]) -> str:
         """How far an array is, in words: `37/100 done, 2 failed`."""
         parts = ["%d/%d done" % (counts["completed"], sum(counts.values()))]
-        parts += ["%d %s" % (counts[state], state) for state in ("failed", "canceled")
-                  if counts[state]]
+        parts += ["%d %s" % (counts[state], word) for state, word in (
+            ("failed", "failed"), ("canceled", "canceled"), ("new", "not submitted yet"))
+            if counts[state]]
         return ", ".join(parts)
 
     @classmethod
@@ -5873,10 +5956,12 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
     row = steps.latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    reason, counts = reason_of(job, row, steps, statuses), None
-    if row.state is JobState.new and not reason:
+    reason, counts = lost_reason(job, row, steps, statuses), None
+    if row.state is JobState.new and not reason and not steps.queued:
         reason = Held(job).reason()
-    elif steps.tasks > 1:
+    else:
+        reason = reason or reason_of(job, row, steps, statuses)
+    if steps.tasks > 1 and steps.queued:
         counts = steps.counts()
         reason = TaskState.progress(counts) + (": " + reason if reason else "")
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
@@ -6060,8 +6145,9 @@ def cancel(job: JobDir, wait: bool = False, tasks: Optional[Sequence[int]] = Non
     ended when this returns; a scheduler ends its jobs in its own time, for which wait waits.
     BackendError if something lives on; then another cancel tries again.
     """
-    if tasks and len(job.rows()) == 1:
-        raise ConflictError("job %s was not submitted yet; cancel all of it" % job.jobid)
+    if tasks and not set(tasks) <= set(Steps(job.rows()).by_task):
+        raise ConflictError("job %s: not all of these tasks are submitted yet; start the rest, or "
+                            "cancel all of it" % job.jobid)
     cancellation = Cancellation(job) if tasks is None else TaskCancellation(job, tasks)
     try:
         had_any = cancellation.cancel()
@@ -11213,7 +11299,7 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
         raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
     config = config_of(opts)
     changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
-    changes += ["array=" + opts.array] if opts.array else []
+    changes += ["array=" + opts.array] if opts.array is not None else []
     kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
     spec = load_spec(spec_text(opts.spec), opts.spec, changes, kind)
     job = create(config, replace(spec, after=spec.after + opts.after), opts.backend)
@@ -13614,14 +13700,15 @@ class Run:
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
-        ours.update(self.task_variables())
+        variables = self.task_variables()
+        ours.update(variables)
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
                      "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
         if SETTINGS.get("has_setup"):  # where a login reads files that may change these
-            ours.update({"PSIK_SET_" + name: value
-                         for name, value in SETTINGS["environment"].items()})
+            ours.update({"PSIK_SET_" + name: value for name, value in
+                         dict(SETTINGS["environment"], **variables).items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
 
@@ -13629,7 +13716,7 @@ class Run:
         """The variables of this task of an array; {} if the job is none."""
         if not SETTINGS.get("tasks"):
             return {}
-        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").splitlines()
+        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").rstrip("\n").split("\n")
         values = lines[(self.step.jobndx - 1) % self.tasks].split("\t")
         numbers = [line.split("\t")[0] for line in lines]
         words = dict(zip(("TASK", "COUNT", "MIN", "MAX"), (
@@ -13898,8 +13985,9 @@ class Array:
         try:
             posix.setsid()
             posix._exit(Run(jobndx, self.words, self.history).run())
-        finally:
-            posix._exit(1)
+        except Exception:   # which must not go on in a copy of the array's supervisor
+            sys.excepthook(*sys.exc_info())
+        posix._exit(1)
 
     def reap(self) -> None:
         """Take note of the tasks that have ended."""

@@ -1250,14 +1250,15 @@ class Run:
             environment.setdefault(b"SRUN_CPUS_PER_TASK", environment[b"SLURM_CPUS_PER_TASK"])
         ours = {"PWD": SETTINGS["directory"]}
         ours.update(SETTINGS["environment"])
-        ours.update(self.task_variables())
+        variables = self.task_variables()
+        ours.update(variables)
         ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
                      "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
                      "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
         if SETTINGS.get("has_setup"):  # where a login reads files that may change these
-            ours.update({"PSIK_SET_" + name: value
-                         for name, value in SETTINGS["environment"].items()})
+            ours.update({"PSIK_SET_" + name: value for name, value in
+                         dict(SETTINGS["environment"], **variables).items()})
         environment.update({as_bytes(name): as_bytes(value) for name, value in ours.items()})
         return environment
 
@@ -1265,7 +1266,7 @@ class Run:
         """The variables of this task of an array; {} if the job is none."""
         if not SETTINGS.get("tasks"):
             return {}
-        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").splitlines()
+        head, *lines = read(SETTINGS["base"] + "/scripts/tasks").rstrip("\n").split("\n")
         values = lines[(self.step.jobndx - 1) % self.tasks].split("\t")
         numbers = [line.split("\t")[0] for line in lines]
         words = dict(zip(("TASK", "COUNT", "MIN", "MAX"), (
@@ -1534,8 +1535,9 @@ class Array:
         try:
             posix.setsid()
             posix._exit(Run(jobndx, self.words, self.history).run())
-        finally:
-            posix._exit(1)
+        except Exception:   # which must not go on in a copy of the array's supervisor
+            sys.excepthook(*sys.exc_info())
+        posix._exit(1)
 
     def reap(self) -> None:
         """Take note of the tasks that have ended."""

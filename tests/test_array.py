@@ -185,6 +185,29 @@ class Local(Everywhere, unittest.TestCase):
         self.wait(jobid)
         self.assertEqual(self.said(jobid, 1), "3 n\n")
 
+    def test_odd_values_of_variables(self) -> None:
+        rows = [{"a": "x\u20287", "b": "1"}, {"b": "2", "a": "y\x85"}, {"a": "\u2029", "b": ""}]
+        with self.assertRaises(psik.InvalidError):      # a control character
+            psik.JobSpec(script="x", array=rows)
+        rows[1]["a"] = "y"
+        jobid = self.put('echo "$task $a $b"', rows)
+        self.wait(jobid)
+        self.assertEqual([self.said(jobid, task) for task in (1, 2, 3)],
+                         ["1 x\u20287 1\n", "2 y 2\n", "3 \u2029 \n"])
+
+    def test_set_up_lines_leave_the_variables(self) -> None:
+        self.write(".bash_profile", "export a=login task=login\n")
+        jobid = self.put('echo "$task $a"', [{"a": "1"}], setup=["true"])
+        self.wait(jobid)
+        self.assertEqual(self.said(jobid, 1), "1 1\n")
+
+    def test_large_ones_take_no_quadratic_time(self) -> None:
+        jobid = self.put(NAP, "10000%1")
+        self.until(lambda: self.count(jobid, "active"))
+        for argv in (("ls",), ("cancel", jobid), ("status", jobid)):
+            self.psik(*argv, timeout=30)
+        self.assertEqual(self.count(jobid, "canceled"), 10000)
+
     def test_bad_files_and_numbers(self) -> None:
         self.write("job.sh", "#!/bin/sh\n")
         for text, said in (("a,b\n1\n", "'1' has 1 values, and the first line names 2"),
@@ -199,7 +222,7 @@ class Local(Everywhere, unittest.TestCase):
                 self.assertEqual(len(ran.err.splitlines()), 1)
         for text, said in (("nope.csv", "nope.csv: cannot be read: No such file"),
                            ("5-1", "'5-1' has no task"), ("1,1", "has a task twice"),
-                           ("0", "'1-0' has no task"), ("1-3%0", "behind the %"),
+                           ("0", "'0' is too small; the least is 1"), ("1-3%0", "behind the %"),
                            ("999999999", "has more than 100000 tasks"),
                            ("1--2", "neither a count of tasks nor numbers")):
             with self.subTest(text=text):
@@ -265,9 +288,68 @@ class Slurm(OnSlurm, Everywhere, unittest.TestCase):
         self.assertEqual([self.said(jobid, task) for task in (3, 4, 8)],
                          ["3 3 of 8\n", "4 4 of 8\n", "8 8 of 8\n"])
 
+    def cut(self, script: str, array: Any = 8, after: str = "exit 1") -> str:
+        """Submit an array of three pieces of which the second is not; its id.
+
+        after: what sbatch does in place of the second submission.
+        """
+        real = shutil.which("sbatch", path=self.env["PATH"])
+        calls = os.path.join(self.folder, "calls")
+        os.mkdir(os.path.join(self.folder, "bin"))
+        self.write("bin/sbatch", "#!/bin/sh\necho x >>%s\ntest $(wc -l <%s) = 2 && { %s; }\n"
+                   'exec %s "$@"\n' % (calls, calls, after, real), 0o755)
+        path = os.path.join(self.folder, "bin") + ":" + self.env["PATH"]
+        spec = json.dumps({"script": "#!/bin/sh\n" + script, "array": array, "resources": CELLS})
+        self.psik("run", "-", stdin=spec, status=None, env={"PATH": path})
+        return str(self.job("last").jobid)
+
+    # What kills the client, two processes above sbatch's shell, before it goes on.
+    KILL = "kill -9 $(ps -o ppid= -p $(ps -o ppid= -p $PPID)); exit 1"
+
     def test_a_piece_that_is_refused(self) -> None:
-        jobid = self.put("true", 8, status=0)
+        jobid = self.cut("true")
+        self.wait(jobid, status=1)
+        self.assertEqual((self.count(jobid, "completed"), self.count(jobid, "failed")), (3, 5))
+        self.psik("start", "--failed", jobid)
         self.wait(jobid)
+        self.assertEqual(self.count(jobid, "completed"), 8)
+
+    def cut_off(self, script: str, array: Any = 8) -> str:
+        """The same, by a client that is killed before sbatch is called for the second piece."""
+        jobid = self.cut(script, array, self.KILL)
+        self.assertEqual(self.shown(jobid)["counts"]["new"], 5)
+        os.unlink(self.job(jobid).log("submit", 4))
+        return jobid
+
+    def test_the_rest_of_a_round_that_was_cut_off(self) -> None:
+        jobid = self.cut_off("test $task != 1 || test -e %s/mended" % self.folder)
+        self.assertIn("5 not submitted yet", self.psik("ls").out)
+        self.until(lambda: self.count(jobid, "completed") == 2)
+        self.assertIn("not all of these tasks are submitted",
+                      self.psik("cancel", "--task", "5", jobid, status=5).err)
+        ran = self.psik("wait", jobid, status=5)
+        self.assertIn("5 not submitted yet", ran.err)
+        self.assertIn("the rest of its tasks is submitted: 5 of 8", self.psik("start", jobid).err)
+        self.wait(jobid, status=1)
+        self.assertEqual(self.count(jobid, "completed"), 7)
+
+    def test_what_failed_and_what_was_cut_off_run_again(self) -> None:
+        jobid = self.cut_off("test $task != 1 || test -e %s/mended" % self.folder)
+        self.until(lambda: self.count(jobid, "completed") == 2)
+        self.write("mended", "")
+        self.psik("start", "--failed", jobid)
+        self.wait(jobid)
+        self.assertEqual(self.count(jobid, "completed"), 8)
+
+    def test_one_that_was_cut_off_is_canceled(self) -> None:
+        jobid = self.cut_off("true")
+        self.until(lambda: self.count(jobid, "completed") == 3)
+        self.psik("cancel", jobid)
+        self.assertEqual(self.count(jobid, "canceled"), 5)
+        self.psik("start", "--failed", jobid)
+        self.wait(jobid)
+        self.assertEqual(self.count(jobid, "completed"), 8)
+        self.psik("rm", jobid)
 
 
 @needs("Grid Engine, and root", SGE)

@@ -455,7 +455,7 @@ class Rude(Case):
         spec = json.dumps({"script": "true", "callback": "http://elsewhere.invalid/x"})
         self.psik("run", "--wait", "-", stdin=spec, env=env)
         self.assertEqual(self.requests, [])
-        self.configure(callback_timeout_s=1, callback_proxy=True)
+        self.configure(callback_timeout_s=5, callback_proxy=True)
         jobid = self.psik("run", "--wait", "-", stdin=spec, env=env).out.strip()
         self.until(lambda: len(self.requests) == 3)
         self.assertTrue(self.requests[0].startswith(
