@@ -1855,6 +1855,8 @@ def set_path(data: Json, change: str) -> None:
     for name in parts[:-1]:
         if not isinstance(data, dict):
             break
+        if isinstance(data.get(name), str) and name == "backend":    # a name is its type
+            data[name] = {"type": data[name]}
         data = data.setdefault(name, {})
     if not isinstance(data, dict):
         raise InvalidError("%r leads into a value that is not an object" % path, "--set")
@@ -5369,6 +5371,33 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     write_file(job.status_path, "%.3f,0,new,%d\n" % (time.time(), tasks))
 
 
+def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]
+                ) -> Tuple[JobSpec, Backend, Shell]:
+    """A spec with its backend's defaults, the backend, and the shell; InvalidError as create()."""
+    chosen = config.choose_backend(spec, backend)
+    spec = chosen.with_defaults(spec)
+    assert isinstance(spec.backend, BackendConfig)
+    refused = list(refused_options(chosen.kind, spec.backend.attributes))
+    if refused:
+        raise InvalidError(refused)
+    if spec.directory and not os.path.isdir(spec.directory):
+        raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
+                                  "to run in the job's own work/" % spec.directory)])
+    shell = Shell.of(chosen.config)
+    if shell.kind == "rc" and not chosen.config.rc_path and not spec.script.startswith("#!"):
+        shell.check_script(spec.script)
+    return spec, chosen, shell
+
+
+def dry_scripts(config: Config, spec: JobSpec, backend: Optional[str] = None) -> Dict[str, str]:
+    """{name: text} of what the scheduler and the shell would be given of a job; makes none."""
+    spec, chosen, shell = settle_spec(config, spec, backend)
+    job = JobDir(os.path.join(chosen.root, "JOBID"), chosen.name)
+    directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
+    texts = ScriptWriter(job, replace(spec, directory=directory), chosen, shell).texts()
+    return {name: texts[name] for name in ("submit", "job", "setup", "run") if name in texts}
+
+
 def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
            access: Optional[Json] = None) -> JobDir:
     """Make a job's directory and scripts; the job is `new`, and nothing runs yet.
@@ -5376,20 +5405,9 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
     backend names one of the config's; access is the content of access.json, for a job of the
     server's users.  InvalidError if the spec does not suit the config; no directory is left then.
     """
-    chosen = config.choose_backend(spec, backend)
-    spec = chosen.with_defaults(spec)
-    assert isinstance(spec.backend, BackendConfig)
-    refused = list(refused_options(chosen.kind, spec.backend.attributes))
-    if refused:
-        raise InvalidError(refused)
+    spec, chosen, shell = settle_spec(config, spec, backend)
     dependencies = Dependency.all_of(config, spec.after)
     spec = replace(spec, after=list(map(str, dependencies)))
-    if spec.directory and not os.path.isdir(spec.directory):
-        raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
-                                  "to run in the job's own work/" % spec.directory)])
-    shell = Shell.of(chosen.config)
-    if shell.kind == "rc" and not chosen.config.rc_path and not spec.script.startswith("#!"):
-        shell.check_script(spec.script)
     job = JobTree(config).reserve(chosen)
     try:
         if access is not None:
@@ -11279,30 +11297,105 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
 
 # Jobs.
 
-@command("run --wait spec.json",
-         arg("spec", metavar="SPEC",
-             help="a JSON file, or a script, a batch script say, or - for stdin"),
+class NewJob:
+    """The job that `run` is asked for: a SPEC, a command behind `--`, or a line of shell."""
+
+    # {option: the field that it sets}
+    FIELDS = {"name": "name", "dir": "directory", "callback": "callback", "array": "array",
+              "N": "resources.node_count", "n": "resources.process_count",
+              "g": "resources.gpu_cores_per_process", "mem": "resources.memory_per_process",
+              "queue": "backend.queue_name", "project": "backend.project_name"}
+
+    def __init__(self, opts: Options) -> None:
+        self.opts = opts
+        if (opts.no_submit or opts.dry_run) and (opts.wait or opts.follow):
+            raise InvalidError("--no-submit and --dry-run leave nothing to wait for; give one or "
+                               "the other")
+        given = [opts.spec is not None, opts.c is not None, bool(opts.words)]
+        if sum(given) != 1:
+            raise InvalidError("name one of SPEC, -c 'LINE' and -- COMMAND ARGUMENT...")
+        self.is_command = opts.spec is None
+
+    @staticmethod
+    def walltime(text: str) -> str:
+        """The minutes of 30, 90m, 2h, 1d or 1:30:00."""
+        match = re.fullmatch("([0-9]{1,9})([mhd])", text)
+        try:
+            if match:
+                return str(int(match.group(1)) * {"m": 1, "h": 60, "d": 1440}[match.group(2)])
+            return str(minutes(text, "slurm"))
+        except ValueError:
+            raise InvalidError("-t: %s is not a walltime like 30 (minutes), 2h, 1d or 1:30:00"
+                               % shown(text)) from None
+
+    def changes(self) -> List[str]:
+        """What the options set, as texts for load_spec()."""
+        opts, changes = self.opts, ["environment." + pair for pair in self.opts.env]
+        for name, path in self.FIELDS.items():
+            value = getattr(opts, name)
+            changes += ["%s=%s" % (path, value)] if value is not None else []
+        if opts.t is not None:
+            changes.append("resources.duration=" + self.walltime(opts.t))
+        if opts.here or (self.is_command and opts.dir is None):
+            changes.append("directory=" + os.getcwd())
+        return changes + list(opts.set)
+
+    def text(self) -> Tuple[str, str]:
+        """(what load_spec() reads, its source)."""
+        opts = self.opts
+        if not self.is_command:
+            return spec_text(opts.spec), opts.spec
+        line = opts.c if opts.c is not None else "exec " + " ".join(map(SH.quote_word, opts.words))
+        if "\0" in line or not line.strip():
+            raise InvalidError("the command is empty")
+        name = (opts.words or opts.c.split())[0].rpartition("/")[2]
+        return "#!/bin/sh\n%s\n" % line, name
+
+    def spec(self, kind: str) -> JobSpec:
+        """The spec, for a backend of this kind; InvalidError."""
+        text, source = self.text()
+        spec = load_spec(text, source, self.changes(), kind)
+        return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
+
+
+@command("run --wait -t 2h -- python3 train.py",
+         arg("spec", metavar="SPEC", nargs="?",
+             help="a JSON file, or a script, a batch script say, or - for stdin; or a command, "
+             "behind --, which runs in the current directory"),
+         arg("-c", metavar="LINE", help="a line of shell, which runs in the current directory"),
          arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
-         arg("--here", action="store_true", help="run in the current directory"),
+         arg("--dry-run", action="store_true", help="show its scripts, and make no job"),
          BACKEND,
-         arg("--set", action="append", default=[], metavar="FIELD=VALUE",
-             help="set a field, over what the spec says: resources.duration=30"),
+         arg("--name", help="the job's name"),
+         arg("-t", metavar="TIME", help="the walltime: 30 (minutes), 2h, 1d, 1:30:00"),
+         arg("-N", metavar="NODES", help="nodes"), arg("-n", metavar="N", help="processes"),
+         arg("-g", metavar="GPUS", help="GPUs for each process"),
+         arg("--mem", metavar="SIZE", help="memory for each process: 500M, 4G"),
+         arg("--queue", metavar="NAME", help="queue or partition"),
+         arg("--project", metavar="NAME", help="project or account"),
+         arg("--setup", action="append", default=[], metavar="LINE",
+             help="a line to run before it: 'module load gcc'"),
+         arg("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable"),
+         arg("--dir", metavar="DIR", help="run in this directory"),
+         arg("--here", action="store_true", help="run in the current directory"),
+         arg("--callback", metavar="URL", help="send every change of state there"),
          arg("--after", action="append", default=[], metavar="JOBID",
              help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
          arg("--array", metavar="TASKS", help="so many tasks: 100, 1-100%%5 (5 at a time), or a "
              "CSV file whose head names the variables of each"),
+         arg("--set", action="append", default=[], metavar="FIELD=VALUE",
+             help="set any field, over what the spec says: resources.duration=30"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
          arg("--follow", action="store_true", help="the same, and show its output"))
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
-    """Make a job from a spec and submit it; print its id."""
-    if opts.no_submit and (opts.wait or opts.follow):
-        raise InvalidError("--no-submit leaves nothing to wait for; give one or the other")
-    config = config_of(opts)
-    changes = opts.set + (["directory=" + os.getcwd()] if opts.here else [])
-    changes += ["array=" + opts.array] if opts.array is not None else []
-    kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
-    spec = load_spec(spec_text(opts.spec), opts.spec, changes, kind)
-    job = create(config, replace(spec, after=spec.after + opts.after), opts.backend)
+    """Make a job and submit it; print its id."""
+    new, config = NewJob(opts), config_of(opts)
+    spec = new.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
+    if opts.dry_run:
+        for name, text in dry_scripts(config, spec, opts.backend).items():
+            say("==> scripts/%s <==\n%s" % (name, text))
+        return None
+    job = create(config, spec, opts.backend)
     if opts.follow:
         complain("job %s" % job.jobid)
     else:
@@ -12148,7 +12241,11 @@ def options_in_job(argv: Sequence[str]) -> Optional[Options]:
 
 def read_arguments(argv: Sequence[str]) -> Options:
     """The options of a command line; SystemExit if argparse refuses it."""
-    opts: Options = options_in_job(argv) or build_parser().parse_args(argv, Options(config=None))
+    words: Sequence[str] = []
+    if "--" in argv and "run" in argv[:argv.index("--")]:   # what follows is a command
+        argv, words = argv[:argv.index("--")], argv[argv.index("--") + 1:]
+    given = Options(config=None, words=list(words))
+    opts: Options = options_in_job(argv) or build_parser().parse_args(argv, given)
     return opts
 
 

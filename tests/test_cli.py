@@ -70,6 +70,59 @@ class Verbs(Case):
         self.assertEqual(self.psik("ls").err, "psik: no jobs\n")
         self.assertEqual(self.psik("ls", "--json").out, "[]\n")
 
+    def test_a_command_or_a_line_in_place_of_a_spec(self) -> None:
+        self.write("data file", "moo\n")
+        rows = [(("--", "cat", "data file"), "moo\n"),
+                (("--wait", "--", "echo", "-n", "a'b"), "a'b"),
+                (("-c", "cat 'data file' | tr m M"), "Moo\n"),
+                (("--env", "A=x y", "-c", 'echo "$A" --'), "x y --\n"),
+                (("--dir", "/", "--", "pwd"), "/\n"), (("--array", "2", "-c", "echo $task"), "2\n")]
+        for argv, said in rows:
+            with self.subTest(argv=argv):
+                jobid = self.psik("run", *argv).out.strip()
+                self.psik("wait", jobid)
+                task = ["--task", "2"] * ("--array" in argv)
+                self.assertEqual(self.psik("logs", *task, jobid).out, said)
+        self.assertEqual([row["name"] for row in json.loads(self.psik("ls", "--json").out)],
+                         ["echo", "pwd", "echo", "cat", "echo", "cat"])
+        self.psik("run", "--wait", "-c", "exit 3", status=3)
+
+    def test_options_for_the_usual_fields(self) -> None:
+        self.write("s.json", json.dumps({"script": "true", "backend": "local"}))
+        argv = ("run", "--no-submit", "--name", "n", "-t", "2h", "-N", "2", "-n", "4", "-g", "1",
+                "--mem", "2G", "--queue", "q", "--project", "p", "--setup", "true", "--setup", ":",
+                "--env", "A=b=c", "--callback", "http://localhost:1/", "s.json")
+        spec = self.job(self.psik(*argv).out.strip()).spec()
+        needs = spec.resources
+        self.assertEqual((needs.duration, needs.node_count, needs.process_count,
+                          needs.gpu_cores_per_process, needs.memory_per_process),
+                         (120, 2, 4, 1, 2048))
+        self.assertEqual((spec.name, spec.backend.queue_name, spec.backend.project_name,
+                          spec.setup, spec.environment, spec.callback),
+                         ("n", "q", "p", ["true", ":"], {"A": "b=c"}, "http://localhost:1/"))
+        for text, minutes in (("30", 30), ("90m", 90), ("1d", 1440), ("1:30:00", 90)):
+            jobid = self.psik("run", "--no-submit", "-t", text, "s.json").out.strip()
+            self.assertEqual(self.job(jobid).spec().resources.duration, minutes)
+
+    def test_what_run_cannot_do(self) -> None:
+        for argv, said in (((), "name one of SPEC"), (("s.json", "--", "true"), "name one of SPEC"),
+                           (("-c", " "), "the command is empty"), (("--",), "name one of SPEC"),
+                           (("-t", "soon", "-c", "true"), "'soon' is not a walltime"),
+                           (("--mem", "lots", "-c", "true"), "'lots' is not a size"),
+                           (("-n", "two", "-c", "true"), "'two' is not a whole number"),
+                           (("--dry-run", "--wait", "-c", "true"), "nothing to wait for")):
+            with self.subTest(argv=argv):
+                ran = self.psik("run", *argv, status=2)
+                self.assertIn(said, ran.err)
+                self.assertEqual(len(ran.err.splitlines()), 1)
+
+    def test_dry_run(self) -> None:
+        self.configure(backend={"type": "slurm"})
+        ran = self.psik("run", "--dry-run", "-t", "1:00", "--mem", "1G", "-c", "echo moo")
+        self.assertIn("#SBATCH --time=1\n", ran.out)
+        self.assertIn("==> scripts/run <==\n#!/bin/sh\necho moo\n", ran.out)
+        self.assertEqual(self.psik("ls", "--json").out, "[]\n")
+
     def test_listing(self) -> None:
         first, second = [self.run_spec("--wait", name=name, script="true")
                          for name in ("one", "two")]

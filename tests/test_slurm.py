@@ -219,8 +219,8 @@ class Submissions(Cluster):
             self.psik("cancel", jobid)
 
     def test_options_that_a_job_cannot_have(self) -> None:
-        for option, value, said in (("--array", "1-3", "an array of"), ("a", "1-3", "an array"),
-                                    ("--arr", "1-3", "an array of"), ("-M", "x", "CLUSTERS"),
+        for option, value, said in (("--array", "1-3", "`array`"), ("a", "1-3", "`array`"),
+                                    ("--arr", "1-3", "`array`"), ("-M", "x", "CLUSTERS"),
                                     ("clusters", "x", "SLURM_CLUSTERS"), ("--out", "x", "log/"),
                                     ("--wait", "", "one job")):
             spec = json.dumps(dict(script="true", backend={"attributes": {option: value}}))
