@@ -2,6 +2,7 @@
 import os
 import shutil
 import signal
+import time
 import unittest
 from typing import Any, List
 
@@ -137,9 +138,12 @@ class Local(Shared):
         self.assertEqual(self.tickets(), [])
 
     def test_the_walltime_begins_with_the_job(self) -> None:
-        first = self.put("sleep 2", 2)
+        first = self.put("until test -e %s/go; do sleep 0.1; done" % self.folder, 2)
         self.active(first)
         second = self.put("true", 2)
+        self.queued(second, "waits for 2 of 2 slots")
+        time.sleep(1.2)
+        self.write("go", "")
         self.psik("wait", second)
         rows = self.job(second).rows()
         self.assertGreater(rows[2].time - rows[1].time, 1)

@@ -720,6 +720,17 @@ class Systems(Faulty):
         said, _ = child.communicate(timeout=120)
         return str(said.decode())
 
+    def until_go(self) -> str:
+        """A payload that waits for go(), whose file lies on another disk."""
+        path = os.path.join(self.folder, "go")
+        if os.path.exists(path):
+            os.unlink(path)
+        return "#!/bin/sh\nuntil test -e %s; do sleep 0.1; done" % path
+
+    def go(self) -> str:
+        """A line that lets it end."""
+        return "touch %s" % os.path.join(self.folder, "go")
+
     def spec(self, script: str) -> str:
         """The path of a spec."""
         return self.write("spec.json", json.dumps({"script": script}))
@@ -807,10 +818,11 @@ class Systems(Faulty):
         def test() -> None:
             os.makedirs(self.prefix, exist_ok=True)
             lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
-                     self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
+                     self.psik_line("run", self.spec(self.until_go())), self.until_active(),
                      "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/ || exit",
                      "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
-                     "sleep 3", self.psik_line("ls"), "rm PREFIX/full", "sleep 3",
+                     self.go(), "sleep 3", self.psik_line("ls"), "rm PREFIX/full",
+                     self.until_said(self.psik_line("ls") + " | grep completed"),
                      self.psik_line("ls")]
             said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
             self.assertRegex(said, "(?s) active .* completed ")
@@ -820,10 +832,11 @@ class Systems(Faulty):
     def test_a_disk_that_takes_a_part_of_the_last_row(self) -> None:
         os.makedirs(self.prefix, exist_ok=True)
         lines = ["mount -t tmpfs -o size=4m,mode=700 none PREFIX",
-                 self.psik_line("run", self.spec("sleep 1.5")), self.until_active(),
+                 self.psik_line("run", self.spec(self.until_go())), self.until_active(),
                  "cat /dev/zero >PREFIX/full 2>/dev/null; cd PREFIX/local/*/ || exit",
                  "dd if=/dev/zero bs=1 count=4096 >>status.csv 2>/dev/null",
-                 "truncate -s -10 status.csv", "sleep 3", "rm PREFIX/full", "sleep 3",
+                 "truncate -s -10 status.csv", self.go(), "sleep 3", "rm PREFIX/full",
+                 self.until_said(self.psik_line("ls") + " | grep completed"),
                  self.psik_line("ls"), "tail -c 40 status.csv"]
         said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
         self.assertRegex(said, r"(?s) completed .*\n[0-9.]+,1,completed,0\n$")
