@@ -1841,6 +1841,19 @@ class TaskFile:
                 data["at_once"] = int(match.group(2))
 
 
+def value_in(data: Json, name: str) -> Json:
+    """The value at a key of an object, None if it is none; where nothing is, it becomes an object.
+
+    A backend that is only named is one of that type.
+    """
+    if not isinstance(data, dict):
+        return None
+    value = data.get(name)
+    if value is None or (name == "backend" and isinstance(value, str)):
+        data[name] = {"type": value} if value else {}
+    return data[name]
+
+
 def set_path(data: Json, change: str) -> None:
     """Apply `resources.duration=30` to a JSON object; missing objects on the way are made."""
     path, equals, value = change.partition("=")
@@ -1853,11 +1866,7 @@ def set_path(data: Json, change: str) -> None:
     if not all(parts):
         raise InvalidError("%r names no field" % path, "--set")
     for name in parts[:-1]:
-        if not isinstance(data, dict):
-            break
-        if isinstance(data.get(name), str) and name == "backend":    # a name is its type
-            data[name] = {"type": data[name]}
-        data = data.setdefault(name, {})
+        data = value_in(data, name)
     if not isinstance(data, dict):
         raise InvalidError("%r leads into a value that is not an object" % path, "--set")
     data[parts[-1]] = value
@@ -4103,19 +4112,27 @@ class Outbox:
         """The file that stands for the event of the job's end, as long as that is to come."""
         return os.path.join(self.folder, self.job.jobid + ".end")
 
-    def expect_end(self) -> None:
-        """Let the job's end be told, if nothing else is."""
+    def expect_end(self, rows: int) -> None:
+        """Let the job's end be told, if nothing else is, once it has more rows than so many."""
         if self.tells_end_only:
             make_folder(self.folder)
-            write_file(self.end_path, "")
+            write_file(self.end_path, "%d\n" % rows)
+
+    def is_end_due(self, rows: Sequence[Row]) -> bool:
+        """Whether the job has ended, and that is to be told."""
+        before = read_or_empty(self.end_path).strip()
+        return before.isdigit() and len(rows) > int(before) and is_over(self.job, rows)
 
     def add_end(self, rows: Sequence[Row]) -> List[Event]:
-        """Make and keep the event of the job's end, if it is to come; [] or that one."""
+        """Make and keep the event of the job's end, if it is due; [] or that one."""
         steps = Steps(rows)
-        row = steps.latest
-        if row is None or not os.path.exists(self.end_path):
+        row, place = steps.latest, len(rows) - 1
+        if row is None or not self.is_end_due(rows):
             return []
-        event = Event(os.urandom(16).hex(), self.job.jobid, len(rows) - 1,
+        if place not in self.missed(rows, self.events(len(rows))):  # it was made, by one who died
+            os.unlink(self.end_path)
+            return []
+        event = Event(os.urandom(16).hex(), self.job.jobid, place,
                       row.jobndx if steps.tasks == 1 else 0, row.state.value, row.info,
                       round(time.time(), 3), is_end=True)
         self.keep(event)
@@ -4151,7 +4168,7 @@ class Outbox:
             else:
                 self.drop(event)
         if self.tells_end_only:
-            return waiting + (self.add_end(rows) if is_over(self.job, rows) else [])
+            return waiting + self.add_end(rows)
         for place in self.missed(rows, waiting):
             row = rows[place]
             waiting.append(self.add(place, row.jobndx, row.state, row.info))
@@ -4207,8 +4224,7 @@ class Outbox:
         """Whether there is something to deliver: an event that waits, or a row without an event."""
         if self.tells_end_only:
             rows = self.job.rows()
-            is_due = os.path.exists(self.end_path) and rows and is_over(self.job, rows)
-            return bool(is_due or self.events())
+            return bool(rows and self.is_end_due(rows) or self.events())
         has_callback = CallbackSettings.of(self.job) is not None
         return has_callback and (waits or bool(self.missed(self.job.rows(), [])))
 
@@ -5364,7 +5380,7 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     os.mkdir(job.at("scripts"), 0o700)
     write_scripts(job, spec, backend, shell)
     write_spec(job, spec)
-    Outbox(job).expect_end()
+    Outbox(job).expect_end(1)
     if dependencies:
         Held(job).prepare(dependencies, backend, spec)
     tasks = len(spec.tasks.numbers) if spec.tasks else 0
@@ -5392,6 +5408,7 @@ def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]
 def dry_scripts(config: Config, spec: JobSpec, backend: Optional[str] = None) -> Dict[str, str]:
     """{name: text} of what the scheduler and the shell would be given of a job; makes none."""
     spec, chosen, shell = settle_spec(config, spec, backend)
+    Dependency.all_of(config, spec.after)
     job = JobDir(os.path.join(chosen.root, "JOBID"), chosen.name)
     directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
     texts = ScriptWriter(job, replace(spec, directory=directory), chosen, shell).texts()
@@ -5659,7 +5676,7 @@ class Submission:
                 Held(job).forget()
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
-            Outbox(job).expect_end()
+            Outbox(job).expect_end(len(history.rows))
             pieces, rows = self.pieces(Steps(history.rows)), list(history.rows[:0])
             while pieces:
                 done = self.run(pieces[0], self.before(Steps(history.rows), pieces[0]))
@@ -11314,6 +11331,11 @@ class NewJob:
         given = [opts.spec is not None, opts.c is not None, bool(opts.words)]
         if sum(given) != 1:
             raise InvalidError("name one of SPEC, -c 'LINE' and -- COMMAND ARGUMENT...")
+        if opts.here and opts.dir is not None:
+            raise InvalidError("--here and --dir exclude each other")
+        for pair in opts.env:
+            if pair.find("=") < 1:
+                raise InvalidError("--env: %s is not NAME=VALUE" % shown(pair))
         self.is_command = opts.spec is None
 
     @staticmethod
@@ -12242,8 +12264,11 @@ def options_in_job(argv: Sequence[str]) -> Optional[Options]:
 def read_arguments(argv: Sequence[str]) -> Options:
     """The options of a command line; SystemExit if argparse refuses it."""
     words: Sequence[str] = []
-    if "--" in argv and "run" in argv[:argv.index("--")]:   # what follows is a command
-        argv, words = argv[:argv.index("--")], argv[argv.index("--") + 1:]
+    before = argv[:list(argv).index("--")] if "--" in argv else []
+    names = [word for last, word in zip([""] + list(before), before)
+             if last != "--config" and not word.startswith("-")]
+    if names[:1] == ["run"]:    # what follows is a command
+        argv, words = before, argv[len(before) + 1:]
     given = Options(config=None, words=list(words))
     opts: Options = options_in_job(argv) or build_parser().parse_args(argv, given)
     return opts
@@ -13106,6 +13131,7 @@ class Slots:
         self.own = ""           # the path of our ticket
         self.fd = -1            # which keeps it locked
         self.ahead = ""         # the ticket before ours, if it waited at the last look
+        self.place = 0          # how many tickets were before ours then
         self.touched = time.monotonic()
 
     def make_folder(self) -> None:
@@ -13176,7 +13202,7 @@ class Slots:
 
     def free_gpus(self) -> "Optional[List[int]]":
         """The same, with the queue locked; the tickets of what has ended are removed."""
-        self.ahead, granted = "", []
+        self.ahead, self.place, granted = "", 0, []
         for path in self.paths():
             ticket = Ticket(path)
             if path != self.own and not ticket.counts():
@@ -13185,6 +13211,7 @@ class Slots:
                 granted.append(ticket)
             elif path < self.own:
                 self.ahead = path
+                self.place += 1
         wanted, there = SETTINGS["shares"], self.there
         if self.ahead or ("slots" in there and wanted["slots"] + sum(
                 ticket.slots for ticket in granted) > there["slots"]):
@@ -13194,10 +13221,6 @@ class Slots:
         if "gpus" in there and wanted["gpus"] > len(free):
             return None
         return free[:wanted["gpus"]]
-
-    def place(self) -> int:
-        """How many tickets are before ours."""
-        return sum(path < self.own for path in self.paths()) if self.ahead else 0
 
     def touch(self) -> None:
         """Once an hour, keep what removes old files from /tmp from removing ours."""
@@ -13218,7 +13241,11 @@ class Slots:
         try:
             fd = self.lock()
             posix.unlink(self.own)
-            if not self.paths():
+            for path in self.paths():
+                if Ticket(path).counts():
+                    break
+                posix.unlink(path)
+            else:
                 posix.unlink(self.folder + "/lock")
                 posix.rmdir(self.folder)
             posix.close(fd)
@@ -13738,7 +13765,8 @@ class Run:
                 self.gpus = gpus
                 break
             # Whoever is far behind looks less often: there may be thousands.
-            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place())))
+            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place)))
+            self.slots.touch()
             self.history.read()
             if self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel")):
                 break

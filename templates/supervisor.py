@@ -559,6 +559,7 @@ class Slots:
         self.own = ""           # the path of our ticket
         self.fd = -1            # which keeps it locked
         self.ahead = ""         # the ticket before ours, if it waited at the last look
+        self.place = 0          # how many tickets were before ours then
         self.touched = time.monotonic()
 
     def make_folder(self) -> None:
@@ -629,7 +630,7 @@ class Slots:
 
     def free_gpus(self) -> "Optional[List[int]]":
         """The same, with the queue locked; the tickets of what has ended are removed."""
-        self.ahead, granted = "", []
+        self.ahead, self.place, granted = "", 0, []
         for path in self.paths():
             ticket = Ticket(path)
             if path != self.own and not ticket.counts():
@@ -638,6 +639,7 @@ class Slots:
                 granted.append(ticket)
             elif path < self.own:
                 self.ahead = path
+                self.place += 1
         wanted, there = SETTINGS["shares"], self.there
         if self.ahead or ("slots" in there and wanted["slots"] + sum(
                 ticket.slots for ticket in granted) > there["slots"]):
@@ -647,10 +649,6 @@ class Slots:
         if "gpus" in there and wanted["gpus"] > len(free):
             return None
         return free[:wanted["gpus"]]
-
-    def place(self) -> int:
-        """How many tickets are before ours."""
-        return sum(path < self.own for path in self.paths()) if self.ahead else 0
 
     def touch(self) -> None:
         """Once an hour, keep what removes old files from /tmp from removing ours."""
@@ -671,7 +669,11 @@ class Slots:
         try:
             fd = self.lock()
             posix.unlink(self.own)
-            if not self.paths():
+            for path in self.paths():
+                if Ticket(path).counts():
+                    break
+                posix.unlink(path)
+            else:
                 posix.unlink(self.folder + "/lock")
                 posix.rmdir(self.folder)
             posix.close(fd)
@@ -1191,7 +1193,8 @@ class Run:
                 self.gpus = gpus
                 break
             # Whoever is far behind looks less often: there may be thousands.
-            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place())))
+            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place)))
+            self.slots.touch()
             self.history.read()
             if self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel")):
                 break

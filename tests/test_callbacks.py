@@ -179,6 +179,18 @@ class Arriving(Receiving):
         left = psik.paths_in(os.path.join(self.prefix, "local", ".outbox"))
         self.assertEqual([path for path in left if not path.endswith("dead")], [])
 
+    def test_an_end_is_not_told_again(self) -> None:
+        self.up()
+        jobid = self.put(callback_on="final")
+        self.until(lambda: self.received())
+        box = psik.Outbox(self.job(jobid))
+        rows = self.job(jobid).rows()
+        for before, left in ((len(rows), True), (1, False)):    # a submission without an answer;
+            psik.write_file(box.end_path, "%d" % before)        # who made the event has died
+            self.psik("deliver", jobid)
+            self.assertEqual(os.path.exists(box.end_path), left)
+        self.assertEqual(len(self.received()), 1)
+
     def test_the_end_is_told_later_where_nobody_was_there(self) -> None:
         port = self.up()
         self.down()

@@ -110,7 +110,10 @@ class Verbs(Case):
                            (("-t", "soon", "-c", "true"), "'soon' is not a walltime"),
                            (("--mem", "lots", "-c", "true"), "'lots' is not a size"),
                            (("-n", "two", "-c", "true"), "'two' is not a whole number"),
-                           (("--dry-run", "--wait", "-c", "true"), "nothing to wait for")):
+                           (("--dry-run", "--wait", "-c", "true"), "nothing to wait for"),
+                           (("--env", "A", "-c", "true"), "--env: 'A' is not NAME=VALUE"),
+                           (("--here", "--dir", "/", "-c", "true"), "exclude each other"),
+                           (("--dry-run", "--after", "1.2", "-c", "true"), "no job 1.2")):
             with self.subTest(argv=argv):
                 ran = self.psik("run", *argv, status=2)
                 self.assertIn(said, ran.err)
