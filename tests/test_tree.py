@@ -392,6 +392,15 @@ class Upstream(Case):
                       self.upstream("ls"))
         self.assertRegex(self.upstream("status", jobid), r"1 JobState.failed +3")
 
+    def test_it_reads_our_arrays(self) -> None:
+        jobid = self.run_spec("--wait", name="moo", array=[{"a": "1"}, {"a": "2"}],
+                              script="#!/bin/sh\nexit $a", status=2)
+        self.configure(prefix=os.path.join(self.prefix, "local"))
+        self.assertRegex(self.upstream("ls"), "%s 'moo' JobState.failed/[12]" % jobid)
+        said = self.upstream("status", jobid)
+        self.assertRegex(said, r"1 JobState.failed +1")
+        self.assertRegex(said, r"2 JobState.failed +2")
+
 
 if __name__ == "__main__":
     unittest.main()
