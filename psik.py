@@ -1033,6 +1033,12 @@ class Tasks(NamedTuple):
         return ",".join("%d-%d" % (run[0], run[-1]) if len(run) > 1 else str(run[0])
                         for run in runs)
 
+    @classmethod
+    def of_scheduler(cls, text: str) -> str:
+        """The `array` of a spec, from a scheduler's, for which a number is a task and no count."""
+        cls.of_text(text)
+        return re.sub("^([0-9]+)(%|$)", r"\1-\1\2", text)
+
     @staticmethod
     def check(variables: Sequence[Dict[str, str]]) -> None:
         """ValueError if these cannot be the variables of tasks, one dict for each."""
@@ -1612,12 +1618,6 @@ def mebibytes(text: str) -> int:
     return FieldReader.number(text, {"least": 1, "size": True})
 
 
-def tasks_text(text: str) -> str:
-    """The `array` of a spec, from a scheduler's, for which one number is a task and no count."""
-    Tasks.of_text(text)
-    return re.sub("^([0-9]+)(%|$)", r"\1-\1\2", text)
-
-
 def yes(text: str) -> bool:
     """True for an option without a value; ValueError if it has one."""
     if text:
@@ -1641,7 +1641,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
         "--account -A": ("backend.project_name", str),
         "--reservation": ("backend.reservation_id", str),
         "--job-name -J": ("name", str), "--chdir -D": ("directory", str),
-        "--array -a": ("array", tasks_text), "--requeue": ("requeue", yes)}),
+        "--array -a": ("array", Tasks.of_scheduler), "--requeue": ("requeue", yes)}),
     "#BSUB": ("lsf", {
         "-W": ("resources.duration", lambda text: minutes(text.split("/")[0], "m")),
         "-nnodes": ("resources.node_count", count), "-n": ("resources.process_count", count),
@@ -1658,7 +1658,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
         "-l h_vmem": ("memory_per_core", mebibytes), "-r y": ("requeue", yes),
-        "-t": ("array", tasks_text), "-tc": ("at_once", count),
+        "-t": ("array", Tasks.of_scheduler), "-tc": ("at_once", count),
         "-N": ("name", str), "-wd": ("directory", str)}),
 }
 # Options that a job of psik.py has anyway, or that mean nothing to it.
@@ -1755,7 +1755,7 @@ class BatchScript:
         match = re.fullmatch(r"(.*)\[([0-9,:-]+)\]((?:%[0-9]+)?)", self.data.get("name", ""))
         if self.kind == "lsf" and match:
             self.data["name"] = match.group(1)
-            self.data["array"] = tasks_text(match.group(2) + match.group(3))
+            self.data["array"] = Tasks.of_scheduler(match.group(2) + match.group(3))
         # Unlike a spec, a batch script that does not ask for whole nodes does not want them.
         self.data.setdefault("resources.exclusive_node_use", False)
 
@@ -2922,6 +2922,14 @@ class JobTree:
         others = with_rows(job for job in self.jobs() if job.jobid.startswith(text))
         return [job for job, _ in exact or list(itertools.islice(others, 4))]
 
+    def named(self, pattern: str, limit: Optional[int] = None) -> List[JobDir]:
+        """The jobs whose names match a pattern like `sweep*`, newest first, at most so many."""
+        import fnmatch
+        import itertools
+        named = (job for job, _ in with_rows(self.jobs())
+                 if job.name and (job.name == pattern or fnmatch.fnmatchcase(job.name, pattern)))
+        return list(itertools.islice(named, limit))
+
     def reserve(self, backend: Backend) -> JobDir:
         """Make the directory of a new job.
 
@@ -2944,21 +2952,27 @@ class JobTree:
 
 
 def find_job(config: Config, text: str) -> JobDir:
-    """The job of this id, or of the id that begins so; for `last`, the newest.
+    """The job of this id, or of the id that begins so, or else the newest of this name.
 
-    InvalidError if the text cannot be an id, or several begin so; NotFoundError if none does.
+    For `last` it is the newest of all.  InvalidError if several ids begin so; NotFoundError if
+    there is no such job.
     """
-    if text != "last" and not JOBID.fullmatch(text):
-        raise InvalidError("%r is not a job id; `%s ls` shows them, and `last` is the newest"
-                           % (text, called()))
-    jobs = JobTree(config).like(text)
+    tree = JobTree(config)
+    jobs = tree.like(text) if text == "last" or JOBID.fullmatch(text) else []
+    jobs = jobs or tree.named(text, 1)
     if not jobs:
         prefixes = sorted({backend.prefix for backend in config.by_name.values()})
-        raise NotFoundError("no job %s under %s" % (text, ", ".join(prefixes)))
+        raise NotFoundError("no job %s under %s" % (one_line(text) or "''", ", ".join(prefixes)))
     if len(jobs) > 1:
         jobids = " ".join(job.jobid for job in jobs)
         raise InvalidError("%s matches more than one job: %s" % (text, jobids))
     return jobs[0]
+
+
+def find_jobs(config: Config, text: str) -> List[JobDir]:
+    """The job as find_job(), or all whose names match a pattern like `sweep*`; errors the same."""
+    found = JobTree(config).named(text) if re.search("[*?[]", text) else []
+    return found or [find_job(config, text)]
 
 
 # ------------------------------------------------------------------------------------- 8. Templates
@@ -5149,7 +5163,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
 
 # Jobs that wait for others.
 
-DEPENDENCY = re.compile(r"(?:(ok|any|notok):)?(last|[0-9.]+)")
+DEPENDENCY = re.compile(r"(?:(ok|any|notok):)?(.+)")
 
 
 class Dependency(NamedTuple):
@@ -11158,13 +11172,16 @@ def arg(*names: str, **options: Any) -> Argument:
 
 COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
-    ("jobs", ("run", "start", "ls", "status", "logs", "wait", "hold", "release", "cancel", "rm")),
+    ("jobs", ("run", "start", "ls", "status", "logs", "path", "wait", "hold", "release", "cancel",
+              "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
     ("setup", ("backends", "config", "install")),
 )
-JOBIDS = arg("jobid", nargs="+", metavar="JOBID", help="a job's id, or its beginning, or `last`")
-ONE_JOBID = arg("jobid", metavar="JOBID", help="a job's id, or its beginning, or `last`")
+WHICH_JOB = "a job's id, or its beginning, or its name, or `last`"
+JOBIDS = arg("jobid", nargs="+", metavar="JOBID",
+             help=WHICH_JOB + "; 'sweep*' for all of such names")
+ONE_JOBID = arg("jobid", metavar="JOBID", help=WHICH_JOB)
 AS_JSON = arg("--json", action="store_true", help="print JSON")
 BACKEND = arg("--backend", metavar="NAME", help="a backend of the config")
 
@@ -11444,7 +11461,8 @@ def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], An
     worst = 0
     for text in texts:
         try:
-            action(find_job(config, text))
+            for job in find_jobs(config, text):
+                action(job)
         except PsikError as err:
             complain(str(err))
             worst = max(worst, err.exit_status)
@@ -11638,6 +11656,18 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     return None
 
 
+@command("path last work", ONE_JOBID,
+         arg("part", nargs="?", choices=("work", "log", "scripts"), help="a folder of it"))
+def cmd_path(opts: Options) -> None:
+    """Print where a job lies, for `cd $(psik path last work)`.
+
+    `work` is the directory that it runs in.
+    """
+    job = find_job(config_of(opts), opts.jobid)
+    say(job.path if not opts.part else job.directory() if opts.part == "work"
+        else job.at(opts.part))
+
+
 @command("wait --timeout 3600 last", JOBIDS,
          arg("--timeout", type=float, metavar="S",
              help="give up after so many seconds, and exit 124"))
@@ -11647,7 +11677,8 @@ def cmd_wait(opts: Options) -> ExitStatus:
     For several jobs the exit status is the worst; for a canceled one it is 143.
     """
     config = config_of(opts)
-    return wait_for(config, [find_job(config, text) for text in opts.jobid], opts.timeout)
+    jobs = [job for text in opts.jobid for job in find_jobs(config, text)]
+    return wait_for(config, jobs, opts.timeout)
 
 
 @command("hold last", JOBIDS)
@@ -11680,7 +11711,8 @@ def cmd_cancel(opts: Options) -> ExitStatus:
 
 
 @command("rm --stale",
-         arg("jobid", nargs="*", metavar="JOBID", help="a job's id, or its beginning, or `last`"),
+         arg("jobid", nargs="*", metavar="JOBID",
+             help=WHICH_JOB + "; 'sweep*' for all of such names"),
          arg("--force", action="store_true", help="cancel first what has not ended"),
          arg("--stale", action="store_true", help="remove what crashes left behind too"))
 def cmd_rm(opts: Options) -> ExitStatus:

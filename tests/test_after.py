@@ -279,7 +279,7 @@ class Local(After):
         self.assertEqual(self.job(third).spec().after, ["any:" + first, second])
         self.psik("start", third)
         self.assertEqual(self.ended(third), "completed")
-        for word, said in (("maybe:" + first, "nor any: or notok: and one"),
+        for word, said in (("maybe:" + first, "no job maybe:" + first),
                            ("99", "after: no job 99"), ("../x", "is not a job's id")):
             self.assertIn(said, self.psik("run", "--after", word, "s.json", status=2).err)
 

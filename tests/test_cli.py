@@ -87,6 +87,30 @@ class Verbs(Case):
                          ["echo", "pwd", "echo", "cat", "echo", "cat"])
         self.psik("run", "--wait", "-c", "exit 3", status=3)
 
+    def test_where_a_job_lies(self) -> None:
+        jobid = self.run_spec("--wait", script="true", directory=self.folder)
+        base = os.path.join(self.prefix, "local", jobid)
+        rows = (((), base), (("log",), base + "/log"), (("work",), self.folder))
+        for argv, path in rows:
+            self.assertEqual(self.psik("path", jobid, *argv).out, path + "\n")
+        self.psik("path", jobid, "nothing", status=2)
+
+    def test_jobs_by_name(self) -> None:
+        first, second, third = [self.run_spec("--wait", name=name, script="echo " + name)
+                                for name in ("sweep 1", "sweep 2", "a[1]")]
+        newest = self.run_spec("--wait", name="sweep 1", script="echo again", after=["sweep 2"])
+        self.assertEqual(self.job(newest).spec().after, [second])
+        self.assertEqual(self.psik("logs", "sweep 1").out, "again\n")
+        self.assertEqual(self.psik("logs", "a[1]").out, "a[1]\n")
+        self.assertEqual(self.psik("logs", "*2").out, "sweep 2\n")
+        rows = json.loads(self.psik("status", "--json", "sweep*", third).out)
+        self.assertEqual([row["jobid"] for row in rows], [newest, second, first, third])
+        self.psik("wait", "sweep*")
+        for text in ("sweep", "../x", "", "x*", "a/b"):
+            self.assertIn("no job ", self.psik("status", text, status=3).err)
+        self.psik("rm", "sweep*")
+        self.assertEqual(len(json.loads(self.psik("ls", "--json").out)), 1)
+
     def test_options_for_the_usual_fields(self) -> None:
         self.write("s.json", json.dumps({"script": "true", "backend": "local"}))
         argv = ("run", "--no-submit", "--name", "n", "-t", "2h", "-N", "2", "-n", "4", "-g", "1",
