@@ -6030,7 +6030,8 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
               admits: Callable[[JobDir], bool] = lambda job: True) -> List[Summary]:
     """The jobs, newest first, brought up to date with their schedulers unless poll is false.
 
-    index: skip so many; name: only those of this name; admits: only those for which it is true.
+    state: only those in this one, or in one of `active,failed`; index: skip so many; name: only
+    those of this name; admits: only those for which it is true.
     It stops once index + limit jobs match; with a state it reads at least 200 at a time.
     """
     import itertools
@@ -6042,16 +6043,17 @@ def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str
         jobs = filter(lambda job: job.name == name, jobs)
     if state is None:  # what is skipped need not be read
         jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
+    states = (state or ",".join(STATES)).split(",")
     wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
     pairs = with_rows(jobs)
     while len(summaries) < wanted:
         # With a state to look for, many at a time: each batch can be a question to the scheduler.
-        size = wanted - len(summaries) if state is None else max(wanted - len(summaries), 200)
+        size = max(wanted - len(summaries), 200 * bool(state))
         batch = list(itertools.islice(pairs, size))
         if not batch:
             break
         summaries += [summary for summary in summarize_all(config, batch, poll)
-                      if state in (None, summary.state)]
+                      if summary.state in states]
     return summaries[index:wanted]
 
 
@@ -11500,22 +11502,56 @@ def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
     print_table(head, rows, state_column=head.index("STATE"))
 
 
-@command("ls --state active",
-         arg("--state", choices=sorted(STATES), help="only jobs in this state"), BACKEND,
+def read_span(text: str, option: str) -> int:
+    """The seconds of a time like 90s, 10m, 12h or 1d, given for an option."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not match or not int(match.group(1)):
+        raise InvalidError("%s wants a time like 90s, 10m, 12h or 1d, and not %r" % (option, text))
+    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
+
+
+class Listing:
+    """The jobs that `ls` is asked for."""
+
+    def __init__(self, opts: Options) -> None:
+        self.opts, self.config = opts, config_of(opts)
+        self.begin = time.time() - read_span(opts.since, "--since") if opts.since else 0.0
+        if opts.n is not None and opts.n < 1:
+            raise InvalidError("-n wants a number of jobs, 1 or more")
+        if opts.backend and opts.backend not in self.config.by_name:
+            # Raises, and names those that are known.
+            self.config.choose_backend(JobSpec(script=":"), opts.backend)
+        for state in (opts.state or "new").split(","):
+            if state not in STATES:
+                raise InvalidError("--state: " + no_state(state))
+
+    def admits(self, job: JobDir) -> bool:
+        """Whether a job has the name and the age that were asked for."""
+        import fnmatch
+        name = self.opts.name
+        return float(job.jobid) >= self.begin and (
+            name is None or job.name == name or fnmatch.fnmatchcase(job.name, name))
+
+    def summaries(self) -> List[Summary]:
+        """Their summaries."""
+        opts = self.opts
+        return list_jobs(self.config, opts.backend, opts.state, opts.n, admits=self.admits)
+
+
+@command("ls --state active,queued --since 2d",
+         arg("--state", metavar="STATE,...", help="only jobs in these states: " + " ".join(STATES)),
+         arg("--name", metavar="NAME", help="only of this name, or of names like 'sweep*'"),
+         arg("--since", metavar="TIME", help="only those made within 90s, 10m, 12h or 2d"), BACKEND,
          arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
          arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
 def cmd_ls(opts: Options) -> None:
     """List jobs, newest first."""
-    config = config_of(opts)
-    if opts.n is not None and opts.n < 1:
-        raise InvalidError("-n wants a number of jobs, 1 or more")
-    if opts.backend and opts.backend not in config.by_name:
-        config.choose_backend(JobSpec(script=":"), opts.backend)  # raises, and names those known
-    print_jobs(list_jobs(config, opts.backend, opts.state, opts.n), opts.json)
+    listing = Listing(opts)
+    print_jobs(listing.summaries(), opts.json)
     while opts.watch:
         sys.stdout.flush()
         time.sleep(2)
-        summaries = list_jobs(config, opts.backend, opts.state, opts.n)
+        summaries = listing.summaries()
         sys.stdout.write("\x1b[H\x1b[2J" if on_terminal(sys.stdout) else "\n")
         print_jobs(summaries, opts.json)
 
@@ -11960,14 +11996,6 @@ def cmd_serve(opts: Options) -> None:
     Serving(opts).run()
 
 
-def read_span(text: str) -> int:
-    """The seconds of a time like 90s, 10m, 12h or 1d."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if not match or not int(match.group(1)):
-        raise InvalidError("--expires wants a time like 90s, 10m, 12h or 1d, and not %r" % text)
-    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
-
-
 def token_for(config: Config, opts: Options) -> str:
     """The token that the command line asks for."""
     user = LOCAL_USER if opts.user is None else opts.user
@@ -11982,7 +12010,7 @@ def token_for(config: Config, opts: Options) -> str:
         for word in words:
             if not fits(word):
                 raise InvalidError("%r is no %s" % (word, what))
-    return tokens_of(config).make(user, read_span(opts.expires), ops=ops or None,
+    return tokens_of(config).make(user, read_span(opts.expires, "--expires"), ops=ops or None,
                                   jobs=opts.jobs or None, backends=opts.backends or None)
 
 

@@ -87,6 +87,24 @@ class Verbs(Case):
                          ["echo", "pwd", "echo", "cat", "echo", "cat"])
         self.psik("run", "--wait", "-c", "exit 3", status=3)
 
+    def test_listing_some(self) -> None:
+        old = self.run_spec("--wait", name="sweep 1", script="false", status=1)
+        new, other = [self.run_spec("--wait", name=name, script="true")
+                      for name in ("sweep 2", "other")]
+        before = "%d.000" % (float(old) - 90)
+        os.rename(self.job(old).path, os.path.join(self.prefix, "local", before))
+        rows = ((("--name", "sweep*"), [new, before]), (("--name", "other"), [other]),
+                (("--since", "1m"), [other, new]), (("--since", "1h"), [other, new, before]),
+                (("--state", "failed,active"), [before]), (("--state", "active"), []),
+                (("--state", "completed", "--name", "s*", "-n", "5"), [new]))
+        for argv, listed in rows:
+            with self.subTest(argv=argv):
+                found = json.loads(self.psik("ls", "--json", *argv).out)
+                self.assertEqual([row["jobid"] for row in found], listed)
+        for argv, said in ((("--since", "2"), "--since wants a time"), (("-n", "0"), "-n wants"),
+                           (("--state", "actve"), "--state: 'actve' is not a state (did you")):
+            self.assertIn(said, self.psik("ls", *argv, status=2).err)
+
     def test_where_a_job_lies(self) -> None:
         jobid = self.run_spec("--wait", script="true", directory=self.folder)
         base = os.path.join(self.prefix, "local", jobid)
