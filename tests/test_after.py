@@ -280,7 +280,7 @@ class Local(After):
         self.psik("start", third)
         self.assertEqual(self.ended(third), "completed")
         for word, said in (("maybe:" + first, "no job maybe:" + first),
-                           ("99", "after: no job 99"), ("../x", "is not a job's id")):
+                           ("99", "after: no job 99"), ("../x", "after: no job ../x")):
             self.assertIn(said, self.psik("run", "--after", word, "s.json", status=2).err)
 
     def test_over_the_api(self) -> None:

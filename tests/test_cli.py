@@ -198,8 +198,8 @@ class Verbs(Case):
 
     def test_ids(self) -> None:
         jobid = self.run_spec("--wait", script="true")
-        for text, status in ((jobid, 0), (jobid[:-2], 0), ("last", 0), ("..", 2), ("1.5/../..", 2),
-                             ("12345", 3), ("", 2), (jobid + "\n", 2), ("-1", 2)):
+        for text, status in ((jobid, 0), (jobid[:-2], 0), ("last", 0), ("..", 3), ("1.5/../..", 3),
+                             ("12345", 3), ("", 3), (jobid + "\n", 3), ("-1", 3)):
             with self.subTest(text=text):
                 self.psik("status", text, status=status)
         other = self.run_spec("--wait", script="true")
