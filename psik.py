@@ -2962,7 +2962,9 @@ def find_job(config: Config, text: str) -> JobDir:
     jobs = jobs or tree.named(text, 1)
     if not jobs:
         prefixes = sorted({backend.prefix for backend in config.by_name.values()})
-        raise NotFoundError("no job %s under %s" % (one_line(text) or "''", ", ".join(prefixes)))
+        hint = "" if JOBID.fullmatch(text) else "; `%s ls` shows ids and names" % called()
+        raise NotFoundError("no job %s under %s%s" % (one_line(text) or "''", ", ".join(prefixes),
+                                                      hint))
     if len(jobs) > 1:
         jobids = " ".join(job.jobid for job in jobs)
         raise InvalidError("%s matches more than one job: %s" % (text, jobids))

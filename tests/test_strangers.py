@@ -919,8 +919,8 @@ class Installed(Case):
         self.assertNotIn("evil", server.said())
 
     def test_what_it_says_is_to_be_typed_so(self) -> None:
-        self.assertIn("`psik ls` shows them",
-                      self.psik("status", "x", status=2, program=[self.program]).err)
+        self.assertIn("`psik ls` shows ids and names",
+                      self.psik("status", "x", status=3, program=[self.program]).err)
         self.assertIn("usage: psik [-h]", self.psik("-h", program=[self.program]).out)
         self.assertIn("example: psik start last",
                       self.psik("start", "-h", program=[self.program]).out)
