@@ -50,6 +50,19 @@ class OnSlurm:
         self.env.update(self.slurm.env)
 
 
+class OnAt:
+    """Goes before Case among the bases; atd runs, or is used where it runs already."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.atd = services.Atd()
+        cls.atd.hold()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.atd.release()
+
+
 class OnSge:
     """Goes before Case among the bases."""
 

@@ -8,10 +8,9 @@ from typing import Any, Dict
 
 import lsf_emulator
 import psik
-from clusters import SGE, SLURM, OnSge, OnSlurm
+from clusters import SGE, SLURM, OnAt, OnSge, OnSlurm
 from harness import Case, kill, needs, processes_with, rc_path
 from serving import Server
-import services
 
 NAP = "sleep 604.%07d" % os.getpid()
 CELLS = {"exclusive_node_use": False}
@@ -260,17 +259,8 @@ class InRc(Everywhere, unittest.TestCase):
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
-class At(Everywhere, unittest.TestCase):
+class At(OnAt, Everywhere, unittest.TestCase):
     settings = {"backend": {"type": "at", "queue_name": "a"}}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.atd = services.Atd()
-        cls.atd.hold()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.atd.release()
 
 
 @needs("Slurm", SLURM)

@@ -17,7 +17,7 @@ from unittest import mock
 import lsf_emulator
 import psik
 import services
-from clusters import SGE, SLURM, OnSge, OnSlurm
+from clusters import SGE, SLURM, OnAt, OnSge, OnSlurm
 from harness import Case, kill, needs, processes_with, rc_path
 from odd import texts
 from users import CAN_MAKE_USERS, TwoUsers
@@ -566,17 +566,8 @@ class SlurmForgets(OnSlurm, Case):
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
-class At(Queues, Tags, Case):
+class At(OnAt, Queues, Tags, Case):
     backend = {"type": "at", "queue_name": "a"}  # which does not wait for a low load
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.atd = services.Atd()
-        cls.atd.hold()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.atd.release()
 
     def known(self, native: str) -> bool:
         said = subprocess.run(["atq"], stdout=subprocess.PIPE).stdout.decode()

@@ -3,11 +3,10 @@ import os
 import shutil
 import signal
 import time
-import unittest
 from typing import Any, List
 
 import psik
-import services
+from clusters import OnAt
 from harness import Case, needs
 
 NAP = "sleep 605.%07d" % os.getpid()
@@ -160,16 +159,7 @@ class Local(Shared):
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
-class BesideAt(Shared, unittest.TestCase):
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.atd = services.Atd()
-        cls.atd.hold()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.atd.release()
-
+class BesideAt(OnAt, Shared):
     def test_they_share(self) -> None:
         self.set_up(slots=2, backends={"local": {"type": "local"},
                                        "at": {"type": "at", "queue_name": "a"}})

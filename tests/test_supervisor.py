@@ -18,8 +18,7 @@ from typing import Any, Callable, Dict, List
 from unittest import mock
 
 import psik
-import services
-from clusters import SLURM, OnSlurm
+from clusters import SLURM, OnAt, OnSlurm
 from harness import (FAST, PSIK, Case, brought_to_the_disk, captured, kill, needs, processes_with,
                      rc_path)
 
@@ -603,18 +602,9 @@ class Places(Faulty):
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
-class At(Everywhere, OwnProcesses, Faulty):
+class At(OnAt, Everywhere, OwnProcesses, Faulty):
     """The same where atd starts the jobs."""
     backend = {"type": "at", "queue_name": "a"}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.atd = services.Atd()
-        cls.atd.hold()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.atd.release()
 
     def test_a_job_that_the_payload_gives_to_at_lives_on(self) -> None:
         def test() -> None:
