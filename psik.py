@@ -15,7 +15,8 @@ The job tree, all of it readable with cat:
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
-        .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up
+        .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up;
+                            JOBID.end: only the end of the job is to be told, and is to come
         .keys/              the Idempotency-Keys of the last day
         .uploads/           the folders in which a cut upload may have left a part
         .after/ID/          the jobs that wait for the end of job ID, a file each
@@ -963,9 +964,8 @@ class Model:
         return True
 
 
-OUR_VARIABLES = ("task tasks mpirun nodes base jobid jobndx psik rc IFS PATH HOME".split())
-
-
+# What the variables of a task cannot be called.
+OUR_VARIABLES = "task tasks mpirun nodes base jobid jobndx psik rc IFS PATH HOME".split()
 TASK_RANGE = re.compile("([0-9]{1,9})(?:-([0-9]{1,9})(?::([1-9][0-9]{0,8}))?)?")
 
 
@@ -1455,8 +1455,6 @@ class JobSpec(Model):
         yield from self.faults_of_callback()
         if self.directory == "":
             yield Fault("directory", "is empty; leave it out to run in the job's own work/")
-
-
         if self.at_once and (not self.array or "%" in self.array):
             yield Fault("at_once", "is for an array, and not for one that says it after a %")
 
@@ -2424,6 +2422,12 @@ class JobDir:
         except (ValueError, AttributeError):
             return ""
 
+    def is_named(self, pattern: str) -> bool:
+        """Whether it has this name, or one that matches a pattern like `sweep*`."""
+        import fnmatch
+        name = self.name
+        return bool(name) and (name == pattern or fnmatch.fnmatchcase(name, pattern))
+
 
 class History:
     """A status.csv that is open and locked."""
@@ -2551,7 +2555,7 @@ class Piece(NamedTuple):
     @classmethod
     def forget(cls, job: "JobDir", steps: "Steps") -> None:
         """Drop what was never submitted of the round that the next submission belongs to."""
-        number = (steps.next_jobndx(job) - 1) // steps.tasks
+        number = steps.next_round(job)
         pieces = cls.of_round(job, number)
         kept = [piece for piece in pieces if steps.is_submitted(piece)
                 or os.path.exists(job.log("submit", piece.first))]
@@ -2675,6 +2679,10 @@ class Steps:
     WEIGHTS = (JobState.completed, JobState.canceled, JobState.failed, JobState.new,
                JobState.queued, JobState.active)
 
+    def task_of(self, jobndx: int) -> int:
+        """The task of a step, from 1."""
+        return (jobndx - 1) % self.tasks + 1
+
     @property
     def by_task(self) -> Dict[int, Row]:
         """The row that decides the state of each task's latest step, by task from 1.
@@ -2683,7 +2691,7 @@ class Steps:
         """
         if self.tasks == 1:
             return {1: self.states[max(self.states)]} if self.states else {}
-        return {(jobndx - 1) % self.tasks + 1: self.states[jobndx]
+        return {self.task_of(jobndx): self.states[jobndx]
                 for jobndx in sorted(self.states) if jobndx}
 
     @property
@@ -2777,7 +2785,6 @@ class Steps:
         first = piece.first
         return first in self.queued or (first in self.ended and first not in self.active)
 
-
     def of_task(self, job: JobDir, text: str) -> int:
         """The latest step of the task that a text names; NotFoundError if it has none."""
         places = job.places(text)
@@ -2797,6 +2804,10 @@ class Steps:
         pieces = Piece.of_round(job, number) + Piece.of_round(job, number + 1)
         return next((piece.first for piece in pieces if not self.is_submitted(piece)),
                     (number + 1) * self.tasks + 1)
+
+    def next_round(self, job: JobDir) -> int:
+        """The round of an array that the next submission belongs to, from 0."""
+        return (self.next_jobndx(job) - 1) // self.tasks
 
 
 class Root(NamedTuple):
@@ -2924,10 +2935,8 @@ class JobTree:
 
     def named(self, pattern: str, limit: Optional[int] = None) -> List[JobDir]:
         """The jobs whose names match a pattern like `sweep*`, newest first, at most so many."""
-        import fnmatch
         import itertools
-        named = (job for job, _ in with_rows(self.jobs())
-                 if job.name and (job.name == pattern or fnmatch.fnmatchcase(job.name, pattern)))
+        named = (job for job, _ in with_rows(self.jobs()) if job.is_named(pattern))
         return list(itertools.islice(named, limit))
 
     def reserve(self, backend: Backend) -> JobDir:
@@ -4527,8 +4536,9 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     begun = steps.unqueued()
     if begun:
         begun = Piece.of_step(job, begun, steps.tasks).first
-    if begun not in steps.active or not submitted_at(job, begun):   # it was recorded by POST
-        begun = None                                                # /v1/jobs/callback, say
+        # Else it was recorded by POST /v1/jobs/callback, say.
+        is_ours = begun in steps.active and submitted_at(job, begun)
+        begun = begun if is_ours else None
     jobndx = begun or steps.next_jobndx(job)
     native = steps.active[begun] if begun else ""
     if not native:
@@ -4688,11 +4698,16 @@ class Cancellation:
             except BackendError as err:
                 raise self.not_ended(err) from None
 
+    def by_place(self) -> Tuple[List[Step], List[Step]]:
+        """(the steps that only one host knows, those that a scheduler has)."""
+        places = [(step, bool(self.job.host(step.jobndx))) for step in self.steps]
+        return ([step for step, is_here in places if is_here],
+                [step for step, is_here in places if not is_here])
+
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
         # A step that only this host knows may take as long as its supervisor needs to end it.
-        here = [step for step in self.steps if self.job.host(step.jobndx)]
-        others = [step for step in self.steps if not self.job.host(step.jobndx)]
+        here, others = self.by_place()
         try:
             Ending(self.job).cancel(here, None)
         except BackendError as err:
@@ -4809,12 +4824,10 @@ class TaskCancellation(Cancellation):
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
-        job, timeout_s = self.job, float(CANCEL_TIMEOUT_S)
-        here = [step for step in self.steps if job.host(step.jobndx)]
-        others = [step for step in self.steps if not job.host(step.jobndx)]
+        ending, (here, others) = Ending(self.job), self.by_place()
         try:
-            found = [self.named(step) for step in here + Ending(job).find(others)]
-            Ending(job).cancel(found, None if here else timeout_s)
+            found = [self.named(step) for step in here + ending.find(others)]
+            ending.cancel(found, None if here else CANCEL_TIMEOUT_S)
         except BackendError as err:
             raise self.not_ended(err) from None
 
@@ -5545,8 +5558,7 @@ class Submission:
 
         With failed_only they only count if a submission was not answered.
         """
-        jobndx = steps.next_jobndx(self.job)
-        pieces = Piece.of_round(self.job, (jobndx - 1) // steps.tasks)
+        pieces = Piece.of_round(self.job, steps.next_round(self.job))
         rest = [piece for piece in pieces if not steps.is_submitted(piece)]
         is_lost = bool(rest and submitted_at(self.job, rest[0].first))
         return rest if is_lost or (len(rest) < len(pieces) and not self.failed_only) else []
@@ -5555,19 +5567,19 @@ class Submission:
         """The tasks that are to be submitted, from 1; [1] for a job without tasks."""
         rest = [step for piece in self.rest(steps) for step in piece.steps]
         if rest:
-            return [(step - 1) % steps.tasks + 1 for step in rest]
+            return [steps.task_of(step) for step in rest]
         done = [task for task, row in steps.by_task.items() if self.failed_only
                 and row.state not in (JobState.failed, JobState.canceled)]
         return sorted(set(range(1, steps.tasks + 1)) - set(done))
 
-    def plan(self, steps: Steps) -> List[Piece]:
-        """The pieces of the next round, which are kept.
+    def plan(self, steps: Steps, tasks: Sequence[int]) -> List[Piece]:
+        """The pieces of the next round, which has these tasks; they are kept.
 
         BackendError if the scheduler does not say how large an array may be.
         """
         job = self.job
         Piece.forget(job, steps)
-        number = (steps.next_jobndx(job) - 1) // steps.tasks
+        number = steps.next_round(job)
         begin, scripts, spec = number * steps.tasks, JobScripts(job), job.spec()
         done = scripts.run("array", [], POLL_TIMEOUT_S) if scripts.has("array") else Finished(
             0, "1 range", "")
@@ -5575,9 +5587,8 @@ class Submission:
         if not match:
             raise BackendError("job %s: its scheduler does not say how large an array may be: %s"
                                % (job.jobid, done.fault))
-        pieces = Piece.cut([begin + task for task in self.tasks_to_run(steps)], begin,
-                           int(match.group(1)), match.group(2),
-                           spec.tasks.at_once if spec.tasks else None)
+        pieces = Piece.cut([begin + task for task in tasks], begin, int(match.group(1)),
+                           match.group(2), spec.tasks.at_once if spec.tasks else None)
         Piece.plan(job, number, pieces)
         return pieces
 
@@ -5586,15 +5597,15 @@ class Submission:
 
         ConflictError if there is nothing to submit; BackendError as plan().
         """
-        job, rest = self.job, self.rest(steps)
-        if not self.tasks_to_run(steps):
+        job, rest, tasks = self.job, self.rest(steps), self.tasks_to_run(steps)
+        if not tasks:
             raise ConflictError("job %s: nothing of it has failed" % job.jobid)
         if steps.tasks == 1:
             return [Piece.alone(steps.next_jobndx(job))]
         if rest:
             complain("job %s: the rest of its tasks is submitted: %d of %d" % (
                 job.jobid, sum(len(piece.indices) for piece in rest), steps.tasks))
-        return rest or self.plan(steps)
+        return rest or self.plan(steps, tasks)
 
     def before(self, steps: Steps, piece: Piece) -> str:
         """The native id of what has to end before a piece, so that not too many run at once."""
@@ -9670,16 +9681,17 @@ class JobHandler(Handler):
         with given_in("query"):
             return None if text is None else self.job.places(text)
 
-    def is_asked(self, jobndx: int) -> bool:
-        """Whether the query names the task of this step, or none at all."""
-        places = self.places()
-        return places is None or bool(jobndx and (jobndx - 1) % self.job.tasks + 1 in places)
+    def asked_steps(self) -> Optional[Set[int]]:
+        """The steps of the tasks that the query names; None if it names none."""
+        places, steps = self.places(), Steps(self.rows)
+        return None if places is None else {
+            row.jobndx for row in self.rows if row.jobndx and steps.task_of(row.jobndx) in places}
 
     def get_job(self) -> Json:
         """A job's history, in order."""
-        name, places = self.job.name, self.places()
+        name, asked = self.job.name, self.asked_steps()
         return [step_info(self.job, name, row) for row in self.rows
-                if places is None or self.is_asked(row.jobndx)]
+                if asked is None or row.jobndx in asked]
 
     def get_tasks(self) -> Json:
         """The tasks of an array, those that failed first; [] if the job is none."""
@@ -9738,10 +9750,10 @@ class JobHandler(Handler):
         folder = self.job.at("log")
         names = list(map(os.path.basename, paths_in(folder)))
         hidden = [name for name in names if OUR_LOG.fullmatch(name) and not ALL.value(self.req)]
-        if self.places() is not None:
-            numbers = {name: name.rpartition(".")[2] for name in names}
-            hidden += [name for name in names if not (
-                numbers[name].isdigit() and self.is_asked(int(numbers[name])))]
+        asked = self.asked_steps()
+        if asked is not None:
+            numbers = set(map(str, asked))
+            hidden += [name for name in names if name.rpartition(".")[2] not in numbers]
         return Response(200, texts_in(folder, hidden), JSON_TYPE)
 
     def get_scripts(self) -> Response:
@@ -11529,10 +11541,8 @@ class Listing:
 
     def admits(self, job: JobDir) -> bool:
         """Whether a job has the name and the age that were asked for."""
-        import fnmatch
         name = self.opts.name
-        return float(job.jobid) >= self.begin and (
-            name is None or job.name == name or fnmatch.fnmatchcase(job.name, name))
+        return float(job.jobid) >= self.begin and (name is None or job.is_named(name))
 
     def summaries(self) -> List[Summary]:
         """Their summaries."""
@@ -11666,7 +11676,7 @@ def step_to_show(job: JobDir, steps: Steps, opts: Options) -> int:
         return steps.of_task(job, opts.task)
     jobndx = steps.latest.jobndx if steps.latest else 0
     if steps.tasks > 1 and jobndx:
-        task = (job.spec().tasks or Tasks(())).numbers[(jobndx - 1) % steps.tasks]
+        task = (job.spec().tasks or Tasks(())).numbers[steps.task_of(jobndx) - 1]
         complain("this is task %d; --task shows another" % task)
     return jobndx
 
@@ -13263,7 +13273,7 @@ class Slots:
             posix.close(fd)
 
     def free_gpus(self) -> "Optional[List[int]]":
-        """The same, with the queue locked; the tickets of what has ended are removed."""
+        """What ask() returns; the queue must be locked.  Tickets of what has ended are removed."""
         self.ahead, self.place, granted = "", 0, []
         for path in self.paths():
             ticket = Ticket(path)
@@ -13658,6 +13668,10 @@ class History:
         later = [row[:2] for row in self.rows[max(queued or [0]):]]
         return (bool(queued) or is_first) and (0, "canceled") in later
 
+    def ended(self) -> "Set[int]":
+        """The steps that have a final row."""
+        return {jobndx for jobndx, state, _ in self.rows if state in FINAL}
+
     def has_ended(self, tasks: int) -> bool:
         """Whether the latest step of each task has ended."""
         latest: "Dict[int, Tuple[int, str]]" = {}
@@ -13847,7 +13861,7 @@ class Run:
                 return False
             jobndx = self.step.jobndx
             if is_canceled or exists(self.step.log("cancel")):
-                if not self.step.has_ended():   # psik.py may have recorded it
+                if jobndx not in self.history.ended():  # psik.py may have recorded it
                     self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
@@ -14157,7 +14171,7 @@ class Array:
         self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
         if canceled:
             self.history.lock()
-            ended = {jobndx for jobndx, state, _ in self.history.rows if state in FINAL}
+            ended = self.history.ended()
             for jobndx in canceled:
                 if jobndx not in ended:     # psik.py may have recorded it
                     self.history.append(jobndx, "canceled", "143")
@@ -14265,11 +14279,11 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)
     offset, is_array, _ = argv[2].partition("+")
-    # Slurm gives each task an id of its own too, but scancel does not take it.
-    is_slurm = bool(is_array) and words["psik_task"] != "all"
-    words["array"] = given.get("SLURM_ARRAY_JOB_ID", "") if is_slurm else ""
+    words["array"] = ""
     if is_array and words["psik_task"] == "all":
         posix._exit(Array(int(offset), words).run())
+    if is_array:    # Slurm gives each task an id of its own too, but scancel does not take it
+        words["array"] = given.get("SLURM_ARRAY_JOB_ID", "")
     run = Run(int(offset) + int(words["psik_task"] if is_array else 0), words)
     if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session it began in
         try:

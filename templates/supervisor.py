@@ -629,7 +629,7 @@ class Slots:
             posix.close(fd)
 
     def free_gpus(self) -> "Optional[List[int]]":
-        """The same, with the queue locked; the tickets of what has ended are removed."""
+        """What ask() returns; the queue must be locked.  Tickets of what has ended are removed."""
         self.ahead, self.place, granted = "", 0, []
         for path in self.paths():
             ticket = Ticket(path)
@@ -1024,6 +1024,10 @@ class History:
         later = [row[:2] for row in self.rows[max(queued or [0]):]]
         return (bool(queued) or is_first) and (0, "canceled") in later
 
+    def ended(self) -> "Set[int]":
+        """The steps that have a final row."""
+        return {jobndx for jobndx, state, _ in self.rows if state in FINAL}
+
     def has_ended(self, tasks: int) -> bool:
         """Whether the latest step of each task has ended."""
         latest: "Dict[int, Tuple[int, str]]" = {}
@@ -1213,7 +1217,7 @@ class Run:
                 return False
             jobndx = self.step.jobndx
             if is_canceled or exists(self.step.log("cancel")):
-                if not self.step.has_ended():   # psik.py may have recorded it
+                if jobndx not in self.history.ended():  # psik.py may have recorded it
                     self.history.append(jobndx, "canceled", "143")
                 return False
             self.history.append(jobndx, "active", self.native)
@@ -1523,7 +1527,7 @@ class Array:
         self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
         if canceled:
             self.history.lock()
-            ended = {jobndx for jobndx, state, _ in self.history.rows if state in FINAL}
+            ended = self.history.ended()
             for jobndx in canceled:
                 if jobndx not in ended:     # psik.py may have recorded it
                     self.history.append(jobndx, "canceled", "143")
@@ -1631,11 +1635,11 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     if words["nodes"] == "ask":  # LSF names each host, and after it its slots
         words["nodes"] = str(len(given.get("LSB_MCPU_HOSTS", "").split()) // 2)
     offset, is_array, _ = argv[2].partition("+")
-    # Slurm gives each task an id of its own too, but scancel does not take it.
-    is_slurm = bool(is_array) and words["psik_task"] != "all"
-    words["array"] = given.get("SLURM_ARRAY_JOB_ID", "") if is_slurm else ""
+    words["array"] = ""
     if is_array and words["psik_task"] == "all":
         posix._exit(Array(int(offset), words).run())
+    if is_array:    # Slurm gives each task an id of its own too, but scancel does not take it
+        words["array"] = given.get("SLURM_ARRAY_JOB_ID", "")
     run = Run(int(offset) + int(words["psik_task"] if is_array else 0), words)
     if run.walltime_s:  # no scheduler ends the job, so it need not stay in the session it began in
         try:
