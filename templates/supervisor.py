@@ -1385,12 +1385,21 @@ class Run:
             if not self.walltime_s and killed_for_memory(self.words["jobid"]) > self.killed:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
                                + most_memory(self.words["jobid"]))
-            if self.reason and state != "canceled":
-                posix.close(write(self.step.log("reason"), self.reason + "\n"))
+            self.write_reason(state)
             self.history.append(self.step.jobndx, state, str(info))
             return info
         finally:
             self.history.unlock()
+
+    def write_reason(self, state: str) -> None:
+        """Write why the step failed; a set-up line that a signal ended was not why it ended."""
+        if self.stopped:
+            try:
+                posix.unlink(self.step.log("reason"))
+            except FileNotFoundError:
+                pass
+        if self.reason and state != "canceled":
+            posix.close(write(self.step.log("reason"), self.reason + "\n"))
 
     def finish(self) -> int:
         """Record the end, as soon as the disk takes it, and deliver the events; the exit status."""

@@ -133,6 +133,12 @@ class Case(unittest.TestCase):
         """The history of a job as `jobndx state` texts."""
         return ["%d %s" % (row.jobndx, row.state) for row in self.job(jobid).rows()]
 
+    def until_last(self, jobid: str, row: str, seconds: float = 60) -> None:
+        """Wait until this `jobndx state` is the last of a job's history."""
+        with contextlib.suppress(self.failureException):
+            self.until(lambda: self.states(jobid)[-1] == row, seconds=seconds)
+        self.assertEqual(self.states(jobid)[-1], row, self.states(jobid))
+
     def gone(self, text: str) -> None:
         """Wait until no process's command line holds this text; its last word may come before."""
         self.until(lambda: not processes_with(text), "the end of every process with %r" % text)

@@ -453,7 +453,6 @@ class SlurmWithAccounting(Slurm):
         """Start it in a folder, the accounting first."""
         self.folder = os.path.abspath(folder)
         os.chmod(self.folder, 0o755)
-        self._start_database()
         self.dbd_port = free_ports(1)[0]
         super().start(folder, **dict(self.accounting, **settings))
 
@@ -466,26 +465,27 @@ class SlurmWithAccounting(Slurm):
                 "JobAcctGatherType": "jobacct_gather/none"}
 
     def _start_database(self) -> None:
-        data, self.socket = self.path("data"), self.path("sql.sock")
-        os.makedirs(data)
-        shutil.chown(data, "mysql")
+        data, self.socket = self.path("data"), self.path("sql/sock")
+        for folder in (data, self.path("sql")):     # a second try begins with an empty one
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+            shutil.chown(folder, "mysql")
         common = ["--no-defaults", "--user=mysql", "--datadir=" + data]
         subprocess.run(["mariadb-install-db", "--auth-root-authentication-method=normal",
                         "--skip-test-db"] + common, check=True, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
-        os.makedirs(self.path("sql"))
-        shutil.chown(self.path("sql"), "mysql")
-        self.socket = self.path("sql/sock")
-        self.database = subprocess.Popen(
-            [which("mariadbd") or "mariadbd"] + common + [
-                "--socket=" + self.socket, "--skip-networking", "--innodb-buffer-pool-size=32M",
-                "--pid-file=" + self.path("sql/pid")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(self.path("log/mariadbd.log"), "wb") as log:
+            self.database = subprocess.Popen(
+                [which("mariadbd") or "mariadbd"] + common + [
+                    "--socket=" + self.socket, "--skip-networking",
+                    "--innodb-buffer-pool-size=32M", "--pid-file=" + self.path("sql/pid")],
+                stdout=log, stderr=log)
         if not wait_until(lambda: os.path.exists(self.socket), START_S):
-            raise ServiceError("mariadbd did not start")
+            raise ServiceError("mariadbd did not start\n" + self._log_tail())
 
     def _start_munged(self) -> None:
         super()._start_munged()
+        self._start_database()
         lines = {"AuthType": "auth/munge", "AuthInfo": "socket=" + self.path("munge.sock"),
                  "DbdHost": "localhost", "DbdAddr": "127.0.0.1", "DbdPort": self.dbd_port,
                  "SlurmUser": "root", "StorageType": "accounting_storage/mysql",

@@ -152,7 +152,7 @@ class Local:
         jobid = self.run_spec(script=nap(62))
         self.until(lambda: "1 active" in self.states(jobid))
         self.psik("cancel", jobid)
-        self.until(lambda: self.states(jobid)[-1] == "1 canceled")
+        self.until_last(jobid, "1 canceled")
 
     def test_inherit_environment(self: Any) -> None:
         for inherit in (True, False):
@@ -170,7 +170,7 @@ class Local:
             self.until(lambda: len(processes_with(".%07d" % os.getpid())) >= 3)
             self.psik("cancel", jobid)
             self.assertEqual(json.loads(self.psik("ls", "--json").out)[0]["state"], "canceled")
-            self.until(lambda: self.states(jobid)[-1] == "1 canceled", "the job script's own row")
+            self.until_last(jobid, "1 canceled")
             kill(processes_with(nap(64)))  # it left the session: nobody could know it
             self.assertEqual(processes_with(".%07d" % os.getpid()), [])
             self.assertEqual(processes_with(self.job(jobid).path), [])
@@ -181,7 +181,7 @@ class Local:
         self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n")
         self.psik("cancel", jobid)
         self.psik("wait", jobid, status=143)
-        self.until(lambda: self.states(jobid)[-1] == "1 canceled")
+        self.until_last(jobid, "1 canceled")
         self.assertEqual(self.psik("logs", jobid).out, "ready\ncaught\nsaved\n")
 
     def test_a_signal_from_elsewhere_is_a_failure(self: Any) -> None:
@@ -204,7 +204,7 @@ class Local:
         jobid = self.run_spec(script=STUBBORN.replace("NAP", nap(61)))
         self.until(lambda: len(processes_with(nap(61))) >= 2)
         self.psik("cancel", jobid)
-        self.until(lambda: self.states(jobid)[-1] == "1 canceled")
+        self.until_last(jobid, "1 canceled")
         self.assertEqual(processes_with(nap(61)), [])
 
     def test_cancel_before_anything_ran(self: Any) -> None:

@@ -142,7 +142,7 @@ class Submissions(Cluster):
         self.assertEqual(self.states(jobid), ["0 new", "1 active", "1 failed", "1 queued"])
         self.assertEqual(self.psik("ls", "--state", "failed").out.count(jobid), 1)
         self.psik("start", jobid)
-        self.until(lambda: self.states(jobid)[-1] == "2 failed")
+        self.until_last(jobid, "2 failed")
 
     def test_one_that_is_canceled_before_it_is_known(self) -> None:
         self.slurm.freeze_controller()
@@ -479,7 +479,7 @@ class Told(Cluster):
         self.assertEqual(len(self.queue()), 2)
         self.psik("poll")
         self.until(lambda: self.queue() == [""])
-        self.until(lambda: self.states(running)[-1] == "1 canceled")
+        self.until_last(running, "1 canceled")
         for jobid in (pending, running):
             self.assertEqual(self.reason(jobid), "")
 
