@@ -13,7 +13,7 @@ test: ## the tests, on this Python; says what it left out
 test-all: ## the tests, on every Python found
 	$(PYTHON) tests/every_python.py $(DEPS)
 
-test-ends: ## the tests, all of them on the newest Python found and on 3.6; briefly on those between
+test-ends: ## the tests: all on the newest Python found, the portable ones on 3.6, briefly on those between
 	$(PYTHON) tests/every_python.py --ends $(DEPS)
 
 test-deps: ## install what the tests need (Debian packages as root; Python environments and node packages in .deps/)

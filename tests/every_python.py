@@ -7,8 +7,8 @@
 
 The Python that runs this runs everything; the others leave out what depends on a scheduler, a
 browser or another peer and not on the Python (tests/run.py --portable).  With --ends the newest
-Python found and 3.6 run everything, and those between what depends on the Python most (tests/run.py
---brief).  3.6 gets the backport of dataclasses, which DEPS holds, beside psik.py.  Ends with the
+Python found runs everything, 3.6 the portable ones, and those between what depends on the Python
+most (tests/run.py --brief).  3.6 gets the backport of dataclasses, which DEPS holds, beside psik.py.  Ends with the
 sum.  --newest only prints the path of the newest Python found.
 """
 import argparse
@@ -49,8 +49,8 @@ def pythons() -> Dict[str, str]:
 def selections(versions: List[str], ends: bool) -> Dict[str, str]:
     """{version: the option of tests/run.py that says what it runs}."""
     if ends:
-        return {version: "" if version in (OLDEST, versions[-1]) else "--brief"
-                for version in versions}
+        return {version: "" if version == versions[-1] else
+                "--portable" if version == OLDEST else "--brief" for version in versions}
     ours = "%d.%d" % sys.version_info[:2]
     return {version: "" if version == ours else "--portable" for version in versions}
 
