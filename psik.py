@@ -6030,44 +6030,66 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
                    row.time, reason, counts)
 
 
-def summarize_all(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
-                  poll: bool = True) -> List[Summary]:
-    """The summaries of jobs, brought up to date with their schedulers unless poll is false."""
-    statuses = reconcile(config, jobs) if poll else {}
-    return [summarize(job, rows, statuses) for job, rows in jobs]
+class JobFilter(NamedTuple):
+    """Which jobs are asked for; by default all."""
+    backend: Optional[str] = None
+    states: Sequence[str] = ()      # none: any
+    name: Optional[str] = None      # or a pattern like `sweep*`
+    since: float = 0.0              # made then or later
+    before: float = float("inf")    # made before then
+    is_visible: Callable[[JobDir], bool] = lambda job: True
+
+    def admits(self, job: JobDir) -> bool:
+        """Whether it admits a job, whatever the job's state is."""
+        return (self.backend in (None, job.backend)
+                and self.since <= float(job.jobid) < self.before and self.is_visible(job)
+                and (self.name is None or job.is_named(self.name)))
+
+    def find(self, config: Config, limit: Optional[int] = None, poll: bool = True, index: int = 0,
+             among: Optional[Sequence[JobDir]] = None) -> List[Tuple[JobDir, Summary]]:
+        """These jobs, newest first, brought up to date with their schedulers unless poll is false.
+
+        index: skip so many; among: only jobs of these, in their order.  It stops once index + limit
+        jobs match; where states are asked for it reads at least 200 at a time.
+        """
+        import itertools
+        if poll:
+            release_all(config)
+        given = JobTree(config).jobs(self.backend) if among is None else among
+        jobs: Iterator[JobDir] = filter(self.admits, given)
+        if not self.states:     # what is skipped need not be read
+            jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
+        wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
+        return self.first(config, with_rows(jobs), wanted, poll)[index:]
+
+    def first(self, config: Config, pairs: Iterator[Tuple[JobDir, List[Row]]], wanted: int,
+              poll: bool) -> List[Tuple[JobDir, Summary]]:
+        """The first of these jobs that are in one of the states."""
+        import itertools
+        found: List[Tuple[JobDir, Summary]] = []
+        while len(found) < wanted:
+            # Each batch can be a question to the scheduler.
+            size = max(wanted - len(found), 200 * bool(self.states))
+            batch = list(itertools.islice(pairs, size))
+            if not batch:
+                break
+            statuses = reconcile(config, batch) if poll else {}
+            summaries = [(job, summarize(job, rows, statuses)) for job, rows in batch]
+            found += [(job, summary) for job, summary in summaries
+                      if not self.states or summary.state in self.states]
+        return found[:wanted]
 
 
 def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None,
               limit: Optional[int] = None, poll: bool = True, index: int = 0,
-              name: Optional[str] = None,
-              admits: Callable[[JobDir], bool] = lambda job: True) -> List[Summary]:
+              name: Optional[str] = None) -> List[Summary]:
     """The jobs, newest first, brought up to date with their schedulers unless poll is false.
 
-    state: only those in this one, or in one of `active,failed`; index: skip so many; name: only
-    those of this name; admits: only those for which it is true.
-    It stops once index + limit jobs match; with a state it reads at least 200 at a time.
+    state: only those in this one, or in one of `active,failed`; name: only those of this name, or
+    of names like `sweep*`; limit, index: at most so many, after so many.
     """
-    import itertools
-    summaries: List[Summary] = []
-    if poll:
-        release_all(config)
-    jobs: Iterator[JobDir] = filter(admits, JobTree(config).jobs(backend))
-    if name is not None:
-        jobs = filter(lambda job: job.name == name, jobs)
-    if state is None:  # what is skipped need not be read
-        jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
-    states = (state or ",".join(STATES)).split(",")
-    wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
-    pairs = with_rows(jobs)
-    while len(summaries) < wanted:
-        # With a state to look for, many at a time: each batch can be a question to the scheduler.
-        size = max(wanted - len(summaries), 200 * bool(state))
-        batch = list(itertools.islice(pairs, size))
-        if not batch:
-            break
-        summaries += [summary for summary in summarize_all(config, batch, poll)
-                      if summary.state in states]
-    return summaries[index:wanted]
+    chosen = JobFilter(backend, state.split(",") if state else (), name)
+    return [summary for _, summary in chosen.find(config, limit, poll, index)]
 
 
 def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) -> str:
@@ -9112,7 +9134,7 @@ STATE = Param("state", "state", "only jobs in this state")
 BACKEND_PARAM = Param("backend", "string",
                       "a backend's name; by default all of them, or the first for a new job")
 MACHINE = Param("machine", "string", "the same, as psik_api calls it")
-NAME = Param("name", "string", "only those of this name")
+NAME = Param("name", "string", "only those of this name, or of names like `sweep*`")
 OFFSET = Param("offset", "integer", "from this byte on", 0, 10 ** 15)
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
@@ -9502,9 +9524,11 @@ class ServerHandler(Handler):
         """Jobs, newest first, each with its latest step."""
         req = self.req
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
-        summaries = list_jobs(self.api.config, self.backend_name(), STATE.value(req), limit,
-                              poll=False, index=index, name=NAME.value(req),
-                              admits=lambda job: self.api.policy.allows(self.caller, "GET", job))
+        state = STATE.value(req)
+        chosen = JobFilter(self.backend_name(), state.split(",") if state else (), NAME.value(req),
+                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
+        summaries = [summary for _, summary in
+                     chosen.find(self.api.config, limit, poll=False, index=index)]
         names = ("jobid", "name", "updated", "jobndx", "state", "info")
         answer = Response.of_json([
             {name: getattr(summary, name) for name in names + ("tasks",) * bool(summary.tasks)}
@@ -11345,6 +11369,127 @@ def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
             file.close()
 
 
+def read_span(text: str, option: str) -> int:
+    """The seconds of a time like 90s, 10m, 12h or 1d, given for an option."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not match or not int(match.group(1)):
+        raise InvalidError("%s wants a time like 90s, 10m, 12h or 1d, and not %r" % (option, text))
+    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
+
+
+def fault_of_system(err: OSError) -> str:
+    """A failure of the system in a line: the file, and what went wrong."""
+    return "%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower())
+
+
+def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
+    """Print a listing, for people or for programs."""
+    if as_json:
+        say(json.dumps([summary._asdict() for summary in summaries], indent=2))
+        return
+    if not summaries:
+        complain("no jobs")
+        return
+    rows = [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx),
+             one_line(str(each.info)), clock(each.updated), one_line(each.reason))
+            for each in summaries]
+    head = ("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON")
+    print_table(head, rows, state_column=head.index("STATE"))
+
+
+class Selection:
+    """The jobs that a command is to act on: those that it names, of which filters leave some.
+
+    Where none are named, the filters choose among all jobs.  states: the ones in which a job is
+    chosen so, unless --state says others; none: filters do not choose.
+    """
+    FILTERS = (
+        arg("--state", metavar="STATE,...", help="only jobs in these states: " + " ".join(STATES)),
+        arg("--name", metavar="NAME", help="only of this name, or of names like 'sweep*'"),
+        arg("--since", metavar="TIME", help="only those made within 90s, 10m, 12h or 2d"),
+        arg("--older", metavar="TIME", help="only those made longer ago than that"),
+        arg("--backend", metavar="NAME", help="only those of this backend"))
+    # Of a command that changes jobs.
+    OPTIONS = (arg("jobid", nargs="*", metavar="JOBID",
+                   help=WHICH_JOB + "; 'sweep*' for all of such names"),) + FILTERS + (
+        arg("--keep", type=int, metavar="N", help="leave the newest N of those out"),
+        arg("-n", "--dry-run", action="store_true", help="only show which jobs that are"),
+        arg("--yes", action="store_true", help="even if one is named by fewer than three figures"))
+
+    def __init__(self, opts: Options, states: Sequence[str] = ()) -> None:
+        self.opts, self.config, self.worst = opts, config_of(opts), 0
+        self.named: List[str] = self.option("jobid") or []
+        self.is_filtered = any(self.option(name) is not None for name in (
+            "state", "name", "since", "older", "backend", "keep"))
+        self.filter = self.read_filter(() if self.named else states)
+
+    def option(self, name: str) -> Any:
+        """The value of an option; None if the command has none of this name."""
+        return getattr(self.opts, name, None)
+
+    def read_filter(self, states: Sequence[str]) -> JobFilter:
+        """The filter that the options describe; InvalidError."""
+        state, backend = self.option("state"), self.option("backend")
+        if backend and backend not in self.config.by_name:
+            # Raises, and names those that are known.
+            self.config.choose_backend(JobSpec(script=":"), backend)
+        if (self.option("keep") or 0) < 0:
+            raise InvalidError("--keep wants a number of jobs, 0 or more")
+        states = states if state is None else state.split(",")
+        for state in states:
+            if state not in STATES:
+                raise InvalidError("--state: " + no_state(state))
+        ages = {name: time.time() - read_span(self.option(name), "--" + name)
+                for name in ("since", "older") if self.option(name) is not None}
+        return JobFilter(backend, states, self.option("name"), ages.get("since", 0.0),
+                         ages.get("older", float("inf")))
+
+    def attempt(self, action: Callable[[Any], Any], what: Union[str, JobDir]) -> Any:
+        """What an action returns; None if it fails, which is printed, and counts in the status."""
+        try:
+            return action(what)
+        except PsikError as err:
+            complain(str(err))
+            self.worst = max(self.worst, err.exit_status)
+        except BrokenPipeError:
+            raise
+        except OSError as err:
+            complain("%s: %s" % (getattr(what, "jobid", what), fault_of_system(err)))
+            self.worst = max(self.worst, 1)
+        return None
+
+    def jobs_of(self, text: str) -> List[JobDir]:
+        """The jobs that a word of the command line names."""
+        jobs = find_jobs(self.config, text)
+        is_short = re.fullmatch("[0-9]{1,2}", text) and jobs[0].jobid.startswith(text)
+        if is_short and self.option("yes") is False:
+            raise InvalidError("%s is little to name job %s by; give three figures of it, or --yes"
+                               % (text, jobs[0].jobid))
+        return jobs
+
+    def all_named(self) -> Iterator[JobDir]:
+        """The jobs that are named, one after another; whatever names none is printed."""
+        for text in self.named:
+            yield from self.attempt(self.jobs_of, text) or []
+
+    def found(self, limit: Optional[int] = None) -> List[Tuple[JobDir, Summary]]:
+        """The jobs that the filters leave, newest first unless they are named; at most so many."""
+        among = list(self.all_named()) if self.named else None
+        return self.filter.find(self.config, limit, among=among)[self.option("keep") or 0:]
+
+    def each(self, action: Callable[[JobDir], Any]) -> ExitStatus:
+        """Apply an action to each job, or show which they are; the worst exit status."""
+        if not self.named and not self.is_filtered:
+            raise InvalidError("name the jobs, or say which: --state failed, --name 'sweep*', "
+                               "--since 1h, --older 30d")
+        if self.option("dry_run"):
+            print_jobs([summary for _, summary in self.found()], as_json=False)
+            return self.worst
+        for job in ((job for job, _ in self.found()) if self.is_filtered else self.all_named()):
+            self.attempt(action, job)
+        return self.worst
+
+
 # Jobs.
 
 class NewJob:
@@ -11464,106 +11609,29 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     return wait_for(config, [job], None) if opts.wait else None
 
 
-def fault_of_system(err: OSError) -> str:
-    """A failure of the system in a line: the file, and what went wrong."""
-    return "%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower())
-
-
-def for_each(config: Config, texts: Sequence[str], action: Callable[[JobDir], Any]) -> ExitStatus:
-    """Apply an action to each job; the worst exit status.
-
-    An error is printed, and the next job is taken.
-    """
-    worst = 0
-    for text in texts:
-        try:
-            for job in find_jobs(config, text):
-                action(job)
-        except PsikError as err:
-            complain(str(err))
-            worst = max(worst, err.exit_status)
-        except BrokenPipeError:
-            raise
-        except OSError as err:
-            complain("%s: %s" % (text, fault_of_system(err)))
-            worst = max(worst, 1)
-    return worst
-
-
-@command("start last", JOBIDS,
+@command("start --state failed --since 1d", *Selection.OPTIONS,
          arg("--failed", action="store_true",
              help="only the tasks of an array that failed or were canceled"),
          arg("--force", action="store_true", help="also beside a step that has not ended"))
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
-    config = config_of(opts)
-    return for_each(config, opts.jobid,
-                    lambda job: submit_next(config, job, opts.force, opts.failed))
-
-
-def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
-    """Print a listing, for people or for programs."""
-    if as_json:
-        say(json.dumps([summary._asdict() for summary in summaries], indent=2))
-        return
-    if not summaries:
-        complain("no jobs")
-        return
-    rows = [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx),
-             one_line(str(each.info)), clock(each.updated), one_line(each.reason))
-            for each in summaries]
-    head = ("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON")
-    print_table(head, rows, state_column=head.index("STATE"))
-
-
-def read_span(text: str, option: str) -> int:
-    """The seconds of a time like 90s, 10m, 12h or 1d, given for an option."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if not match or not int(match.group(1)):
-        raise InvalidError("%s wants a time like 90s, 10m, 12h or 1d, and not %r" % (option, text))
-    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
-
-
-class Listing:
-    """The jobs that `ls` is asked for."""
-
-    def __init__(self, opts: Options) -> None:
-        self.opts, self.config = opts, config_of(opts)
-        self.begin = time.time() - read_span(opts.since, "--since") if opts.since else 0.0
-        if opts.n is not None and opts.n < 1:
-            raise InvalidError("-n wants a number of jobs, 1 or more")
-        if opts.backend and opts.backend not in self.config.by_name:
-            # Raises, and names those that are known.
-            self.config.choose_backend(JobSpec(script=":"), opts.backend)
-        for state in (opts.state or "new").split(","):
-            if state not in STATES:
-                raise InvalidError("--state: " + no_state(state))
-
-    def admits(self, job: JobDir) -> bool:
-        """Whether a job has the name and the age that were asked for."""
-        name = self.opts.name
-        return float(job.jobid) >= self.begin and (name is None or job.is_named(name))
-
-    def summaries(self) -> List[Summary]:
-        """Their summaries."""
-        opts = self.opts
-        return list_jobs(self.config, opts.backend, opts.state, opts.n, admits=self.admits)
+    chosen = Selection(opts, ("new", "failed", "canceled"))
+    return chosen.each(lambda job: submit_next(chosen.config, job, opts.force, opts.failed))
 
 
 @command("ls --state active,queued --since 2d",
-         arg("--state", metavar="STATE,...", help="only jobs in these states: " + " ".join(STATES)),
-         arg("--name", metavar="NAME", help="only of this name, or of names like 'sweep*'"),
-         arg("--since", metavar="TIME", help="only those made within 90s, 10m, 12h or 2d"), BACKEND,
-         arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
+         *Selection.FILTERS, arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
          arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
 def cmd_ls(opts: Options) -> None:
     """List jobs, newest first."""
-    listing = Listing(opts)
-    print_jobs(listing.summaries(), opts.json)
+    if opts.n is not None and opts.n < 1:
+        raise InvalidError("-n wants a number of jobs, 1 or more")
+    chosen = Selection(opts)
+    print_jobs([summary for _, summary in chosen.found(opts.n)], opts.json)
     while opts.watch:
         sys.stdout.flush()
         time.sleep(2)
-        summaries = listing.summaries()
+        summaries = [summary for _, summary in chosen.found(opts.n)]
         sys.stdout.write("\x1b[H\x1b[2J" if on_terminal(sys.stdout) else "\n")
         print_jobs(summaries, opts.json)
 
@@ -11651,9 +11719,9 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
 
     Their place, their needs, their history, the scheduler's reason, and their callbacks.
     """
-    config = config_of(opts)
+    chosen = Selection(opts)
     jobs: List[Dict[str, Json]] = []
-    worst = for_each(config, opts.jobid, lambda job: jobs.append(describe(config, job)))
+    worst = chosen.each(lambda job: jobs.append(describe(chosen.config, job)))
     if opts.json:
         say(json.dumps(jobs, indent=2))
     else:
@@ -11732,16 +11800,16 @@ def cmd_wait(opts: Options) -> ExitStatus:
 @command("hold last", JOBIDS)
 def cmd_hold(opts: Options) -> ExitStatus:
     """Keep jobs that wait in a queue from starting."""
-    return for_each(config_of(opts), opts.jobid, hold)
+    return Selection(opts).each(hold)
 
 
 @command("release last", JOBIDS)
 def cmd_release(opts: Options) -> ExitStatus:
     """Let jobs that are held start."""
-    return for_each(config_of(opts), opts.jobid, lambda job: hold(job, keep=False))
+    return Selection(opts).each(lambda job: hold(job, keep=False))
 
 
-@command("cancel last", JOBIDS,
+@command("cancel --name 'sweep*'", *Selection.OPTIONS,
          arg("--task", metavar="N", help="only these tasks of an array: 3, or 3,7-9"),
          arg("--wait", action="store_true",
              help="until the scheduler has ended them; a local job is always waited for"))
@@ -11755,23 +11823,20 @@ def cmd_cancel(opts: Options) -> ExitStatus:
         if not cancel(job, opts.wait, tasks):
             complain("job %s has ended already" % job.jobid)
 
-    return for_each(config_of(opts), opts.jobid, end)
+    return Selection(opts, ("new", "queued", "active")).each(end)
 
 
-@command("rm --stale",
-         arg("jobid", nargs="*", metavar="JOBID",
-             help=WHICH_JOB + "; 'sweep*' for all of such names"),
+@command("rm --state completed --older 30d --keep 100", *Selection.OPTIONS,
          arg("--force", action="store_true", help="cancel first what has not ended"),
          arg("--stale", action="store_true", help="remove what crashes left behind too"))
 def cmd_rm(opts: Options) -> ExitStatus:
     """Remove the directories of jobs, logs and results too."""
-    config = config_of(opts)
-    if not opts.jobid and not opts.stale:
-        raise InvalidError("name the jobs to remove, or give --stale")
-    if opts.stale:
-        for path in sweep(config):
-            complain("removed %s" % path)
-    return for_each(config, opts.jobid, lambda job: remove(job, opts.force))
+    chosen = Selection(opts, list(STATES) if opts.force else ("completed", "failed", "canceled"))
+    for path in sweep(chosen.config) if opts.stale else ():
+        complain("removed %s" % path)
+    if opts.stale and not chosen.named and not chosen.is_filtered:
+        return 0
+    return chosen.each(lambda job: remove(job, opts.force))
 
 
 # Schedulers and callbacks.

@@ -8,8 +8,8 @@
 The Python that runs this runs everything; the others leave out what depends on a scheduler, a
 browser or another peer and not on the Python (tests/run.py --portable).  With --ends the newest
 Python found runs everything, 3.6 the portable ones, and those between what depends on the Python
-most (tests/run.py --brief).  3.6 gets the backport of dataclasses, which DEPS holds, beside psik.py.  Ends with the
-sum.  --newest only prints the path of the newest Python found.
+most (tests/run.py --brief).  3.6 gets the backport of dataclasses, which DEPS holds, beside
+psik.py.  Ends with the sum.  --newest only prints the path of the newest Python found.
 """
 import argparse
 import glob

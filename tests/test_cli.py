@@ -105,6 +105,61 @@ class Verbs(Case):
                            (("--state", "actve"), "--state: 'actve' is not a state (did you")):
             self.assertIn(said, self.psik("ls", *argv, status=2).err)
 
+    def ids(self, *argv: str) -> List[str]:
+        """The ids of the jobs that a listing, or a command that only shows its jobs, prints."""
+        lines = self.psik(*argv).out.splitlines()
+        return [line.split()[0] for line in lines[1:]]
+
+    def test_ending_and_cleaning_some(self) -> None:
+        bad = self.run_spec("--wait", name="bad", script="false", status=1)
+        good = [self.run_spec("--wait", name="good", script="true") for _ in range(3)][::-1]
+        live = [self.run_spec(name="nap", script="exec sleep 300") for _ in range(2)][::-1]
+        before = "%d.000" % (float(good[2]) - 90)
+        os.rename(self.job(good[2]).path, os.path.join(self.prefix, "local", before))
+        good[2] = before
+        rows = ((("cancel", "--name", "*"), live), (("cancel", "--state", "active"), live),
+                (("cancel", "--name", "x"), []), (("cancel", "--keep", "1"), live[1:]),
+                (("rm", "--keep", "0"), good[:2] + [bad, before]),
+                (("rm", "--keep", "2"), [bad, before]), (("rm", "--older", "1m"), [before]),
+                (("rm", "--since", "1m", "--state", "completed"), good[:2]),
+                (("rm", "--force", "--name", "*a[dp]"), live + [bad]),
+                (("rm", "--name", "good", "*", "--keep", "2"), [before]),
+                (("rm", *good), good), (("start", "--since", "1m"), [bad]),
+                (("start", "--state", "completed", "bad", "good"), good[:1]))
+        for argv, jobs in rows:
+            with self.subTest(argv=argv):
+                self.assertEqual(self.ids(argv[0], "-n", *argv[1:]), jobs)
+        self.assertEqual(len(self.ids("ls")), 6)
+        self.psik("start", "--state", "failed")
+        self.psik("wait", bad, status=1)
+        self.assertEqual(self.states(bad)[-1], "2 failed")
+        self.psik("cancel", "--name", "nap")
+        self.psik("rm", "--state", "canceled,failed")
+        self.assertEqual(self.ids("ls"), good)
+        for argv, said in ((("rm",), "name the jobs, or say which: --state failed"),
+                           (("cancel", "-n"), "name the jobs, or say which"),
+                           (("rm", "--keep", "-1"), "--keep wants a number of jobs, 0 or more"),
+                           (("rm", "--older", "9"), "--older wants a time like"),
+                           (("start", "--backend", "x"), "'x' is not configured")):
+            self.assertIn(said, self.psik(*argv, status=2).err)
+
+    def test_jobs_that_are_named_by_little(self) -> None:
+        jobid = self.run_spec(script="exec sleep 300")
+        for verb in ("cancel", "rm", "start"):
+            said = self.psik(verb, jobid[:2], status=2).err
+            self.assertIn("17 is little to name job %s by; give three figures of it" % jobid, said)
+        self.psik("status", jobid[:1])
+        self.psik("cancel", "--yes", jobid[:1])
+        self.psik("rm", jobid[:3])
+
+    def test_one_that_fails_does_not_keep_the_others_of_a_pattern(self) -> None:
+        for name in ("ab", "a", "ac"):
+            self.run_spec(name=name, script="exec sleep 300")
+        self.psik("cancel", "a")
+        self.assertEqual(self.psik("rm", "a*", status=5).err.count("cancel it first"), 2)
+        self.assertEqual(len(self.ids("ls")), 2)
+        self.psik("rm", "--force", "a*")
+
     def test_where_a_job_lies(self) -> None:
         jobid = self.run_spec("--wait", script="true", directory=self.folder)
         base = os.path.join(self.prefix, "local", jobid)

@@ -921,7 +921,8 @@ class CommandLine(Amiss):
 
         done: List[str] = []
         with captured() as (_, err):
-            status = psik.for_each(self.config(), [self.made.jobid, "last"], action)
+            status = psik.Selection(psik.Options(
+                config=self.env["PSIK_CONFIG"], jobid=[self.made.jobid, "last"])).each(action)
         self.assertEqual((status, done), (1, [self.made.jobid] * 2))
         self.assertEqual(err.getvalue().count("full"), 2)
 
