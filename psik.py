@@ -26,8 +26,9 @@ The job tree, all of it readable with cat:
           scripts/          submit job cancel poll run psik supervise;
                             setup if the spec has set-up lines; callback.json if the job has a
                             callback; scheduler.json: the config's scheduler_environment, if any;
-                            hold release where the backend has them; .environ: what a job waits for
-                            that is to run after others, and the environment to submit it with;
+                            hold release signal where the backend has them; .environ: what a job
+                            waits for that is to run after others, and the environment to submit it
+                            with;
                             of an array, tasks: the number and the variables of each, a line a task,
                             and array, which tells how large an array of the scheduler's may be;
                             .psik.py: a hard link to the copy of psik.py that the job calls
@@ -145,8 +146,8 @@ __all__ = [
     "Fault", "InvalidJobException", "SubmitException", "Queue",
     "JobDir", "Row", "Summary", "load_config", "load_spec", "from_json", "to_json", "backends_of",
     "create", "submit", "reached", "find_job", "list_jobs", "find_log", "logs", "wait", "watch",
-    "exit_status", "hold", "cancel", "remove", "sweep", "reconcile", "deliver", "deliver_all",
-    "sign_message", "verify_signature", "web", "main",
+    "exit_status", "hold", "send_signal", "cancel", "remove", "sweep", "reconcile", "deliver",
+    "deliver_all", "sign_message", "verify_signature", "web", "main",
 ]
 __version__ = "1.1.0"
 # A program that is read from stdin has no file; its jobs get a copy of the compiled code instead.
@@ -182,9 +183,9 @@ SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quo
 # What psik.py itself keeps in a job's log/.
 OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|callbacks")
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
-HOLD_SCRIPTS = ("hold", "release")  # the same; most kinds of backend have none
+STEERING_SCRIPTS = ("hold", "release", "signal")    # the same; any of them may be missing
 ARRAY_SCRIPTS = ("array",)  # the same, of arrays alone
-OPTIONAL_SCRIPTS = ("poll",) + HOLD_SCRIPTS + ARRAY_SCRIPTS
+OPTIONAL_SCRIPTS = ("poll",) + STEERING_SCRIPTS + ARRAY_SCRIPTS
 OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
 MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
@@ -2588,6 +2589,13 @@ class Step(NamedTuple):
             return self.tag
         return "%s.%d+%d" % (self.job.tag, self.jobndx - self.task, self.task)
 
+    def as_task(self) -> "Step":
+        """The same as a scheduler's scripts are told of one task of an array: NATIVEID+INDEX."""
+        piece = Piece.of_step(self.job, self.jobndx, self.tasks)
+        index = next(index for index in piece.indices
+                     if (piece.offset + index - self.jobndx) % self.tasks == 0)
+        return self._replace(native="%s+%d" % (self.native, index))
+
     def names(self) -> List[Tuple[str, str]]:
         """The (native id, tag) under which a scheduler may have it, besides its own tag."""
         earlier = ["%s.%d" % (self.job.tag, jobndx)
@@ -2739,6 +2747,10 @@ class Steps:
         over = self.ended if canceled_too else self.ended | self.canceled
         return self.known(job, [jobndx for jobndx in {**self.active, **self.queued}
                                 if jobndx not in over])
+
+    def live_in(self, job: JobDir, state: JobState) -> List[Step]:
+        """Those of the live steps that are in this state."""
+        return [step for step in self.live(job) if self.states[step.jobndx].state is state]
 
     def known(self, job: JobDir, jobndxs: Sequence[int]) -> List[Step]:
         """Those of these steps of which the native id is known."""
@@ -3588,7 +3600,7 @@ class ScriptWriter:
         scripts = {"run": self.payload()}
         if self.spec.setup:
             scripts["setup"] = Template.built_in("setup").render(values, SH)
-        more = HOLD_SCRIPTS + ARRAY_SCRIPTS * bool(self.spec.tasks)
+        more = STEERING_SCRIPTS + ARRAY_SCRIPTS * bool(self.spec.tasks)
         for name in JOB_SCRIPTS + more + OUR_SCRIPTS:
             kind = "" if name in OUR_SCRIPTS else self.kind
             template = Template.find(kind, name, shell.kind, config)
@@ -4815,12 +4827,7 @@ class TaskCancellation(Cancellation):
 
     def named(self, step: Step) -> Step:
         """The step as scripts/cancel wants it: NATIVEID+INDEX if others have its native id too."""
-        if step.native not in self.others:
-            return step
-        piece = Piece.of_step(self.job, step.jobndx, step.tasks)
-        index = next(index for index in piece.indices
-                     if (piece.offset + index - step.jobndx) % step.tasks == 0)
-        return step._replace(native="%s+%d" % (step.native, index))
+        return step.as_task() if step.native in self.others else step
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
@@ -6196,27 +6203,61 @@ def exit_status(summary: Summary) -> ExitStatus:
     return summary.info if isinstance(summary.info, int) and 0 < summary.info < 256 else 1
 
 
-# Holding.
+# Steering.
+
+def steer(job: JobDir, script: str, words: Sequence[str], steps: Sequence[Step],
+          wrong: str) -> None:
+    """Run an optional script of a job's backend for some of its steps.
+
+    words: its first arguments; wrong: what is said if there are no steps.  ConflictError then, or
+    if its backend has no such script; BackendError if the script fails.
+    """
+    if not steps:
+        latest = Steps(job.rows()).latest
+        raise ConflictError("job %s %s: it is %s" % (job.jobid, wrong,
+                                                     latest.state if latest else JobState.new))
+    scripts = JobScripts(job)
+    if not scripts.has(script):
+        raise ConflictError("job %s: its backend has no template `%s`" % (job.jobid, script))
+    natives = list(dict.fromkeys(step.native for step in steps))
+    done = scripts.run(script, [*words, *natives], CANCEL_TIMEOUT_S,
+                       steps_text((step.native, step.tag) for step in steps))
+    if done.status:
+        raise BackendError("job %s: %s" % (job.jobid, done.fault))
+
 
 def hold(job: JobDir, keep: bool = True) -> None:
     """Keep a job that waits in its queue from starting; with keep False let it start again.
 
-    ConflictError if it does not wait, or if its backend cannot hold jobs; BackendError if the
-    scheduler refuses.
+    Errors as steer(): it must wait, its backend must be able to hold jobs.
     """
-    steps, scripts, name = Steps(job.rows()), JobScripts(job), HOLD_SCRIPTS[not keep]
-    waiting = [step for step in steps.live(job)
-               if steps.states[step.jobndx].state is JobState.queued]
-    if not waiting:
-        raise ConflictError("job %s does not wait in a queue: it is %s" % (
-            job.jobid, steps.latest.state if steps.latest else JobState.new))
-    if not scripts.has(name):
-        raise ConflictError("job %s: the jobs of its backend cannot be held" % job.jobid)
-    natives = list(dict.fromkeys(step.native for step in waiting))
-    done = scripts.run(name, natives, CANCEL_TIMEOUT_S,
-                       steps_text((step.native, step.tag) for step in waiting))
-    if done.status:
-        raise BackendError("job %s: %s" % (job.jobid, done.fault))
+    waiting = Steps(job.rows()).live_in(job, JobState.queued)
+    steer(job, "hold" if keep else "release", (), waiting, "does not wait in a queue")
+
+
+def signal_name(text: str) -> str:
+    """The name of a signal, `USR1` for `SIGUSR1`; InvalidError if it cannot be passed on."""
+    import signal
+    name = text.upper()[len("SIG") if text.upper().startswith("SIG") else 0:]
+    if not re.fullmatch("[A-Z]+[0-9]*", name) or not hasattr(signal, "SIG" + name):
+        raise InvalidError("%s is no signal; name one like USR1, INT or TERM" % shown(text))
+    if name in ("KILL", "STOP"):
+        raise InvalidError("%s does not reach a script by way of its supervisor; `%s cancel` ends "
+                           "a job" % (name, called()))
+    return name
+
+
+def send_signal(job: JobDir, name: str, tasks: Optional[Sequence[int]] = None) -> None:
+    """Send a signal, `USR1` say, to the script of a job that runs.
+
+    tasks: only to these tasks of an array, by their places.  Errors as signal_name() and steer().
+    """
+    name = signal_name(name)
+    running = Steps(job.rows()).live_in(job, JobState.active)
+    chosen = [step for step in running if tasks is None or step.task in tasks]
+    others = {step.native for step in running if step not in chosen}
+    steer(job, "signal", [name], [step.as_task() if step.native in others else step
+                                  for step in chosen], "does not run")
 
 
 # Ending.
@@ -11212,8 +11253,8 @@ def arg(*names: str, **options: Any) -> Argument:
 
 COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
-    ("jobs", ("run", "start", "ls", "status", "logs", "path", "wait", "hold", "release", "cancel",
-              "rm")),
+    ("jobs", ("run", "start", "ls", "status", "logs", "path", "wait", "hold", "release", "kill",
+              "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
     ("setup", ("backends", "config", "install")),
@@ -11807,6 +11848,22 @@ def cmd_hold(opts: Options) -> ExitStatus:
 def cmd_release(opts: Options) -> ExitStatus:
     """Let jobs that are held start."""
     return Selection(opts).each(lambda job: hold(job, keep=False))
+
+
+@command("kill -s USR1 last", *Selection.OPTIONS,
+         arg("-s", "--signal", default="TERM", metavar="SIGNAL",
+             help="USR1, INT, or another; by default TERM"),
+         arg("--task", metavar="N", help="only to these tasks of an array: 3, or 3,7-9"))
+def cmd_kill(opts: Options) -> ExitStatus:
+    """Send a signal to the scripts of jobs that run.
+
+    TERM, INT, HUP and XCPU end a job, which counts as failed; what a script does about others is
+    its own.  To end a job for certain, cancel it.
+    """
+    def send(job: JobDir) -> None:
+        send_signal(job, opts.signal, job.places(opts.task) if opts.task is not None else None)
+
+    return Selection(opts, ("active",)).each(send)
 
 
 @command("cancel --name 'sweep*'", *Selection.OPTIONS,
@@ -13553,6 +13610,26 @@ def request_ends(steps: "List[Step]") -> None:
             posix.close(write(step.log("cancel"), ""))
 
 
+def pass_signal(name: str) -> int:
+    """Send a signal to the supervisors of the steps that stdin names, which pass it on.
+
+    1 if one is not on this host, or has ended; else 0.
+    """
+    faults = []
+    for _, step in steps_of_stdin():
+        place = step.place()
+        if place == "here" and is_supervised(step):
+            send(step.claim.pid, getattr(_signal, "SIG" + name))
+        elif place == "here":
+            faults.append("step %d has no supervisor any more" % step.jobndx)
+        else:
+            host = (step.claim.host.split() or ["another host"])[0]
+            faults.append("step %d runs on %s; send the signal there" % (step.jobndx, host))
+    for fault in faults:
+        complain(fault)
+    return 1 if faults else 0
+
+
 # Processes of a parallel program, on a host without mpirun.
 
 class Ranks:
@@ -14343,6 +14420,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
         posix._exit(Ranks(int(argv[2])).run(argv[3:]))
     if argv[1:] in (["poll"], ["cancel"]):
         posix._exit(poll() if argv[1] == "poll" else cancel())
+    if argv[1] == "signal":
+        posix._exit(pass_signal(argv[2]))
     reset()
     given = as_texts(posix.environ)
     words = {name: given.get(name, "") for name in (
@@ -14427,6 +14506,11 @@ exec /bin/sh -c 'python=$1 supervise=$2
 	$waiting
 	END' psik @python@ @supervise@ $*
 ''',
+    'at/signal': r'''#!@shell@
+# at: the supervisor of a step passes the signal on.
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ signal $1
+exec python3 -I -S -X utf8 @supervise@ signal $1
+''',
     'at/submit': r'''#!@shell@
 # at: queue scripts/job, by default in queue b, which batch uses and which waits for a low load.
 # Print the number of the job, which at prints on stderr, and on stderr all else that at says.  at
@@ -14477,6 +14561,11 @@ psik_walltime_s=@duration_s@
 # local: the locks and marks of a step show whether it is alive.
 test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ poll
 exec python3 -I -S -X utf8 @supervise@ poll
+''',
+    'local/signal': r'''#!@shell@
+# local: the supervisor of a step passes the signal on.
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ signal $1
+exec python3 -I -S -X utf8 @supervise@ signal $1
 ''',
     'local/submit': r'''#!/bin/sh
 # local: start scripts/job and print its process id.  Only this host knows that process, so the
@@ -14590,6 +14679,21 @@ exec /bin/sh -c 'answer=$(bresume "$@" 2>&1) && exit
 	test -n "$answer" || exit $status
 	answer=$(printf "%s\n" "$answer" | sed -e "/Operation is in progress/d" \
 		-e "/is being stopped/d" -e "/is being resumed/d")
+	printf "%s\n" "$answer" >&2
+	test -z "$answer"' psik $*
+''',
+    'lsf/signal': r'''#!@shell@
+# lsf: send a signal to all processes of jobs; the supervisor passes it on too.  For an array bkill
+# may fail though it does so.
+# needs: bkill sed
+exec /bin/sh -c 'set -f
+	name=$1
+	shift
+	answer=$(bkill -s "$name" $(echo "$@" | sed "s/+\([0-9]*\)/[\1]/g") 2>&1) && exit
+	status=$?
+	test -n "$answer" || exit $status
+	answer=$(printf "%s\n" "$answer" |
+		sed -e "/Operation is in progress/d" -e "/is being signaled/d")
 	printf "%s\n" "$answer" >&2
 	test -z "$answer"' psik $*
 ''',
@@ -14800,6 +14904,11 @@ exec /bin/sh -c 'answer=$(qstat -g c) || exit 1
 # needs: qrls
 qrls $*
 ''',
+    'sge/signal': r'''#!@shell@
+# sge: the supervisor of a step passes the signal on.
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ signal $1
+exec python3 -I -S -X utf8 @supervise@ signal $1
+''',
     'sge/submit': r'''#!@shell@
 # sge: give qsub the directives of scripts/job, and lines that call scripts/job with its jobndx.  A
 # job has no comment, so its name ends with the tag by which the submission is found again.  Exit
@@ -15007,6 +15116,13 @@ exec /bin/sh -c 'answer=$(sinfo -h -o "%R|%a|%D|%A|%C|%l") || exit 1
 # slurm: let jobs that are held start.
 # needs: scontrol
 scontrol release $*
+''',
+    'slurm/signal': r'''#!@shell@
+# slurm: send a signal to the supervisors of jobs, which pass it on.
+# needs: scancel tr
+exec /bin/sh -c 'name=$1
+	shift
+	scancel --batch --signal="$name" $(echo "$@" | tr + _)' psik $*
 ''',
     'slurm/submit': r'''#!@shell@
 # slurm: give sbatch the directives of scripts/job, and a line that calls scripts/job with its

@@ -844,6 +844,26 @@ def request_ends(steps: "List[Step]") -> None:
             posix.close(write(step.log("cancel"), ""))
 
 
+def pass_signal(name: str) -> int:
+    """Send a signal to the supervisors of the steps that stdin names, which pass it on.
+
+    1 if one is not on this host, or has ended; else 0.
+    """
+    faults = []
+    for _, step in steps_of_stdin():
+        place = step.place()
+        if place == "here" and is_supervised(step):
+            send(step.claim.pid, getattr(_signal, "SIG" + name))
+        elif place == "here":
+            faults.append("step %d has no supervisor any more" % step.jobndx)
+        else:
+            host = (step.claim.host.split() or ["another host"])[0]
+            faults.append("step %d runs on %s; send the signal there" % (step.jobndx, host))
+    for fault in faults:
+        complain(fault)
+    return 1 if faults else 0
+
+
 # Processes of a parallel program, on a host without mpirun.
 
 class Ranks:
@@ -1634,6 +1654,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
         posix._exit(Ranks(int(argv[2])).run(argv[3:]))
     if argv[1:] in (["poll"], ["cancel"]):
         posix._exit(poll() if argv[1] == "poll" else cancel())
+    if argv[1] == "signal":
+        posix._exit(pass_signal(argv[2]))
     reset()
     given = as_texts(posix.environ)
     words = {name: given.get(name, "") for name in (

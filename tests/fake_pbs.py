@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Enough of PBS for the backend that README.md shows: qsub qstat qdel qhold qrls, by their names.
+"""Enough of PBS for the backend that README.md shows: qsub qstat qdel qhold qrls qsig, by their
+names.
 
 Below the folder $FAKE_PBS lies a file for each job, ID.json.  A job runs at once unless it is held;
 qsub's own process stays behind as its execution daemon.
@@ -121,6 +122,13 @@ def qrls(argv: List[str]) -> None:
         run(dict(job, state="Q"))
 
 
+def qsig(argv: List[str]) -> None:
+    """Send a signal to all processes of jobs."""
+    number = getattr(signal, "SIG" + argv[argv.index("-s") + 1])
+    for job in map(load, argv[2:]):
+        os.killpg(job["pid"], number)
+
+
 if __name__ == "__main__":
-    {"qsub": qsub, "qstat": qstat, "qdel": qdel, "qhold": qhold, "qrls": qrls}[
+    {"qsub": qsub, "qstat": qstat, "qdel": qdel, "qhold": qhold, "qrls": qrls, "qsig": qsig}[
         os.path.basename(sys.argv[0])](sys.argv[1:])

@@ -101,6 +101,18 @@ class Everywhere(Arrays):
         self.assertIn("0/5 done, 5 canceled", self.psik("ls").out)
         self.psik("rm", jobid)
 
+    def test_a_signal_for_one_task_and_for_all(self) -> None:
+        jobid = self.put("trap 'echo seen; exit 0' USR1; echo ready; %s & wait" % NAP, "10-11")
+        for task in (10, 11):
+            self.until(lambda: self.psik("logs", "--task", str(task), jobid,
+                                         status=None).out == "ready\n")
+        self.psik("kill", "-s", "USR1", "--task", "11", jobid)
+        self.until(lambda: self.tasks(jobid)[11] == "completed")
+        self.assertEqual((self.tasks(jobid)[10], self.said(jobid, 11)), ("active", "ready\nseen\n"))
+        self.psik("kill", "-s", "USR1", jobid)
+        self.wait(jobid)
+        self.assertEqual(self.tasks(jobid), {10: "completed", 11: "completed"})
+
     def test_a_task_that_waits_is_canceled(self) -> None:
         jobid = self.put("until test -e %s/go; do sleep 0.1; done" % self.folder, "1-3%1")
         self.until(lambda: self.count(jobid, "active"))

@@ -152,6 +152,20 @@ class Verbs(Case):
         self.psik("cancel", "--yes", jobid[:1])
         self.psik("rm", jobid[:3])
 
+    def test_signals_that_cannot_be_sent(self) -> None:
+        jobid = self.run_spec(script="exec sleep 300")
+        for name, said in (("KILL", "cancel` ends a job"), ("9", "'9' is no signal; name one like"),
+                           ("SIG_DFL", "is no signal"), ("", "'' is no signal")):
+            self.assertIn(said, self.psik("kill", "-s", name, jobid, status=2).err)
+        self.until(lambda: "1 active" in self.states(jobid))
+        claim = psik.read_or_empty(self.job(jobid).log("claim", 1))
+        supervisor = int(dict(line.split(" ", 1) for line in claim.splitlines())["pid"])
+        os.kill(supervisor, signal.SIGKILL)
+        self.assertIn("step 1 has no supervisor any more",
+                      self.psik("kill", jobid, status=4).err)
+        self.psik("cancel", jobid)
+        self.assertIn("does not run: it is canceled", self.psik("kill", jobid, status=5).err)
+
     def test_one_that_fails_does_not_keep_the_others_of_a_pattern(self) -> None:
         for name in ("ab", "a", "ac"):
             self.run_spec(name=name, script="exec sleep 300")
@@ -334,7 +348,7 @@ class Verbs(Case):
         grouped = [name for _, names in psik.GROUPS for name in names]
         self.assertEqual(sorted(grouped), sorted(name for name, _, _, _ in psik.COMMANDS))
         lines = self.psik("--help").out.split("\n")
-        self.assertLess(len(lines), 34)
+        self.assertLess(len(lines), 40)
         self.assertLess(max(map(len, lines)), 80)
         for name in grouped:
             found = [line for line in lines if line.startswith("  %s " % name)]

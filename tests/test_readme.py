@@ -42,7 +42,7 @@ class Tables(unittest.TestCase):
             ("field of `resources` | default | meaning", field_names(psik.ResourceSpec)),
             ("state | meaning", set(psik.STATES)),
             ("template | what it does",
-             set(psik.JOB_SCRIPTS + psik.HOLD_SCRIPTS + psik.ARRAY_SCRIPTS) | {"check", "queues"}),
+             {"check", "queues", *psik.JOB_SCRIPTS, *psik.STEERING_SCRIPTS, *psik.ARRAY_SCRIPTS}),
             ("type | what runs the jobs",
              {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
         ]

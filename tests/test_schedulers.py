@@ -130,6 +130,21 @@ class Scheduler:
             self.end(jobid, 127, "1 failed")
         self.in_both_shells(test)
 
+    def test_a_signal(self: Any) -> None:
+        def test() -> None:
+            if self.pending:
+                jobid = self.put("true", **self.pending)
+                self.assertIn("does not run: it is queued",
+                              self.psik("kill", "-s", "USR1", jobid, status=5).err)
+                self.psik("cancel", jobid)
+            jobid = self.put(TRAP.replace("TERM", "USR1"))
+            self.until(lambda: self.psik("logs", jobid, status=None).out == "ready\n", seconds=120)
+            self.psik("kill", "-s", "SIGUSR1", jobid)
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(self.psik("logs", jobid).out, "ready\nsaved\n")
+            self.psik("kill", "-s", "USR1", jobid, status=5)
+        self.in_both_shells(test)
+
     def test_cancel_while_running(self: Any) -> None:
         def test() -> None:
             jobid = self.put(TRAP)
@@ -845,7 +860,7 @@ class Pbs(Queues, Tags, Case):
         fake = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_pbs.py")
         for folder in ("jobs of pbs", "bin"):
             os.makedirs(os.path.join(self.folder, folder))
-        for name in ("qsub", "qstat", "qdel", "qhold", "qrls"):
+        for name in ("qsub", "qstat", "qdel", "qhold", "qrls", "qsig"):
             os.symlink(fake, os.path.join(self.folder, "bin", name))
         self.environment = {"PATH": os.path.join(self.folder, "bin") + ":" + self.env["PATH"]}
         self.take_over()
