@@ -1219,11 +1219,18 @@ class FieldReader:
                 read[name] = self.value(str, "" if item is None else item, meta, place)
         return read
 
+    @staticmethod
+    def advice(prefix: str, name: str, items: Dict[str, Any]) -> str:
+        """What may be meant by an unknown name: a field of an object here, or one spelt like it."""
+        inner = [item.name for item in items.values()
+                 if name in getattr(item.default_factory, "__dataclass_fields__", ())]
+        return ": it is %s%s.%s" % (prefix, inner[0], name) if inner else nearest(name, items)
+
     def given(self, items: Dict[str, Any], data: Dict[str, Any], prefix: str) -> Dict[str, Any]:
         """The valid ones of the fields that data sets; null sets none.  items is {name: field}."""
         unknown = [str(name)[:100] for name in list(data)[:MAX_FAULTS] if name not in items]
         for name in unknown:
-            self.fault(prefix + name, "unknown key" + nearest(name, items))
+            self.fault(prefix + name, "unknown key" + self.advice(prefix, name, items))
         values = {}
         for name, item in items.items():
             if data.get(name) is not None:
@@ -2230,7 +2237,8 @@ class Summary(NamedTuple):
     """One job in a listing.
 
     reason: the scheduler's or psik's reason for its state, or ''.  tasks: {state: tasks in it} of
-    an array.
+    an array.  began, elapsed: when its latest step began, of an array its latest round, and for how
+    many seconds it has run; None if it has not.
     """
     jobid: str
     name: str
@@ -2241,6 +2249,8 @@ class Summary(NamedTuple):
     updated: float
     reason: str
     tasks: Optional[Dict[str, int]] = None
+    began: Optional[float] = None
+    elapsed: Optional[float] = None
 
 
 def read_info(text: str) -> Info:
@@ -2720,6 +2730,20 @@ class Steps:
             return self.WEIGHTS.index(row.state), code, row.time
 
         return max(rows, key=weight)
+
+    def span(self, state: JobState) -> Tuple[Optional[float], Optional[float]]:
+        """(when the latest step began, for how many seconds it has run); None if it has not.
+
+        state: that of the job.  The steps of an array's latest round count together.
+        """
+        number = (max(self.states, default=0) - 1) // self.tasks
+        begun = {jobndx: stamp for jobndx, stamp in self.begun.items()
+                 if (jobndx - 1) // self.tasks == number}
+        if not begun:
+            return None, None
+        end = time.time() if state in LIVE else max(self.states[jobndx].time for jobndx in begun)
+        began = min(begun.values())
+        return began, max(0.0, round(end - began, 3))
 
     def counts(self) -> Dict[str, int]:
         """{state: tasks in it}, of an array."""
@@ -6034,7 +6058,7 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
         counts = steps.counts()
         reason = TaskState.progress(counts) + (": " + reason if reason else "")
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
-                   row.time, reason, counts)
+                   row.time, reason, counts, *steps.span(row.state))
 
 
 class JobFilter(NamedTuple):
@@ -11264,6 +11288,8 @@ JOBIDS = arg("jobid", nargs="+", metavar="JOBID",
              help=WHICH_JOB + "; 'sweep*' for all of such names")
 ONE_JOBID = arg("jobid", metavar="JOBID", help=WHICH_JOB)
 AS_JSON = arg("--json", action="store_true", help="print JSON")
+TIMEOUT = arg("--timeout", type=float, metavar="S",
+              help="wait no longer than so many seconds; exit 124 then")
 BACKEND = arg("--backend", metavar="NAME", help="a backend of the config")
 
 
@@ -11275,10 +11301,15 @@ def command(example: str, *arguments: Argument) -> Callable[[Command], Command]:
     return enter
 
 
+def printable(text: str) -> str:
+    """A text of which the characters that stdout cannot encode are escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def say(text: str) -> None:
     """Print one line of results; characters that stdout cannot encode become escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 COLOURS = {"completed": "32", "failed": "31", "canceled": "33", "active": "36", "queued": "34"}
@@ -11295,14 +11326,83 @@ def painted(text: str, state: str) -> str:
     return "\x1b[%sm%s\x1b[0m" % (colour, text) if colour and on_terminal(sys.stdout) else text
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], state_column: int = -1) -> None:
-    """Print columns as wide as their widest entry."""
-    widths = [max(len(row[i]) for row in [head] + list(rows)) for i in range(len(head))]
-    for row in [head] + list(rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
-        if row is not head and state_column >= 0:
-            cells[state_column] = painted(cells[state_column], row[state_column])
-        say("  ".join(cells).rstrip())
+class Column(NamedTuple):
+    """A column of a table."""
+    head: str
+    least: int = 0      # a terminal that is too narrow may cut it to this width; 0: never
+    rank: int = 0       # and leave it out, the highest rank first; 0: never
+
+
+class Table:
+    """Columns as wide as their widest cell; on a terminal not wider than that."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[str]],
+                 states: Sequence[str] = ()) -> None:
+        """states: of each row, for the colour of the cell that holds it."""
+        self.columns, self.states = columns, states
+        self.rows = [list(map(printable, cells)) for cells in rows]
+
+    @staticmethod
+    def width_of(text: str) -> int:
+        """The width of a text on a terminal: some characters take two places, and some none."""
+        import unicodedata
+        if len(text) == len(text.encode("utf-8", "replace")):
+            return len(text)
+        return sum(0 if unicodedata.combining(character)
+                   else 1 + (unicodedata.east_asian_width(character) in "WF") for character in text)
+
+    @classmethod
+    def fit(cls, text: str, width: int) -> str:
+        """A text of this width: filled with blanks, or cut, with a … at its end."""
+        if cls.width_of(text) > width:
+            while cls.width_of(text) >= width:
+                text = text[:-1]
+            text += "…" if printable("…") == "…" else "~"
+        return text + " " * (width - cls.width_of(text))
+
+    def widths(self, chosen: Sequence[int]) -> List[int]:
+        """The widths of these columns, as wide as their cells are."""
+        return [max(self.width_of(cells[place]) for cells in [self.heads(), *self.rows])
+                for place in chosen]
+
+    def heads(self) -> List[str]:
+        """The names of the columns."""
+        return [column.head for column in self.columns]
+
+    def layout(self, limit: int) -> Tuple[List[int], List[int]]:
+        """(the places of the columns that are shown, their widths), not wider than this if it may.
+
+        What can be left out goes first until the others fit, cut to their least widths if need be.
+        """
+        chosen = list(range(len(self.columns)))
+        widths = self.widths(chosen)
+        while True:
+            over = sum(widths) + 2 * (len(chosen) - 1) - limit
+            spare = [max(0, width - (self.columns[place].least or width))
+                     for place, width in zip(chosen, widths)]
+            ranks = [self.columns[place].rank for place in chosen]
+            if over <= sum(spare) or not any(ranks):
+                break
+            gone = ranks.index(max(ranks))
+            del chosen[gone], widths[gone]
+        for _ in range(min(over, sum(spare))):
+            widest = max((place for place, more in enumerate(spare) if more),
+                         key=widths.__getitem__)
+            widths[widest] -= 1
+            spare[widest] -= 1
+        return chosen, widths
+
+    def show(self) -> None:
+        """Print it."""
+        import shutil
+        limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        chosen, widths = self.layout(limit)
+        for number, cells in enumerate([self.heads(), *self.rows]):
+            texts = [self.fit(cells[place], width) for place, width in zip(chosen, widths)]
+            if number and self.states:
+                state = self.states[number - 1]
+                texts = [painted(text, state) if text.rstrip() == state else text for text in texts]
+            say("  ".join(texts).rstrip())
 
 
 # What several commands share.
@@ -11379,35 +11479,43 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
     return max(map(exit_status, summaries))
 
 
-def copy_rest(file: IO[bytes], out: IO[bytes]) -> None:
-    """Copy a file from where it stands to its end, in blocks."""
-    for block in iter(lambda: file.read(65536), b""):
-        out.write(block)
-    out.flush()
+class LogReader:
+    """Copies the logs of a step to stdout, and what it wrote to stderr there if both are wanted."""
 
+    def __init__(self, job: JobDir, jobndx: int, kinds: Sequence[str],
+                 lines: Optional[int] = None) -> None:
+        """kinds: stdout, stderr; lines: begin with so many last lines of each."""
+        self.job, self.jobndx, self.kinds, self.lines = job, jobndx, kinds, lines
+        self.files: Dict[str, IO[bytes]] = {}
 
-def follow(config: Config, job: JobDir, jobndx: int, kinds: Sequence[str],
-           lines: Optional[int] = None) -> ExitStatus:
-    """Copy a step's logs to stdout and stderr as they grow, until the job ends; its exit status.
+    def __enter__(self) -> "LogReader":
+        return self
 
-    kinds: stdout, stderr; lines: begin with so many last lines.
-    """
-    files: Dict[str, IO[bytes]] = {}
-
-    def copy(summaries: List[Summary]) -> None:
-        for kind in kinds:
-            if kind not in files and os.path.exists(job.log(kind, jobndx)):
-                files[kind] = open(job.log(kind, jobndx), "rb")
-                skip_to_tail(files[kind], lines)
-            if kind in files:
-                out = sys.stderr if kind == "stderr" and len(kinds) > 1 else sys.stdout
-                copy_rest(files[kind], out.buffer)
-
-    try:
-        return wait_for(config, [job], None, copy)
-    finally:
-        for file in files.values():
+    def __exit__(self, *error: object) -> None:
+        for file in self.files.values():
             file.close()
+
+    @staticmethod
+    def pour(file: IO[bytes], out: IO[bytes]) -> None:
+        """Copy a file from where it stands to its end."""
+        for block in iter(lambda: file.read(65536), b""):
+            out.write(block)
+        out.flush()
+
+    def copy(self) -> None:
+        """Copy what has been written since the last time."""
+        for kind in self.kinds:
+            path = self.job.log(kind, self.jobndx)
+            if kind not in self.files and os.path.exists(path):
+                self.files[kind] = open(path, "rb")
+                skip_to_tail(self.files[kind], self.lines)
+            if kind in self.files:
+                out = sys.stderr if kind == "stderr" and len(self.kinds) > 1 else sys.stdout
+                self.pour(self.files[kind], out.buffer)
+
+    def follow(self, config: Config, timeout_s: Optional[float] = None) -> ExitStatus:
+        """Copy them as they grow, until the job ends; its exit status."""
+        return wait_for(config, [self.job], timeout_s, lambda summaries: self.copy())
 
 
 def read_span(text: str, option: str) -> int:
@@ -11423,19 +11531,56 @@ def fault_of_system(err: OSError) -> str:
     return "%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower())
 
 
+class JobTable:
+    """Jobs as `ls` shows them to people: ages on a terminal, and dates in a pipe."""
+    COLUMNS = (Column("JOBID"), Column("NAME", least=14), Column("BACKEND", rank=6),
+               Column("STATE"), Column("STEP", rank=7), Column("INFO", rank=5),
+               Column("ELAPSED", rank=3), Column("UPDATED", rank=4),
+               Column("REASON", least=16, rank=1))
+
+    def __init__(self, summaries: Sequence[Summary]) -> None:
+        self.summaries, self.now = summaries, time.time()
+        self.lively = sys.stdout.isatty()
+
+    @staticmethod
+    def span(seconds: float) -> str:
+        """A span of time like 0:42, 1:02:03 or 2-03:04:05."""
+        minutes, rest = divmod(int(seconds), 60)
+        if minutes < 60:
+            return "%d:%02d" % (minutes, rest)
+        days, hours = divmod(minutes // 60, 24)
+        return "%s%02d:%02d:%02d" % ("%d-" % days if days else "", hours, minutes % 60, rest)
+
+    def moment(self, stamp: float) -> str:
+        """When something was: on a terminal 42s ago, 5h ago or, after a month, the day."""
+        age = max(0, int(self.now - stamp))
+        if not self.lively:
+            return clock(stamp)
+        for unit, seconds in (("s", 60), ("m", 3600), ("h", 86400), ("d", 30 * 86400)):
+            if age < seconds:
+                return "%d%s ago" % (age // {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit], unit)
+        return clock(stamp).split()[0]
+
+    def row(self, each: Summary) -> List[str]:
+        """The cells of a job."""
+        return [each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx),
+                one_line(str(each.info)), "" if each.elapsed is None else self.span(each.elapsed),
+                self.moment(each.updated), one_line(each.reason)]
+
+    def show(self) -> None:
+        """Print it."""
+        Table(self.COLUMNS, list(map(self.row, self.summaries)),
+              [each.state for each in self.summaries]).show()
+
+
 def print_jobs(summaries: Sequence[Summary], as_json: bool) -> None:
     """Print a listing, for people or for programs."""
     if as_json:
         say(json.dumps([summary._asdict() for summary in summaries], indent=2))
-        return
-    if not summaries:
+    elif summaries:
+        JobTable(summaries).show()
+    else:
         complain("no jobs")
-        return
-    rows = [(each.jobid, one_line(each.name), each.backend, each.state, str(each.jobndx),
-             one_line(str(each.info)), clock(each.updated), one_line(each.reason))
-            for each in summaries]
-    head = ("JOBID", "NAME", "BACKEND", "STATE", "STEP", "INFO", "UPDATED", "REASON")
-    print_table(head, rows, state_column=head.index("STATE"))
 
 
 class Selection:
@@ -11544,17 +11689,16 @@ class NewJob:
 
     def __init__(self, opts: Options) -> None:
         self.opts = opts
-        if (opts.no_submit or opts.dry_run) and (opts.wait or opts.follow):
-            raise InvalidError("--no-submit and --dry-run leave nothing to wait for; give one or "
-                               "the other")
-        given = [opts.spec is not None, opts.c is not None, bool(opts.words)]
-        if sum(given) != 1:
-            raise InvalidError("name one of SPEC, -c 'LINE' and -- COMMAND ARGUMENT...")
-        if opts.here and opts.dir is not None:
-            raise InvalidError("--here and --dir exclude each other")
-        for pair in opts.env:
-            if pair.find("=") < 1:
-                raise InvalidError("--env: %s is not NAME=VALUE" % shown(pair))
+        for wrong, message in (
+                ((opts.no_submit or opts.dry_run) and (opts.wait or opts.follow),
+                 "--no-submit and --dry-run leave nothing to wait for; give one or the other"),
+                (opts.timeout is not None and not (opts.wait or opts.follow),
+                 "--timeout goes with --wait or --follow; -t is the walltime"),
+                ([opts.spec is None, opts.c is None, not opts.words].count(False) != 1,
+                 "name one of SPEC, -c 'LINE' and -- COMMAND ARGUMENT..."),
+                (opts.here and opts.dir is not None, "--here and --dir exclude each other")):
+            if wrong:
+                raise InvalidError(message)
         self.is_command = opts.spec is None
 
     @staticmethod
@@ -11572,6 +11716,9 @@ class NewJob:
     def changes(self) -> List[str]:
         """What the options set, as texts for load_spec()."""
         opts, changes = self.opts, ["environment." + pair for pair in self.opts.env]
+        for pair in opts.env:
+            if pair.find("=") < 1:
+                raise InvalidError("--env: %s is not NAME=VALUE" % shown(pair))
         for name, path in self.FIELDS.items():
             value = getattr(opts, name)
             changes += ["%s=%s" % (path, value)] if value is not None else []
@@ -11627,7 +11774,7 @@ class NewJob:
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
              help="set any field, over what the spec says: resources.duration=30"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
-         arg("--follow", action="store_true", help="the same, and show its output"))
+         arg("--follow", action="store_true", help="the same, and show its output"), TIMEOUT)
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
     """Make a job and submit it; print its id."""
     new, config = NewJob(opts), config_of(opts)
@@ -11646,8 +11793,9 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
         return None
     submit_next(config, job)
     if opts.follow:
-        return follow(config, job, 1, ("stdout", "stderr"))
-    return wait_for(config, [job], None) if opts.wait else None
+        with LogReader(job, 1, ("stdout", "stderr")) as reader:
+            return reader.follow(config, opts.timeout)
+    return wait_for(config, [job], opts.timeout) if opts.wait else None
 
 
 @command("start --state failed --since 1d", *Selection.OPTIONS,
@@ -11660,21 +11808,71 @@ def cmd_start(opts: Options) -> Optional[ExitStatus]:
     return chosen.each(lambda job: submit_next(chosen.config, job, opts.force, opts.failed))
 
 
+class Listing(Selection):
+    """The jobs that `ls` shows, in its order."""
+    RECENT_DAYS = 3     # a job that ended before is old
+    # {option: what is compared, and whether the greatest comes first}
+    ORDERS: Dict[str, Tuple[Callable[[Summary], Any], bool]] = {
+        "name": (lambda each: each.name, False),
+        "state": (lambda each: list(STATES).index(each.state), False),
+        "elapsed": (lambda each: each.elapsed or 0.0, True),
+        "updated": (lambda each: each.updated, True)}
+
+    def __init__(self, opts: Options) -> None:
+        super().__init__(opts)
+        if opts.n is not None and opts.n < 1:
+            raise InvalidError("-n wants a number of jobs, 1 or more")
+        self.is_recent = not (self.is_filtered or opts.all or opts.json or opts.n or opts.sort)
+
+    def summaries(self) -> Tuple[List[Summary], int]:
+        """(the jobs that are shown, how many older ones are not)."""
+        order, limit = self.ORDERS.get(self.opts.sort or ""), self.opts.n
+        found = [summary for _, summary in self.found(None if order else limit)]
+        if order:
+            found = sorted(found, key=order[0], reverse=order[1])[:limit]
+        if not self.is_recent:
+            return found, 0
+        begin = time.time() - self.RECENT_DAYS * 86400
+        recent = [each for each in found
+                  if each.updated >= begin or not STATES[each.state].is_final()]
+        return recent, len(found) - len(recent)
+
+    def show(self, again: bool = False) -> None:
+        """Look, and print; again: over what was printed before, if that is on a terminal."""
+        import shutil
+        summaries, older = self.summaries()
+        lively = on_terminal(sys.stdout)
+        if again:
+            sys.stdout.write("\x1b[H\x1b[2J" if lively else "\n")
+        fits = shutil.get_terminal_size().lines - 3 if self.opts.watch and lively else sys.maxsize
+        more = len(summaries) - fits
+        if summaries or not older:
+            print_jobs(summaries[:fits], self.opts.json)
+        if more > 0:
+            say("and %d more" % more)
+        if older:
+            complain("%d older; `%s ls -a` shows them too" % (older, called()))
+
+
 @command("ls --state active,queued --since 2d",
-         *Selection.FILTERS, arg("-n", type=int, metavar="N", help="only the newest N"), AS_JSON,
+         *Selection.FILTERS,
+         arg("-a", "--all", action="store_true",
+             help="also those that ended more than %d days ago" % Listing.RECENT_DAYS),
+         arg("-n", type=int, metavar="N", help="only the first N"),
+         arg("--sort", choices=list(Listing.ORDERS), metavar="FIELD",
+             help="by %s; else the newest first" % ", ".join(Listing.ORDERS)), AS_JSON,
          arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
 def cmd_ls(opts: Options) -> None:
-    """List jobs, newest first."""
-    if opts.n is not None and opts.n < 1:
-        raise InvalidError("-n wants a number of jobs, 1 or more")
-    chosen = Selection(opts)
-    print_jobs([summary for _, summary in chosen.found(opts.n)], opts.json)
+    """List jobs, newest first.
+
+    Those that have not ended, and those of the last days; with -a, -n, --json or a filter all.
+    """
+    listing = Listing(opts)
+    listing.show()
     while opts.watch:
         sys.stdout.flush()
         time.sleep(2)
-        summaries = [summary for _, summary in chosen.found(opts.n)]
-        sys.stdout.write("\x1b[H\x1b[2J" if on_terminal(sys.stdout) else "\n")
-        print_jobs(summaries, opts.json)
+        listing.show(again=True)
 
 
 class StatusText:
@@ -11805,11 +12003,11 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     job = find_job(config, opts.jobid)
     steps, kind = Steps(job.rows()), "stderr" if opts.stderr else "stdout"
     jobndx = step_to_show(job, steps, opts)
-    if opts.follow and may_grow(steps.states, jobndx):
-        return follow(config, job, jobndx, (kind,), opts.n)
-    with open(find_log(job, kind, jobndx), "rb") as file:
-        skip_to_tail(file, opts.n)
-        copy_rest(file, sys.stdout.buffer)
+    with LogReader(job, jobndx, (kind,), opts.n) as reader:
+        if opts.follow and may_grow(steps.states, jobndx):
+            return reader.follow(config)
+        find_log(job, kind, jobndx)     # says so if there is none
+        reader.copy()
     return None
 
 
@@ -11825,9 +12023,7 @@ def cmd_path(opts: Options) -> None:
         else job.at(opts.part))
 
 
-@command("wait --timeout 3600 last", JOBIDS,
-         arg("--timeout", type=float, metavar="S",
-             help="give up after so many seconds, and exit 124"))
+@command("wait --timeout 3600 last", JOBIDS, TIMEOUT)
 def cmd_wait(opts: Options) -> ExitStatus:
     """Wait until jobs have ended, and exit as they did.
 
@@ -12208,8 +12404,9 @@ def cmd_share(opts: Options) -> None:
 
 def print_backends(rows: Sequence[Dict[str, Any]], faults: Sequence[str]) -> None:
     """Print the backends, and what they lack, for people."""
-    print_table(("NAME", "TYPE", "JOBS IN", "READY"), [
-        (row["name"], row["type"], row["root"], "no" if row["missing"] else "yes") for row in rows])
+    Table(list(map(Column, ("NAME", "TYPE", "JOBS IN", "READY"))), [
+        (row["name"], row["type"], row["root"], "no" if row["missing"] else "yes")
+        for row in rows]).show()
     for fault in faults:
         say(fault)
 
@@ -12221,7 +12418,7 @@ def print_queues(config: Config, name: str, as_json: bool) -> None:
         say(json.dumps([queue._asdict() for queue in queues], indent=2))
         return
     rows = [[str("-" if value is None else value) for value in queue] for queue in queues]
-    print_table([field.upper().replace("_", " ") for field in Queue._fields], rows)
+    Table([Column(field.upper().replace("_", " ")) for field in Queue._fields], rows).show()
 
 
 @command("backends --check", AS_JSON,

@@ -1,11 +1,15 @@
 """The command line: what it prints, where, with which exit status."""
+import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 import unittest
 from typing import List, Tuple
@@ -243,7 +247,7 @@ class Verbs(Case):
         rows = json.loads(self.psik("ls", "--json").out)
         self.assertEqual([row["jobid"] for row in rows], [second, first])
         self.assertEqual(set(rows[0]), {"jobid", "name", "backend", "state", "jobndx", "info",
-                                        "updated", "reason", "tasks"})
+                                        "updated", "reason", "tasks", "began", "elapsed"})
         self.assertRegex(self.psik("ls").out,
                          r"JOBID +NAME .*\n%s +two +local +completed +1 +0 +" % second)
 
@@ -379,9 +383,12 @@ class Verbs(Case):
 
 
 class Terminal(Case):
+    lines, columns = 24, 80
+
     def on_terminal(self, *argv: str, **env: str) -> Tuple[int, bytes]:
         """Run with a terminal for stdout and stderr, interrupted after a second if it waits."""
         master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", self.lines, self.columns, 0, 0))
         child = subprocess.Popen([sys.executable, PSIK] + list(argv), stdout=slave, stderr=slave,
                                  env=dict(self.env, TERM="xterm", **env))
         os.close(slave)
@@ -404,6 +411,88 @@ class Terminal(Case):
         self.assertIn(b"\x1b[32mcompleted", self.on_terminal("ls")[1])
         self.assertNotIn(b"\x1b", self.on_terminal("ls", NO_COLOR="1")[1])
         self.assertNotIn("\x1b", self.psik("ls").out)
+
+    def shown(self, *argv: str, **env: str) -> List[str]:
+        """The lines that are seen, without colour."""
+        seen = self.on_terminal(*argv, **env)[1].decode("utf-8")
+        return re.sub("\x1b\\[[0-9;]*m", "", seen).replace("\r", "").splitlines()
+
+    def test_a_listing_fits_the_terminal(self) -> None:
+        wide = "\u65e5\u672c\u8a9e\u306e\u540d\u524d" * 5
+        names = ("a name of forty-one letters, and of blanks", wide, "short")
+        for name in names:
+            self.run_spec("--wait", name=name, script="exit 3", status=3)
+        for columns, heads, cut in (
+                (200, "JOBID NAME BACKEND STATE STEP INFO ELAPSED UPDATED REASON", False),
+                (80, "JOBID NAME BACKEND STATE INFO ELAPSED UPDATED REASON", True),
+                (40, "JOBID NAME STATE", True)):
+            self.columns = columns
+            head, *rows = self.shown("ls")
+            with self.subTest(columns=columns):
+                self.assertEqual(head.split(), heads.split())
+                self.assertEqual("\u2026" in rows[2], cut)
+                self.assertEqual(names[0] in rows[2], not cut)
+                for row in rows:
+                    self.assertLessEqual(psik.Table.width_of(row), columns)
+                    self.assertRegex(row, "^[0-9.]{14}  .*  failed( |$)")
+                if columns > 40:
+                    self.assertRegex(row, r" 0:0\d +\d+s ago")
+        self.columns = 20   # narrower than any listing can be
+        self.assertEqual(len(self.shown("ls")), 4)
+        self.columns = 60
+        for row in self.shown("ls", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii"):
+            self.assertLessEqual(len(row), 60)
+            self.assertTrue(row.isascii() if hasattr(row, "isascii") else row.encode("ascii"))
+
+    def test_old_jobs_are_shown_with_a(self) -> None:
+        old = self.run_spec("--wait", script="true")
+        live = self.run_spec(script="exec sleep 300")
+        with open(self.job(old).at("status.csv")) as file:
+            rows = [line.split(",", 1) for line in file]
+        with open(self.job(old).at("status.csv"), "w") as file:
+            file.writelines("%.3f,%s" % (float(stamp) - 4 * 86400, rest) for stamp, rest in rows)
+        self.assertIn("psik: 1 older; `psik.py ls -a` shows them too", self.shown("ls"))
+        self.assertEqual([len(self.shown("ls", *argv)) for argv in (
+            ("-a",), ("-n", "9"), ("--state", "completed,active"), ("--sort", "state"))], [3] * 4)
+        self.assertIn("4d ago", self.shown("ls", "-a")[2])
+        self.assertEqual(len(json.loads(self.psik("ls", "--json").out)), 2)
+        self.psik("rm", "--force", live)
+        self.assertEqual(self.psik("ls").err, "psik: 1 older; `psik.py ls -a` shows them too\n")
+
+    def test_the_order_of_a_listing(self) -> None:
+        slow = self.run_spec("--wait", name="b", script="sleep 1.2")
+        last = self.run_spec("--wait", name="c", script="exit 1", status=1)
+        quick = self.run_spec("--wait", name="a", script="true")
+        self.psik("start", slow)
+        self.psik("wait", slow)
+        for order, ids in (("elapsed", [slow, quick]), ("name", [quick, slow]),
+                           ("updated", [slow, quick]), ("state", [quick, slow])):
+            listed = json.loads(self.psik("ls", "--json", "--sort", order).out)
+            found = [each["jobid"] for each in listed if each["jobid"] != last]
+            self.assertEqual(found, ids, order)
+        listed = json.loads(self.psik("ls", "--json", "--sort", "elapsed", "-n", "1").out)
+        self.assertEqual([each["jobid"] for each in listed], [slow])
+        self.assertGreater(listed[0]["elapsed"], 1)
+        self.assertLess(listed[0]["began"], listed[0]["updated"])
+        self.psik("ls", "--sort", "size", status=2)
+
+    def test_a_watched_listing_fits_the_screen(self) -> None:
+        self.lines = 8
+        for number in range(9):
+            self.run_spec("--no-submit", script="true", name="n%d" % number)
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 80, 0, 0))
+        child = subprocess.Popen([sys.executable, PSIK, "ls", "--watch"], stdout=slave,
+                                 env=dict(self.env, TERM="xterm"))
+        seen = b""
+        while b"\x1b[H" not in seen or not seen.endswith(b"more\r\n"):
+            seen += os.read(master, 65536)
+        child.send_signal(signal.SIGINT)
+        self.assertEqual(child.wait(), 130)
+        for fd in (master, slave):
+            os.close(fd)
+        screen = seen.decode().rpartition("\x1b[H\x1b[2J")[2].splitlines()
+        self.assertEqual((len(screen), screen[-1]), (7, "and 4 more"))
 
     def test_interrupting_a_wait_leaves_the_job(self) -> None:
         jobid = self.run_spec(script="sleep 60")
