@@ -38,7 +38,7 @@ The job tree, all of it readable with cat:
                             host.N: the one host that knows its native id;
                             round.R: what round R of an array was submitted as; host.O+, submit.O+:
                             the same for the steps that begin behind step O as one array;
-                            claim.N: which submission runs it, and where;
+                            claim.N: which submission runs it, where, and what it has used;
                             alive.N: locked while a process of it has it open;
                             cancel.N: a request to end it;
                             callbacks: time,jobndx,state,delivery,row,attempts,answer of each event
@@ -5939,46 +5939,77 @@ def submit_next(config: Config, job: JobDir, force: bool = False,
 
 # Looking.
 
-def recorded_reason(job: JobDir, row: Row) -> str:
-    """The last line of a step's log/reason.N, with the field of the spec that it is about."""
-    reason = last_line(read_or_empty(job.log("reason", row.jobndx)))
-    for name in (name for name, words in WANTED_MORE.items() if words.search(reason)):
-        with suppress(PsikError):
-            asked = getattr(job.spec().resources, name)
-            usual = ", which is the default" if asked == getattr(ResourceSpec(), name) else ""
-            unit = "MiB" if name == "memory_per_process" else "min"
-            reason += "; resources.%s %s" % (
-                name, "is %d %s%s" % (asked, unit, usual) if asked else "was not set")
-    return reason
-
-
 def shell_of(job: JobDir) -> str:
     """What reads the job's script: its #! line, or that of the shell that psik.py chose."""
     return read_or_empty(job.script("run")).split("\n")[0][len("#!"):].strip()
 
 
-def misread_script(job: JobDir, row: Row) -> str:
-    """Which shell found a syntax error in a script without #!; '' if none did, or if it has one."""
-    with suppress(PsikError, OSError):
-        if job.spec().script.startswith("#!"):
-            return ""
-        with open(job.log("stderr", row.jobndx), "rb") as file:
-            skip_to_tail(file, 3)
-            if SYNTAX_ERROR.search(file.read(2000).decode("utf-8", "replace")):
-                return "a syntax error for %s, which reads a script without #!" % shell_of(job)
-    return ""
+class StepEnd(NamedTuple):
+    """What is known of how a step ended, from its last row and its logs."""
+    job: JobDir
+    row: Row
 
+    def log(self, kind: str) -> str:
+        """The path of one of its logs."""
+        return self.job.log(kind, self.row.jobndx)
 
-def why_step_failed(job: JobDir, row: Row) -> str:
-    """Why a step failed: its recorded reason, exit status or, if it never ran, what was said."""
-    reason = recorded_reason(job, row)
-    if os.path.exists(job.log("stdout", row.jobndx)):
-        return reason or describe_exit(row.info) or misread_script(job, row)
-    said = telling_lines(read_or_empty(job.log("submit", row.jobndx)))
-    if not said and job.tasks > 1 and row.state is JobState.failed:
-        first = Piece.of_step(job, row.jobndx, job.tasks).first
-        said = telling_lines(read_or_empty(job.log("submit", first)))
-    return ": ".join(part for part in (reason, said) if part)
+    @property
+    def has_run(self) -> bool:
+        """Whether it ran at all."""
+        return os.path.exists(self.log("stdout"))
+
+    def recorded(self) -> str:
+        """The last line of log/reason.N, with the field of the spec that it is about."""
+        reason = last_line(read_or_empty(self.log("reason")))
+        for name in (name for name, words in WANTED_MORE.items() if words.search(reason)):
+            with suppress(PsikError):
+                asked = getattr(self.job.spec().resources, name)
+                usual = ", which is the default" if asked == getattr(ResourceSpec(), name) else ""
+                unit = "MiB" if name == "memory_per_process" else "min"
+                reason += "; resources.%s %s" % (
+                    name, "is %d %s%s" % (asked, unit, usual) if asked else "was not set")
+        return reason
+
+    def stderr(self, limit: int) -> List[str]:
+        """The last lines, so many at most, that it wrote to stderr, each cut; no empty ones."""
+        try:
+            with open(self.log("stderr"), "rb") as file:
+                skip_to_tail(file, limit)
+                begin, end = file.tell(), file.seek(0, os.SEEK_END)
+                file.seek(max(begin, end - 65536))
+                text = file.read(65536).decode("utf-8", "replace")
+        except OSError:
+            return []
+        text = text.replace(self.job.at("scripts") + os.sep, "")    # `run: 2: x: not found` does
+        # Cut, for a search in a line of 64 KB without a blank would take minutes.
+        return [line[:400] for line in text.splitlines() if line.strip()]
+
+    def misread(self) -> str:
+        """Which shell found a syntax error in a script without #!; '' if none did."""
+        with suppress(PsikError):
+            if (SYNTAX_ERROR.search(" ".join(self.stderr(3)))
+                    and not self.job.spec().script.startswith("#!")):
+                return ("a syntax error for %s, which reads a script without #!"
+                        % shell_of(self.job))
+        return ""
+
+    def last_words(self) -> str:
+        """By what one sees why it failed: a signal, or the last line on stderr."""
+        died = describe_exit(self.row.info)
+        if died and self.row.info != 127:
+            return died
+        return self.misread() or "".join(self.stderr(1))[:200] or died
+
+    def why(self) -> str:
+        """Why it failed: its recorded reason, its last words or, if it never ran, what was said."""
+        job, reason = self.job, self.recorded()
+        if self.has_run:
+            return reason or self.last_words()
+        said = telling_lines(read_or_empty(self.log("submit")))
+        if not said and job.tasks > 1 and self.row.state is JobState.failed:
+            first = Piece.of_step(job, self.row.jobndx, job.tasks).first
+            said = telling_lines(read_or_empty(job.log("submit", first)))
+        return ": ".join(part for part in (reason, said) if part)
 
 
 def lost_reason(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
@@ -6002,8 +6033,8 @@ def reason_of(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
         is_owed = bool(steps.untold(job))
         return "its scheduler has not been told yet" if is_owed else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
-        return recorded_reason(job, row)
-    return why_step_failed(job, row) if row.state.is_final() else ""
+        return StepEnd(job, row).recorded()
+    return StepEnd(job, row).why() if row.state.is_final() else ""
 
 
 # The order in which tasks are shown.
@@ -6061,6 +6092,201 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
                    row.time, reason, counts, *steps.span(row.state))
 
 
+class Usage(NamedTuple):
+    """What the processes of a step have used on the host where it began: CPU time in seconds, and
+    the most memory of one of them in KiB.  Written by its supervisor at its end."""
+    cpu_s: float
+    memory_kib: int
+
+    @classmethod
+    def of(cls, job: JobDir, jobndx: int) -> Optional["Usage"]:
+        """That of a step; None if it is not known."""
+        text = read_or_empty(job.log("claim", jobndx))
+        match = re.search(r"^cpu_s ([0-9.]{1,12})\nmemory_kib ([0-9]{1,12})$", text, re.MULTILINE)
+        with suppress(ValueError):
+            return cls(float(match.group(1)), int(match.group(2))) if match else None
+        return None
+
+
+class Cause(NamedTuple):
+    """A row of the table of causes: by what it is known, what it means, and the way out.
+
+    words are a regular expression; \\1 stands for its first group in the other two.
+    """
+    words: str
+    cause: str
+    way_out: str
+
+
+# What schedulers, their programs and psik.py say of a job that failed, or that waits.
+SAID_CAUSES = tuple(Cause(*row) for row in (
+    ("TIMEOUT|TERM_RUNLIMIT|walltime .*was over|wallclock|exceeded .*h_rt|DEADLINE",
+     "its walltime was over before it had ended",
+     "give it more: `run -t`, `resources.duration`; or let it save its state and go on from there"),
+    ("OUT_OF_MEMORY|TERM_MEMLIMIT|want of memory|h_vmem",
+     "it wanted more memory than it had asked for",
+     "ask for more: `run --mem`, `resources.memory_per_process`"),
+    ("NODE_FAIL|BOOT_FAIL|TERM_UNKNOWN|LAUNCH_FAILED|JobLaunchFailure|launch failed",
+     "a node of it failed", "`start` it again; with `\"requeue\": true` its scheduler does so"),
+    ("PREEMPTED|TERM_PREEMPT|TERM_BUCKET", "another job with a higher rank took its nodes",
+     "`start` it again; with `\"requeue\": true` its scheduler does so"),
+    ("QOSMaxSubmitJob|AssocMaxSubmitJob|MaxSubmitJobs|AssocGrpSubmit|job limit|pending job",
+     "as many of your jobs as you may have wait or run already",
+     "wait until some have ended; one array, `run --array 100%5`, may count as one"),
+    ("Minutes|BillingLimit|budget|allocation .*(?:expired|used|exhausted)",
+     "the time of its project is used up, or would be", "name another project: `run --project`"),
+    ("QOS\\w*Limit|QOSMax|QOSGrp|AssocMax|AssocGrp|ArrayTaskLimit|[Uu]ser limit|slot limit",
+     "your running jobs, or those of your project, use as much as they may",
+     "it starts when some of them have ended"),
+    ("ReqNodeNotAvail|NodeDown|UnavailableNodes|ReservedForMaintenance|closed",
+     "nodes that it needs are down, or reserved for maintenance",
+     "wait; or let it end before the maintenance begins: a shorter `run -t`"),
+    ("PartitionTimeLimit|time limit is invalid|exceed.*(?:time|run) ?limit|RUNLIMIT: Cannot",
+     "it asks for more time than its queue allows",
+     "`run -t` with less, or another `--queue`; `backends --queues` shows what they allow"),
+    ("PartitionNodeLimit|Node count specification invalid|[Mm]ore processors requested|TaskCount",
+     "it asks for more nodes or processes than its queue has",
+     "`run -N`, `-n` with less, or another `--queue`; `backends --queues` shows what there is"),
+    ("DependencyNeverSatisfied|[Dd]ependency condition invalid",
+     "the job that it waits for did not end as it should", "`cancel` it; or run the other again"),
+    ("[Ii]nvalid account|InvalidAccount|[Pp]roject .*(?:invalid|unknown|not exist)",
+     "its scheduler does not know its project, or you are not a member of it",
+     "`run --project` with one of yours; `sacctmgr show associations user=$USER` shows Slurm's"),
+    ("[Ii]nvalid partition|[Nn]o such queue|[Uu]nknown queue|[Uu]nable to run job: .*queue",
+     "there is no such queue", "`backends --queues` shows those that there are"),
+    ("BadConstraints|Requested node configuration is not available|cannot run on any host",
+     "no node of its queue has all that it asks for",
+     "ask for fewer cores, less memory or fewer GPUs a node; or for another `--queue`"),
+    ("JobHeldUser|JobHeldAdmin|^held|PSUSP", "it is held", "`release` it, if you have held it"),
+    ("error state E|Eqw", "it could not be started, and waits until somebody clears the error",
+     "look at the reason; then `cancel` it, and `start` it again"),
+    ("^(?:Priority|Resources)\\b|waits for .* slots|New job is waiting|enough (?:job )?slot",
+     "others are before it, or what it needs is in use",
+     "it starts by itself; one that asks for less time or fewer nodes may start sooner"),
+    ("Dependency|^waits for", "it waits for another job",
+     "it starts, or is canceled, when that has ended"),
+    ("BeginTime|start time", "it was asked for a later time", "it starts then"),
+    ("CANCELLED|TERM_OWNER|TERM_ADMIN|TERM_FORCE",
+     "it was ended by another program than psik.py, or by an administrator", "`start` it again"),
+    ("permission to use at|cron.allow|at.deny", "you may not use at on this host",
+     "choose a backend of type `local`"),
+    ("supervisor was killed", "the process that looked after it was killed, and it with it",
+     "`start` it again; where logins are cut when they end, try a backend of type `at`"),
+    ("submission.* unknown since", "the scheduler has not answered whether it took the job",
+     "look again; after ten minutes `start` submits it once more"),
+    ("set-up line \\d+ .*?(?:module|ml) ", "a module of its set-up cannot be loaded",
+     "`module avail` on a node shows those that there are"),
+    ("set-up line (\\d+) ", "line \\1 of its set-up failed", "mend that line: `setup` in the spec"),
+))
+# What the last lines on stderr say.
+STDERR_CAUSES = tuple(Cause(*row) for row in (
+    (r"\\r'?: command not found|bad interpreter.*\^M|\r.*(?:not found|No such file)",
+     "the script was written on Windows: its lines end with CR LF", "sed -i 's/\\r$//' FILE"),
+    (r"\b(module|ml|conda|mamba|spack): (?:command )?not found",
+     "\\1 is a function of login shells, which a script does not have by itself",
+     "name it as set-up: `run --setup '\\1 ...'`, `setup` in the spec"),
+    (r"bad interpreter: |exec: \S*/\S+: not found|env: .{1,80}: No such file"
+     r"|required file not found",
+     "the program in the #! line of a script is not on that host",
+     "mend that line; it may end with CR LF, as on Windows: sed -i 's/\\r$//' FILE"),
+    (r"(\S+): (?:command )?not found|[Cc]ommand not found: (\S+)",
+     "a program is not on that host, or not in its PATH",
+     "load what has it as set-up: `run --setup 'module load ...'`; or name its whole path"),
+    (r"error while loading shared libraries: (\S+?):|(\S+?): cannot open shared object",
+     "the library \\1, with which a program was linked, is not found",
+     "load the module with which the program was built: `run --setup 'module load ...'`"),
+    (r"No space left on device", "a disk is full", "`df -h` shows which; write somewhere else"),
+    (r"[Dd]isk quota exceeded", "your quota of disk space is used up",
+     "remove what is not needed: `rm --state completed --older 30d`"),
+    (r"no CUDA-capable device|CUDA_ERROR_NO_DEVICE|CUDA driver version is insufficient"
+     r"|No CUDA GPUs are available|hipErrorNoDevice", "it looked for a GPU, and got none",
+     "ask for one: `run -g 1`; and for a `--queue` that has some"),
+    (r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY", "the memory of its GPU was full",
+     "smaller batches; or more GPUs: `run -g`"),
+    (r"not enough slots available|More processors requested than permitted|oversubscribe",
+     "the launcher was asked for more ranks than the job has processes",
+     "let `$mpirun` choose the number; or ask for more: `run -n`"),
+    (r"ModuleNotFoundError: No module named '?([\w.]+)|ImportError: No module named '?([\w.]+)",
+     "Python does not have the package that it imports",
+     "activate the environment that has it: `run --setup 'source venv/bin/activate'`"),
+    (r"^MemoryError|std::bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory",
+     "it got no more memory", "ask for more: `run --mem`, `resources.memory_per_process`"),
+    (r"Host key verification failed|Permission denied \(publickey",
+     "ssh did not let it on to another host", "let ssh know the host, and your key there"),
+    (r"Permission denied", "it may not run or open a file",
+     "`chmod +x` a program; a directory needs x too"),
+    (r"No such file or directory", "a file is not there",
+     "see where it runs, `path JOBID work`; `run --here` and `--dir` choose another place"),
+    (r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", "its Python program raised an exception",
+     "`logs --stderr` shows where"),
+))
+# What an exit status says where nobody has said more.
+EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
+    126: ("the script, or a program, cannot be executed", "`chmod +x` it; or mend its #! line"),
+    127: ("a program, or the script's interpreter, was not found",
+          "`logs --stderr` names it; load it as set-up: `run --setup 'module load ...'`"),
+    134: ("it aborted itself", "`logs --stderr` may say why"),
+    135: ("it used memory that is not there (SIGBUS): of a file that was cut, or on a full disk",
+          "`df -h /tmp /dev/shm`"),
+    136: ("it divided by zero, or the like (SIGFPE)", "a debugger shows where"),
+    137: ("it was killed: by the kernel for want of memory, by its scheduler, or by a person",
+          "if that was for memory, ask for more: `run --mem`"),
+    139: ("it used memory that is not its own (SIGSEGV)",
+          "a debugger shows where; for Fortran, try `ulimit -s unlimited`"),
+    141: ("it wrote into a pipe whose reader had gone", "look at `set -o pipefail`"),
+    143: ("it was asked to end (SIGTERM)", "`start` it again"),
+    152: ("its CPU time was over (SIGXCPU)", "`ulimit -t` on that host tells the limit"),
+    153: ("a file became too large (SIGXFSZ)", "`ulimit -f` on that host tells the limit"),
+}
+
+
+class Diagnosis(NamedTuple):
+    """Why a job failed, or waits: cause and way out are '' where they are not known."""
+    jobid: str
+    state: str
+    reason: str         # as `ls` shows it
+    cause: str
+    evidence: List[str]
+    way_out: str
+
+    @staticmethod
+    def find(causes: Sequence[Cause], lines: Sequence[str]) -> Tuple[str, str, List[str]]:
+        """(cause, way out, [the line that shows it]), by the first row that knows a line."""
+        for row in causes:
+            for line in reversed(lines):
+                match = re.search(row.words, line)
+                if match:
+                    texts = [text.replace("\\1", next(filter(None, match.groups()), "it"))
+                             for text in (row.cause, row.way_out)]
+                    return texts[0], texts[1], [line]
+        return "", "", []
+
+    @classmethod
+    def of_failure(cls, end: StepEnd) -> Tuple[str, str, List[str]]:
+        """The same of a step that failed, for which nobody else has said why."""
+        lines = end.stderr(60)
+        cause, way_out, evidence = cls.find(STDERR_CAUSES, lines)
+        if not cause:
+            cause, way_out = EXIT_CAUSES.get(end.row.info, ("", ""))
+        return cause, way_out, evidence or lines[-3:]
+
+    @classmethod
+    def of(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> "Diagnosis":
+        """That of a job as it is."""
+        summary, steps = summarize(job, rows, statuses), Steps(rows)
+        row, said = steps.latest, summary.reason
+        assert row is not None
+        end = StepEnd(job, row)
+        if row.state is JobState.failed and end.has_run:
+            said = end.recorded()
+        elif summary.tasks:     # without how far it is
+            said = reason_of(job, row, steps, statuses)
+        found = ("", "", []) if row.state is JobState.completed else cls.find(SAID_CAUSES, [said])
+        if row.state is JobState.failed and not found[0]:
+            found = cls.of_failure(end)
+        return cls(summary.jobid, summary.state, summary.reason, found[0], found[2], found[1])
+
+
 class JobFilter(NamedTuple):
     """Which jobs are asked for; by default all."""
     backend: Optional[str] = None
@@ -6075,23 +6301,6 @@ class JobFilter(NamedTuple):
         return (self.backend in (None, job.backend)
                 and self.since <= float(job.jobid) < self.before and self.is_visible(job)
                 and (self.name is None or job.is_named(self.name)))
-
-    def find(self, config: Config, limit: Optional[int] = None, poll: bool = True, index: int = 0,
-             among: Optional[Sequence[JobDir]] = None) -> List[Tuple[JobDir, Summary]]:
-        """These jobs, newest first, brought up to date with their schedulers unless poll is false.
-
-        index: skip so many; among: only jobs of these, in their order.  It stops once index + limit
-        jobs match; where states are asked for it reads at least 200 at a time.
-        """
-        import itertools
-        if poll:
-            release_all(config)
-        given = JobTree(config).jobs(self.backend) if among is None else among
-        jobs: Iterator[JobDir] = filter(self.admits, given)
-        if not self.states:     # what is skipped need not be read
-            jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
-        wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
-        return self.first(config, with_rows(jobs), wanted, poll)[index:]
 
     def first(self, config: Config, pairs: Iterator[Tuple[JobDir, List[Row]]], wanted: int,
               poll: bool) -> List[Tuple[JobDir, Summary]]:
@@ -6109,6 +6318,23 @@ class JobFilter(NamedTuple):
             found += [(job, summary) for job, summary in summaries
                       if not self.states or summary.state in self.states]
         return found[:wanted]
+
+    def find(self, config: Config, limit: Optional[int] = None, poll: bool = True, index: int = 0,
+             among: Optional[Sequence[JobDir]] = None) -> List[Tuple[JobDir, Summary]]:
+        """These jobs, newest first, brought up to date with their schedulers unless poll is false.
+
+        index: skip so many; among: only jobs of these, in their order.  It stops once index + limit
+        jobs match; where states are asked for it reads at least 200 at a time.
+        """
+        import itertools
+        if poll:
+            release_all(config)
+        given = JobTree(config).jobs(self.backend) if among is None else among
+        jobs: Iterator[JobDir] = filter(self.admits, given)
+        if not self.states:     # what is skipped need not be read
+            jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
+        wanted = sys.maxsize if limit is None else min(index + limit, sys.maxsize)
+        return self.first(config, with_rows(jobs), wanted, poll)[index:]
 
 
 def list_jobs(config: Config, backend: Optional[str] = None, state: Optional[str] = None,
@@ -11277,8 +11503,8 @@ def arg(*names: str, **options: Any) -> Argument:
 
 COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
-    ("jobs", ("run", "start", "ls", "status", "logs", "path", "wait", "hold", "release", "kill",
-              "cancel", "rm")),
+    ("jobs", ("run", "start", "ls", "status", "why", "logs", "path", "wait", "hold", "release",
+              "kill", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
     ("setup", ("backends", "config", "install")),
@@ -11450,12 +11676,16 @@ class Waiting:
             write_log("\r\x1b[K")
 
 
-def say_ends(summaries: Sequence[Summary]) -> None:
-    """Print which jobs failed or were canceled, and why."""
-    for summary in summaries:
+def say_ends(jobs: Sequence[JobDir], summaries: Sequence[Summary]) -> None:
+    """Print which jobs failed or were canceled, why, and the way out where it is known."""
+    for job, summary in zip(jobs, summaries):
         if summary.state in (JobState.failed, JobState.canceled):
-            why = ": " + summary.reason if summary.reason else ""
+            why = ": " + one_line(summary.reason) if summary.reason else ""
             complain("job %s %s%s" % (summary.jobid, summary.state, why))
+        if summary.state == JobState.failed:
+            diagnosis = Diagnosis.of(job, job.rows(), {})
+            if diagnosis.cause:
+                complain("%s: %s" % (diagnosis.cause, diagnosis.way_out))
 
 
 def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
@@ -11471,7 +11701,7 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
         return 130
     finally:
         line.clear()
-    say_ends(summaries)
+    say_ends(jobs, summaries)
     going_on = [job.jobid for job in jobs if not is_over(job, job.rows())]
     if going_on:
         complain("still not ended after %g s: %s" % (timeout_s or 0, " ".join(going_on)))
@@ -11881,6 +12111,27 @@ class StatusText:
     def __init__(self, job: Dict[str, Json], limit: Optional[int]) -> None:
         self.job, self.limit = job, limit
 
+    @staticmethod
+    def fields(lines: Sequence[Tuple[str, str]]) -> None:
+        """Print names and values; no empty ones."""
+        for name, value in lines:
+            if value:
+                say("  %-10s %s" % (name, value))
+
+    def used(self) -> str:
+        """What the job has used, beside what it asked for; '' if it has not run."""
+        job = self.job
+        if job["elapsed"] is None:
+            return ""
+        needs = job["spec"]["resources"]
+        text = "%s of %s min" % (JobTable.span(job["elapsed"]), needs["duration"])
+        if job["usage"]:
+            usage, asked = Usage(**job["usage"]), needs.get("memory_per_process")
+            text += "; CPU time %s; a process at most %d MiB%s" % (
+                JobTable.span(usage.cpu_s), -(-usage.memory_kib // 1024),
+                " of %d" % asked if asked else "")
+        return text
+
     def head(self) -> None:
         """Print what the job is, where it is, and what it asks for."""
         job = self.job
@@ -11892,10 +12143,28 @@ class StatusText:
                  ("reason", one_line(job["reason"])),
                  ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
                  ("directory", job["directory"]), ("shell", job["shell"]),
-                 ("resources", one_line(" ".join(asked)))]
-        for name, value in lines:
-            if value:
-                say("  %-10s %s" % (name, value))
+                 ("resources", one_line(" ".join(asked))), ("used", self.used())]
+        self.fields(lines)
+
+    def diagnosis(self) -> None:
+        """Print the cause of what the job is in, what shows it, and the way out."""
+        found = self.job["diagnosis"]
+        cause, way_out = found["cause"], found["way_out"]
+        if self.job["state"] == "failed" and not cause:
+            cause = "its script ended with exit status %s" % self.job["info"]
+            way_out = "`%s logs --stderr %s` shows what it said" % (called(), self.job["jobid"])
+        self.fields([("cause", cause)] + [("evidence", one_line(line)[:400])
+                                          for line in found["evidence"]] + [("way out", way_out)])
+
+    def why(self) -> None:
+        """Print why the job is in its state."""
+        job = self.job
+        status = " with exit status %s" % job["info"] if job["state"] == "failed" else ""
+        say("%s  %s" % (job["jobid"], one_line(job["name"])))
+        self.fields([("state", painted(job["state"], job["state"]) + status),
+                     ("reason", one_line(job["reason"]))])
+        self.diagnosis()
+        self.fields([("used", self.used())])
 
     def tasks(self) -> None:
         """Print the tasks of an array."""
@@ -11931,6 +12200,8 @@ class StatusText:
     def show(self) -> None:
         """Print all of it."""
         self.head()
+        if self.job["diagnosis"]["cause"]:
+            self.diagnosis()
         if self.job["tasks"]:
             self.tasks()
         self.history()
@@ -11944,7 +12215,10 @@ def describe(config: Config, job: JobDir) -> Dict[str, Json]:
     statuses = reconcile(config, [(job, rows)])
     summary, spec = summarize(job, rows, statuses), job.spec()
     tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
+    usage = Usage.of(job, summary.jobndx)
     return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
+                usage=usage and usage._asdict(),
+                diagnosis=Diagnosis.of(job, rows, statuses)._asdict(),
                 directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
                 callbacks=Outbox(job).describe())
@@ -11966,6 +12240,22 @@ def cmd_status(opts: Options) -> Optional[ExitStatus]:
     else:
         for job in jobs:
             StatusText(job, None if opts.all else 20).show()
+    return worst
+
+
+@command("why last", JOBIDS, AS_JSON)
+def cmd_why(opts: Options) -> ExitStatus:
+    """Say why jobs failed, or why they wait.
+
+    The cause, what shows it, the way out, and what was used beside what was asked for.
+    """
+    chosen = Selection(opts)
+    jobs: List[Dict[str, Json]] = []
+    worst = chosen.each(lambda job: jobs.append(describe(chosen.config, job)))
+    if opts.json:
+        say(json.dumps([job["diagnosis"] for job in jobs], indent=2))
+    for job in jobs if not opts.json else ():
+        StatusText(job, None).why()
     return worst
 
 
@@ -13298,7 +13588,8 @@ def holds(pid: int, path: str) -> bool:
 class Claim:
     """log/claim.N: which submission runs a step, where, and below which processes.
 
-    Its fields are empty if there is no such file.
+    At the end two lines are added, which psik.py reads: cpu_s and memory_kib.  The fields are empty
+    if there is no such file.
     """
 
     def __init__(self, text: str) -> None:
@@ -14083,6 +14374,7 @@ class Run:
         self.slots = Slots()
         self.gpus: "List[int]" = []             # the numbers of those that it got
         self.began = time.monotonic()
+        self.counts_usage, self.cpu_s, self.memory_kib = False, 0.0, 0  # of what it has started
 
     # Claiming.
 
@@ -14298,7 +14590,7 @@ class Run:
         number = next_signal(timeout_s)
         while True:
             try:
-                pid, status = posix.waitpid(-1, posix.WNOHANG)
+                pid, status = self.reap()
             except ChildProcessError:
                 pid = 0
             if not pid:
@@ -14307,6 +14599,17 @@ class Run:
                 exited = posix.WIFEXITED(status)
                 self.code = posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status)
             self.deliveries.discard(pid)
+
+    def reap(self) -> "Tuple[int, int]":
+        """(process id, status) of a child that has ended, (0, 0) if none has; counts its usage."""
+        if not self.counts_usage:
+            return posix.waitpid(-1, posix.WNOHANG)
+        pid, status, usage = posix.wait4(-1, posix.WNOHANG)
+        if pid and pid not in self.deliveries:
+            self.cpu_s += usage.ru_utime + usage.ru_stime
+            unit = 1024 if sys.platform == "darwin" else 1
+            self.memory_kib = max(self.memory_kib, usage.ru_maxrss // unit)
+        return pid, status
 
     def stop(self, number: int, reason: str) -> None:
         """Let the step end, with the exit status of this signal."""
@@ -14369,6 +14672,10 @@ class Run:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
                                + most_memory(self.words["jobid"]))
             self.write_reason(state)
+            if self.counts_usage:
+                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
+                    self.cpu_s, self.memory_kib))
+                self.counts_usage = False   # it is written once, though the end is tried again
             self.history.append(self.step.jobndx, state, str(info))
             return info
         finally:
@@ -14458,6 +14765,10 @@ class Run:
             self.code, self.reason = self.why_not_started(err)
         self.deliver()
         if self.code is None:
+            try:    # wait4() wants it, and a slim Python may not have it
+                self.counts_usage = bool(__import__("resource"))
+            except ImportError:
+                pass
             self.follow()
 
     def why_not_started(self, err: OSError) -> "Tuple[int, str]":

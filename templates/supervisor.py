@@ -335,7 +335,8 @@ def holds(pid: int, path: str) -> bool:
 class Claim:
     """log/claim.N: which submission runs a step, where, and below which processes.
 
-    Its fields are empty if there is no such file.
+    At the end two lines are added, which psik.py reads: cpu_s and memory_kib.  The fields are empty
+    if there is no such file.
     """
 
     def __init__(self, text: str) -> None:
@@ -1120,6 +1121,7 @@ class Run:
         self.slots = Slots()
         self.gpus: "List[int]" = []             # the numbers of those that it got
         self.began = time.monotonic()
+        self.counts_usage, self.cpu_s, self.memory_kib = False, 0.0, 0  # of what it has started
 
     # Claiming.
 
@@ -1335,7 +1337,7 @@ class Run:
         number = next_signal(timeout_s)
         while True:
             try:
-                pid, status = posix.waitpid(-1, posix.WNOHANG)
+                pid, status = self.reap()
             except ChildProcessError:
                 pid = 0
             if not pid:
@@ -1344,6 +1346,17 @@ class Run:
                 exited = posix.WIFEXITED(status)
                 self.code = posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status)
             self.deliveries.discard(pid)
+
+    def reap(self) -> "Tuple[int, int]":
+        """(process id, status) of a child that has ended, (0, 0) if none has; counts its usage."""
+        if not self.counts_usage:
+            return posix.waitpid(-1, posix.WNOHANG)
+        pid, status, usage = posix.wait4(-1, posix.WNOHANG)
+        if pid and pid not in self.deliveries:
+            self.cpu_s += usage.ru_utime + usage.ru_stime
+            unit = 1024 if sys.platform == "darwin" else 1
+            self.memory_kib = max(self.memory_kib, usage.ru_maxrss // unit)
+        return pid, status
 
     def stop(self, number: int, reason: str) -> None:
         """Let the step end, with the exit status of this signal."""
@@ -1406,6 +1419,10 @@ class Run:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
                                + most_memory(self.words["jobid"]))
             self.write_reason(state)
+            if self.counts_usage:
+                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
+                    self.cpu_s, self.memory_kib))
+                self.counts_usage = False   # it is written once, though the end is tried again
             self.history.append(self.step.jobndx, state, str(info))
             return info
         finally:
@@ -1495,6 +1512,10 @@ class Run:
             self.code, self.reason = self.why_not_started(err)
         self.deliver()
         if self.code is None:
+            try:    # wait4() wants it, and a slim Python may not have it
+                self.counts_usage = bool(__import__("resource"))
+            except ImportError:
+                pass
             self.follow()
 
     def why_not_started(self, err: OSError) -> "Tuple[int, str]":

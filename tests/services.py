@@ -356,8 +356,8 @@ class Slurm(Cluster):
 
     def is_idle(self) -> bool:
         """Whether every node waits for work."""
-        states = self.run("sinfo", "-h", "-N", "-o", "%T").stdout.split()
-        return states == ["idle"] * len(self.nodes)
+        states = self.run("sinfo", "-h", "-N", "-o", "%N %T").stdout.splitlines()
+        return set(states) == {node + " idle" for node in self.nodes}   # a line a partition
 
     def answers(self) -> bool:
         """Whether the controller answers."""

@@ -14,7 +14,8 @@ with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as _file:
     README = _file.read()
 MASKS: List[Tuple[str, str]] = [(r"\d{10}\.\d{3}", "<id>"),
                                 (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
-                                (r"((?:queued|active)[, ]+)\d+", r"\1<pid>")]
+                                (r"((?:queued|active)[, ]+)\d+", r"\1<pid>"),
+                                (r"at most \d+ MiB", "at most <n> MiB")]
 
 
 def masked(text: str) -> str:

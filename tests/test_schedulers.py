@@ -578,6 +578,7 @@ class SlurmForgets(OnSlurm, Case):
         ran = self.psik("wait", "--timeout", "240", jobid, status=143, timeout=260)
         self.assertEqual(self.states(jobid)[-1], "1 failed", ran)
         self.assertTrue(self.psik("logs", jobid).out.startswith("ready\nsaved\n"))
+        self.assertIn("its walltime was over", self.psik("why", jobid).out)
 
 
 @needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)

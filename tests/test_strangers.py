@@ -922,9 +922,9 @@ class Installed(Case):
         self.assertIn("`psik ls` shows ids and names",
                       self.psik("status", "x", status=3, program=[self.program]).err)
         self.assertIn("usage: psik [-h]", self.psik("-h", program=[self.program]).out)
-        self.assertIn("example: psik start last",
+        self.assertIn("example: psik start --state failed",
                       self.psik("start", "-h", program=[self.program]).out)
-        self.assertIn("example: psik.py start last", self.psik("start", "-h").out)
+        self.assertIn("example: psik.py start --state failed", self.psik("start", "-h").out)
 
     def test_again_and_where_something_else_is(self) -> None:
         self.psik("install", program=[self.program])

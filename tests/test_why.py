@@ -1,0 +1,273 @@
+"""`why`: the cause of a failure, what shows it, the way out, and what was used."""
+import json
+import os
+import re
+import shutil
+import stat
+import time
+import unittest
+from typing import Any, Dict, List
+
+import psik
+from clusters import SLURM, OnSlurm
+from harness import Case, needs
+
+# What others say, each with the beginning of the cause that is to be found.
+SAID = (
+    ("TIMEOUT", "its walltime was over"), ("TERM_RUNLIMIT: job killed", "its walltime was over"),
+    ("its walltime of 1 min was over; resources.duration is 1 min", "its walltime was over"),
+    ("job 7 exceeded hard wallclock time", "its walltime was over"),
+    ("OUT_OF_MEMORY: a process of it was killed for want of memory", "it wanted more memory"),
+    ("TERM_MEMLIMIT: job killed after reaching LSF memory usage limit", "it wanted more memory"),
+    ("NODE_FAIL", "a node of it failed"), ("JobLaunchFailure", "a node of it failed"),
+    ("PREEMPTED", "another job with a higher rank"),
+    ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "as many of your jobs as you may have"),
+    ("AssocMaxSubmitJobLimit", "as many of your jobs as you may have"),
+    ("AssocGrpCPUMinutesLimit", "the time of its project is used up"),
+    ("AssocGrpBillingMinutes", "the time of its project is used up"),
+    ("QOSMaxJobsPerUserLimit", "your running jobs"), ("AssocGrpCpuLimit", "your running jobs"),
+    ("User has reached the per-user job slot limit of the queue", "your running jobs"),
+    ("ReqNodeNotAvail, UnavailableNodes:n[1-4]", "nodes that it needs are down"),
+    ("PartitionTimeLimit", "it asks for more time than its queue"),
+    ("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or "
+     "exceeds some limit)", "it asks for more time than its queue"),
+    ("RUNLIMIT: Cannot exceed queue's hard limit(s). Job not submitted.",
+     "it asks for more time than its queue"),
+    ("PartitionNodeLimit", "it asks for more nodes"),
+    ("sbatch: error: Batch job submission failed: Node count specification invalid",
+     "it asks for more nodes"),
+    ("DependencyNeverSatisfied", "the job that it waits for did not end"),
+    ("Invalid account or account/partition combination specified", "its scheduler does not know"),
+    ("sbatch: error: invalid partition specified: nope", "there is no such queue"),
+    ("Unable to run job: Job was rejected because job requests unknown queue \"x\".",
+     "there is no such queue"),
+    ("nope: No such queue. Job not submitted.", "there is no such queue"),
+    ("BadConstraints", "no node of its queue has all"),
+    ("sbatch: error: Batch job submission failed: Requested node configuration is not available",
+     "no node of its queue has all"),
+    ("JobHeldUser", "it is held"), ("held", "it is held"),
+    ("error state Eqw: can't chdir to /x: No such file", "it could not be started"),
+    ("Priority, expected to start at 2026-11-28T12:00:00", "others are before it"),
+    ("Resources", "others are before it"), ("waits for 2 of 8 slots", "others are before it"),
+    ("New job is waiting for scheduling", "others are before it"),
+    ("Dependency", "it waits for another job"), ("waits for 1795868013.233", "it waits for"),
+    ("BeginTime", "it was asked for a later time"),
+    ("CANCELLED", "it was ended by another program"), ("TERM_OWNER", "it was ended by another"),
+    ("You do not have permission to use at.", "you may not use at"),
+    ("its supervisor was killed, and nothing of it is left", "the process that looked after it"),
+    ("submission unknown since 2026-11-28 12:00:00", "the scheduler has not answered"),
+    ("set-up line 1 failed: module load gcc/99", "a module of its set-up"),
+    ("set-up line 2 failed: conda activate sea", "line 2 of its set-up failed"))
+WROTE = (
+    ("run: line 2: $'\\r': command not found", "the script was written on Windows"),
+    ("run: line 2: module: command not found", "module is a function of login shells"),
+    ("run: 2: conda: not found", "conda is a function of login shells"),
+    ("bash: ./x.sh: /bin/zork: bad interpreter: No such file or directory", "the program in the"),
+    ("/usr/bin/env: 'zork': No such file or directory", "the program in the #!"),
+    ("run: line 3: lmp_mpi: command not found", "a program is not on that host"),
+    ("zsh:1: command not found: lmp", "a program is not on that host"),
+    ("./a.out: error while loading shared libraries: libhdf5.so.103: cannot open shared object "
+     "file: No such file or directory", "the library libhdf5.so.103, with which"),
+    ("OSError: libx.so.1: cannot open shared object file: No such file or directory",
+     "the library libx.so.1, with which"),
+    ("cp: error writing 'x': No space left on device", "a disk is full"),
+    ("cp: error writing 'x': Disk quota exceeded", "your quota of disk space"),
+    ("RuntimeError: No CUDA GPUs are available", "it looked for a GPU"),
+    ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "the memory of its"),
+    ("There are not enough slots available in the system to satisfy the 8", "the launcher was"),
+    ("ModuleNotFoundError: No module named 'numpy'", "Python does not have the package"),
+    ("MemoryError", "it got no more memory"),
+    ("Host key verification failed.", "ssh did not let it on"),
+    ("ada@n2: Permission denied (publickey,password).", "ssh did not let it on"),
+    ("run: line 2: ./x: Permission denied", "it may not run or open a file"),
+    ("cat: x: No such file or directory", "a file is not there"),
+    ("ZeroDivisionError: division by zero", "its Python program raised"))
+
+
+class Tables(unittest.TestCase):
+    def test_every_row_is_found_by_what_is_really_said(self) -> None:
+        for causes, texts in ((psik.SAID_CAUSES, SAID), (psik.STDERR_CAUSES, WROTE)):
+            for text, cause in texts:
+                with self.subTest(text=text):
+                    found = psik.Diagnosis.find(causes, ["before", text, "after"])
+                    self.assertTrue(found[0].startswith(cause), found)
+                    self.assertEqual(found[2], [text])
+                    self.assertNotIn("\\1", found[0] + found[1])
+            shown = [psik.Diagnosis.find(causes, [text])[0] for text, _ in texts]
+            for row in causes:
+                begin = row.cause.partition("\\1")[0]
+                self.assertTrue(any(begin in text for text in shown), row)
+        self.assertEqual(psik.Diagnosis.find(psik.SAID_CAUSES, ["", "on n12"]), ("", "", []))
+
+
+class Asking(Case):
+    backend: Any = None
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure()
+
+    def configure(self, **settings: Any) -> str:
+        return super().configure(rc_path="/bin/sh", backend=self.backend, poll_interval_s=0,
+                                 **settings)
+
+    def why(self, jobid: str) -> Dict[str, Any]:
+        """What `why` finds."""
+        found: List[Dict[str, Any]] = json.loads(self.psik("why", "--json", jobid).out)
+        return found[0]
+
+
+class OnOneHost(Asking):
+    def test_scripts_that_really_fail(self) -> None:
+        broken = os.path.join(self.folder, "broken")
+        with open(shutil.which("true") or "", "rb") as file:
+            program = file.read()
+        with open(broken, "wb") as file:
+            file.write(program.replace(b"libc.so.6", b"libq.so.6"))
+        os.chmod(broken, stat.S_IRWXU)
+        self.write("dos.sh", "#!/bin/sh\r\ntrue\r\n", 0o755)
+        self.write("zork.sh", "#!/bin/zork\ntrue\n", 0o755)
+        self.write("plain", "true\n")
+        at = self.folder + "/"
+        rows = [("module load gcc", "module is a function"), ("zork 3", "a program is not on"),
+                (broken, "the library libq.so.6"), ("exec %sdos.sh" % at, "the program in the #!"),
+                ("%szork.sh" % at, "the program in the #!|a program is not on"),
+                ("#!/bin/bash\n%szork.sh" % at, "the program in the #!"),
+                ("cat /dev/zero >/dev/full", "a disk is full"), ("%splain" % at, "it may not run"),
+                ("cat %snone" % at, "a file is not there"), ("exit 3", ""), ("kill -KILL $$",
+                                                                            "it was killed")]
+        rows += [("python3 -c '%s'" % code, cause) for code, cause in (
+            ("import zork", "Python does not have"), ("1/0", "its Python program raised"),
+            ("import ctypes; ctypes.CDLL(\"libz0.so\")", "the library libz0.so"))]
+        rows += [("ulimit -v 300000; python3 -c 'bytearray(10**9)'", "it got no more memory")]
+        rows += [("ulimit -c 0; kill -%s $$" % name, cause) for name, cause in (
+            ("SEGV", "it used memory that is not its own"), ("ABRT", "it aborted"),
+            ("BUS", "it used memory that is not there"), ("FPE", "it divided by zero"),
+            ("PIPE", "it wrote into a pipe"), ("XFSZ", "a file became too large"))]
+        for script, cause in rows:
+            with self.subTest(script=script):
+                jobid = self.run_spec("--wait", script=script, status=None)
+                found = self.why(jobid)
+                self.assertRegex(found["cause"], "^(%s)" % cause if cause else "^$")
+                self.assertEqual(bool(found["way_out"]), bool(cause))
+                self.assertNotIn(self.prefix, "".join(found["evidence"]))
+
+    def test_for_people(self) -> None:
+        ran = self.psik("run", "--wait", "-t", "5", "-c", "module load gcc", status=127)
+        jobid = ran.out.strip()
+        self.assertEqual(ran.err.split("\n")[:2], [
+            "psik: job %s failed: run: 2: module: not found" % jobid,
+            "psik: module is a function of login shells, which a script does not have by itself: "
+            "name it as set-up: `run --setup 'module ...'`, `setup` in the spec"])
+        self.assertRegex(self.psik("why", "last").out, r"""%s  module
+  state      failed with exit status 127
+  reason     run: 2: module: not found
+  cause      module is a function of login shells, which a script does not have by itself
+  evidence   run: 2: module: not found
+  way out    name it as set-up: `run --setup 'module ...'`, `setup` in the spec
+  used       0:0\d of 5 min; CPU time 0:00; a process at most \d+ MiB
+""" % re.escape(jobid))
+        self.assertIn("\n  cause      module is a function", self.psik("status", jobid).out)
+        self.assertIn("run: 2: module: not found", self.psik("ls").out)
+        jobid = self.psik("run", "-c", "echo one two >&2; exit 7").out.strip()
+        ran = self.psik("wait", jobid, status=7)
+        self.assertEqual(ran.err, "psik: job %s failed: one two\n" % jobid)
+        self.assertRegex(self.psik("why", jobid).out, r"""
+  reason     one two
+  cause      its script ended with exit status 7
+  evidence   one two
+  way out    `psik.py logs --stderr %s` shows what it said
+""" % re.escape(jobid))
+        good = self.psik("run", "--wait", "-c", "echo Priority >&2").out.strip()
+        self.assertEqual(self.why(good)["cause"], "")
+        self.psik("why", "none", status=3)
+
+    def test_what_was_used(self) -> None:
+        code = "x = bytearray(200 * 1024 * 1024); sum(range(20 * 1000 * 1000))"
+        jobid = self.run_spec("--wait", script="python3 -c '%s' & wait" % code,
+                              resources={"memory_per_process": 1024})
+        usage = json.loads(self.psik("status", "--json", jobid).out)[0]["usage"]
+        self.assertGreater(usage["cpu_s"], 0.1)
+        self.assertTrue(200 * 1024 < usage["memory_kib"] < 400 * 1024, usage)
+        self.assertRegex(self.psik("status", jobid).out,
+                         r"\n  used       0:0\d of 10 min; CPU time 0:0\d; "
+                         r"a process at most 2\d\d MiB of 1024\n")
+        live = self.run_spec(script="exec sleep 300")
+        self.until(lambda: "1 active" in self.states(live))
+        self.assertRegex(self.psik("why", live).out, r"\n  used       0:0\d of 10 min\n")
+        self.psik("rm", "--force", live)
+
+    def test_one_that_waits_for_slots_and_one_for_a_job(self) -> None:
+        self.configure(slots=1)
+        first, second = [self.run_spec(script="exec sleep 300") for _ in range(2)]
+        third = self.run_spec(script="true", after=[second])
+        self.until(lambda: "slots" in self.why(second)["reason"])
+        self.assertIn("others are before it", self.why(second)["cause"])
+        self.assertIn("it waits for another job", self.why(third)["cause"])
+        self.psik("rm", "--force", first, second, third)
+
+    def test_a_task_of_an_array(self) -> None:
+        jobid = self.run_spec("--wait", array="3", script="test $task -ne 2 || zork", status=127)
+        found = self.why(jobid)
+        self.assertEqual(found["evidence"], ["run: 3: zork: not found"])
+        self.assertIn("2/3 done, 1 failed: run: 3: zork: not found", found["reason"])
+
+    def test_stderr_of_any_size_and_kind(self) -> None:
+        jobid = self.run_spec("--wait", script="head -c 3000000 /dev/zero >&2; exit 5", status=5)
+        begun = time.process_time()
+        self.assertLess(len(str(psik.describe(self.config(), self.job(jobid)))), 6000)
+        self.assertLess(time.process_time() - begun, 5)     # and not minutes
+        jobid = self.run_spec("--wait", script=r"printf 'a\033[31mb\377\nc' >&2; exit 5", status=5)
+        self.assertNotIn("\x1b", self.psik("why", jobid).out + self.psik("ls").out)
+        self.assertIn("c", self.why(jobid)["reason"])
+        self.psik("start", jobid)
+        self.psik("wait", jobid, status=5)
+        os.unlink(self.job(jobid).log("stderr", 2))
+        self.assertEqual(self.why(jobid)["evidence"], [])
+
+
+@needs("Slurm", SLURM)
+class OnACluster(OnSlurm, Asking):
+    """What a real Slurm says."""
+    slurm_settings = {"PartitionName": "short Nodes=n1 MaxTime=60 State=UP"}
+    backend = {"type": "slurm"}
+
+    def submitted(self, *argv: str, status: int = 0) -> str:
+        """Submit a job with these options; its id."""
+        script = ("-c", "sleep 300") if "-c" not in argv else ()
+        return self.psik("run", *script, *argv, status=status).out.strip()
+
+    def test_jobs_that_wait(self) -> None:
+        whole = self.submitted("-N", "2")
+        self.until(lambda: "1 active" in self.states(whole))
+        rows = [(self.submitted("-N", "2"), "others are before it"),
+                (self.submitted("--set", "backend.attributes.--begin=now+1hour"), "it was asked"),
+                (self.submitted("--set", "backend.attributes.-H="), "it is held")]
+        first = str(self.job(rows[0][0]).rows()[1].info)
+        rows.append((self.submitted("--set", "backend.attributes.-d=afterok:" + first),
+                     "it waits for another job"))
+        for jobid, cause in rows:
+            self.until(lambda: self.why(jobid)["cause"].startswith(cause), cause)
+            self.assertTrue(self.why(jobid)["way_out"])
+        for jobid in [whole] + [jobid for jobid, _ in rows]:
+            self.psik("cancel", jobid)
+
+    def test_jobs_that_are_refused(self) -> None:
+        for argv, cause in ((("--queue", "nope"), "there is no such queue"),
+                            (("-N", "9"), "it asks for more nodes|no node of its queue has all"),
+                            (("--mem", "900G"), "no node of its queue has all"),
+                            (("-t", "2h", "--queue", "short"), "it asks for more time")):
+            with self.subTest(argv=argv):
+                jobid = self.submitted(*argv, status=4)
+                self.assertRegex(self.why(jobid)["cause"], "^(%s)" % cause)
+
+    def test_one_that_somebody_else_ended(self) -> None:
+        jobid = self.submitted()
+        self.until(lambda: "1 active" in self.states(jobid))
+        self.slurm.run("scancel", str(self.job(jobid).rows()[1].info))
+        self.psik("wait", jobid, status=143)
+        self.until(lambda: self.why(jobid)["cause"].startswith("it was ended by another program"))
+
+
+if __name__ == "__main__":
+    unittest.main()
