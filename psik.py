@@ -1431,6 +1431,8 @@ class JobSpec(Model):
         None, "it is so many tasks: 100, \"1-100%5\" (5 at a time), or a list with an object for "
         "each task, which sets variables", read="tasks")
     at_once: Optional[int] = option(None, "tasks that may run at the same time", least=1)
+    join_output: bool = option(
+        False, "what it writes to stderr goes to stdout's log too, in order of arrival")
     requeue: bool = option(
         False, "the scheduler may run it again, as the next step, after a lost node, say")
     callback: Optional[str] = option(
@@ -1631,6 +1633,11 @@ def yes(text: str) -> bool:
     return True
 
 
+def joins(text: str) -> bool:
+    """True for `-j y` and `-j oe`; ValueError for others."""
+    return yes("" if text in ("y", "yes", "oe", "eo") else text)
+
+
 # {prefix of a directive: (kind of its scheduler, {options: (field, how its value is read)})}
 Readers = Dict[str, Tuple[str, Callable[[str], Any]]]
 DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
@@ -1659,13 +1666,13 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#PBS": ("pbs", {
         "-l walltime": ("resources.duration", minutes),
         "-q": ("backend.queue_name", str), "-A": ("backend.project_name", str),
-        "-N": ("name", str)}),
+        "-j": ("join_output", joins), "-N": ("name", str)}),
     "#$": ("sge", {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
         "-l h_vmem": ("memory_per_core", mebibytes), "-r y": ("requeue", yes),
         "-t": ("array", Tasks.of_scheduler), "-tc": ("at_once", count),
-        "-N": ("name", str), "-wd": ("directory", str)}),
+        "-j": ("join_output", joins), "-N": ("name", str), "-wd": ("directory", str)}),
 }
 # Options that a job of psik.py has anyway, or that mean nothing to it.
 DIRECTIVES_PASSED = {"slurm": "--no-requeue --export=ALL --ntasks=1 --get-user-env", "lsf": "-rn",
@@ -3589,7 +3596,7 @@ class ScriptWriter:
             "shared": self.shared, "shares": spec.resources.shares(),
             "slots_folder": self.slots_folder() if self.shared else "",
             "callback_timeout_s": config.callback_timeout_s if spec.callback else 0,
-            "final_only": spec.callback_on == "final"})
+            "final_only": spec.callback_on == "final", "join_output": spec.join_output})
 
     def slots_folder(self) -> str:
         """Where the jobs of a prefix that wait for slots of a host are counted, on that host."""
@@ -11732,13 +11739,21 @@ class LogReader:
             out.write(block)
         out.flush()
 
+    def open(self, kind: str) -> None:
+        """Open a log if it is there, and not open yet, also by its other name."""
+        path = self.job.log(kind, self.jobndx)
+        if kind in self.files or not os.path.exists(path):
+            return
+        if any(os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+               for file in self.files.values()):
+            return
+        self.files[kind] = open(path, "rb")
+        skip_to_tail(self.files[kind], self.lines)
+
     def copy(self) -> None:
         """Copy what has been written since the last time."""
         for kind in self.kinds:
-            path = self.job.log(kind, self.jobndx)
-            if kind not in self.files and os.path.exists(path):
-                self.files[kind] = open(path, "rb")
-                skip_to_tail(self.files[kind], self.lines)
+            self.open(kind)
             if kind in self.files:
                 out = sys.stderr if kind == "stderr" and len(self.kinds) > 1 else sys.stdout
                 self.pour(self.files[kind], out.buffer)
@@ -11952,6 +11967,7 @@ class NewJob:
         for name, path in self.FIELDS.items():
             value = getattr(opts, name)
             changes += ["%s=%s" % (path, value)] if value is not None else []
+        changes += ["join_output=true"] * opts.join
         if opts.t is not None:
             changes.append("resources.duration=" + self.walltime(opts.t))
         if opts.here or (self.is_command and opts.dir is None):
@@ -12001,6 +12017,8 @@ class NewJob:
              help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
          arg("--array", metavar="TASKS", help="so many tasks: 100, 1-100%%5 (5 at a time), or a "
              "CSV file whose head names the variables of each"),
+         arg("--join", action="store_true",
+             help="its stderr goes to the log of its stdout, in order of arrival"),
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
              help="set any field, over what the spec says: resources.duration=30"),
          arg("--wait", action="store_true", help="until it ends, and exit as it did"),
@@ -12278,10 +12296,21 @@ def step_to_show(job: JobDir, steps: Steps, opts: Options) -> int:
     return jobndx
 
 
+def show_stderr(job: JobDir, jobndx: int, lines: Optional[int]) -> None:
+    """Print what a step wrote to stderr, which wrote nothing else; says so."""
+    path = job.log("stderr", jobndx)
+    if os.path.exists(path) and os.path.getsize(path):
+        complain("it wrote to stderr only:")
+        with LogReader(job, jobndx, ("stderr",), lines) as reader:
+            reader.copy()
+
+
 @command("logs -f last", ONE_JOBID,
          arg("--ndx", type=int, metavar="N", help="of this step; by default the latest"),
          arg("--task", metavar="N", help="of the latest step of this task of an array"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
+         arg("--both", action="store_true",
+             help="that too, to stderr; `run --join` keeps the order"),
          arg("-f", "--follow", action="store_true",
              help="go on until the job ends, and exit as it did"),
          arg("-n", type=int, metavar="LINES", help="only the last lines"))
@@ -12291,13 +12320,16 @@ def cmd_logs(opts: Options) -> Optional[ExitStatus]:
     if opts.n is not None and opts.n < 0:
         raise InvalidError("-n wants a number of lines")
     job = find_job(config, opts.jobid)
-    steps, kind = Steps(job.rows()), "stderr" if opts.stderr else "stdout"
+    steps, kinds = Steps(job.rows()), ["stderr" if opts.stderr else "stdout"]
+    kinds += ["stderr"] * (opts.both and not opts.stderr)
     jobndx = step_to_show(job, steps, opts)
-    with LogReader(job, jobndx, (kind,), opts.n) as reader:
+    with LogReader(job, jobndx, kinds, opts.n) as reader:
         if opts.follow and may_grow(steps.states, jobndx):
             return reader.follow(config)
-        find_log(job, kind, jobndx)     # says so if there is none
+        path = find_log(job, kinds[0], jobndx)  # says so if there is none
         reader.copy()
+        if kinds == ["stdout"] and not os.path.getsize(path):
+            show_stderr(job, jobndx, opts.n)
     return None
 
 
@@ -13361,6 +13393,16 @@ def write(path: str, text: str, flags: int = posix.O_TRUNC) -> int:
         posix.close(fd)
         raise
     return fd
+
+
+def join(path: str, other: str) -> None:
+    """Give a file another name too: it has two links or, where there are none, a symbolic one."""
+    try:
+        posix.link(path, other)
+    except FileExistsError:
+        pass
+    except OSError:
+        posix.symlink(path.rpartition("/")[2], other)
 
 
 def lock(fd: int, kind: int = fcntl.LOCK_EX) -> "Optional[bool]":
@@ -14566,8 +14608,13 @@ class Run:
 
     def start_payload(self) -> None:
         """Start scripts/run, which inherits a lock on log/alive.N."""
-        for kind in ("stdout", "stderr"):
-            posix.close(write(self.step.log(kind), ""))
+        out, err = self.step.log("stdout"), self.step.log("stderr")
+        posix.close(write(out, ""))
+        if SETTINGS.get("join_output"):
+            join(out, err)
+            err = out
+        else:
+            posix.close(write(err, ""))
         alive = write(self.step.log("alive"), "")
         lock(alive)
         try:
@@ -14579,8 +14626,7 @@ class Run:
             argv = [SETTINGS["base"] + "/scripts/run"]
             if SETTINGS.get("has_setup"):
                 argv = [find_bash(), "-l", SETTINGS["base"] + "/scripts/setup"]
-            self.payload = start(argv, self.environment(),
-                                 self.step.log("stdout"), self.step.log("stderr"))
+            self.payload = start(argv, self.environment(), out, err)
         finally:  # a descriptor of ours would keep the lock when the payload has ended
             posix.close(alive)
             posix.close(inherited)

@@ -110,6 +110,16 @@ def write(path: str, text: str, flags: int = posix.O_TRUNC) -> int:
     return fd
 
 
+def join(path: str, other: str) -> None:
+    """Give a file another name too: it has two links or, where there are none, a symbolic one."""
+    try:
+        posix.link(path, other)
+    except FileExistsError:
+        pass
+    except OSError:
+        posix.symlink(path.rpartition("/")[2], other)
+
+
 def lock(fd: int, kind: int = fcntl.LOCK_EX) -> "Optional[bool]":
     """Lock an open file: True if that worked, False if others hold it, None if there are no locks.
 
@@ -1313,8 +1323,13 @@ class Run:
 
     def start_payload(self) -> None:
         """Start scripts/run, which inherits a lock on log/alive.N."""
-        for kind in ("stdout", "stderr"):
-            posix.close(write(self.step.log(kind), ""))
+        out, err = self.step.log("stdout"), self.step.log("stderr")
+        posix.close(write(out, ""))
+        if SETTINGS.get("join_output"):
+            join(out, err)
+            err = out
+        else:
+            posix.close(write(err, ""))
         alive = write(self.step.log("alive"), "")
         lock(alive)
         try:
@@ -1326,8 +1341,7 @@ class Run:
             argv = [SETTINGS["base"] + "/scripts/run"]
             if SETTINGS.get("has_setup"):
                 argv = [find_bash(), "-l", SETTINGS["base"] + "/scripts/setup"]
-            self.payload = start(argv, self.environment(),
-                                 self.step.log("stdout"), self.step.log("stderr"))
+            self.payload = start(argv, self.environment(), out, err)
         finally:  # a descriptor of ours would keep the lock when the payload has ended
             posix.close(alive)
             posix.close(inherited)

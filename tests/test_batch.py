@@ -81,6 +81,13 @@ class Read(Case):
         self.assertEqual((needs["duration"], needs["memory_per_process"], spec["attributes"]),
                          (10, 2048, {"-pe": "smp 4"}))
 
+    def test_output_that_is_joined(self) -> None:
+        for prefix, kind, value, joins in (
+                ("#$", "sge", "y", True), ("#$", "sge", "n", False), ("#PBS", "pbs", "oe", True),
+                ("#PBS", "pbs", "n", False)):
+            spec = self.spec("#!/bin/sh\n%s -j %s\ntrue\n" % (prefix, value), kind)
+            self.assertIs(spec["join_output"], joins, (kind, value))
+
     def test_what_is_left_out_is_named(self) -> None:
         self.write("job.sh", "#!/bin/sh\n#SBATCH -o out\n#SBATCH -C cpu --qos=high\n"
                              "#SBATCH --nodes=1\necho moo\n")

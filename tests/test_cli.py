@@ -178,6 +178,33 @@ class Verbs(Case):
         self.assertEqual(len(self.ids("ls")), 2)
         self.psik("rm", "--force", "a*")
 
+    def test_output_that_is_joined(self) -> None:
+        script = "for n in 1 2 3; do echo out $n; echo err $n >&2; done; exit 3"
+        lines = "".join("out %d\nerr %d\n" % (n, n) for n in (1, 2, 3))
+        for options in ((), ("--setup", "echo set >&2")):
+            ran = self.psik("run", "--join", "--follow", *options, "-c", script, status=3)
+            said = "set\n" * bool(options) + lines
+            self.assertEqual(ran.out, said)
+            self.assertNotIn("\nerr 1", ran.err)
+            for argv in ((), ("--stderr",), ("--both",)):
+                self.assertEqual(self.psik("logs", *argv, "last").out, said)
+            self.assertIn("err 3", self.psik("why", "last").out)
+        ran = self.psik("run", "--wait", "--array", "2", "--join", "-c", "echo $task >&2")
+        self.assertEqual(self.psik("logs", "--task", "2", "last").out, "2\n")
+
+    def test_output_that_is_not_joined(self) -> None:
+        self.psik("run", "--wait", "-c", "echo out; echo err >&2")
+        self.assertEqual(self.psik("logs", "last")[1:], ("out\n", ""))
+        self.assertEqual(self.psik("logs", "--both", "last")[1:], ("out\n", "err\n"))
+        self.psik("run", "--wait", "-c", "echo one >&2; echo two >&2")
+        for argv, out in (((), "one\ntwo\n"), (("-n", "1"), "two\n")):
+            ran = self.psik("logs", *argv, "last")
+            self.assertEqual((ran.out, ran.err), (out, "psik: it wrote to stderr only:\n"))
+        self.psik("run", "--wait", "-c", "true")
+        self.assertEqual(self.psik("logs", "last")[1:], ("", ""))
+        self.psik("run", "-c", "sleep 0.7; echo out; sleep 0.3; echo err >&2")
+        self.assertEqual(self.psik("logs", "-f", "--both", "last")[1:], ("out\n", "err\n"))
+
     def test_where_a_job_lies(self) -> None:
         jobid = self.run_spec("--wait", script="true", directory=self.folder)
         base = os.path.join(self.prefix, "local", jobid)

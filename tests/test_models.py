@@ -65,7 +65,8 @@ class Specs(unittest.TestCase):
 
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
-        self.assertIs(ours.pop("requeue"), False)  # which upstream has not
+        for name in ("requeue", "join_output"):     # which upstream has not
+            self.assertIs(ours.pop(name), False)
         self.assertEqual(ours.pop("callback_on"), "all")
         self.assertEqual((ours.pop("setup"), ours.pop("after")), ([], []))
         for name in ("launcher", "array", "at_once"):
