@@ -745,6 +745,15 @@ class Finished(NamedTuple):
         """Why a script failed: what it said on stderr, else its exit status."""
         return telling_lines(self.err) or "exit %d" % self.status
 
+    def tell(self, argv: Sequence[str], seconds: float) -> None:
+        """Tell the program's log, if it has one (`-v`), what was run, and what that printed."""
+        logging = sys.modules.get("logging")    # to import it would cost each start some time
+        if logging:
+            log = logging.getLogger("psik")
+            log.info("%s: exit %d after %.2f s", " ".join(argv), self.status, seconds)
+            for line in (self.out + self.err).splitlines():
+                log.debug("    %s", line)
+
 
 def end_session(child: Any) -> None:
     """Kill a program that leads its session, and its process group; close its pipes."""
@@ -766,6 +775,7 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
     program and its process group are killed then.  OSError if it cannot be started.
     """
     import subprocess
+    begun = time.monotonic()
     log = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
     try:
         child = subprocess.Popen(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
@@ -781,7 +791,9 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
         end_session(child)
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
     status = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    return Finished(status, out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))
+    done = Finished(status, out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))
+    done.tell(argv, time.monotonic() - begun)
+    return done
 
 
 def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str,
@@ -911,6 +923,11 @@ RANK = {JobState.new: 0, JobState.queued: 1, JobState.active: 2,
         JobState.completed: 3, JobState.failed: 3, JobState.canceled: 3}
 LIVE = (JobState.queued, JobState.active)   # its scheduler has it
 STATES: Dict[str, JobState] = {state.value: state for state in JobState}
+STATE_MEANINGS = {
+    "new": "made, not submitted", "queued": "its scheduler has it", "active": "it runs",
+    "completed": "it ended with exit status 0",
+    "failed": "it ended otherwise, or could not be submitted",
+    "canceled": "someone asked psik.py to end it"}
 
 
 def no_state(text: str) -> str:
@@ -3076,6 +3093,21 @@ class Block(str):
 
 Value = Union[None, int, str, Option, List[str], List[Option]]
 
+# The templates of a backend, and what the scripts do that are made from them.
+TEMPLATES_OF_A_BACKEND = {
+    "submit": "hands scripts/job to the scheduler, and prints the native id as its last line; "
+              "called with the jobndx, for an array with OFFSET+, and the name of this host",
+    "job": "runs in the job with the jobndx: sets mpirun, nodes, jobid and psik_walltime_s, then "
+           "@job_body@ hands over to the supervisor",
+    "cancel": "ends the jobs of the native ids with which it is called; stdin has a line "
+              "`nativeid tag` for each",
+    "poll": "prints `nativeid state exitstatus tag reason...` for each job that the scheduler has; "
+            "may be missing, like all that follow",
+    "array": "prints the largest index of an array, and `list` or `range`",
+    "check": "fails, and says why, where the scheduler cannot take jobs",
+    "hold": "keeps jobs that wait from starting", "release": "lets them start again",
+    "signal": "sends the signal that its first argument names to jobs",
+    "queues": "prints `name state nodes free_nodes cores free_cores max_walltime_min` of each"}
 # Every name that a template may use, and what it stands for.
 TEMPLATE_NAMES = {
     "shell": "the command behind `#!`",
@@ -11514,7 +11546,7 @@ GROUPS = (  # as `psik.py --help` lists them
               "kill", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
-    ("setup", ("backends", "config", "install")),
+    ("setup", ("backends", "config", "install", "help")),
 )
 WHICH_JOB = "a job's id, or its beginning, or its name, or `last`"
 JOBIDS = arg("jobid", nargs="+", metavar="JOBID",
@@ -12916,76 +12948,261 @@ def cmd_install(opts: Options) -> None:
 
 # The command line as a whole.
 
-def overview() -> str:
-    """What psik.py is, and its commands, a line each."""
-    about = summaries_of_commands()
-    lines = ["Submit, follow and keep track of batch jobs."]
-    for group, names in GROUPS:
-        lines += [group + ":"] + ["  %-9s %s" % (name, about[name]) for name in names]
-    return "\n".join(lines)
+class CommandLine:
+    """Reads a command line, and says where one stands if there is none."""
+
+    @staticmethod
+    def overview() -> str:
+        """What psik.py is, and its commands, a line each."""
+        about = summaries_of_commands()
+        lines = ["Submit, follow and keep track of batch jobs."]
+        for group, names in GROUPS:
+            lines += [group + ":"] + ["  %-9s %s" % (name, about[name]) for name in names]
+        return "\n".join(lines)
+
+    @classmethod
+    def parser(cls) -> Any:
+        """The parser, made from COMMANDS."""
+        import argparse
+        shared = argparse.ArgumentParser(add_help=False)
+        shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
+                            help="the config; by default $PSIK_CONFIG, else ~/.config/psik.json")
+        shared.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS,
+                            help="show each call of a scheduler's program; -vv what it prints")
+        parser = argparse.ArgumentParser(
+            prog=called(), usage=called() + " [-h] [--version] [-v] [--config FILE] COMMAND ...",
+            description=cls.overview(), parents=[shared], add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=called() + " COMMAND --help tells more, with an example.")
+        parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+        parser.add_argument("--version", action="version", version=__version__,
+                            help=argparse.SUPPRESS)
+        subs = parser.add_subparsers(prog=called(), metavar="COMMAND", dest="command",
+                                     help=argparse.SUPPRESS)
+        subs.required = True
+        for name, function, arguments, example in COMMANDS:
+            sub = subs.add_parser(name, parents=[shared], description=function.__doc__,
+                                  epilog="example: %s %s" % (called(), example))
+            for names, options in arguments:
+                sub.add_argument(*names, **options)
+            sub.set_defaults(func=function)
+        return parser
+
+    @staticmethod
+    def of_reached(words: Sequence[str]) -> Optional[Options]:
+        """The options of `reached BASE JOBNDX STATE [INFO]`; None if it is written otherwise."""
+        if len(words) not in (4, 5):
+            return None
+        base, jobndx, state, info = (list(words) + ["0"])[1:5]
+        if not re.fullmatch("[0-9]{1,9}", jobndx) or state not in STATES:
+            return None
+        return Options(func=cmd_reached, config=None, base=base, jobndx=int(jobndx), state=state,
+                       info=info)
+
+    @classmethod
+    def in_job(cls, argv: Sequence[str]) -> Optional[Options]:
+        """The options of a command line that a job uses; None for any other.
+
+        argparse costs more time than the whole rest of such a call.
+        """
+        words = [word for word in argv if word != "--"]
+        if any(word.startswith("-") for word in words):
+            return None
+        if words[:1] == ["deliver"] and len(words) > 1:
+            return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False)
+        return cls.of_reached(words) if words[:1] == ["reached"] else None
+
+    @staticmethod
+    def check(names: Sequence[str], unknown: Sequence[str] = ()) -> None:
+        """InvalidError if the first of these words is no command, or if it has no such options."""
+        known = {name: arguments for name, _, arguments, _ in COMMANDS}
+        name = names[0] if names else ""
+        if name and name not in known:
+            raise InvalidError("no command %s%s; `%s --help` lists them" % (
+                shown(name), nearest(name, known), called()))
+        if unknown:
+            options = [each for argument in known.get(name, ()) for each in argument.names]
+            near = nearest(unknown[0].split("=")[0], options)
+            raise InvalidError("%s takes no %s%s; `%s %s --help` tells what it takes" % (
+                name, shown(unknown[0]), near, called(), name))
+
+    @classmethod
+    def read(cls, argv: Sequence[str]) -> Options:
+        """The options of a command line; InvalidError, or SystemExit if argparse refuses it."""
+        if not argv:
+            return Options(func=cls.welcome, config=None)
+        given = cls.in_job(argv)
+        if given:
+            return given
+        words: Sequence[str] = []
+        before = argv[:list(argv).index("--")] if "--" in argv else argv
+        names = [word for last, word in zip([""] + list(before), before)
+                 if last != "--config" and not word.startswith("-")]
+        if names[:1] == ["run"]:    # what follows is a command
+            argv, words = before, argv[len(before) + 1:]
+        cls.check(names)
+        opts = Options(config=None, verbose=0, words=list(words))
+        cls.check(names, cls.parser().parse_known_args(argv, opts)[1])
+        if opts.verbose:
+            import logging
+            logging.basicConfig(level="DEBUG" if opts.verbose > 1 else "INFO",
+                                format="psik: %(message)s")
+        return opts
+
+    @staticmethod
+    def welcome(opts: Options) -> None:
+        """Say what psik.py is, and where one stands."""
+        config = load_config(opts.config)
+        newest = [summary for _, summary in JobFilter().find(config, limit=200, poll=False)]
+        begin = time.time() - Listing.RECENT_DAYS * 86400
+        counts = {state: sum(each.state == state for each in newest if state in ("queued", "active")
+                             or each.updated >= begin) for state in ("active", "queued", "failed")}
+        say("psik.py %s: submits, follows and keeps track of batch jobs." % __version__)
+        say("Here, of the newest jobs, %d run, %d wait, and %d failed in the last days.\n" % (
+            counts["active"], counts["queued"], counts["failed"]))
+        for example, meaning in (("run -- COMMAND", "run a command as a job"), ("ls", "list jobs"),
+                                 ("why last", "why the newest failed, or waits"),
+                                 ("--help", "all commands"), ("help spec", "what a job can be")):
+            say("  %s %-15s %s" % (called(), example, meaning))
 
 
-def build_parser() -> Any:
-    """The parser of the command line, made from COMMANDS."""
-    import argparse
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
-                        help="the config; by default $PSIK_CONFIG, else ~/.config/psik.json")
-    parser = argparse.ArgumentParser(
-        prog=called(), usage=called() + " [-h] [--version] [--config FILE] COMMAND ...",
-        description=overview(), parents=[shared], add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=called() + " COMMAND --help tells more, with an example.")
-    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=__version__, help=argparse.SUPPRESS)
-    subs = parser.add_subparsers(prog=called(), metavar="COMMAND", dest="command",
-                                 help=argparse.SUPPRESS)
-    subs.required = True
-    for name, function, arguments, example in COMMANDS:
-        sub = subs.add_parser(name, parents=[shared], description=function.__doc__,
-                              epilog="example: %s %s" % (called(), example))
-        for names, options in arguments:
-            sub.add_argument(*names, **options)
-        sub.set_defaults(func=function)
-    return parser
+# Help.
+
+class Reference:
+    """What `help TOPIC` prints, made from the models and tables by which the code itself goes."""
+
+    def __init__(self) -> None:
+        import shutil
+        self.width = min(100, shutil.get_terminal_size((100, 24)).columns)
+
+    def entry(self, name: str, meaning: str) -> None:
+        """Print a name, and below it what it means."""
+        import textwrap
+        say(name)
+        for line in textwrap.wrap(meaning, self.width - 6) or [""]:
+            say("      " + line)
+
+    def fields(self, model: Type[Model], above: str = "") -> None:
+        """Print the fields of a model."""
+        for item in fields(model):  # type: ignore[arg-type]
+            default = default_of(item)
+            if item.metadata["required"]:
+                value = " (required)"
+            else:
+                value = "" if default in (None, {}, [], "") or isinstance(default, Model) else (
+                    " = " + json.dumps(default))
+            self.entry(above + item.name + value, item.metadata["doc"])
+
+    def rows(self, rows: Mapping[str, str]) -> None:
+        """Print a table."""
+        for name, meaning in rows.items():
+            self.entry(name, meaning)
+
+    def spec(self) -> None:
+        """A job: the JSON that `run` takes."""
+        self.fields(JobSpec)
+        self.fields(ResourceSpec, "resources.")
+        self.fields(BackendConfig, "backend.")
+
+    def config(self) -> None:
+        """~/.config/psik.json."""
+        self.fields(Config)
+        self.fields(BackendConfig, "backend.")
+
+    def states(self) -> None:
+        """The states of a job."""
+        self.rows(STATE_MEANINGS)
+        say("A step only moves down this list, and its first final state stays.")
+
+    @staticmethod
+    def tree() -> None:
+        """The files of a job."""
+        doc = __doc__ or ""
+        say(doc[doc.index("    prefix/"):doc.index('"Upstream" is')].rstrip())
+
+    def templates(self) -> None:
+        """How a backend is made, for a scheduler that psik.py does not know."""
+        say("The folder that `templates` in the config names holds a folder for each type of\n"
+            "backend; `%s backends --export DIR` writes the built-in ones out.\n" % called())
+        self.rows(TEMPLATES_OF_A_BACKEND)
+        say("\nIn a template stands, in place of")
+        self.rows({"@%s@" % name: meaning for name, meaning in TEMPLATE_NAMES.items()})
+
+    @staticmethod
+    def callbacks() -> None:
+        """What is sent to the URL that `callback` of a spec names."""
+        say("Each change of state is a POST with this JSON, signed if the spec has a cb_secret:\n")
+        say(json.dumps({"jobid": "1795220145.691", "jobndx": 1, "state": "active", "info": 4242}))
+        say("\nx-hub-signature-256 is sha256= and the HMAC-SHA256 of the body under the secret.\n"
+            "What could not be sent is tried again by `%s deliver`, `poll` and the server."
+            % called())
+
+    def api(self) -> None:
+        """The routes of `serve`."""
+        for route in ROUTES:
+            doc = (route.handler.__doc__ or "").strip().split("\n")[0]
+            self.entry("%-6s %s" % (route.method, route.path), doc)
+        say("`%s serve --openapi` prints all of it." % called())
+
+    def exit(self) -> None:
+        """Exit statuses."""
+        self.rows({str(status): meaning for status, meaning in (
+            (0, "it is done"), (1, "the system failed"), *sorted(
+                (cls.exit_status, (cls.__doc__ or "").split("\n")[0]) for cls in (
+                    InvalidError, NotFoundError, BackendError, ConflictError, ForbiddenError)),
+            (124, "--timeout was over"), (130, "Ctrl-C; the job goes on"),
+            (143, "`wait`: the job was canceled; else `wait` exits as the job did"))})
+
+    @staticmethod
+    def schema() -> Json:
+        """The JSON Schema of a spec, for editors."""
+        text = json.dumps(OpenApi().document()["components"]["schemas"])
+        found: Set[str] = set()
+        wanted = ["JobSpec"]
+        parts = json.loads(text.replace("#/components/schemas/", "#/$defs/"))
+        while wanted:
+            name = wanted.pop()
+            found.add(name)
+            wanted += set(re.findall(r'"#/[$]defs/(\w+)"', json.dumps(parts[name]))) - found
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema",
+                "$ref": "#/$defs/JobSpec", "$defs": {name: parts[name] for name in sorted(found)}}
+
+    TOPICS = ("spec", "config", "states", "tree", "templates", "callbacks", "api", "exit")
+
+    @classmethod
+    def topics(cls) -> Dict[str, str]:
+        """{topic: what it is about}."""
+        return {name: (getattr(cls, name).__doc__ or "").rstrip(".") for name in cls.TOPICS}
 
 
-def options_of_reached(words: Sequence[str]) -> Optional[Options]:
-    """The options of `reached BASE JOBNDX STATE [INFO]`; None if it is written in another way."""
-    if len(words) not in (4, 5):
-        return None
-    base, jobndx, state, info = (list(words) + ["0"])[1:5]
-    if not re.fullmatch("[0-9]{1,9}", jobndx) or state not in STATES:
-        return None
-    return Options(func=cmd_reached, config=None, base=base, jobndx=int(jobndx), state=state,
-                   info=info)
+@command("help spec",
+         arg("topic", nargs="?", metavar="TOPIC",
+             help="a command, or one of " + ", ".join(Reference.TOPICS)),
+         arg("--json", action="store_true", help="of spec: its JSON Schema, for editors"))
+def cmd_help(opts: Options) -> Optional[ExitStatus]:
+    """Tell all about a command, a spec, the config, or the files of a job."""
+    topic = opts.topic
+    if opts.json:
+        if topic != "spec":
+            raise InvalidError("--json goes with `help spec`")
+        say(json.dumps(Reference.schema(), indent=2))
+    elif topic in Reference.TOPICS:
+        getattr(Reference(), topic)()
+    elif topic in [name for name, _, _, _ in COMMANDS]:
+        CommandLine.read([topic, "--help"])
+    elif topic:
+        names = list(Reference.TOPICS) + [name for name, _, _, _ in COMMANDS]
+        raise InvalidError("no help on %s%s; there is %s" % (
+            shown(topic), nearest(topic, names), ", ".join(Reference.TOPICS)))
+    else:
+        CommandLine.parser().print_help()
+        say("\n%s help TOPIC tells more of:" % called())
+        for name, about in Reference.topics().items():
+            say("  %-9s %s" % (name, about))
+    return None
 
 
-def options_in_job(argv: Sequence[str]) -> Optional[Options]:
-    """The options of a command line that a job uses; None for any other, which argparse reads.
-
-    argparse costs more time than the whole rest of such a call.
-    """
-    words = [word for word in argv if word != "--"]
-    if any(word.startswith("-") for word in words):
-        return None
-    if words[:1] == ["deliver"] and len(words) > 1:
-        return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False)
-    return options_of_reached(words) if words[:1] == ["reached"] else None
-
-
-def read_arguments(argv: Sequence[str]) -> Options:
-    """The options of a command line; SystemExit if argparse refuses it."""
-    words: Sequence[str] = []
-    before = argv[:list(argv).index("--")] if "--" in argv else []
-    names = [word for last, word in zip([""] + list(before), before)
-             if last != "--config" and not word.startswith("-")]
-    if names[:1] == ["run"]:    # what follows is a command
-        argv, words = before, argv[len(before) + 1:]
-    given = Options(config=None, words=list(words))
-    opts: Options = options_in_job(argv) or build_parser().parse_args(argv, given)
-    return opts
-
+# The program.
 
 def open_missing_streams() -> None:
     """Open the null device as stdin, stdout or stderr if it was closed.
@@ -13005,7 +13222,7 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
     """Run one command line; its exit status."""
     open_missing_streams()
     try:
-        opts = read_arguments(sys.argv[1:] if argv is None else argv)
+        opts = CommandLine.read(sys.argv[1:] if argv is None else argv)
         status = opts.func(opts) or 0
         sys.stdout.flush()
         return int(status)

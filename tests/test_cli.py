@@ -15,8 +15,9 @@ import unittest
 from typing import List, Tuple
 
 import psik
-from harness import PSIK, Case, captured
+from harness import DEPS, PSIK, Case, captured, needs
 
+OPENAPI = os.path.join(DEPS, "openapi", "bin", "python")
 BROKEN: List[Tuple[str, str]] = [  # what is given as a spec, what is said
     ("{", "stdin:1:2: not JSON: expecting property name"),
     ("", "stdin:1:1: it is empty"),
@@ -373,7 +374,66 @@ class Verbs(Case):
                 self.assertEqual(psik.main([name, "--help"]), 0)
             self.assertIn("example: psik.py " + name, out.getvalue())
             self.assertTrue(function.__doc__)
-        self.assertEqual(self.psik(status=2).out, "")
+
+    def test_alone_it_says_where_one_stands(self) -> None:
+        self.assertIn("of the newest jobs, 0 run, 0 wait, and 0 failed", self.psik().out)
+        self.run_spec("--wait", script="exit 3", status=3)
+        jobid = self.run_spec(script="exec sleep 300")
+        self.until(lambda: "of the newest jobs, 1 run, 0 wait, and 1 failed" in self.psik().out)
+        self.psik("rm", "--force", jobid)
+
+    def test_what_is_mistyped(self) -> None:
+        for argv, said in ((["lst"], "no command 'lst' (did you mean 'ls'?); `psik.py --help`"),
+                           (["--config", "x", "qwert"], "no command 'qwert'; `psik.py --help`"),
+                           (["ls", "--bckend=x"], "ls takes no '--bckend=x' (did you mean '--back"),
+                           (["status", "x", "--zz"], "status takes no '--zz'; `psik.py status --"),
+                           (["help", "sepc"], "no help on 'sepc' (did you mean 'spec'?)"),
+                           (["help", "--json", "ls"], "--json goes with `help spec`")):
+            self.assertIn(said, self.psik(*argv, status=2).err)
+
+    def test_what_programs_are_called(self) -> None:
+        self.configure_pond()
+        for flags, wanted in ((("run", "-v"), False), (("-vv", "run"), True)):
+            said = self.psik(*flags, "--backend", "pond", "-c", "true").err
+            self.assertRegex(said, r"psik: /.*/scripts/submit .*: exit 0 after 0\.\d\d s\n")
+            self.assertEqual("psik:     7\n" in said, wanted, said)
+        self.assertEqual(self.psik("ls").err, "")
+
+    def test_help_on_topics(self) -> None:
+        listed = self.psik("help").out
+        for topic in psik.Reference.TOPICS:
+            said = self.psik("help", topic).out
+            self.assertIn("\n  %-9s " % topic, listed)
+            self.assertGreater(len(said.splitlines()), 4, topic)
+            self.assertLessEqual(max(map(len, said.splitlines())), 100, topic)
+        said = self.psik("help", "spec").out
+        for model, above in ((psik.JobSpec, ""), (psik.ResourceSpec, "resources.")):
+            for item in psik.fields(model):
+                self.assertRegex(said, r"(?m)^%s%s( = .*| \(required\))?$" % (above, item.name))
+        said = self.psik("help", "config").out
+        for item in psik.fields(psik.Config):
+            self.assertRegex(said, r"(?m)^%s( = .*)?$" % item.name)
+        for topic, words in (("states", psik.STATES), ("exit", ("0", "2", "124", "143")),
+                             ("templates", psik.TEMPLATES_OF_A_BACKEND),
+                             ("tree", ("status.csv", "claim.N", "alive.N")),
+                             ("callbacks", ("x-hub-signature-256",)), ("api", ("/v1/jobs",))):
+            for word in words:
+                self.assertRegex(self.psik("help", topic).out, r"(?m)(^|\s)%s\b" % re.escape(word))
+        self.assertEqual(self.psik("help", "run").out, self.psik("run", "--help").out)
+
+    @needs("jsonschema, from `make test-deps`", os.path.exists(OPENAPI))
+    def test_the_schema_of_a_spec(self) -> None:
+        schema = self.write("schema.json", self.psik("help", "--json", "spec").out)
+        code = ("import json, sys, jsonschema; schema = json.load(open(sys.argv[1]))\n"
+                "check = jsonschema.Draft202012Validator(schema); check.check_schema(schema)\n"
+                "print([check.is_valid(each) for each in json.load(sys.stdin)])")
+        specs = [{"script": "true"}, {"script": "true", "resources": {"duration": 5}},
+                 {"script": "true", "array": "1-9%2", "after": ["1.2"], "backend": "x"},
+                 {}, {"script": 5}, {"script": "true", "duration": 3},
+                 {"script": "true", "resources": {"duration": 0}}]
+        done = subprocess.run([OPENAPI, "-c", code, schema], input=json.dumps(specs).encode(),
+                              stdout=subprocess.PIPE, check=True)
+        self.assertEqual(done.stdout.decode().split(), str([True] * 3 + [False] * 4).split())
 
     def test_help_fits_a_screen_and_names_every_command_once(self) -> None:
         grouped = [name for _, names in psik.GROUPS for name in names]

@@ -42,8 +42,7 @@ class Tables(unittest.TestCase):
             ("command | what it does", {name for name, _, _, _ in psik.COMMANDS}),
             ("field of `resources` | default | meaning", field_names(psik.ResourceSpec)),
             ("state | meaning", set(psik.STATES)),
-            ("template | what it does",
-             {"check", "queues", *psik.JOB_SCRIPTS, *psik.STEERING_SCRIPTS, *psik.ARRAY_SCRIPTS}),
+            ("template | what it does", set(psik.TEMPLATES_OF_A_BACKEND)),
             ("type | what runs the jobs",
              {name.split("/")[0] for name in psik.TEMPLATES if "/" in name}),
         ]
@@ -60,6 +59,12 @@ class Tables(unittest.TestCase):
             lines = table.split("\n\n")[0].split("\n")[2:]
             names = set(re.findall(r"`([a-z_]+)`", " ".join(line.split("|")[1] for line in lines)))
             self.assertEqual(names, field_names(model), model)
+
+    def test_help_knows_every_template_and_state(self) -> None:
+        self.assertEqual({"check", "queues", *psik.JOB_SCRIPTS, *psik.STEERING_SCRIPTS,
+                          *psik.ARRAY_SCRIPTS}, set(psik.TEMPLATES_OF_A_BACKEND))
+        for state, meaning in psik.STATE_MEANINGS.items():
+            self.assertIn("| `%s` | %s |" % (state, meaning), README)
 
     def test_the_environment_is_the_codes(self) -> None:
         with open(PSIK, encoding="utf-8") as file:
