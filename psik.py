@@ -11546,7 +11546,7 @@ GROUPS = (  # as `psik.py --help` lists them
               "kill", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("serve", "token", "share")),
-    ("setup", ("backends", "config", "install", "help")),
+    ("setup", ("doctor", "backends", "config", "install", "help")),
 )
 WHICH_JOB = "a job's id, or its beginning, or its name, or `last`"
 JOBIDS = arg("jobid", nargs="+", metavar="JOBID",
@@ -12846,6 +12846,204 @@ def cmd_config(opts: Options) -> None:
         settings.update({name: backend[name] for name in ("shell", "psik", "prefix")})
         for name in [name for name, value in settings.items() if value not in (None, {})]:
             say("  %-18s %s" % (name, settings[name]))
+
+
+class Finding(NamedTuple):
+    """One line of `doctor`: of what it is, what was found, and where that is wrong the way out."""
+    subject: str
+    found: str
+    is_wrong: bool = False
+    way_out: str = ""
+
+    def show(self) -> None:
+        """Print it."""
+        marks = ("✓", "✗") if printable("✓") == "✓" else ("ok", "NO")
+        mark = painted(marks[self.is_wrong], "failed" if self.is_wrong else "completed")
+        say("%s %-10s %s" % (mark, self.subject, one_line(self.found)))
+        if self.way_out:
+            say("    " + self.way_out)
+        sys.stdout.flush()
+
+
+class FolderExam:
+    """Tries what psik.py needs of the file system below a folder, in a file that is removed."""
+    SPARE_BYTES, SPARE_FILES, CLOCK_S = 100 * 1024 * 1024, 1000, 2
+
+    def __init__(self, folder: str) -> None:
+        import tempfile
+        make_folder(folder)
+        fd, self.path = tempfile.mkstemp(prefix=".doctor-", dir=folder)
+        os.close(fd)
+
+    def all(self) -> Iterator[Tuple[str, str]]:
+        """(what is wrong, the way out)."""
+        try:
+            for test in (self.locks, self.appends, self.links, self.clock, self.space):
+                yield from test()
+        finally:
+            for path in (self.path, self.path + "-link"):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def locks(self) -> Iterator[Tuple[str, str]]:
+        """Whether a lock keeps others out."""
+        way_out = "jobs are told apart by process ids there; let psik.py run on one host only"
+        with closing_fd(os.open(self.path, os.O_RDWR)) as first:
+            with closing_fd(os.open(self.path, os.O_RDWR)) as second:
+                try:
+                    fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    yield "its file system gives a lock to two at once", way_out
+                except BlockingIOError:
+                    pass
+                except OSError as err:
+                    yield "its file system has no locks (%s)" % err.strerror, way_out
+
+    def appends(self) -> Iterator[Tuple[str, str]]:
+        """Whether two who append do not write over each other."""
+        flags = os.O_WRONLY | os.O_APPEND
+        with closing_fd(os.open(self.path, flags)) as first:
+            with closing_fd(os.open(self.path, flags)) as second:
+                for fd, text in ((first, b"1"), (second, b"2"), (first, b"3")):
+                    os.write(fd, text)
+        if read_or_empty(self.path) != "123":
+            yield "on its file system one who appends writes over another", "choose another prefix"
+
+    def links(self) -> Iterator[Tuple[str, str]]:
+        """Whether a file can have two names."""
+        try:
+            os.link(self.path, self.path + "-link")
+        except OSError:
+            yield ("its file system has no hard links, so each job has a copy of psik.py",
+                   "another prefix saves the space")
+
+    def clock(self) -> Iterator[Tuple[str, str]]:
+        """Whether the file server's clock is ours."""
+        with open(self.path, "w") as file:
+            file.write("now")
+        off_s = os.stat(self.path).st_mtime - time.time()
+        if abs(off_s) > self.CLOCK_S:
+            yield ("the clock of its file system is %.0f s %s" % (
+                abs(off_s), "ahead" if off_s > 0 else "behind"), "tell the administrators")
+
+    def space(self) -> Iterator[Tuple[str, str]]:
+        """Whether there is room."""
+        room = os.statvfs(self.path)
+        way_out = "`%s rm --state completed --older 30d`" % called()
+        if room.f_bavail * room.f_frsize < self.SPARE_BYTES:
+            yield "only %d MiB are free there" % (room.f_bavail * room.f_frsize >> 20), way_out
+        if room.f_files and room.f_favail < self.SPARE_FILES:
+            yield "only %d more files can be made there" % room.f_favail, way_out
+
+
+class Doctor:
+    """Looks for what keeps jobs from running, and says what to type."""
+    DEEP_S = 120
+
+    def __init__(self, config: Config, place: str) -> None:
+        self.config, self.place = config, place
+
+    def python(self) -> Iterator[Finding]:
+        """The Python that runs this, and that runs the supervisors where a node has it too."""
+        yield Finding("python", "%s, %s" % (sys.version.split()[0], sys.executable))
+
+    def settings(self) -> Iterator[Finding]:
+        """The config and the shell."""
+        exists = os.path.exists(self.place)
+        yield Finding("config", self.place if exists else "none; jobs run locally")
+        try:
+            yield Finding("shell", Shell.of(self.config).command)
+        except InvalidError as err:
+            yield Finding("shell", str(err), True, "leave `rc_path` out of the config, or mend it")
+
+    def prefixes(self) -> Iterator[Finding]:
+        """The folders of jobs."""
+        for folder in sorted({backend.prefix for backend in self.config.by_name.values()}):
+            try:
+                faults = list(FolderExam(folder).all())
+                JobTree(self.config)    # whose it is
+            except ForbiddenError as err:
+                faults = [(str(err), "choose a prefix of your own")]
+            except OSError as err:
+                faults = [(fault_of_system(err), "name another folder as `prefix` in %s, or set "
+                           "XDG_DATA_HOME" % self.place)]
+            yield from (Finding("prefix", "%s: %s" % (folder, wrong), True, way_out)
+                        for wrong, way_out in faults)
+            if not faults:
+                yield Finding("prefix", folder)
+
+    def backends(self) -> Iterator[Finding]:
+        """The programs of each backend, and whether its scheduler answers."""
+        for backend in self.config.by_name.values():
+            faults = check_backend(backend) or ask_backend(backend)
+            yield from (Finding("backend", "%s: %s" % (backend.name, fault), True,
+                                "ask the administrators, or choose another `type`; `%s help config`"
+                                % called()) for fault in faults)
+            if not faults:
+                yield Finding("backend", "%s (%s)" % (backend.name, backend.kind))
+
+    def callbacks(self) -> Iterator[Finding]:
+        """Callbacks that could not be sent."""
+        for backend in self.config.by_name.values():
+            waiting, dead = (len(Outbox.files(backend.root, dead)) for dead in (False, True))
+            if waiting or dead:
+                yield Finding("callbacks", "%s: %d wait to be sent, %d were given up" % (
+                    backend.name, waiting, dead), True, "`%s deliver --all --dead` tries again; "
+                    "`status` of a job says what was answered" % called())
+
+    def deep(self) -> Iterator[Finding]:
+        """A job of one line on each backend."""
+        needs = ResourceSpec(duration=2, exclusive_node_use=False)
+        for backend in self.config.by_name.values():
+            try:
+                job = create(self.config, JobSpec(name="doctor", script="echo psik",
+                                                  resources=needs), backend.name)
+                yield self.trial(job)
+            except PsikError as err:
+                yield Finding("a job", "%s: %s" % (backend.name, err), True,
+                              "`%s help config`" % called())
+
+    def trial(self, job: JobDir) -> Finding:
+        """How a job fares, which is removed."""
+        submit(job)
+        line = Waiting(on_terminal(sys.stderr))
+        summary, = wait(self.config, [job], self.DEEP_S, line.show)
+        line.clear()
+        rows = job.rows()
+        steps = ["%s after %.1f s" % (row.state, row.time - rows[0].time) for row in rows[1:]]
+        found = "%s: %s" % (job.backend, ", ".join(steps))
+        if summary.state == JobState.completed and logs(job) == "psik\n":
+            remove(job)
+            return Finding("a job", found)
+        found += ": " + summary.reason if summary.reason else ""
+        return Finding("a job", found, True, "`%s why %s`; `%s rm --force %s`" % (
+            called(), job.jobid, called(), job.jobid))
+
+    def findings(self, deep: bool) -> Iterator[Finding]:
+        """All that is found."""
+        for look in (self.python, self.settings, self.prefixes, self.backends, self.callbacks):
+            yield from look()
+        if deep:
+            yield from self.deep()
+
+
+@command("doctor --deep", AS_JSON,
+         arg("--deep", action="store_true", help="run a job of one line on each backend too"))
+def cmd_doctor(opts: Options) -> ExitStatus:
+    """Look for what keeps jobs from running here, and say what to type.
+
+    Python, the config, the folder of the jobs and its file system, the shell, the programs and the
+    schedulers of the backends, callbacks.  Exits 1 if something is wrong.
+    """
+    doctor = Doctor(config_of(opts), Config.place(opts.config)[1])
+    found: List[Finding] = []
+    for each in doctor.findings(opts.deep):
+        found.append(each)
+        if not opts.json:
+            each.show()
+    if opts.json:
+        say(json.dumps([each._asdict() for each in found], indent=2))
+    return 1 if any(each.is_wrong for each in found) else 0
 
 
 # Installing.

@@ -7,9 +7,10 @@ import stat
 import time
 import unittest
 from typing import Any, Dict, List
+from unittest import mock
 
 import psik
-from clusters import SLURM, OnSlurm
+from clusters import SLURM, OnAt, OnSlurm
 from harness import Case, needs
 
 # What others say, each with the beginning of the cause that is to be found.
@@ -226,6 +227,90 @@ class OnOneHost(Asking):
         self.assertEqual(self.why(jobid)["evidence"], [])
 
 
+class Doctor(Asking):
+    def found(self, *argv: str, status: int = 0) -> Dict[str, List[Dict[str, Any]]]:
+        """What `doctor` finds, by its subject."""
+        said = self.psik("doctor", "--json", *argv, status=status).out
+        rows: List[Dict[str, Any]] = json.loads(said)
+        return {row["subject"]: [each for each in rows if each["subject"] == row["subject"]]
+                for row in rows}
+
+    def test_where_all_is_well(self) -> None:
+        found = self.found("--deep")
+        self.assertEqual(sorted(found), ["a job", "backend", "config", "prefix", "python", "shell"])
+        self.assertRegex(found["a job"][0]["found"], "^local: queued after .* completed after")
+        self.assertEqual(self.psik("ls", "--json").out, "[]\n")     # it has been removed
+        self.assertEqual(sorted(os.listdir(self.prefix)), [".psik", "local"])
+        said = self.psik("doctor").out
+        self.assertIn("\u2713 prefix     " + self.prefix, said)
+        self.env.update(LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+        self.assertIn("ok prefix     " + self.prefix, self.psik("doctor").out)
+
+    def test_what_is_wrong_is_named_with_a_way_out(self) -> None:
+        super(Asking, self).configure(
+            rc_path="/no/shell", prefix=self.write("file", "") + "/x", backends={
+                "a": {"type": "local"}, "b": {"type": "slurm"}})
+        self.env["PATH"] = os.path.dirname(shutil.which("true") or "") + "/none"
+        found = self.found("--deep", status=1)
+        self.assertIn("file/x: not a directory", found["prefix"][0]["found"])
+        self.assertIn("psik.json", found["prefix"][0]["way_out"])
+        for subject in ("shell", "prefix", "backend", "a job"):
+            for row in found[subject]:
+                self.assertTrue(row["is_wrong"] and row["way_out"], row)
+        self.assertEqual(len(found["backend"]), 2)
+        self.assertEqual(self.psik("doctor", status=1).out.count("\u2717"), 4)
+
+    def test_a_job_that_fails_is_left_for_why(self) -> None:
+        self.configure(defaults={"setup": ["false"]})
+        row, = self.found("--deep", status=1)["a job"]
+        self.assertIn("failed after", row["found"])
+        self.assertIn("set-up line 1 failed: false", row["found"])
+        jobid = json.loads(self.psik("ls", "--json").out)[0]["jobid"]
+        self.assertEqual(row["way_out"],
+                         "`psik.py why %s`; `psik.py rm --force %s`" % (jobid, jobid))
+
+    def test_callbacks_that_are_left(self) -> None:
+        self.run_spec("--wait", script="true", callback="http://127.0.0.1:1/")
+        row, = self.found(status=1)["callbacks"]
+        self.assertRegex(row["found"], "^[a-z]+: [1-9] wait to be sent, 0 were given up")
+
+    def test_file_systems(self) -> None:
+        room = os.statvfs(self.folder)
+        full = mock.Mock(f_bavail=10, f_frsize=4096, f_files=9, f_favail=5)
+        self.assertGreater(room.f_bavail, 0)
+        for name, value, said in (
+                ("fcntl.flock", mock.Mock(), "gives a lock to two at once"),
+                ("fcntl.flock", mock.Mock(side_effect=OSError(37, "No locks available")),
+                 "has no locks (No locks available)"),
+                ("os.link", mock.Mock(side_effect=OSError(1, "x")), "has no hard links"),
+                ("os.statvfs", mock.Mock(return_value=full), "only 0 MiB are free there"),
+                ("os.statvfs", mock.Mock(return_value=full), "only 5 more files can be made"),
+                ("time.time", mock.Mock(return_value=9.0), "s ahead")):
+            with mock.patch(name, value):
+                faults = list(psik.FolderExam(self.prefix).all())
+            self.assertTrue(any(said in wrong and way for wrong, way in faults), (name, faults))
+        with mock.patch("psik.read_or_empty", return_value="13"):
+            faults = list(psik.FolderExam(self.prefix).all())
+        self.assertIn("one who appends writes over another", faults[0][0])
+        self.assertEqual(list(psik.FolderExam(self.prefix).all()), [])
+        self.assertEqual(os.listdir(self.prefix), [])
+
+
+@needs("at, and root to start atd", shutil.which("at") and os.geteuid() == 0)
+class DoctorOfAt(OnAt, Doctor):
+    backend = {"type": "at", "queue_name": "a"}
+
+    def test_where_all_is_well(self) -> None:
+        row, = self.found("--deep")["a job"]
+        self.assertRegex(row["found"], "^at: queued after .* completed")
+        self.atd.stop()
+        try:
+            row, = self.found(status=1)["backend"]
+            self.assertIn("no atd is running", row["found"])
+        finally:
+            self.atd.start()
+
+
 @needs("Slurm", SLURM)
 class OnACluster(OnSlurm, Asking):
     """What a real Slurm says."""
@@ -236,6 +321,10 @@ class OnACluster(OnSlurm, Asking):
         """Submit a job with these options; its id."""
         script = ("-c", "sleep 300") if "-c" not in argv else ()
         return self.psik("run", *script, *argv, status=status).out.strip()
+
+    def test_a_doctor(self) -> None:
+        row, = json.loads(self.psik("doctor", "--deep", "--json").out)[-1:]
+        self.assertRegex(row["found"], "^slurm: queued after .* completed after")
 
     def test_jobs_that_wait(self) -> None:
         whole = self.submitted("-N", "2")
