@@ -436,13 +436,23 @@ def read_text(path: str) -> str:
         raise InvalidError("cannot be read: %s" % (err.strerror or err), path) from None
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let an error of the system that happens here name this file, as those of open() do."""
+    try:
+        yield
+    except OSError as err:
+        err.filename = err.filename or path
+        raise
+
+
 def write_file(path: str, text: str, mode: int = 0o600, durable: bool = False) -> None:
     """Make a file with this text and mode, whatever the umask.
 
     durable: return when the text is on the disk.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(fd, "w", encoding="utf-8", newline="") as file:
+    with naming(path), open(fd, "w", encoding="utf-8", newline="") as file:
         os.fchmod(fd, mode)
         file.write(text)
         if durable:
@@ -2482,9 +2492,10 @@ class History:
         lines = "".join("%.3f,%d,%s,%s\n" % row for row in rows)
         # The rest of a torn row gets an end of its own, else the two would be one line.
         data, self.torn = ("\n" * self.torn + lines).encode(), True
-        write_whole(self.fd, data)
-        if durable:
-            os.fsync(self.fd)
+        with naming("status.csv"):
+            write_whole(self.fd, data)
+            if durable:
+                os.fsync(self.fd)
         self.torn = False
         self.rows += rows
         return rows
@@ -3432,7 +3443,8 @@ class Copies:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             for name, content in self.files().items():
-                with open(os.open(os.path.join(temporary, name), flags, 0o600), "wb") as file:
+                path = os.path.join(temporary, name)
+                with naming(path), open(os.open(path, flags, 0o600), "wb") as file:
                     file.write(content)
             os.rename(temporary, self.own)
         except BaseException:  # on a full disk it would be in the way of everything else
@@ -11804,8 +11816,15 @@ def read_span(text: str, option: str) -> int:
 
 
 def fault_of_system(err: OSError) -> str:
-    """A failure of the system in a line: the file, and what went wrong."""
-    return "%s: %s" % (err.filename or "system", (err.strerror or str(err)).lower())
+    """A failure of the system in a line: the file, what went wrong, and often the way out."""
+    import errno
+    elsewhere = "name another folder as `prefix` in the config, or set XDG_DATA_HOME"
+    ways_out = {errno.ENOSPC: "; free some space, or " + elsewhere, errno.EROFS: "; " + elsewhere,
+                errno.EDQUOT: "; remove what you need no more, or " + elsewhere}
+    if (err.filename or "").startswith(data_home()) and err.errno in (errno.EACCES, errno.EPERM):
+        ways_out[err.errno] = "; " + elsewhere
+    return "%s: %s%s" % (err.filename or "system", (err.strerror or str(err)).lower(),
+                         ways_out.get(err.errno or 0, ""))
 
 
 class JobTable:

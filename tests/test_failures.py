@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from unittest import mock
 
 import psik
 from clusters import age_submission
-from harness import PSIK, Case, captured, processes_with
+from harness import PSIK, Case, captured, needs, processes_with
 
 FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
 MULTIPART = "multipart/form-data; boundary=xx"
@@ -925,6 +926,23 @@ class CommandLine(Amiss):
                 config=self.env["PSIK_CONFIG"], jobid=[self.made.jobid, "last"])).each(action)
         self.assertEqual((status, done), (1, [self.made.jobid] * 2))
         self.assertEqual(err.getvalue().count("full"), 2)
+
+    @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
+    def test_a_full_disk_and_one_that_is_read_only(self) -> None:
+        place = os.path.join(self.folder, "disk")
+        os.mkdir(place)
+        self.env["XDG_DATA_HOME"] = place
+        del self.env["PSIK_CONFIG"]
+        way_out = "name another folder as `prefix` in the config, or set XDG_DATA_HOME\n"
+        for options, said in (("size=100k", "/psik.py: no space left on device; free some space, "
+                               "or "),
+                              ("ro", "/disk/psik: read-only file system; ")):
+            script = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
+            done = subprocess.run(
+                ["unshare", "-m", "sh", "-c", script, "sh", options, place, sys.executable, PSIK,
+                 "run", "-c", "true"], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertEqual(done.returncode, 1)
+            self.assertTrue(done.stderr.decode().endswith(said + way_out), done.stderr)
 
     def test_a_shell_that_answers_like_none(self) -> None:
         self.configure(rc_path="/bin/cat", psik_path="/nowhere/psik")

@@ -45,6 +45,7 @@ JOB_MODES = {  # of all that a job consists of, once it ran
     "log/stderr.1": "600", "log/stdout.1": "600",
     "scripts": "700", "scripts/.psik.py": "600", "scripts/callback.json": "600",
     "scripts/cancel": "700", "scripts/job": "700", "scripts/poll": "700", "scripts/psik": "700",
+    "scripts/signal": "700",
     "scripts/run": "700", "scripts/submit": "700", "scripts/supervise": "700",
 }
 # Shells write these two, as the umask has it; the mode of log/ keeps others from them.
@@ -92,8 +93,8 @@ class Creation(Case):
                        for folder, folders, names in os.walk(job.path) for name in folders + names)
         self.assertEqual(found,
                          ["log", "scripts", "scripts/.psik.py", "scripts/cancel", "scripts/job",
-                          "scripts/poll", "scripts/psik", "scripts/run", "scripts/submit",
-                          "scripts/supervise", "spec.json", "status.csv", "work"])
+                          "scripts/poll", "scripts/psik", "scripts/run", "scripts/signal",
+                          "scripts/submit", "scripts/supervise", "spec.json", "status.csv", "work"])
         modes = [oct(os.stat(path).st_mode & 0o777)
                  for path in (job.path, job.at("spec.json"), job.script("run"))]
         self.assertEqual(modes, ["0o700", "0o600", "0o700"])
