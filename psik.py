@@ -882,21 +882,20 @@ def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
     if lines is None:
         return
     end = position = file.seek(0, os.SEEK_END)
-    newlines = 0
-    while position > 0 and lines > 0:
+    begin, left = end, lines
+    while position > 0 and left > 0:
         step = min(65536, position)
         position -= step
         file.seek(position)
         block = file.read(step)
-        if position + step == end and block.endswith(b"\n"):
-            block = block[:-1]
-        newlines += block.count(b"\n")
-        if newlines >= lines:
-            for _ in range(newlines - lines + 1):
-                cut = block.index(b"\n") + 1
-                block, position = block[cut:], position + cut
-            break
-    file.seek(position)
+        cut = len(block) - (position + step == end and block.endswith(b"\n"))
+        while left > 0:
+            cut = block.rfind(b"\n", 0, cut)
+            if cut < 0:
+                break
+            left -= 1
+            begin = position + cut + 1
+    file.seek(begin if left <= 0 else 0)
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
@@ -2471,7 +2470,7 @@ class JobDir:
         """Whether it has this name, or one that matches a pattern like `sweep*`."""
         import fnmatch
         name = self.name
-        return bool(name) and (name == pattern or fnmatch.fnmatchcase(name, pattern))
+        return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 class History:
@@ -3031,6 +3030,14 @@ class JobTree:
             os.rmdir(path)  # another folder has a job of this id
 
 
+def refuse_unknown(config: Config, text: str) -> JobDir:
+    """Raise NotFoundError: there is no job of this id or name."""
+    prefixes = sorted({backend.prefix for backend in config.by_name.values()})
+    hint = "" if JOBID.fullmatch(text) else "; `%s ls` shows ids and names" % called()
+    raise NotFoundError("no job %s under %s%s" % (one_line(text) or "''", ", ".join(prefixes),
+                                                  hint))
+
+
 def find_job(config: Config, text: str) -> JobDir:
     """The job of this id, or of the id that begins so, or else the newest of this name.
 
@@ -3039,16 +3046,11 @@ def find_job(config: Config, text: str) -> JobDir:
     """
     tree = JobTree(config)
     jobs = tree.like(text) if text == "last" or JOBID.fullmatch(text) else []
-    jobs = jobs or tree.named(text, 1)
-    if not jobs:
-        prefixes = sorted({backend.prefix for backend in config.by_name.values()})
-        hint = "" if JOBID.fullmatch(text) else "; `%s ls` shows ids and names" % called()
-        raise NotFoundError("no job %s under %s%s" % (one_line(text) or "''", ", ".join(prefixes),
-                                                      hint))
+    jobs = jobs or tree.named(text, 1 if text else 0)
     if len(jobs) > 1:
-        jobids = " ".join(job.jobid for job in jobs)
+        jobids = " ".join(job.jobid for job in jobs[:3]) + " ..." * (len(jobs) > 3)
         raise InvalidError("%s matches more than one job: %s" % (text, jobids))
-    return jobs[0]
+    return jobs[0] if jobs else refuse_unknown(config, text)
 
 
 def find_jobs(config: Config, text: str) -> List[JobDir]:
@@ -6021,10 +6023,13 @@ class StepEnd(NamedTuple):
                     name, "is %d %s%s" % (asked, unit, usual) if asked else "was not set")
         return reason
 
-    def stderr(self, limit: int) -> List[str]:
-        """The last lines, so many at most, that it wrote to stderr, each cut; no empty ones."""
+    def tail(self, limit: int, kind: str = "stderr") -> List[str]:
+        """The last lines, so many at most, that it wrote there, each cut; no empty ones."""
         try:
-            with open(self.log("stderr"), "rb") as file:
+            # A FIFO in its place must not hold us up.
+            with open(os.open(self.log(kind), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return []
                 skip_to_tail(file, limit)
                 begin, end = file.tell(), file.seek(0, os.SEEK_END)
                 file.seek(max(begin, end - 65536))
@@ -6033,12 +6038,13 @@ class StepEnd(NamedTuple):
             return []
         text = text.replace(self.job.at("scripts") + os.sep, "")    # `run: 2: x: not found` does
         # Cut, for a search in a line of 64 KB without a blank would take minutes.
-        return [line[:400] for line in text.splitlines() if line.strip()]
+        return [line if len(line) < 400 else line[:200] + " ... " + line[-190:]
+                for line in text.split("\n") if line.strip()]
 
-    def misread(self) -> str:
-        """Which shell found a syntax error in a script without #!; '' if none did."""
+    def misread(self, lines: Sequence[str]) -> str:
+        """Which shell said here that a script without #! has a syntax error; '' if none did."""
         with suppress(PsikError):
-            if (SYNTAX_ERROR.search(" ".join(self.stderr(3)))
+            if (SYNTAX_ERROR.search(" ".join(lines))
                     and not self.job.spec().script.startswith("#!")):
                 return ("a syntax error for %s, which reads a script without #!"
                         % shell_of(self.job))
@@ -6049,7 +6055,8 @@ class StepEnd(NamedTuple):
         died = describe_exit(self.row.info)
         if died and self.row.info != 127:
             return died
-        return self.misread() or "".join(self.stderr(1))[:200] or died
+        lines = self.tail(3)
+        return self.misread(lines) or "".join(lines[-1:])[:200] or died
 
     def why(self) -> str:
         """Why it failed: its recorded reason, its last words or, if it never ran, what was said."""
@@ -6171,6 +6178,13 @@ class Cause(NamedTuple):
 
 # What schedulers, their programs and psik.py say of a job that failed, or that waits.
 SAID_CAUSES = tuple(Cause(*row) for row in (
+    ("^set-up line \\d+ .*?: (?:module|ml) ", "a module of its set-up cannot be loaded",
+     "`module avail` on a node shows those that there are"),
+    ("^set-up line (\\d+) ", "line \\1 of its set-up failed", "mend it: `setup` in the spec"),
+    ("^the interpreter of its script", "the program in its #! line is not on that host",
+     "mend that line"),
+    ("(?:QOS|Assoc)Max\\w*PerJob", "it asks for more than a job of yours may have",
+     "ask for less: `run -t`, `-n`, `-N`, `--mem`; `cancel` this one, which never starts"),
     ("TIMEOUT|TERM_RUNLIMIT|walltime .*was over|wallclock|exceeded .*h_rt|DEADLINE",
      "its walltime was over before it had ended",
      "give it more: `run -t`, `resources.duration`; or let it save its state and go on from there"),
@@ -6225,9 +6239,6 @@ SAID_CAUSES = tuple(Cause(*row) for row in (
      "`start` it again; where logins are cut when they end, try a backend of type `at`"),
     ("submission.* unknown since", "the scheduler has not answered whether it took the job",
      "look again; after ten minutes `start` submits it once more"),
-    ("set-up line \\d+ .*?(?:module|ml) ", "a module of its set-up cannot be loaded",
-     "`module avail` on a node shows those that there are"),
-    ("set-up line (\\d+) ", "line \\1 of its set-up failed", "mend that line: `setup` in the spec"),
 ))
 # What the last lines on stderr say.
 STDERR_CAUSES = tuple(Cause(*row) for row in (
@@ -6238,11 +6249,14 @@ STDERR_CAUSES = tuple(Cause(*row) for row in (
      "name it as set-up: `run --setup '\\1 ...'`, `setup` in the spec"),
     (r"bad interpreter: |exec: \S*/\S+: not found|env: .{1,80}: No such file"
      r"|required file not found",
-     "the program in the #! line of a script is not on that host",
-     "mend that line; it may end with CR LF, as on Windows: sed -i 's/\\r$//' FILE"),
-    (r"(\S+): (?:command )?not found|[Cc]ommand not found: (\S+)",
+     "a program is not there, or the one that its #! line names",
+     "`path JOBID work` is where it runs; the #! line may end with CR LF: sed -i 's/\\r$//' FILE"),
+    (r"^\S+: (?:line )?\d+: (?:\S+: )*(\S+): (?:command )?not found$|: command not found"
+     r"|^zsh.*: command not found: (\S+)",
      "a program is not on that host, or not in its PATH",
      "load what has it as set-up: `run --setup 'module load ...'`; or name its whole path"),
+    (r"Too many open files|shared object file: Error 24", "it has as many files open as it may",
+     "`ulimit -n 4096` in the script, if the host allows that many"),
     (r"error while loading shared libraries: (\S+?):|(\S+?): cannot open shared object",
      "the library \\1, with which a program was linked, is not found",
      "load the module with which the program was built: `run --setup 'module load ...'`"),
@@ -6260,23 +6274,35 @@ STDERR_CAUSES = tuple(Cause(*row) for row in (
     (r"ModuleNotFoundError: No module named '?([\w.]+)|ImportError: No module named '?([\w.]+)",
      "Python does not have the package that it imports",
      "activate the environment that has it: `run --setup 'source venv/bin/activate'`"),
-    (r"^MemoryError|std::bad_alloc|[Cc]annot allocate memory|[Oo]ut of memory",
-     "it got no more memory", "ask for more: `run --mem`, `resources.memory_per_process`"),
+    (r"(?:^|[.])MemoryError|Unable to allocate|std::bad_alloc|[Cc]annot allocate memory"
+     "|[Oo]ut of memory",
+     "it got no more memory",
+     "ask for more, `run --mem`, where a scheduler sets the limit; elsewhere the host has no more"),
+    (r"[Ss]yntax error|unexpected end of file|unterminated quoted",
+     "a shell cannot read the script", "mend that line; `sh -n FILE` finds such errors"),
+    (r"(\w+): (?:unbound variable|parameter not set)", "the variable \\1 is not set",
+     "`run --env \\1=VALUE`, or set it in the script"),
+    (r"Connection refused|Could not resolve|Network is unreachable|Temporary failure in name",
+     "it could not reach another host", "nodes often have no way out: fetch files before the job"),
     (r"Host key verification failed|Permission denied \(publickey",
      "ssh did not let it on to another host", "let ssh know the host, and your key there"),
     (r"Permission denied", "it may not run or open a file",
      "`chmod +x` a program; a directory needs x too"),
     (r"No such file or directory", "a file is not there",
-     "see where it runs, `path JOBID work`; `run --here` and `--dir` choose another place"),
+     "`path JOBID work` is where it runs; `run --here` and `--dir` choose another place"),
     (r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", "its Python program raised an exception",
-     "`logs --stderr` shows where"),
+     "`logs --stderr JOBID` shows where"),
 ))
+# What a program that cannot be started leaves on stderr; and lines that need not tell of a failure.
+NOT_STARTED = re.compile("not found|denied|interpreter|No such file|cannot (?:open|execute)")
+HARMLESS = re.compile(r"(?i)^\W*(?:\S+:)?\s*(?:warn|note|info|hint|debug)|ignor|continu")
 # What an exit status says where nobody has said more.
 EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
+    124: ("timeout(1), or its like, ended a program of it", "give that more time"),
     126: ("the script, or a program, cannot be executed", "`chmod +x` it; or mend its #! line"),
     127: ("a program, or the script's interpreter, was not found",
-          "`logs --stderr` names it; load it as set-up: `run --setup 'module load ...'`"),
-    134: ("it aborted itself", "`logs --stderr` may say why"),
+          "`logs --stderr JOBID` names it; load it as set-up: `run --setup 'module load ...'`"),
+    134: ("it aborted itself", "`logs --stderr JOBID` may say why"),
     135: ("it used memory that is not there (SIGBUS): of a file that was cut, or on a full disk",
           "`df -h /tmp /dev/shm`"),
     136: ("it divided by zero, or the like (SIGFPE)", "a debugger shows where"),
@@ -6291,6 +6317,9 @@ EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
 }
 
 
+Known = Tuple[str, str, List[str], bool]    # cause, way out, evidence, is_sure
+
+
 class Diagnosis(NamedTuple):
     """Why a job failed, or waits: cause and way out are '' where they are not known."""
     jobid: str
@@ -6300,26 +6329,56 @@ class Diagnosis(NamedTuple):
     evidence: List[str]
     way_out: str
 
+    is_sure: bool       # whether nothing speaks for another cause
+
     @staticmethod
-    def find(causes: Sequence[Cause], lines: Sequence[str]) -> Tuple[str, str, List[str]]:
-        """(cause, way out, [the line that shows it]), by the first row that knows a line."""
-        for row in causes:
-            for line in reversed(lines):
+    def find(causes: Sequence[Cause], lines: Sequence[str]) -> Known:
+        """What is known of the last of these lines of which a row knows something."""
+        for line in reversed(lines):
+            for row in causes:
                 match = re.search(row.words, line)
                 if match:
-                    texts = [text.replace("\\1", next(filter(None, match.groups()), "it"))
-                             for text in (row.cause, row.way_out)]
-                    return texts[0], texts[1], [line]
-        return "", "", []
+                    part = one_line(next(filter(None, match.groups()), "it"))
+                    cause, way_out = [text.replace("\\1", part)
+                                      for text in (row.cause, row.way_out)]
+                    return cause, way_out, [line], True
+        return "", "", [], False
 
     @classmethod
-    def of_failure(cls, end: StepEnd) -> Tuple[str, str, List[str]]:
-        """The same of a step that failed, for which nobody else has said why."""
-        lines = end.stderr(60)
-        cause, way_out, evidence = cls.find(STDERR_CAUSES, lines)
-        if not cause:
-            cause, way_out = EXIT_CAUSES.get(end.row.info, ("", ""))
-        return cause, way_out, evidence or lines[-3:]
+    def of_stderr(cls, lines: Sequence[str], info: Info) -> Known:
+        """What the last lines on stderr tell of a step that ended with this exit status.
+
+        The last line counts, and one that the exit status bears out; another is a guess.
+        """
+        found = cls.find(STDERR_CAUSES, lines[-1:])
+        if not found[0] and info in (126, 127):
+            found = cls.find(STDERR_CAUSES, [line for line in lines if NOT_STARTED.search(line)])
+        if not found[0] and info not in EXIT_CAUSES:
+            found = cls.find(STDERR_CAUSES, [line for line in lines[-8:]
+                                             if not HARMLESS.search(line)])
+            if found[0]:
+                found = ("perhaps " + found[0], *found[1:3], False)
+        return found
+
+    @classmethod
+    def of_failure(cls, end: StepEnd) -> Known:
+        """What is known of a step that failed, where nobody else has said why."""
+        info, lines = end.row.info, end.tail(60)
+        died = isinstance(info, int) and info > 128 and info != 134     # which may have said why
+        found = ("", "", [], False) if died else cls.of_stderr(lines, info)
+        if not found[0] and info in EXIT_CAUSES:
+            found = (*EXIT_CAUSES[info], lines[-3:], True)
+        return found if found[0] else cls.unknown(end)
+
+    @staticmethod
+    def unknown(end: StepEnd) -> Known:
+        """What can be said of a failure of which nothing is known."""
+        said = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)]
+        way_out = "`%s logs%s JOBID` shows what it said" % (
+            called(), " --stderr" if said[:1] == ["stderr"] else "")
+        return ("its script ended with exit status %s" % end.row.info,
+                way_out if said else "it said nothing; with `set -x` a shell says what it does",
+                end.tail(3, said[0]) if said else [], False)
 
     @classmethod
     def of(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> "Diagnosis":
@@ -6332,10 +6391,13 @@ class Diagnosis(NamedTuple):
             said = end.recorded()
         elif summary.tasks:     # without how far it is
             said = reason_of(job, row, steps, statuses)
-        found = ("", "", []) if row.state is JobState.completed else cls.find(SAID_CAUSES, [said])
+        found = cls.find(SAID_CAUSES if row.state is not JobState.completed else (), [said[:400]])
         if row.state is JobState.failed and not found[0]:
             found = cls.of_failure(end)
-        return cls(summary.jobid, summary.state, summary.reason, found[0], found[2], found[1])
+        elif row.state is JobState.new and not said:
+            found = "it was never started", "`%s start JOBID`" % called(), [], True
+        return cls(summary.jobid, summary.state, summary.reason, found[0], found[2],
+                   found[1].replace("JOBID", job.jobid), found[3])
 
 
 class JobFilter(NamedTuple):
@@ -6410,6 +6472,9 @@ def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) ->
         raise NotFoundError("no job at %s" % job.path)
     steps, latest = history.states, max(history.states)
     jobndx = history.latest.jobndx if jobndx is None else jobndx
+    if not latest:
+        raise NotFoundError("job %s was never started: `%s start %s`" % (job.jobid, called(),
+                                                                         job.jobid))
     if jobndx not in steps or jobndx == 0:
         raise NotFoundError("job %s has no step %d; its latest is %d" % (job.jobid, jobndx, latest))
     path, state = job.log(kind, jobndx), steps[jobndx].state
@@ -6554,11 +6619,14 @@ def send_signal(job: JobDir, name: str, tasks: Optional[Sequence[int]] = None) -
     tasks: only to these tasks of an array, by their places.  Errors as signal_name() and steer().
     """
     name = signal_name(name)
-    running = Steps(job.rows()).live_in(job, JobState.active)
-    chosen = [step for step in running if tasks is None or step.task in tasks]
-    others = {step.native for step in running if step not in chosen}
+    steps = Steps(job.rows())
+    chosen = [step for step in steps.live_in(job, JobState.active)
+              if tasks is None or step.task in tasks]
+    # Those that wait must not get it either: Slurm would try again until they run.
+    others = {step.native for step in steps.live(job) if step not in chosen}
     steer(job, "signal", [name], [step.as_task() if step.native in others else step
-                                  for step in chosen], "does not run")
+                                  for step in chosen],
+          "does not run" if tasks is None else "has no such task that runs")
 
 
 # Ending.
@@ -11586,9 +11654,11 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """Print one line of results; characters that stdout cannot encode become escapes."""
-    sys.stdout.write(printable(text) + "\n")
+    with naming("standard output"):
+        sys.stdout.write(printable(text) + "\n")
 
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLOURS = {"completed": "32", "failed": "31", "canceled": "33", "active": "36", "queued": "34"}
 
 
@@ -11631,6 +11701,7 @@ class Table:
     @classmethod
     def fit(cls, text: str, width: int) -> str:
         """A text of this width: filled with blanks, or cut, with a … at its end."""
+        text = text[:4 * width]     # what is beyond does not fit, and each round counts all of it
         if cls.width_of(text) > width:
             while cls.width_of(text) >= width:
                 text = text[:-1]
@@ -11684,11 +11755,14 @@ class Table:
 
 # What several commands share.
 
-def config_of(opts: Options, serving: bool = False) -> Config:
-    """The config in force.  The first run without one makes the data home, and says where."""
+def config_of(opts: Options, serving: bool = False, makes: bool = False) -> Config:
+    """The config in force.
+
+    makes: jobs are to be made; without a config the first time makes the data home, and says where.
+    """
     config = load_config(opts.config, serving)
     place = Config.place(opts.config, serving)[1]
-    if not os.path.exists(place) and not os.path.exists(data_home()):
+    if makes and not os.path.exists(place) and not os.path.exists(data_home()):
         make_folder(data_home())
         complain("no config, so jobs run locally and are kept in %s" % data_home())
     return config
@@ -11721,6 +11795,11 @@ class Waiting:
                 states += ", " + TaskState.progress(summaries[0].tasks)
             write_log("\r\x1b[K%s %s, %d s" % (what, states, time.monotonic() - self.begun))
 
+    def count(self, number: int) -> None:
+        """Show how many jobs are done, if it has taken a while."""
+        if self.lively and time.monotonic() - self.begun > 2:
+            write_log("\r\x1b[K%d jobs, %d s" % (number, time.monotonic() - self.begun))
+
     def clear(self) -> None:
         """Remove the line."""
         if self.lively:
@@ -11732,10 +11811,11 @@ def say_ends(jobs: Sequence[JobDir], summaries: Sequence[Summary]) -> None:
     for job, summary in zip(jobs, summaries):
         if summary.state in (JobState.failed, JobState.canceled):
             why = ": " + one_line(summary.reason) if summary.reason else ""
-            complain("job %s %s%s" % (summary.jobid, summary.state, why))
+            status = " with exit status %s" % summary.info if summary.state == "failed" else ""
+            complain("job %s %s%s" % (summary.jobid, summary.state, why or status))
         if summary.state == JobState.failed:
             diagnosis = Diagnosis.of(job, job.rows(), {})
-            if diagnosis.cause:
+            if diagnosis.is_sure:
                 complain("%s: %s" % (diagnosis.cause, diagnosis.way_out))
 
 
@@ -11812,7 +11892,7 @@ def read_span(text: str, option: str) -> int:
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if not match or not int(match.group(1)):
         raise InvalidError("%s wants a time like 90s, 10m, 12h or 1d, and not %r" % (option, text))
-    return int(match.group(1)) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)]
+    return int(match.group(1)) * SECONDS[match.group(2)]
 
 
 def fault_of_system(err: OSError) -> str:
@@ -11854,7 +11934,7 @@ class JobTable:
             return clock(stamp)
         for unit, seconds in (("s", 60), ("m", 3600), ("h", 86400), ("d", 30 * 86400)):
             if age < seconds:
-                return "%d%s ago" % (age // {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit], unit)
+                return "%d%s ago" % (age // SECONDS[unit], unit)
         return clock(stamp).split()[0]
 
     def row(self, each: Summary) -> List[str]:
@@ -11899,7 +11979,8 @@ class Selection:
         arg("--yes", action="store_true", help="even if one is named by fewer than three figures"))
 
     def __init__(self, opts: Options, states: Sequence[str] = ()) -> None:
-        self.opts, self.config, self.worst = opts, config_of(opts), 0
+        self.opts, self.config, self.worst, self.failures = opts, config_of(opts), 0, 0
+        self.changes = self.option("yes") is not None
         self.named: List[str] = self.option("jobid") or []
         self.is_filtered = any(self.option(name) is not None for name in (
             "state", "name", "since", "older", "backend", "keep"))
@@ -11928,8 +12009,11 @@ class Selection:
 
     def attempt(self, action: Callable[[Any], Any], what: Union[str, JobDir]) -> Any:
         """What an action returns; None if it fails, which is printed, and counts in the status."""
+        self.failures += 1
         try:
-            return action(what)
+            result = action(what)
+            self.failures -= 1
+            return result
         except PsikError as err:
             complain(str(err))
             self.worst = max(self.worst, err.exit_status)
@@ -11943,20 +12027,36 @@ class Selection:
     def jobs_of(self, text: str) -> List[JobDir]:
         """The jobs that a word of the command line names."""
         jobs = find_jobs(self.config, text)
-        is_short = re.fullmatch("[0-9]{1,2}", text) and jobs[0].jobid.startswith(text)
-        if is_short and self.option("yes") is False:
-            raise InvalidError("%s is little to name job %s by; give three figures of it, or --yes"
-                               % (text, jobs[0].jobid))
+        if self.changes:
+            self.check_word(text, jobs[0])
         return jobs
+
+    def check_word(self, text: str, newest: JobDir) -> None:
+        """InvalidError if a word is too little to change jobs by; says if it names the newest."""
+        is_sure = self.opts.yes or self.opts.dry_run
+        if re.fullmatch("[0-9]{1,2}", text) and newest.jobid.startswith(text) and not is_sure:
+            raise InvalidError("%s is little to name job %s by; give three figures of it, or --yes"
+                               % (text, newest.jobid))
+        if not text.strip("*?") and not is_sure:
+            raise InvalidError("%s is every job; give --yes, or say which, by --state say" % text)
+        if newest.name == text and len(JobTree(self.config).named(text, 2)) > 1:
+            complain("%s is the newest of several jobs named %s; --name takes all of them" % (
+                newest.jobid, one_line(text)))
 
     def all_named(self) -> Iterator[JobDir]:
         """The jobs that are named, one after another; whatever names none is printed."""
+        seen: Set[str] = set()
         for text in self.named:
-            yield from self.attempt(self.jobs_of, text) or []
+            for job in self.attempt(self.jobs_of, text) or []:
+                if job.path not in seen:
+                    yield job
+                seen.add(job.path)
 
     def found(self, limit: Optional[int] = None) -> List[Tuple[JobDir, Summary]]:
-        """The jobs that the filters leave, newest first unless they are named; at most so many."""
-        among = list(self.all_named()) if self.named else None
+        """The jobs that the filters leave, newest first; at most so many."""
+        among = None
+        if self.named:
+            among = sorted(self.all_named(), key=lambda job: float(job.jobid), reverse=True)
         return self.filter.find(self.config, limit, among=among)[self.option("keep") or 0:]
 
     def each(self, action: Callable[[JobDir], Any]) -> ExitStatus:
@@ -11965,11 +12065,27 @@ class Selection:
             raise InvalidError("name the jobs, or say which: --state failed, --name 'sweep*', "
                                "--since 1h, --older 30d")
         if self.option("dry_run"):
-            print_jobs([summary for _, summary in self.found()], as_json=False)
-            return self.worst
-        for job in ((job for job, _ in self.found()) if self.is_filtered else self.all_named()):
+            return self.list()
+        jobs = (job for job, _ in self.found()) if self.is_filtered else self.all_named()
+        self.failures, number, line = 0, 0, Waiting(on_terminal(sys.stderr) and self.changes)
+        for number, job in enumerate(jobs, 1):
             self.attempt(action, job)
+            line.count(number)
+        line.clear()
+        if self.is_filtered or number > len(self.named):
+            self.tell(number)
         return self.worst
+
+    def list(self) -> ExitStatus:
+        """Show which jobs they are; the worst exit status."""
+        print_jobs([summary for _, summary in self.found()], as_json=False)
+        return self.worst
+
+    def tell(self, number: int) -> None:
+        """Say how many of so many jobs were changed."""
+        if self.changes:
+            complain("%d of %d jobs" % (number - self.failures, number) if number
+                     else "no job is in such a state, of such a name and age")
 
 
 # Jobs.
@@ -12000,10 +12116,11 @@ class NewJob:
     @staticmethod
     def walltime(text: str) -> str:
         """The minutes of 30, 90m, 2h, 1d or 1:30:00."""
-        match = re.fullmatch("([0-9]{1,9})([mhd])", text)
+        match = re.fullmatch("([0-9]{1,9})([smhd])", text)
         try:
             if match:
-                return str(int(match.group(1)) * {"m": 1, "h": 60, "d": 1440}[match.group(2)])
+                seconds = int(match.group(1)) * SECONDS[match.group(2)]
+                return str(-(-seconds // 60))
             return str(minutes(text, "slurm"))
         except ValueError:
             raise InvalidError("-t: %s is not a walltime like 30 (minutes), 2h, 1d or 1:30:00"
@@ -12067,7 +12184,7 @@ class NewJob:
          arg("--after", action="append", default=[], metavar="JOBID",
              help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
          arg("--array", metavar="TASKS", help="so many tasks: 100, 1-100%%5 (5 at a time), or a "
-             "CSV file whose head names the variables of each"),
+             "CSV file whose head names the variables of each; $task tells which one it is"),
          arg("--join", action="store_true",
              help="its stderr goes to the log of its stdout, in order of arrival"),
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
@@ -12076,7 +12193,7 @@ class NewJob:
          arg("--follow", action="store_true", help="the same, and show its output"), TIMEOUT)
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
     """Make a job and submit it; print its id."""
-    new, config = NewJob(opts), config_of(opts)
+    new, config = NewJob(opts), config_of(opts, makes=not opts.dry_run)
     spec = new.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
     if opts.dry_run:
         for name, text in dry_scripts(config, spec, opts.backend).items():
@@ -12217,13 +12334,9 @@ class StatusText:
 
     def diagnosis(self) -> None:
         """Print the cause of what the job is in, what shows it, and the way out."""
-        found = self.job["diagnosis"]
-        cause, way_out = found["cause"], found["way_out"]
-        if self.job["state"] == "failed" and not cause:
-            cause = "its script ended with exit status %s" % self.job["info"]
-            way_out = "`%s logs --stderr %s` shows what it said" % (called(), self.job["jobid"])
-        self.fields([("cause", cause)] + [("evidence", one_line(line)[:400])
-                                          for line in found["evidence"]] + [("way out", way_out)])
+        found = Diagnosis(**self.job["diagnosis"])
+        self.fields([("cause", found.cause)] + [
+            ("evidence", one_line(line)) for line in found.evidence] + [("way out", found.way_out)])
 
     def why(self) -> None:
         """Print why the job is in its state."""
@@ -12234,6 +12347,18 @@ class StatusText:
                      ("reason", one_line(job["reason"]))])
         self.diagnosis()
         self.fields([("used", self.used())])
+        for reason, numbers in self.failed_tasks().items():
+            shown = " ".join(map(str, numbers[:20])) + " ..." * (len(numbers) > 20)
+            say("  %d failed   %s: %s" % (len(numbers), one_line(reason) or "it is not known why",
+                                          shown))
+
+    def failed_tasks(self) -> Dict[str, List[int]]:
+        """{reason: the tasks of an array that failed for it}, the most frequent first."""
+        found: Dict[str, List[int]] = {}
+        for task in self.job["tasks"]:
+            if task["state"] == "failed":
+                found.setdefault(task["reason"], []).append(task["task"])
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
     def tasks(self) -> None:
         """Print the tasks of an array."""
@@ -12269,7 +12394,7 @@ class StatusText:
     def show(self) -> None:
         """Print all of it."""
         self.head()
-        if self.job["diagnosis"]["cause"]:
+        if self.job["diagnosis"]["is_sure"]:
             self.diagnosis()
         if self.job["tasks"]:
             self.tasks()
@@ -13054,7 +13179,7 @@ def cmd_doctor(opts: Options) -> ExitStatus:
     Python, the config, the folder of the jobs and its file system, the shell, the programs and the
     schedulers of the backends, callbacks.  Exits 1 if something is wrong.
     """
-    doctor = Doctor(config_of(opts), Config.place(opts.config)[1])
+    doctor = Doctor(config_of(opts, makes=True), Config.place(opts.config)[1])
     found: List[Finding] = []
     for each in doctor.findings(opts.deep):
         found.append(each)
@@ -13229,19 +13354,54 @@ class CommandLine:
             return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False)
         return cls.of_reached(words) if words[:1] == ["reached"] else None
 
-    @staticmethod
-    def check(names: Sequence[str], unknown: Sequence[str] = ()) -> None:
+    # {what others call it: its name here}
+    COMMANDS_ELSEWHERE = {
+        "ps": "ls", "list": "ls", "queue": "ls", "squeue": "ls", "bjobs": "ls", "qstat": "ls",
+        "submit": "run", "sbatch": "run", "bsub": "run", "qsub": "run", "add": "run", "exec": "run",
+        "scancel": "cancel", "bkill": "cancel", "qdel": "cancel", "stop": "cancel", "log": "logs",
+        "remove": "rm", "delete": "rm", "clean": "rm --state completed", "show": "status",
+        "prune": "rm --state completed --older 30d", "info": "status", "inspect": "status",
+        "restart": "start", "retry": "start --state failed", "follow": "logs -f", "tail": "logs -f",
+        "signal": "kill", "check": "doctor", "sinfo": "backends --queues"}
+    OPTIONS_ELSEWHERE = {
+        "-J": "--name", "--job-name": "--name", "-p": "--queue", "--partition": "--queue",
+        "-q": "--queue", "-A": "--project", "--account": "--project", "-P": "--project",
+        "-d": "--after", "--dependency": "--after", "-a": "--array", "--time": "-t", "-W": "-t",
+        "--walltime": "-t", "--nodes": "-N", "--ntasks": "-n", "--gpus": "-g", "-M": "--mem",
+        "--cpus-per-task": "--set resources.cpu_cores_per_process", "-D": "--dir",
+        "--chdir": "--dir", "-o": "--join, and `logs` shows the output"}
+
+    @classmethod
+    def check(cls, names: Sequence[str], unknown: Sequence[str] = ()) -> None:
         """InvalidError if the first of these words is no command, or if it has no such options."""
         known = {name: arguments for name, _, arguments, _ in COMMANDS}
         name = names[0] if names else ""
         if name and name not in known:
+            here = cls.COMMANDS_ELSEWHERE.get(name)
             raise InvalidError("no command %s%s; `%s --help` lists them" % (
-                shown(name), nearest(name, known), called()))
+                shown(name), ": here it is `%s %s`" % (called(), here) if here
+                else nearest(name, known), called()))
         if unknown:
-            options = [each for argument in known.get(name, ()) for each in argument.names]
-            near = nearest(unknown[0].split("=")[0], options)
-            raise InvalidError("%s takes no %s%s; `%s %s --help` tells what it takes" % (
-                name, shown(unknown[0]), near, called(), name))
+            cls.refuse(name, unknown[0], [each for argument in known.get(name, ())
+                                          for each in argument.names])
+
+    @classmethod
+    def refuse(cls, name: str, word: str, options: Sequence[str]) -> None:
+        """Raise InvalidError: a command, which has these options, does not take this word."""
+        if name == "run" and not word.startswith("-"):
+            raise InvalidError("run takes one SPEC, and no %s; a command stands behind --: `%s run "
+                               "-- COMMAND ARGUMENT...`" % (shown(word), called()))
+        option = word.split("=")[0]
+        here = cls.OPTIONS_ELSEWHERE.get(option) if name == "run" else ""
+        near = ": here it is %s" % here if here else nearest(option, options)
+        raise InvalidError("%s takes no %s%s; `%s %s --help` tells what it takes" % (
+            name, shown(word), near, called(), name))
+
+    @staticmethod
+    def words_in(argv: Sequence[str]) -> List[str]:
+        """The words that are no options, nor the value of --config: the command is the first."""
+        return [word for last, word in zip([""] + list(argv), argv) if not word.startswith("-")
+                and not (len(last) > 3 and "--config".startswith(last))]
 
     @classmethod
     def read(cls, argv: Sequence[str]) -> Options:
@@ -13253,8 +13413,7 @@ class CommandLine:
             return given
         words: Sequence[str] = []
         before = argv[:list(argv).index("--")] if "--" in argv else argv
-        names = [word for last, word in zip([""] + list(before), before)
-                 if last != "--config" and not word.startswith("-")]
+        names = cls.words_in(before)
         if names[:1] == ["run"]:    # what follows is a command
             argv, words = before, argv[len(before) + 1:]
         cls.check(names)
@@ -13290,7 +13449,7 @@ class Reference:
 
     def __init__(self) -> None:
         import shutil
-        self.width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        self.width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
 
     def entry(self, name: str, meaning: str) -> None:
         """Print a name, and below it what it means."""
@@ -13334,7 +13493,9 @@ class Reference:
     @staticmethod
     def tree() -> None:
         """The files of a job."""
-        doc = __doc__ or ""
+        doc = __doc__
+        if not doc:
+            raise InvalidError("this Python was told to drop all help (-OO)")
         say(doc[doc.index("    prefix/"):doc.index('"Upstream" is')].rstrip())
 
     def templates(self) -> None:
@@ -13441,7 +13602,8 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
     try:
         opts = CommandLine.read(sys.argv[1:] if argv is None else argv)
         status = opts.func(opts) or 0
-        sys.stdout.flush()
+        with naming("standard output"):
+            sys.stdout.flush()
         return int(status)
     except SystemExit as stop:  # argparse has said what was wrong
         return stop.code if isinstance(stop.code, int) else 2
@@ -14584,8 +14746,10 @@ def pass_signal(name: str) -> int:
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
-        elif place == "here":
+        elif place in ("here", "before"):
             faults.append("step %d has no supervisor any more" % step.jobndx)
+        elif place == "apart":
+            faults.append("step %d runs in another container; send the signal there" % step.jobndx)
         else:
             host = (step.claim.host.split() or ["another host"])[0]
             faults.append("step %d runs on %s; send the signal there" % (step.jobndx, host))
@@ -15152,14 +15316,21 @@ class Run:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
                                + most_memory(self.words["jobid"]))
             self.write_reason(state)
-            if self.counts_usage:
-                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
-                    self.cpu_s, self.memory_kib))
-                self.counts_usage = False   # it is written once, though the end is tried again
+            self.write_usage()
             self.history.append(self.step.jobndx, state, str(info))
             return info
         finally:
             self.history.unlock()
+
+    def write_usage(self) -> None:
+        """Add to the claim, once, what the step has used; the end does not depend on that."""
+        if self.counts_usage:
+            self.counts_usage = False
+            try:
+                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
+                    self.cpu_s, self.memory_kib))
+            except OSError:
+                pass
 
     def write_reason(self, state: str) -> None:
         """Write why the step failed; a set-up line that a signal ended was not why it ended."""
@@ -16106,11 +16277,19 @@ exec /bin/sh -c 'answer=$(sinfo -h -o "%R|%a|%D|%A|%C|%l") || exit 1
 scontrol release $*
 ''',
     'slurm/signal': r'''#!@shell@
-# slurm: send a signal to the supervisors of jobs, which pass it on.
-# needs: scancel tr
+# slurm: send a signal to the supervisors of jobs, which pass it on.  To a task of an array of which
+# others wait slurmctld sends it too, but answers that it is too early: scancel would send it again
+# after 5 s, and so on for 45.
+# needs: scancel sed tr
 exec /bin/sh -c 'name=$1
 	shift
-	scancel --batch --signal="$name" $(echo "$@" | tr + _)' psik $*
+	limit=$(command -v timeout) && limit="$limit 4"
+	answer=$($limit scancel --verbose --batch --signal="$name" $(echo "$@" | tr + _) 2>&1) && exit
+	status=$?
+	case $answer in *"transitional state, retrying"*) exit 0 ;; esac
+	test $status -ne 124 || answer="scancel: error: slurmctld does not answer"
+	printf "%s\n" "$answer" | sed -n "s/^scancel: error: //p" >&2
+	exit $status' psik $*
 ''',
     'slurm/submit': r'''#!@shell@
 # slurm: give sbatch the directives of scripts/job, and a line that calls scripts/job with its

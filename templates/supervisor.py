@@ -865,8 +865,10 @@ def pass_signal(name: str) -> int:
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
-        elif place == "here":
+        elif place in ("here", "before"):
             faults.append("step %d has no supervisor any more" % step.jobndx)
+        elif place == "apart":
+            faults.append("step %d runs in another container; send the signal there" % step.jobndx)
         else:
             host = (step.claim.host.split() or ["another host"])[0]
             faults.append("step %d runs on %s; send the signal there" % (step.jobndx, host))
@@ -1433,14 +1435,21 @@ class Run:
                 self.reason = ("OUT_OF_MEMORY: a process of it was killed for want of memory"
                                + most_memory(self.words["jobid"]))
             self.write_reason(state)
-            if self.counts_usage:
-                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
-                    self.cpu_s, self.memory_kib))
-                self.counts_usage = False   # it is written once, though the end is tried again
+            self.write_usage()
             self.history.append(self.step.jobndx, state, str(info))
             return info
         finally:
             self.history.unlock()
+
+    def write_usage(self) -> None:
+        """Add to the claim, once, what the step has used; the end does not depend on that."""
+        if self.counts_usage:
+            self.counts_usage = False
+            try:
+                write_whole(self.claim_fd, "cpu_s %.2f\nmemory_kib %d\n" % (
+                    self.cpu_s, self.memory_kib))
+            except OSError:
+                pass
 
     def write_reason(self, state: str) -> None:
         """Write why the step failed; a set-up line that a signal ended was not why it ended."""

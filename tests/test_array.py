@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import unittest
 from typing import Any, Dict
 
@@ -112,6 +113,21 @@ class Everywhere(Arrays):
         self.psik("kill", "-s", "USR1", jobid)
         self.wait(jobid)
         self.assertEqual(self.tasks(jobid), {10: "completed", 11: "completed"})
+
+    def test_a_signal_reaches_no_task_that_waits(self) -> None:
+        script = "trap 'echo seen' USR1; echo ready; until test -e %s/go; do sleep 0.1; done"
+        jobid = self.put(script % self.folder, "1-3%1")
+        self.until(lambda: self.psik("logs", "--task", "1", jobid, status=None).out == "ready\n")
+        begun = time.time()
+        for argv in ((), ("--task", "1")):
+            self.psik("kill", "-s", "USR1", *argv, jobid)
+        self.assertLess(time.time() - begun, 20)    # scancel would try for 45 s
+        self.assertIn("has no such task that runs", self.psik(
+            "kill", "-s", "USR1", "--task", "3", jobid, status=5).err)
+        self.write("go", "")
+        self.wait(jobid)
+        self.assertEqual([self.said(jobid, task).count("seen") > 0 for task in (1, 2, 3)],
+                         [True, False, False])
 
     def test_a_task_that_waits_is_canceled(self) -> None:
         jobid = self.put("until test -e %s/go; do sleep 0.1; done" % self.folder, "1-3%1")

@@ -129,6 +129,7 @@ class Verbs(Case):
                 (("rm", "--since", "1m", "--state", "completed"), good[:2]),
                 (("rm", "--force", "--name", "*a[dp]"), live + [bad]),
                 (("rm", "--name", "good", "*", "--keep", "2"), [before]),
+                (("rm", good[2], good[0], "good*", "good", "--keep", "1"), good[1:]),
                 (("rm", *good), good), (("start", "--since", "1m"), [bad]),
                 (("start", "--state", "completed", "bad", "good"), good[:1]))
         for argv, jobs in rows:
@@ -141,7 +142,10 @@ class Verbs(Case):
         self.psik("cancel", "--name", "nap")
         self.psik("rm", "--state", "canceled,failed")
         self.assertEqual(self.ids("ls"), good)
-        for argv, said in ((("rm",), "name the jobs, or say which: --state failed"),
+        self.assertEqual(self.psik("rm", "--state", "failed").err,
+                         "psik: no job is in such a state, of such a name and age\n")
+        for argv, said in ((("rm", "*"), "* is every job; give --yes, or say which"),
+                           (("rm",), "name the jobs, or say which: --state failed"),
                            (("cancel", "-n"), "name the jobs, or say which"),
                            (("rm", "--keep", "-1"), "--keep wants a number of jobs, 0 or more"),
                            (("rm", "--older", "9"), "--older wants a time like"),
@@ -175,9 +179,20 @@ class Verbs(Case):
         for name in ("ab", "a", "ac"):
             self.run_spec(name=name, script="exec sleep 300")
         self.psik("cancel", "a")
-        self.assertEqual(self.psik("rm", "a*", status=5).err.count("cancel it first"), 2)
+        said = self.psik("rm", "a*", status=5).err
+        self.assertEqual(said.count("cancel it first"), 2)
+        self.assertTrue(said.endswith("psik: 1 of 3 jobs\n"), said)
         self.assertEqual(len(self.ids("ls")), 2)
         self.psik("rm", "--force", "a*")
+
+    def test_the_newest_of_a_name_is_named(self) -> None:
+        first, second = [self.run_spec("--wait", name="dup", script="true") for _ in range(2)]
+        self.assertEqual(self.psik("rm", "dup").err, "psik: %s is the newest of several jobs named "
+                         "dup; --name takes all of them\n" % second)
+        self.assertEqual(self.psik("rm", "dup").err, "")
+        self.run_spec("--wait", script="true")      # which has no name
+        self.assertEqual(self.psik("rm", "--yes", "*").err, "")
+        self.psik("status", first, status=3)
 
     def test_output_that_is_joined(self) -> None:
         script = "for n in 1 2 3; do echo out $n; echo err $n >&2; done; exit 3"
@@ -387,6 +402,12 @@ class Verbs(Case):
                            (["--config", "x", "qwert"], "no command 'qwert'; `psik.py --help`"),
                            (["ls", "--bckend=x"], "ls takes no '--bckend=x' (did you mean '--back"),
                            (["status", "x", "--zz"], "status takes no '--zz'; `psik.py status --"),
+                           (["squeue"], "here it is `psik.py ls`"),
+                           (["delete", "x"], "here it is `psik.py rm`"),
+                           (["run", "x.sh", "hi"], "a command stands behind --: `psik.py run --"),
+                           (["run", "-J", "x"], "takes no '-J': here it is --name"),
+                           (["run", "--account=x", "y"], "here it is --project"),
+                           (["--conf", "x", "qwert"], "no command 'qwert'"),
                            (["help", "sepc"], "no help on 'sepc' (did you mean 'spec'?)"),
                            (["help", "--json", "ls"], "--json goes with `help spec`")):
             self.assertIn(said, self.psik(*argv, status=2).err)
@@ -447,9 +468,11 @@ class Verbs(Case):
 
     def test_without_a_config_it_says_once_where_jobs_are_kept(self) -> None:
         env = {"PSIK_CONFIG": ""}
-        self.assertIn("are kept in %s/.local/share/psik" % self.folder,
-                      self.psik("ls", env=env).err)
         self.assertEqual(self.psik("ls", env=env).err, "psik: no jobs\n")
+        self.assertFalse(os.path.exists(os.path.join(self.folder, ".local")))
+        for said in ("are kept in %s/.local/share/psik\n" % self.folder, ""):
+            self.assertTrue(self.psik("run", "-c", "true", env=env).err.endswith(said))
+        self.assertEqual(self.psik("run", "-c", "true", env=env).err, "")
         self.assertIn("none, so the built-in default", self.psik("config", env=env).out)
 
     def test_a_closed_pipe_is_no_traceback(self) -> None:

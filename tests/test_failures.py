@@ -921,10 +921,12 @@ class CommandLine(Amiss):
             raise OSError(errno.ENOSPC, "full")
 
         done: List[str] = []
+        other = psik.create(self.config(), psik.JobSpec(script="true")).jobid
+        words = [self.made.jobid, "last", other]
         with captured() as (_, err):
             status = psik.Selection(psik.Options(
-                config=self.env["PSIK_CONFIG"], jobid=[self.made.jobid, "last"])).each(action)
-        self.assertEqual((status, done), (1, [self.made.jobid] * 2))
+                config=self.env["PSIK_CONFIG"], jobid=words)).each(action)
+        self.assertEqual((status, done), (1, [self.made.jobid, other]))
         self.assertEqual(err.getvalue().count("full"), 2)
 
     @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))

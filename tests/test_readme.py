@@ -123,7 +123,7 @@ class Session(Case):
         os.mkdir(os.path.join(home, "bin"))
         os.symlink(sys.executable, os.path.join(home, "bin", "python3"))
         env = {"HOME": home, "PATH": os.path.join(home, "bin") + ":" + os.environ["PATH"]}
-        subprocess.run([sys.executable, "psik.py", "ls"], cwd=home, env=env,
+        subprocess.run([sys.executable, "psik.py", "doctor"], cwd=home, env=env,
                        stderr=subprocess.DEVNULL)
         for step in session.split("$ ")[1:]:
             command, expected = step.split("\n", 1)

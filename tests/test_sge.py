@@ -121,11 +121,11 @@ class Asked(Cluster):
                              "#$ -pe smp 2\n#$ -j y -o out.txt\n#$ -q all.q@localhost\n"
                              "echo $NSLOTS $QUEUE\n")
         ran = self.psik("run", "job.sh")
-        self.assertIn("-j (output goes", ran.err)
+        self.assertIn("not taken over: -o (output goes", ran.err)
         self.assertEqual(self.out_of(ran.out.strip()), "2 all.q\n")
         spec = self.job(ran.out.strip()).spec()
-        self.assertEqual((spec.name, spec.resources.duration, spec.resources.memory_per_process),
-                         ("mine", 20, 1024))
+        self.assertEqual((spec.name, spec.resources.duration, spec.resources.memory_per_process,
+                          spec.join_output), ("mine", 20, 1024, True))
 
     def test_check(self) -> None:
         self.assertRegex(self.psik("backends", "--check").out, r"sge +sge +\S+ +yes")

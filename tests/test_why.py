@@ -58,13 +58,17 @@ SAID = (
     ("its supervisor was killed, and nothing of it is left", "the process that looked after it"),
     ("submission unknown since 2026-11-28 12:00:00", "the scheduler has not answered"),
     ("set-up line 1 failed: module load gcc/99", "a module of its set-up"),
+    ("set-up line 1 failed: source /budget/TIMEOUT/activate", "line 1 of its set-up failed"),
+    ("the interpreter of its script is not there: #!/opt/closed/x", "the program in its #! line"),
+    ("QOSMaxWallDurationPerJobLimit", "it asks for more than a job"),
+    ("AssocMaxCpuMinutesPerJobLimit", "it asks for more than a job"),
     ("set-up line 2 failed: conda activate sea", "line 2 of its set-up failed"))
 WROTE = (
     ("run: line 2: $'\\r': command not found", "the script was written on Windows"),
     ("run: line 2: module: command not found", "module is a function of login shells"),
     ("run: 2: conda: not found", "conda is a function of login shells"),
-    ("bash: ./x.sh: /bin/zork: bad interpreter: No such file or directory", "the program in the"),
-    ("/usr/bin/env: 'zork': No such file or directory", "the program in the #!"),
+    ("bash: ./x.sh: /bin/zork: bad interpreter: No such file", "a program is not there"),
+    ("/usr/bin/env: 'zork': No such file or directory", "a program is not there"),
     ("run: line 3: lmp_mpi: command not found", "a program is not on that host"),
     ("zsh:1: command not found: lmp", "a program is not on that host"),
     ("./a.out: error while loading shared libraries: libhdf5.so.103: cannot open shared object "
@@ -78,6 +82,13 @@ WROTE = (
     ("There are not enough slots available in the system to satisfy the 8", "the launcher was"),
     ("ModuleNotFoundError: No module named 'numpy'", "Python does not have the package"),
     ("MemoryError", "it got no more memory"),
+    ("numpy.core._exceptions._ArrayMemoryError: Unable to allocate 7 GiB", "it got no more memory"),
+    ("/x/inner.sh: 2: foo\r: not found", "the script was written on Windows"),
+    ("x: error while loading shared libraries: libc.so.6: cannot open shared object file: Error 24",
+     "it has as many files open"),
+    ("run: 3: Syntax error: \"then\" unexpected", "a shell cannot read"),
+    ("run: line 2: DATA: unbound variable", "the variable DATA is not set"),
+    ("curl: (6) Could not resolve host: example.org", "it could not reach another host"),
     ("Host key verification failed.", "ssh did not let it on"),
     ("ada@n2: Permission denied (publickey,password).", "ssh did not let it on"),
     ("run: line 2: ./x: Permission denied", "it may not run or open a file"),
@@ -92,13 +103,15 @@ class Tables(unittest.TestCase):
                 with self.subTest(text=text):
                     found = psik.Diagnosis.find(causes, ["before", text, "after"])
                     self.assertTrue(found[0].startswith(cause), found)
-                    self.assertEqual(found[2], [text])
+                    self.assertEqual(found[2:], ([text], True))
                     self.assertNotIn("\\1", found[0] + found[1])
             shown = [psik.Diagnosis.find(causes, [text])[0] for text, _ in texts]
             for row in causes:
                 begin = row.cause.partition("\\1")[0]
                 self.assertTrue(any(begin in text for text in shown), row)
-        self.assertEqual(psik.Diagnosis.find(psik.SAID_CAUSES, ["", "on n12"]), ("", "", []))
+        for text in ("KeyError: column: not found", "wget: ERROR: not found", "html: not found"):
+            self.assertNotIn("a program", psik.Diagnosis.find(psik.STDERR_CAUSES, [text])[0])
+        self.assertEqual(psik.Diagnosis.find(psik.SAID_CAUSES, ["", "on n12"]), ("", "", [], False))
 
 
 class Asking(Case):
@@ -131,12 +144,14 @@ class OnOneHost(Asking):
         self.write("plain", "true\n")
         at = self.folder + "/"
         rows = [("module load gcc", "module is a function"), ("zork 3", "a program is not on"),
-                (broken, "the library libq.so.6"), ("exec %sdos.sh" % at, "the program in the #!"),
-                ("%szork.sh" % at, "the program in the #!|a program is not on"),
-                ("#!/bin/bash\n%szork.sh" % at, "the program in the #!"),
+                (broken, "the library libq.so.6"), ("exec %sdos.sh" % at, "a program is not there"),
+                ("%szork.sh" % at, "a program is not there|a program is not on"),
+                ("#!/bin/bash\n%szork.sh" % at, "a program is not there"),
                 ("cat /dev/zero >/dev/full", "a disk is full"), ("%splain" % at, "it may not run"),
-                ("cat %snone" % at, "a file is not there"), ("exit 3", ""), ("kill -KILL $$",
-                                                                            "it was killed")]
+                ("cat %snone" % at, "a file is not there"), ("exit 3", "its script ended with"),
+                ("kill -KILL $$", "it was killed"), ("./nosuch", "a program is not on that host"),
+                ("exec ./nosuch", "a program is not there"), ("if then", "a shell cannot read"),
+                ("set -u; echo $NOPE", "the variable NOPE is not set")]
         rows += [("python3 -c '%s'" % code, cause) for code, cause in (
             ("import zork", "Python does not have"), ("1/0", "its Python program raised"),
             ("import ctypes; ctypes.CDLL(\"libz0.so\")", "the library libz0.so"))]
@@ -149,9 +164,47 @@ class OnOneHost(Asking):
             with self.subTest(script=script):
                 jobid = self.run_spec("--wait", script=script, status=None)
                 found = self.why(jobid)
-                self.assertRegex(found["cause"], "^(%s)" % cause if cause else "^$")
-                self.assertEqual(bool(found["way_out"]), bool(cause))
+                self.assertRegex(found["cause"], "^(%s)" % cause)
+                self.assertTrue(found["way_out"])
+                self.assertEqual(found["is_sure"], script != "exit 3")
                 self.assertNotIn(self.prefix, "".join(found["evidence"]))
+
+    def test_what_went_wrong_before_and_did_not_matter(self) -> None:
+        rows = (
+            ("WARNING: No space left on device is possible|ValueError: bad shape", 1,
+             "its Python program raised an exception"),
+            ("ModuleNotFoundError: No module named 'cupy'; using numpy|KeyError: 'alpha'", 1,
+             "its Python program raised an exception"),
+            ("ls: /scratch/old: No such file or directory|cleanup done|residual is NaN", 1,
+             "perhaps a file is not there"),
+            ("bash: module: command not found|starting real run|1|2|3|4|5|6|7|8", 3,
+             "its script ended with exit status 3"),
+            ("PermissionError: '/var/cache': Permission denied|FATAL: solver diverged", 137,
+             "it was killed"),
+            ("warning: Disk quota exceeded", 139, "it used memory that is not its own"),
+            ("error: command not found: foo (ignored)|bar", 3, "its script ended with"),
+            ("module: command not found|run: mpirun: command not found", 127,
+             "a program is not on"),
+            ("terminate called after throwing an instance of 'std::bad_alloc'", 134,
+             "it got no more memory"),
+            ("note: No space left on device", 2, "a disk is full"),
+            ("cp: error writing 'x': No space left on device|0 bytes copied", 1,
+             "perhaps a disk is full"))
+        for text, status, cause in rows:
+            with self.subTest(text=text):
+                script = "tr '|' '\\n' <<'END' >&2\n%s\nEND\nexit %d" % (text, status)
+                jobid = self.run_spec("--wait", script=script, status=status)
+                self.assertTrue(self.why(jobid)["cause"].startswith(cause), self.why(jobid))
+
+    def test_what_was_said_elsewhere(self) -> None:
+        jobid = self.run_spec("--wait", script="echo error: bad line 3; exit 1", status=1)
+        found = self.why(jobid)
+        self.assertEqual((found["evidence"], found["way_out"]), (
+            ["error: bad line 3"], "`psik.py logs %s` shows what it said" % jobid))
+        jobid = self.run_spec("--wait", script="exit 1", status=1)
+        self.assertIn("it said nothing", self.why(jobid)["way_out"])
+        jobid = self.run_spec("--no-submit", script="exit 1")
+        self.assertEqual(self.why(jobid)["way_out"], "`psik.py start %s`" % jobid)
 
     def test_for_people(self) -> None:
         ran = self.psik("run", "--wait", "-t", "5", "-c", "module load gcc", status=127)
@@ -212,6 +265,10 @@ class OnOneHost(Asking):
         found = self.why(jobid)
         self.assertEqual(found["evidence"], ["run: 3: zork: not found"])
         self.assertIn("2/3 done, 1 failed: run: 3: zork: not found", found["reason"])
+        script = "case $task in 1) kill -9 $$ ;; 2 | 4) echo bad >&2; exit 1 ;; esac"
+        jobid = self.run_spec("--wait", array="5", script=script, status=137)
+        self.assertTrue(self.psik("why", jobid).out.endswith(
+            "  2 failed   bad: 2 4\n  1 failed   killed by SIGKILL: 1\n"))
 
     def test_stderr_of_any_size_and_kind(self) -> None:
         jobid = self.run_spec("--wait", script="head -c 3000000 /dev/zero >&2; exit 5", status=5)
@@ -220,11 +277,33 @@ class OnOneHost(Asking):
         self.assertLess(time.process_time() - begun, 5)     # and not minutes
         jobid = self.run_spec("--wait", script=r"printf 'a\033[31mb\377\nc' >&2; exit 5", status=5)
         self.assertNotIn("\x1b", self.psik("why", jobid).out + self.psik("ls").out)
+        script = (r"printf 'p: error while loading shared libraries: l\033[31mX.so: x\n' >&2; "
+                  "exit 127")
+        ran = self.psik("run", "--wait", "-c", script, status=127)
+        self.assertIn("the library l?[31mX.so", ran.err)
+        self.assertNotIn("\x1b", ran.err + self.psik("why", "last").out)
         self.assertIn("c", self.why(jobid)["reason"])
         self.psik("start", jobid)
         self.psik("wait", jobid, status=5)
         os.unlink(self.job(jobid).log("stderr", 2))
         self.assertEqual(self.why(jobid)["evidence"], [])
+        os.mkfifo(self.job(jobid).log("stderr", 2))
+        self.assertEqual(self.why(jobid)["evidence"], [])   # and nobody waits for its other end
+
+    def test_the_end_of_a_file_is_found_quickly(self) -> None:
+        path = self.write("lines", "1\n" * 100000 + "end")
+        begun = time.process_time()
+        for lines, begin in ((1, 200000), (2, 199998), (0, 200003), (100000, 2), (200000, 0)):
+            with open(path, "rb") as file:
+                psik.skip_to_tail(file, lines)
+                self.assertEqual(file.tell(), begin, lines)
+        self.assertLess(time.process_time() - begun, 1)
+        for text, lines, rest in (
+                ("a\nb\n", 1, "b\n"), ("a\nb", 1, "b"), ("", 3, ""), ("a", 2, "a"),
+                ("\n\n", 1, "\n"), ("a\nb\n", 2, "a\nb\n")):
+            with open(self.write("lines", text), "rb") as file:
+                psik.skip_to_tail(file, lines)
+                self.assertEqual(file.read().decode(), rest, (text, lines))
 
 
 class Doctor(Asking):
