@@ -3120,6 +3120,7 @@ TEMPLATES_OF_A_BACKEND = {
     "check": "fails, and says why, where the scheduler cannot take jobs",
     "hold": "keeps jobs that wait from starting", "release": "lets them start again",
     "signal": "sends the signal that its first argument names to jobs",
+    "usage": "prints `nativeid cpu_s memory_kib` of each id on stdin, from the accounting",
     "queues": "prints `name state nodes free_nodes cores free_cores max_walltime_min` of each"}
 # Every name that a template may use, and what it stands for.
 TEMPLATE_NAMES = {
@@ -3731,15 +3732,15 @@ def without_options(env: Mapping[str, str]) -> Dict[str, str]:
             if not SCHEDULER_VARIABLE.fullmatch(name) or CLUSTER_VARIABLE.fullmatch(name)}
 
 
-def try_template(backend: Backend, name: str) -> Optional[Finished]:
-    """Run a template of a backend's that belongs to no job; None if the backend has none."""
+def try_template(backend: Backend, name: str, text: str = "") -> Optional[Finished]:
+    """Run a template of a backend's that belongs to no job, text its stdin; None if it has none."""
     shell = Shell.of(backend.config)
     template = Template.find(backend.kind, name, shell.kind, backend.config)
     if not template:
         return None
-    text = template.render({"shell": shell.command}, shell)
+    script = template.render({"shell": shell.command}, shell)
     env = dict(without_options(os.environ), **backend.config.scheduler_environment)
-    return try_program(shell.command.split() + ["-c", text], POLL_TIMEOUT_S, "", env)
+    return try_program(shell.command.split() + ["-c", script], POLL_TIMEOUT_S, text, env)
 
 
 def ask_backend(backend: Backend) -> List[str]:
@@ -6151,8 +6152,11 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
 
 
 class Usage(NamedTuple):
-    """What the processes of a step have used on the host where it began: CPU time in seconds, and
-    the most memory of one of them in KiB.  Written by its supervisor at its end."""
+    """What the processes of a step have used: CPU time in seconds, the most memory of one in KiB.
+
+    Its supervisor writes that at its end, for the host where it began; a scheduler's accounting may
+    know it for all hosts.
+    """
     cpu_s: float
     memory_kib: int
 
@@ -6164,6 +6168,22 @@ class Usage(NamedTuple):
         with suppress(ValueError):
             return cls(float(match.group(1)), int(match.group(2))) if match else None
         return None
+
+    @classmethod
+    def accounted(cls, backend: Optional[Backend], native: Info) -> Optional["Usage"]:
+        """That of a native id, by the template `usage`; None if there is none, or no answer."""
+        done = try_template(backend, "usage", "%s\n" % native) if backend else None
+        for line in done.out.splitlines() if done else ():
+            words = line.split()
+            with suppress(ValueError):
+                if len(words) == 3 and words[0] == str(native):
+                    return cls(float(words[1]), int(words[2]))
+        return None
+
+    def most(self, other: Optional["Usage"]) -> "Usage":
+        """The greater of two accounts of the same."""
+        return self if other is None else Usage(max(self.cpu_s, other.cpu_s),
+                                                max(self.memory_kib, other.memory_kib))
 
 
 class Cause(NamedTuple):
@@ -12313,9 +12333,9 @@ class StatusText:
         text = "%s of %s min" % (JobTable.span(job["elapsed"]), needs["duration"])
         if job["usage"]:
             usage, asked = Usage(**job["usage"]), needs.get("memory_per_process")
+            cpu = "%.1f s" % usage.cpu_s if usage.cpu_s < 60 else JobTable.span(usage.cpu_s)
             text += "; CPU time %s; a process at most %d MiB%s" % (
-                JobTable.span(usage.cpu_s), -(-usage.memory_kib // 1024),
-                " of %d" % asked if asked else "")
+                cpu, -(-usage.memory_kib // 1024), " of %d" % asked if asked else "")
         return text
 
     def head(self) -> None:
@@ -12403,13 +12423,20 @@ class StatusText:
             self.callbacks()
 
 
-def describe(config: Config, job: JobDir) -> Dict[str, Json]:
-    """All that `status` shows of a job, without secrets."""
+def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, Json]:
+    """All that `status` shows of a job, without secrets.
+
+    accounts: its scheduler's accounting, which may be slow, is asked too.
+    """
     rows = job.rows()
     statuses = reconcile(config, [(job, rows)])
     summary, spec = summarize(job, rows, statuses), job.spec()
     tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
     usage = Usage.of(job, summary.jobndx)
+    if accounts and STATES[summary.state].is_final() and not summary.tasks:
+        known = Usage.accounted(config.by_name.get(job.backend),
+                                Steps(rows).natives.get(summary.jobndx, ""))
+        usage = known.most(usage) if known else usage
     return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
                 usage=usage and usage._asdict(),
                 diagnosis=Diagnosis.of(job, rows, statuses)._asdict(),
@@ -12445,7 +12472,7 @@ def cmd_why(opts: Options) -> ExitStatus:
     """
     chosen = Selection(opts)
     jobs: List[Dict[str, Json]] = []
-    worst = chosen.each(lambda job: jobs.append(describe(chosen.config, job)))
+    worst = chosen.each(lambda job: jobs.append(describe(chosen.config, job, accounts=True)))
     if opts.json:
         say(json.dumps([job["diagnosis"] for job in jobs], indent=2))
     for job in jobs if not opts.json else ():
@@ -16316,6 +16343,25 @@ exec /bin/sh -c 'log=$(printf "%s\n" "$3.$1" | sed "s/%/%%/g")
 		exit 75
 	fi
 	exit $status' @job@ $1 @tag@ @log@/submit @comment@ $3 $4
+''',
+    'slurm/usage': r'''#!@shell@
+# slurm: what its accounting knows of the use of the jobs whose ids stdin holds: id, CPU time in
+# seconds, and the most memory of a task in KiB.
+# needs: awk sacct tr
+exec /bin/sh -c 'ids=$(tr "\n" ,)
+	answer=$(sacct -n -P --noconvert -j "${ids%,}" -o JobID,TotalCPU,MaxRSS) || exit 1
+	printf "%s\n" "$answer" | awk -F "|" "
+		{ split(\$1, id, \".\"); kib = \$3 + 0 }
+		\$1 !~ /[.]/ {
+			count = split(\$2, part, \"[-:]\"); days = \$2 ~ /-/ ? part[1] : 0
+			hours = days * 24 + (count > 2 ? part[count - 2] : 0)
+			cpu[\$1] = hours * 3600 + part[count - 1] * 60 + part[count]
+		}
+		\$3 ~ /[0-9]\$/ { kib /= 1024 }
+		\$3 ~ /M\$/ { kib *= 1024 }
+		\$3 ~ /G\$/ { kib *= 1048576 }
+		kib > most[id[1]] { most[id[1]] = kib }
+		END { for (each in cpu) printf \"%s %.2f %d\n\", each, cpu[each], most[each] }"'
 ''',
 }
 # end embedded templates

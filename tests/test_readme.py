@@ -15,7 +15,7 @@ with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as _file:
 MASKS: List[Tuple[str, str]] = [(r"\d{10}\.\d{3}", "<id>"),
                                 (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>"),
                                 (r"((?:queued|active)[, ]+)\d+", r"\1<pid>"),
-                                (r"at most \d+ MiB", "at most <n> MiB")]
+                                (r"CPU time .* MiB", "CPU time <n> MiB")]
 
 
 def masked(text: str) -> str:
@@ -61,7 +61,7 @@ class Tables(unittest.TestCase):
             self.assertEqual(names, field_names(model), model)
 
     def test_help_knows_every_template_and_state(self) -> None:
-        self.assertEqual({"check", "queues", *psik.JOB_SCRIPTS, *psik.STEERING_SCRIPTS,
+        self.assertEqual({"check", "queues", "usage", *psik.JOB_SCRIPTS, *psik.STEERING_SCRIPTS,
                           *psik.ARRAY_SCRIPTS}, set(psik.TEMPLATES_OF_A_BACKEND))
         for state, meaning in psik.STATE_MEANINGS.items():
             self.assertIn("| `%s` | %s |" % (state, meaning), README)

@@ -1,6 +1,7 @@
 """What a real Slurm does to jobs: it hangs, dies, forgets, requeues, and gives ids again."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -488,7 +489,8 @@ class Told(Cluster):
        SLURM and services.which("slurmdbd") and services.which("mariadbd") and not os.geteuid())
 class Accounts(Cluster):
     """A cluster that forgets an ended job at once, and whose accounting does not."""
-    slurm_settings = {"MinJobAge": 2}
+    slurm_settings = {"MinJobAge": 2, "JobAcctGatherType": "jobacct_gather/linux",
+                      "JobAcctGatherFrequency": 1}
     slurm_kind = services.SlurmWithAccounting
     slurm_nodes = 1
 
@@ -510,6 +512,26 @@ class Accounts(Cluster):
             self.psik("wait", "--timeout", "60", jobid, status=status)
             self.assertIn(reason, self.reason(jobid))
             self.assertNotIn("no longer knows it", self.reason(jobid))
+
+
+    def test_what_it_says_of_use(self) -> None:
+        code = "import time; x = bytearray(150 << 20); sum(range(30 * 1000 * 1000)); time.sleep(3)"
+        jobid = self.put("python3 -c '%s'" % code)
+        self.psik("wait", jobid)
+        # As if it had run elsewhere: the supervisor's own account is not there.
+        claim = self.job(jobid).log("claim", 1)
+        text = psik.read_text(claim)
+        with open(claim, "w") as file:
+            file.write(text[:text.index("cpu_s")])
+        for _ in range(20):     # slurmdbd hears of the end a little later
+            said = self.psik("why", jobid).out
+            if re.search("at most [1-9]", said):
+                break
+            time.sleep(1)
+        self.assertRegex(said, r"used       0:\d\d of .* min; CPU time [0-9.]+ s; "
+                               r"a process at most 1[5-9]\d MiB\n")
+        self.assertGreater(float(said.split("CPU time ")[1].split()[0]), 0.2)
+        self.assertNotIn("CPU time", self.psik("status", jobid).out)
 
 
 class Clusters(Accounts):

@@ -219,7 +219,7 @@ class OnOneHost(Asking):
   cause      module is a function of login shells, which a script does not have by itself
   evidence   run: 2: module: not found
   way out    name it as set-up: `run --setup 'module ...'`, `setup` in the spec
-  used       0:0\d of 5 min; CPU time 0:00; a process at most \d+ MiB
+  used       0:0\d of 5 min; CPU time \d\.\d s; a process at most \d+ MiB
 """ % re.escape(jobid))
         self.assertIn("\n  cause      module is a function", self.psik("status", jobid).out)
         self.assertIn("run: 2: module: not found", self.psik("ls").out)
@@ -244,7 +244,7 @@ class OnOneHost(Asking):
         self.assertGreater(usage["cpu_s"], 0.1)
         self.assertTrue(200 * 1024 < usage["memory_kib"] < 400 * 1024, usage)
         self.assertRegex(self.psik("status", jobid).out,
-                         r"\n  used       0:0\d of 10 min; CPU time 0:0\d; "
+                         r"\n  used       0:0\d of 10 min; CPU time \d\.\d s; "
                          r"a process at most 2\d\d MiB of 1024\n")
         live = self.run_spec(script="exec sleep 300")
         self.until(lambda: "1 active" in self.states(live))
