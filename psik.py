@@ -12056,7 +12056,7 @@ class Selection:
 
     def check_word(self, text: str, newest: JobDir) -> None:
         """InvalidError if a word is too little to change jobs by; says if it names the newest."""
-        is_sure = self.opts.yes or self.opts.dry_run
+        is_sure = self.opts.yes or self.opts.dry_run or self.is_filtered
         if re.fullmatch("[0-9]{1,2}", text) and newest.jobid.startswith(text) and not is_sure:
             raise InvalidError("%s is little to name job %s by; give three figures of it, or --yes"
                                % (text, newest.jobid))
@@ -12088,26 +12088,28 @@ class Selection:
             raise InvalidError("name the jobs, or say which: --state failed, --name 'sweep*', "
                                "--since 1h, --older 30d")
         if self.option("dry_run"):
-            return self.list()
+            return self.preview()
         jobs = (job for job, _ in self.found()) if self.is_filtered else self.all_named()
-        self.failures, number, line = 0, 0, Waiting(on_terminal(sys.stderr) and self.changes)
+        number, failed, line = 0, 0, Waiting(on_terminal(sys.stderr) and self.changes)
         for number, job in enumerate(jobs, 1):
+            before = self.failures
             self.attempt(action, job)
+            failed += self.failures - before
             line.count(number)
         line.clear()
         if self.is_filtered or number > len(self.named):
-            self.tell(number)
+            self.tell(number - failed, number)
         return self.worst
 
-    def list(self) -> ExitStatus:
+    def preview(self) -> ExitStatus:
         """Show which jobs they are; the worst exit status."""
         print_jobs([summary for _, summary in self.found()], as_json=False)
         return self.worst
 
-    def tell(self, number: int) -> None:
+    def tell(self, done: int, number: int) -> None:
         """Say how many of so many jobs were changed."""
         if self.changes:
-            complain("%d of %d jobs" % (number - self.failures, number) if number
+            complain("%d of %d jobs" % (done, number) if number
                      else "no job is in such a state, of such a name and age")
 
 

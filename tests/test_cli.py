@@ -183,7 +183,13 @@ class Verbs(Case):
         self.assertEqual(said.count("cancel it first"), 2)
         self.assertTrue(said.endswith("psik: 1 of 3 jobs\n"), said)
         self.assertEqual(len(self.ids("ls")), 2)
-        self.psik("rm", "--force", "a*")
+        self.psik("cancel", "a*")
+        self.run_spec("--wait", name="ad", script="true")
+        said = self.psik("rm", "nosuch", "a*", status=3).err
+        self.assertTrue(said.endswith("psik: 3 of 3 jobs\n"), said)
+        self.run_spec("--wait", script="true")
+        self.psik("rm", "--state", "completed", "*")    # a filter says which
+        self.assertEqual(self.psik("ls").err, "psik: no jobs\n")
 
     def test_the_newest_of_a_name_is_named(self) -> None:
         first, second = [self.run_spec("--wait", name="dup", script="true") for _ in range(2)]
