@@ -73,7 +73,7 @@ Contents; each section uses only what stands above it, and the templates:
     18. REST API
     19. Routes
     20. Server
-    21. Diagnoses
+    21. Explanations
     22. Command line
     23. Embedded templates
 
@@ -11355,7 +11355,7 @@ def serve_pipe(api: Api) -> None:
     Session(api, wire).answer_all()
 
 
-# ------------------------------------------------------------------------------------ 21. Diagnoses
+# --------------------------------------------------------------------------------- 21. Explanations
 
 class Usage(NamedTuple):
     """What the processes of a step have used: CPU time in seconds, the most memory of one in KiB.
@@ -11543,87 +11543,78 @@ EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
 }
 
 
-Known = Tuple[str, str, List[str], bool]    # cause, way out, evidence, is_sure
+class Explanation(NamedTuple):
+    """What is known of why something is so; the texts are '' where nothing is."""
+    cause: str = ""
+    way_out: str = ""
+    evidence: Sequence[str] = ()
+    is_sure: bool = False   # nothing speaks for another cause
 
-
-class Diagnosis(NamedTuple):
-    """Why a job failed, or waits: cause and way out are '' where they are not known."""
-    jobid: str
-    state: str
-    reason: str         # as `ls` shows it
-    cause: str
-    evidence: List[str]
-    way_out: str
-
-    is_sure: bool       # whether nothing speaks for another cause
-
-    @staticmethod
-    def find(causes: Sequence[Cause], lines: Sequence[str]) -> Known:
-        """What is known of the last of these lines of which a row knows something."""
+    @classmethod
+    def find(cls, causes: Sequence[Cause], lines: Sequence[str]) -> "Explanation":
+        """What the rows know of the last of these lines of which one knows something."""
         for line in reversed(lines):
             for row in causes:
                 match = re.search(row.words, line)
                 if match:
                     part = one_line(next(filter(None, match.groups()), "it"))
-                    cause, way_out = [text.replace("\\1", part)
-                                      for text in (row.cause, row.way_out)]
-                    return cause, way_out, [line], True
-        return "", "", [], False
+                    return cls(row.cause.replace("\\1", part), row.way_out.replace("\\1", part),
+                               [line], True)
+        return cls()
 
     @classmethod
-    def of_stderr(cls, lines: Sequence[str], info: Info) -> Known:
+    def of_stderr(cls, lines: Sequence[str], info: Info) -> "Explanation":
         """What the last lines on stderr tell of a step that ended with this exit status.
 
         The last line counts, and one that the exit status bears out; another is a guess.
         """
         found = cls.find(STDERR_CAUSES, lines[-1:])
-        if not found[0] and info in (126, 127):
+        if not found.cause and info in (126, 127):
             found = cls.find(STDERR_CAUSES, [line for line in lines if NOT_STARTED.search(line)])
-        if not found[0] and info not in EXIT_CAUSES:
-            found = cls.find(STDERR_CAUSES, [line for line in lines[-8:]
-                                             if not HARMLESS.search(line)])
-            if found[0]:
-                found = ("perhaps " + found[0], *found[1:3], False)
-        return found
+        if found.cause or info in EXIT_CAUSES:
+            return found
+        found = cls.find(STDERR_CAUSES, [line for line in lines[-8:] if not HARMLESS.search(line)])
+        return found._replace(cause="perhaps " * bool(found.cause) + found.cause, is_sure=False)
 
     @classmethod
-    def of_failure(cls, end: StepEnd) -> Known:
+    def of_failure(cls, end: StepEnd) -> "Explanation":
         """What is known of a step that failed, where nobody else has said why."""
         info, lines = end.row.info, end.tail(60)
         died = isinstance(info, int) and info > 128 and info != 134     # which may have said why
-        found = ("", "", [], False) if died else cls.of_stderr(lines, info)
-        if not found[0] and info in EXIT_CAUSES:
-            found = (*EXIT_CAUSES[info], lines[-3:], True)
-        return found if found[0] else cls.unknown(end)
+        found = cls() if died else cls.of_stderr(lines, info)
+        if not found.cause and info in EXIT_CAUSES:
+            found = cls(*EXIT_CAUSES[info], lines[-3:], True)
+        return found if found.cause else cls.of_unknown(end)
 
-    @staticmethod
-    def unknown(end: StepEnd) -> Known:
+    @classmethod
+    def of_unknown(cls, end: StepEnd) -> "Explanation":
         """What can be said of a failure of which nothing is known."""
         said = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)]
         way_out = "`%s logs%s JOBID` shows what it said" % (
             called(), " --stderr" if said[:1] == ["stderr"] else "")
-        return ("its script ended with exit status %s" % end.row.info,
-                way_out if said else "it said nothing; with `set -x` a shell says what it does",
-                end.tail(3, said[0]) if said else [], False)
+        return cls("its script ended with exit status %s" % end.row.info,
+                   way_out if said else "it said nothing; with `set -x` a shell says what it does",
+                   end.tail(3, said[0]) if said else [])
 
     @classmethod
-    def of(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> "Diagnosis":
-        """That of a job as it is."""
-        summary, steps = summarize(job, rows, statuses), Steps(rows)
-        row, said = steps.latest, summary.reason
+    def of_job(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> "Explanation":
+        """Why a job failed, or waits."""
+        steps = Steps(rows)
+        row, summary = steps.latest, summarize(job, rows, statuses)
         assert row is not None
-        end = StepEnd(job, row)
+        if row.state is JobState.completed:
+            return cls()
+        end, said = StepEnd(job, row), summary.reason
         if row.state is JobState.failed and end.has_run:
             said = end.recorded()
         elif summary.tasks:     # without how far it is
             said = reason_of(job, row, steps, statuses)
-        found = cls.find(SAID_CAUSES if row.state is not JobState.completed else (), [said[:400]])
-        if row.state is JobState.failed and not found[0]:
+        found = cls.find(SAID_CAUSES, [said[:400]])
+        if row.state is JobState.failed and not found.cause:
             found = cls.of_failure(end)
         elif row.state is JobState.new and not said:
-            found = "it was never started", "`%s start JOBID`" % called(), [], True
-        return cls(summary.jobid, summary.state, summary.reason, found[0], found[2],
-                   found[1].replace("JOBID", job.jobid), found[3])
+            found = cls("it was never started", "`%s start JOBID`" % called(), (), True)
+        return found._replace(way_out=found.way_out.replace("JOBID", job.jobid))
 
 
 # --------------------------------------------------------------------------------- 22. Command line
@@ -11837,9 +11828,9 @@ def say_ends(jobs: Sequence[JobDir], summaries: Sequence[Summary]) -> None:
             status = " with exit status %s" % summary.info if summary.state == "failed" else ""
             complain("job %s %s%s" % (summary.jobid, summary.state, why or status))
         if summary.state == JobState.failed:
-            diagnosis = Diagnosis.of(job, job.rows(), {})
-            if diagnosis.is_sure:
-                complain("%s: %s" % (diagnosis.cause, diagnosis.way_out))
+            found = Explanation.of_job(job, job.rows(), {})
+            if found.is_sure:
+                complain("%s: %s" % (found.cause, found.way_out))
 
 
 def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
@@ -12357,9 +12348,9 @@ class StatusText:
                  ("resources", one_line(" ".join(asked))), ("used", self.used())]
         self.fields(lines)
 
-    def diagnosis(self) -> None:
+    def explanation(self) -> None:
         """Print the cause of what the job is in, what shows it, and the way out."""
-        found = Diagnosis(**self.job["diagnosis"])
+        found = Explanation(**self.job["why"])
         self.fields([("cause", found.cause)] + [
             ("evidence", one_line(line)) for line in found.evidence] + [("way out", found.way_out)])
 
@@ -12370,7 +12361,7 @@ class StatusText:
         say("%s  %s" % (job["jobid"], one_line(job["name"])))
         self.fields([("state", painted(job["state"], job["state"]) + status),
                      ("reason", one_line(job["reason"]))])
-        self.diagnosis()
+        self.explanation()
         self.fields([("used", self.used())])
         for reason, numbers in self.failed_tasks().items():
             shown = " ".join(map(str, numbers[:20])) + " ..." * (len(numbers) > 20)
@@ -12419,8 +12410,8 @@ class StatusText:
     def show(self) -> None:
         """Print all of it."""
         self.head()
-        if self.job["diagnosis"]["is_sure"]:
-            self.diagnosis()
+        if self.job["why"]["is_sure"]:
+            self.explanation()
         if self.job["tasks"]:
             self.tasks()
         self.history()
@@ -12444,7 +12435,7 @@ def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, J
         usage = known.most(usage) if known else usage
     return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
                 usage=usage and usage._asdict(),
-                diagnosis=Diagnosis.of(job, rows, statuses)._asdict(),
+                why=Explanation.of_job(job, rows, statuses)._asdict(),
                 directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
                 callbacks=Outbox(job).describe())
@@ -12479,7 +12470,8 @@ def cmd_why(opts: Options) -> ExitStatus:
     jobs: List[Dict[str, Json]] = []
     worst = chosen.each(lambda job: jobs.append(describe(chosen.config, job, accounts=True)))
     if opts.json:
-        say(json.dumps([job["diagnosis"] for job in jobs], indent=2))
+        say(json.dumps([dict({name: job[name] for name in ("jobid", "state", "reason", "usage")},
+                             **job["why"]) for job in jobs], indent=2))
     for job in jobs if not opts.json else ():
         StatusText(job, None).why()
     return worst

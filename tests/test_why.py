@@ -101,17 +101,18 @@ class Tables(unittest.TestCase):
         for causes, texts in ((psik.SAID_CAUSES, SAID), (psik.STDERR_CAUSES, WROTE)):
             for text, cause in texts:
                 with self.subTest(text=text):
-                    found = psik.Diagnosis.find(causes, ["before", text, "after"])
-                    self.assertTrue(found[0].startswith(cause), found)
-                    self.assertEqual(found[2:], ([text], True))
+                    found = psik.Explanation.find(causes, ["before", text, "after"])
+                    self.assertTrue(found.cause.startswith(cause), found)
+                    self.assertEqual((found.evidence, found.is_sure), ([text], True))
                     self.assertNotIn("\\1", found[0] + found[1])
-            shown = [psik.Diagnosis.find(causes, [text])[0] for text, _ in texts]
+            shown = [psik.Explanation.find(causes, [text])[0] for text, _ in texts]
             for row in causes:
                 begin = row.cause.partition("\\1")[0]
                 self.assertTrue(any(begin in text for text in shown), row)
         for text in ("KeyError: column: not found", "wget: ERROR: not found", "html: not found"):
-            self.assertNotIn("a program", psik.Diagnosis.find(psik.STDERR_CAUSES, [text])[0])
-        self.assertEqual(psik.Diagnosis.find(psik.SAID_CAUSES, ["", "on n12"]), ("", "", [], False))
+            self.assertNotIn("a program", psik.Explanation.find(psik.STDERR_CAUSES, [text])[0])
+        self.assertEqual(psik.Explanation.find(psik.SAID_CAUSES, ["", "on n12"]),
+                         psik.Explanation())
 
 
 class Asking(Case):
