@@ -940,9 +940,15 @@ STATE_MEANINGS = {
     "canceled": "someone asked psik.py to end it"}
 
 
+STATES_ELSEWHERE = {"running": "active", "pending": "queued", "waiting": "queued",
+                    "done": "completed", "success": "completed", "killed": "canceled"}
+
+
 def no_state(text: str) -> str:
     """The message for a text that is not a state."""
-    return "%r is not a state%s" % (text, nearest(text, STATES))
+    here = STATES_ELSEWHERE.get(text.lower())
+    return "%r is not a state%s" % (text, ": here it is %s" % here if here
+                                    else nearest(text, STATES))
 
 
 def option(default: Any, doc: str, **limits: Any) -> Any:
@@ -6356,6 +6362,8 @@ def hold(job: JobDir, keep: bool = True) -> None:
 def signal_name(text: str) -> str:
     """The name of a signal, `USR1` for `SIGUSR1`; InvalidError if it cannot be passed on."""
     import signal
+    if text.isdigit() and text in [str(int(each)) for each in signal.Signals]:
+        text = signal.Signals(int(text)).name
     name = text.upper()[len("SIG") if text.upper().startswith("SIG") else 0:]
     if not re.fullmatch("[A-Z]+[0-9]*", name) or not hasattr(signal, "SIG" + name):
         raise InvalidError("%s is no signal; name one like USR1, INT or TERM" % shown(text))
@@ -13427,6 +13435,12 @@ class CommandLine:
         return [word for last, word in zip([""] + list(argv), argv) if not word.startswith("-")
                 and not (len(last) > 3 and "--config".startswith(last))]
 
+    @staticmethod
+    def signals_in(argv: Sequence[str]) -> List[str]:
+        """The words of `kill` with -s where -9 or -USR1 is meant for an option, as elsewhere."""
+        return [part for word in argv for part in (
+            ("-s", word[1:]) if re.fullmatch("-([0-9]+|[A-Z][A-Z0-9]+)", word) else (word,))]
+
     @classmethod
     def read(cls, argv: Sequence[str]) -> Options:
         """The options of a command line; InvalidError, or SystemExit if argparse refuses it."""
@@ -13440,6 +13454,8 @@ class CommandLine:
         names = cls.words_in(before)
         if names[:1] == ["run"]:    # what follows is a command
             argv, words = before, argv[len(before) + 1:]
+        if names[:1] == ["kill"]:
+            argv = cls.signals_in(argv)
         cls.check(names)
         opts = Options(config=None, verbose=0, words=list(words))
         cls.check(names, cls.parser().parse_known_args(argv, opts)[1])

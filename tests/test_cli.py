@@ -163,10 +163,16 @@ class Verbs(Case):
 
     def test_signals_that_cannot_be_sent(self) -> None:
         jobid = self.run_spec(script="exec sleep 300")
-        for name, said in (("KILL", "cancel` ends a job"), ("9", "'9' is no signal; name one like"),
+        for word in ("-9", "-KILL", "-SIGSTOP"):
+            self.assertIn("does not reach a script", self.psik("kill", word, jobid, status=2).err)
+        self.assertNotIn("1 failed", self.states(jobid))
+        for name, said in (("KILL", "cancel` ends a job"), ("9", "cancel` ends a job"),
+                           ("99", "'99' is no signal; name one like"),
                            ("SIG_DFL", "is no signal"), ("", "'' is no signal")):
             self.assertIn(said, self.psik("kill", "-s", name, jobid, status=2).err)
         self.until(lambda: "1 active" in self.states(jobid))
+        for word in ("-WINCH", "-%d" % signal.SIGWINCH):    # which changes nothing
+            self.psik("kill", word, jobid)
         claim = psik.read_or_empty(self.job(jobid).log("claim", 1))
         supervisor = int(dict(line.split(" ", 1) for line in claim.splitlines())["pid"])
         os.kill(supervisor, signal.SIGKILL)
@@ -411,6 +417,7 @@ class Verbs(Case):
                            (["squeue"], "here it is `psik.py ls`"),
                            (["delete", "x"], "here it is `psik.py rm`"),
                            (["run", "x.sh", "hi"], "a command stands behind --: `psik.py run --"),
+                           (["ls", "--state", "running"], "not a state: here it is active"),
                            (["run", "-J", "x"], "takes no '-J': here it is --name"),
                            (["run", "--account=x", "y"], "here it is --project"),
                            (["--conf", "x", "qwert"], "no command 'qwert'"),
@@ -458,7 +465,7 @@ class Verbs(Case):
                  {"script": "true", "array": "1-9%2", "after": ["1.2"], "backend": "x"},
                  {}, {"script": 5}, {"script": "true", "duration": 3},
                  {"script": "true", "resources": {"duration": 0}}]
-        done = subprocess.run([OPENAPI, "-c", code, schema], input=json.dumps(specs).encode(),
+        done = subprocess.run([OPENAPI, "-I", "-c", code, schema], input=json.dumps(specs).encode(),
                               stdout=subprocess.PIPE, check=True)
         self.assertEqual(done.stdout.decode().split(), str([True] * 3 + [False] * 4).split())
 

@@ -351,7 +351,7 @@ class Own(Case):
 
     def test_a_folder_that_is_named_from_where_one_stands(self) -> None:
         self.env.pop("PSIK_CONFIG")
-        self.psik("ls", env={"XDG_DATA_HOME": "here"})
+        self.psik("run", "-c", "true", env={"XDG_DATA_HOME": "here"})
         self.assertTrue(os.path.isdir(os.path.join(self.folder, "here", "psik")))
 
     def test_removing_follows_no_link_that_takes_a_folders_place(self) -> None:
