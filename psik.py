@@ -777,6 +777,24 @@ def end_session(child: Any) -> None:
             pipe.close()
 
 
+def start_program(argv: Sequence[str], **options: Any) -> Any:
+    """Start a program, as subprocess.Popen.
+
+    A script that was just written may be busy for a moment: another thread that forked meanwhile
+    has it open until its child executes a program.
+    """
+    import errno
+    import subprocess
+    for _ in range(100):
+        try:
+            return subprocess.Popen(argv, **options)
+        except OSError as err:
+            if err.errno != errno.ETXTBSY:
+                raise
+            time.sleep(0.02)
+    return subprocess.Popen(argv, **options)
+
+
 def run_program(argv: Sequence[str], timeout_s: Optional[float],
                 env: Optional[Dict[str, str]] = None, stderr_path: Optional[str] = None,
                 cwd: Optional[str] = None, text: str = "") -> Finished:
@@ -789,9 +807,9 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
     begun = time.monotonic()
     log = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd,
-                                 start_new_session=True)
+        child = start_program(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd,
+                              start_new_session=True)
     finally:
         if not isinstance(log, int):
             log.close()
@@ -12262,7 +12280,8 @@ class Listing(Selection):
         super().__init__(opts)
         if opts.n is not None and opts.n < 1:
             raise InvalidError("-n wants a number of jobs, 1 or more")
-        self.is_recent = not (self.is_filtered or opts.all or opts.json or opts.n or opts.sort)
+        self.is_recent = not (self.is_filtered or self.named or opts.all or opts.json or opts.n
+                              or opts.sort)
 
     def summaries(self) -> Tuple[List[Summary], int]:
         """(the jobs that are shown, how many older ones are not)."""
@@ -12295,6 +12314,7 @@ class Listing(Selection):
 
 
 @command("ls --state active,queued --since 2d",
+         arg("jobid", nargs="*", metavar="JOBID", help="only these: ids, names, or 'sweep*'"),
          *Selection.FILTERS,
          arg("-a", "--all", action="store_true",
              help="also those that ended more than %d days ago" % Listing.RECENT_DAYS),
@@ -12302,7 +12322,7 @@ class Listing(Selection):
          arg("--sort", choices=list(Listing.ORDERS), metavar="FIELD",
              help="by %s; else the newest first" % ", ".join(Listing.ORDERS)), AS_JSON,
          arg("--watch", action="store_true", help="look again every two seconds, until Ctrl-C"))
-def cmd_ls(opts: Options) -> None:
+def cmd_ls(opts: Options) -> ExitStatus:
     """List jobs, newest first.
 
     Those that have not ended, and those of the last days; with -a, -n, --json or a filter all.
@@ -12313,6 +12333,7 @@ def cmd_ls(opts: Options) -> None:
         sys.stdout.flush()
         time.sleep(2)
         listing.show(again=True)
+    return listing.worst
 
 
 class StatusText:
@@ -15913,6 +15934,12 @@ exec /bin/sh -c 'tag=$3$2.$1 call="s/^#CALL \(.*\)/\1 $1/p" indices=$4 before=$5
 	answer=$(sed -n "1p; /^#BSUB/p; $call" "$0" | bsub "$@" -Jd "$tag") || exit
 	printf "%s\n" "$answer" | sed -n "s/^Job <\([0-9]*\)> is submitted.*/\1/p"' \
 	@job@ $1 @tag@ @comment@ $3 $4
+''',
+    'lsf-file/signal': r'''#!@shell@
+# lsf-file: bkill would end the shell that LSF starts around the file, so the supervisor of a step
+# is sent the signal, on its host, and passes it on.
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ signal $1
+exec python3 -I -S -X utf8 @supervise@ signal $1
 ''',
     'lsf-file/submit': r'''#!@shell@
 # lsf-file: as lsf, for sites where bsub takes a file and reads nothing from stdin.

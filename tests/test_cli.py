@@ -101,11 +101,14 @@ class Verbs(Case):
         rows = ((("--name", "sweep*"), [new, before]), (("--name", "other"), [other]),
                 (("--since", "1m"), [other, new]), (("--since", "1h"), [other, new, before]),
                 (("--state", "failed,active"), [before]), (("--state", "active"), []),
-                (("--state", "completed", "--name", "s*", "-n", "5"), [new]))
+                (("--state", "completed", "--name", "s*", "-n", "5"), [new]),
+                (("sweep*",), [new, before]), ((before, "other"), [other, before]),
+                (("sweep*", "--state", "failed"), [before]))
         for argv, listed in rows:
             with self.subTest(argv=argv):
                 found = json.loads(self.psik("ls", "--json", *argv).out)
                 self.assertEqual([row["jobid"] for row in found], listed)
+        self.assertIn("no job nosuch under", self.psik("ls", "nosuch", status=3).err)
         for argv, said in ((("--since", "2"), "--since wants a time"), (("-n", "0"), "-n wants"),
                            (("--state", "actve"), "--state: 'actve' is not a state (did you")):
             self.assertIn(said, self.psik("ls", *argv, status=2).err)

@@ -946,6 +946,14 @@ class CommandLine(Amiss):
             self.assertEqual(done.returncode, 1)
             self.assertTrue(done.stderr.decode().endswith(said + way_out), done.stderr)
 
+    def test_a_script_that_is_busy_for_a_moment(self) -> None:
+        path = self.write("script", "#!/bin/sh\necho hi\n", 0o755)
+        file = open(path, "a")      # as a child of another thread has it until it executes
+        timer = threading.Timer(0.3, file.close)
+        timer.start()
+        self.assertEqual(psik.run_program([path], 10).out, "hi\n")
+        timer.join()
+
     def test_a_shell_that_answers_like_none(self) -> None:
         self.configure(rc_path="/bin/cat", psik_path="/nowhere/psik")
         for argv, status in ((["config"], 0), (["backends", "--check"], 4)):

@@ -583,7 +583,7 @@ class Clusters(Accounts):
 
 class Comments(Accounts):
     """The same, of a site that keeps the comments of jobs."""
-    slurm_settings = {"MinJobAge": 2, "AccountingStoreFlags": "job_comment"}
+    slurm_settings = dict(Accounts.slurm_settings, AccountingStoreFlags="job_comment")
 
 
 @needs("Slurm, and memory cgroups that slurmd may use",
