@@ -471,9 +471,10 @@ class SlurmWithAccounting(Slurm):
             os.makedirs(folder)
             shutil.chown(folder, "mysql")
         common = ["--no-defaults", "--user=mysql", "--datadir=" + data]
-        subprocess.run(["mariadb-install-db", "--auth-root-authentication-method=normal",
-                        "--skip-test-db"] + common, check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        done = self.run("mariadb-install-db", "--auth-root-authentication-method=normal",
+                        "--skip-test-db", *common)
+        if done.returncode:     # which is tried again
+            raise ServiceError("mariadb-install-db: %s%s" % (done.stdout, done.stderr))
         with open(self.path("log/mariadbd.log"), "wb") as log:
             self.database = subprocess.Popen(
                 [which("mariadbd") or "mariadbd"] + common + [
