@@ -785,14 +785,13 @@ def start_program(argv: Sequence[str], **options: Any) -> Any:
     """
     import errno
     import subprocess
-    for _ in range(100):
+    for tries_left in range(100, -1, -1):
         try:
             return subprocess.Popen(argv, **options)
         except OSError as err:
-            if err.errno != errno.ETXTBSY:
+            if err.errno != errno.ETXTBSY or not tries_left:
                 raise
             time.sleep(0.02)
-    return subprocess.Popen(argv, **options)
 
 
 def run_program(argv: Sequence[str], timeout_s: Optional[float],
@@ -956,8 +955,6 @@ STATE_MEANINGS = {
     "completed": "it ended with exit status 0",
     "failed": "it ended otherwise, or could not be submitted",
     "canceled": "someone asked psik.py to end it"}
-
-
 STATES_ELSEWHERE = {"running": "active", "pending": "queued", "waiting": "queued",
                     "done": "completed", "success": "completed", "killed": "canceled"}
 
@@ -6056,16 +6053,16 @@ class StepEnd(NamedTuple):
             with open(os.open(self.log(kind), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return []
-                skip_to_tail(file, limit)
-                begin, end = file.tell(), file.seek(0, os.SEEK_END)
-                file.seek(max(begin, end - 65536))
-                text = file.read(65536).decode("utf-8", "replace")
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+                lines = file.read(65536).decode("utf-8", "replace").split("\n")
         except OSError:
             return []
-        text = text.replace(self.job.at("scripts") + os.sep, "")    # `run: 2: x: not found` does
+        lines = lines[:-1] if not lines[-1] else lines  # what is behind the last newline
+        scripts = self.job.at("scripts") + os.sep       # `run: 2: x: not found` says enough
+        shown_lines = (line.replace(scripts, "") for line in lines[-limit:] if line.strip())
         # Cut, for a search in a line of 64 KB without a blank would take minutes.
         return [line if len(line) < 400 else line[:200] + " ... " + line[-190:]
-                for line in text.split("\n") if line.strip()]
+                for line in shown_lines]
 
     def misread(self, lines: Sequence[str]) -> str:
         """Which shell said here that a script without #! has a syntax error; '' if none did."""
@@ -11623,10 +11620,11 @@ class Explanation(NamedTuple):
                    end.tail(3, said[0]) if said else [])
 
     @classmethod
-    def of_job(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses) -> "Explanation":
-        """Why a job failed, or waits."""
+    def of_job(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses,
+               summary: Summary) -> "Explanation":
+        """Why a job failed, or waits; summary is the one of these rows."""
         steps = Steps(rows)
-        row, summary = steps.latest, summarize(job, rows, statuses)
+        row = steps.latest
         assert row is not None
         if row.state is JobState.completed:
             return cls()
@@ -11748,14 +11746,13 @@ class Table:
             text += "…" if printable("…") == "…" else "~"
         return text + " " * (width - cls.width_of(text))
 
-    def widths(self, chosen: Sequence[int]) -> List[int]:
-        """The widths of these columns, as wide as their cells are."""
-        return [max(self.width_of(cells[place]) for cells in [self.heads(), *self.rows])
-                for place in chosen]
-
     def heads(self) -> List[str]:
         """The names of the columns."""
         return [column.head for column in self.columns]
+
+    def widths(self) -> List[int]:
+        """The widths of the columns, as wide as their widest cells are."""
+        return [max(map(self.width_of, cells)) for cells in zip(self.heads(), *self.rows)]
 
     def layout(self, limit: int) -> Tuple[List[int], List[int]]:
         """(the places of the columns that are shown, their widths), not wider than this if it may.
@@ -11763,7 +11760,7 @@ class Table:
         What can be left out goes first until the others fit, cut to their least widths if need be.
         """
         chosen = list(range(len(self.columns)))
-        widths = self.widths(chosen)
+        widths = self.widths()
         while True:
             over = sum(widths) + 2 * (len(chosen) - 1) - limit
             spare = [max(0, width - (self.columns[place].least or width))
@@ -11854,7 +11851,7 @@ def say_ends(jobs: Sequence[JobDir], summaries: Sequence[Summary]) -> None:
             status = " with exit status %s" % summary.info if summary.state == "failed" else ""
             complain("job %s %s%s" % (summary.jobid, summary.state, why or status))
         if summary.state == JobState.failed:
-            found = Explanation.of_job(job, job.rows(), {})
+            found = Explanation.of_job(job, job.rows(), {}, summary)
             if found.is_sure:
                 complain("%s: %s" % (found.cause, found.way_out))
 
@@ -12464,7 +12461,7 @@ def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, J
         usage = known.most(usage) if known else usage
     return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
                 usage=usage and usage._asdict(),
-                why=Explanation.of_job(job, rows, statuses)._asdict(),
+                why=Explanation.of_job(job, rows, statuses, summary)._asdict(),
                 directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
                 callbacks=Outbox(job).describe())
