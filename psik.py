@@ -6155,19 +6155,22 @@ class TaskState(NamedTuple):
         return sorted(found, key=lambda task: TASK_ORDER.index(task.state))
 
 
-def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses) -> Summary:
-    """A job's summary.  NotFoundError if it has no rows: it was removed meanwhile."""
+def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses,
+              reasons: bool = True) -> Summary:
+    """A job's summary.  NotFoundError if it has no rows: it was removed meanwhile.
+
+    reasons: also why, for which several files may have to be read.
+    """
     steps = Steps(rows)
     row = steps.latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    reason, counts = lost_reason(job, row, steps, statuses), None
-    if row.state is JobState.new and not reason and not steps.queued:
-        reason = Held(job).reason()
-    else:
-        reason = reason or reason_of(job, row, steps, statuses)
-    if steps.tasks > 1 and steps.queued:
-        counts = steps.counts()
+    reason = lost_reason(job, row, steps, statuses) if reasons else ""
+    if reasons and not reason:
+        is_held = row.state is JobState.new and not steps.queued
+        reason = Held(job).reason() if is_held else reason_of(job, row, steps, statuses)
+    counts = steps.counts() if steps.tasks > 1 and steps.queued else None
+    if counts and reasons:
         reason = TaskState.progress(counts) + (": " + reason if reason else "")
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
                    row.time, reason, counts, *steps.span(row.state))
@@ -6181,6 +6184,7 @@ class JobFilter(NamedTuple):
     since: float = 0.0              # made then or later
     before: float = float("inf")    # made before then
     is_visible: Callable[[JobDir], bool] = lambda job: True
+    reasons: bool = True            # whether their summaries tell them
 
     def admits(self, job: JobDir) -> bool:
         """Whether it admits a job, whatever the job's state is."""
@@ -6200,7 +6204,7 @@ class JobFilter(NamedTuple):
             if not batch:
                 break
             statuses = reconcile(config, batch) if poll else {}
-            summaries = [(job, summarize(job, rows, statuses)) for job, rows in batch]
+            summaries = [(job, summarize(job, rows, statuses, self.reasons)) for job, rows in batch]
             found += [(job, summary) for job, summary in summaries
                       if not self.states or summary.state in self.states]
         return found[:wanted]
@@ -6434,7 +6438,7 @@ def cancel(job: JobDir, wait: bool = False, tasks: Optional[Sequence[int]] = Non
 
 def refuse_unended(job: JobDir, rows: Sequence[Row]) -> None:
     """ConflictError if a job has not ended, and so must not be removed."""
-    state = summarize(job, rows, {}).state
+    state = summarize(job, rows, {}, reasons=False).state
     if not STATES[state].is_final():
         raise ConflictError("job %s is %s; cancel it first, or use --force" % (job.jobid, state))
     steps = Steps(rows)
@@ -9711,7 +9715,8 @@ class ServerHandler(Handler):
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
         state = STATE.value(req)
         chosen = JobFilter(self.backend_name(), state.split(",") if state else (), NAME.value(req),
-                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
+                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job),
+                           reasons=False)
         summaries = [summary for _, summary in
                      chosen.find(self.api.config, limit, poll=False, index=index)]
         names = ("jobid", "name", "updated", "jobndx", "state", "info")
@@ -12690,7 +12695,7 @@ def cmd_poll(opts: Options) -> None:
     release_all(config)
     for job, rows in pairs:
         if rows != before[job.path]:
-            say("%s %s" % (job.jobid, summarize(job, rows, {}).state))
+            say("%s %s" % (job.jobid, summarize(job, rows, {}, reasons=False).state))
     deliver_all(config)
 
 
@@ -13487,7 +13492,8 @@ class CommandLine:
     def welcome(opts: Options) -> None:
         """Say what psik.py is, and where one stands."""
         config = load_config(opts.config)
-        newest = [summary for _, summary in JobFilter().find(config, limit=200, poll=False)]
+        found = JobFilter(reasons=False).find(config, limit=200, poll=False)
+        newest = [summary for _, summary in found]
         begin = time.time() - Listing.RECENT_DAYS * 86400
         counts = {state: sum(each.state == state for each in newest if state in ("queued", "active")
                              or each.updated >= begin) for state in ("active", "queued", "failed")}
