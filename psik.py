@@ -6155,6 +6155,14 @@ class TaskState(NamedTuple):
         return sorted(found, key=lambda task: TASK_ORDER.index(task.state))
 
 
+def current_reason(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
+    """Why a job is as it is: lost, held, or in the state of the row that decides it."""
+    lost = lost_reason(job, row, steps, statuses)
+    if row.state is JobState.new and not lost and not steps.queued:
+        return Held(job).reason()
+    return lost or reason_of(job, row, steps, statuses)
+
+
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses,
               reasons: bool = True) -> Summary:
     """A job's summary.  NotFoundError if it has no rows: it was removed meanwhile.
@@ -6165,11 +6173,8 @@ def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses,
     row = steps.latest
     if not row:
         raise NotFoundError("job %s is gone" % job.jobid)
-    reason = lost_reason(job, row, steps, statuses) if reasons else ""
-    if reasons and not reason:
-        is_held = row.state is JobState.new and not steps.queued
-        reason = Held(job).reason() if is_held else reason_of(job, row, steps, statuses)
     counts = steps.counts() if steps.tasks > 1 and steps.queued else None
+    reason = current_reason(job, row, steps, statuses) if reasons else ""
     if counts and reasons:
         reason = TaskState.progress(counts) + (": " + reason if reason else "")
     return Summary(job.jobid, job.name, job.backend, row.state.value, row.jobndx, row.info,
