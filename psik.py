@@ -221,6 +221,7 @@ MAX_SHARES = 65536             # bytes of a request that sets the shares of a jo
 MAX_CALLBACK = 65536           # bytes of a callback from a job elsewhere
 MAX_CHUNK_LINE = 1024          # bytes
 MAX_SMALL_CHUNKS = 10000       # of a body; if it has more, they must average 16 bytes
+MAX_DRAINED_CHUNKS = 100       # small ones, of a body that nobody wants; then the connection ends
 MAX_TEXTS = 1000               # files whose text a process caches
 MAX_TYPED = 65536              # characters; longer JSON was not typed, so no slip is forgiven
 MAX_JSON = 16 * 1024 * 1024    # bytes of a body that is read whole
@@ -7393,7 +7394,8 @@ class Body:
         self.ended = not self.chunked and not self.remaining
         self.begun = self.broken = False    # a chunk has begun; a read has failed
         self.patience_s: float = BODY_TIMEOUT_S
-        self.since, self.got, self.chunks = time.monotonic(), 0, 0
+        self.since, self.got = time.monotonic(), 0
+        self.chunks, self.most_chunks = 0, MAX_SMALL_CHUNKS
 
     def read(self, size: int = 65536) -> bytes:
         """The next block, b"" at the end.
@@ -7448,7 +7450,7 @@ class Body:
             raise RequestError(400, "a chunk's length is not a number")
         self.remaining, self.chunks = int(size.group(1), 16), self.chunks + 1
         # A chunk of one byte costs us as much work as a large one, and its sender next to nothing.
-        if self.chunks > MAX_SMALL_CHUNKS + self.got // 16:
+        if self.chunks > self.most_chunks + self.got // 16:
             raise RequestError(400, "the chunks of the body are too small")
         if self.remaining:
             return
@@ -7482,7 +7484,7 @@ class Body:
         # A client that expects, and was never told to continue, may send its body or not.
         if self.broken or self.expects or (not self.chunked and self.remaining > BLOCK):
             return self.ended and not self.broken
-        self.patience_s = 0.3
+        self.patience_s, self.most_chunks = 0.3, self.chunks + MAX_DRAINED_CHUNKS
         try:
             self.read_all(BLOCK)
         except RequestError:

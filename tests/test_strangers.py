@@ -452,6 +452,15 @@ class Slow(Case):
         answer = server.raw(head + b"1\r\nx\r\n" * 300000 + b"0\r\n\r\n")
         self.assertIn(b"too small", answer)
 
+    def test_small_chunks_that_nobody_wants(self) -> None:
+        server = Server(self, "--port", "0")
+        head = ("POST /v1/none HTTP/1.1\r\nHost: localhost\r\n"
+                "Transfer-Encoding: chunked\r\n\r\n").encode()
+        for count, closes in ((50, False), (5000, True)):
+            answer = server.raw(head + b"1\r\nx\r\n" * count + b"0\r\n\r\n")
+            self.assertIn(b" 404 ", answer[:20])
+            self.assertEqual(b"connection: close" in answer.lower(), closes, count)
+
     def test_uploads_are_bounded(self) -> None:
         self.configure(max_upload_mb=1)
         server = Server(self, "--port", "0")
