@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DEPS ?= .deps
 prefix ?= /usr/local
-DEBIAN = rc shellcheck busybox-static at munge slurmctld slurmd slurm-client slurmdbd mariadb-server gridengine-master gridengine-exec gridengine-client procps util-linux openssl curl openssh-server openssh-client chromium wrk zsh nginx-light caddy wget $(shell command -v npm >/dev/null || echo nodejs npm)
+DEBIAN = rc shellcheck busybox-static at munge slurmctld slurmd slurm-client slurmdbd mariadb-server gridengine-master gridengine-exec gridengine-client procps util-linux openssl curl openssh-server openssh-client chromium wrk zsh fish tcsh nginx-light caddy wget $(shell command -v npm >/dev/null || echo nodejs npm)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16

@@ -685,7 +685,7 @@ class Trees(Amiss):
         with open(os.path.join(work, "sub", "file"), "w") as file:
             file.write("moo")
         blocks: List[bytes] = []
-        psik.write_archive(psik.ConfinedFolder(work), "", "top", blocks.append)
+        psik.write_archive(psik.ConfinedFolder(work).entries("", "top"), blocks.append)
         with tarfile.open(fileobj=io.BytesIO(b"".join(blocks))) as archive:
             self.assertEqual({item.name: item.linkname for item in archive}, {
                 "top/fifo": "", "top/link": "/etc/passwd", "top/sub": "", "top/sub/file": ""})
@@ -709,7 +709,7 @@ class Trees(Amiss):
             raise ConnectionError("gone")
 
         with self.assertRaises(ConnectionError):
-            psik.write_archive(psik.ConfinedFolder(work), "", "top", send)
+            psik.write_archive(psik.ConfinedFolder(work).entries("", "top"), send)
         gc.collect()
         self.assertEqual(len(sent), 1)
 

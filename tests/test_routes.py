@@ -15,6 +15,7 @@ SECRET = "s3cret"
 SPEC = {"script": "#!/bin/sh\necho moo\n"}
 FORM = (b'--xx\r\nContent-Disposition: form-data; name="files"; filename="g"\r\n\r\nmoo\r\n'
         b"--xx--\r\n")
+TAR = b"".join([psik.TarReader.header()("moo").tobuf(), bytes(1024)])   # an empty file
 Call = Tuple[str, str, str, int, Any, Dict[str, str]]
 CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, body, headers
     ("GET", "/", "", 200, None, {}),
@@ -47,6 +48,7 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("GET", "/v1/jobs/{jobid}/events", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/events", "ended", 204, None, {"Last-Event-ID": "99"}),
     ("GET", "/v1/jobs/{jobid}/archive", "ended", 200, None, {}),
+    ("PUT", "/v1/jobs/{jobid}/archive", "fresh", 200, TAR, {}),
     ("GET", "/v1/jobs/{jobid}/access", "ended", 200, None, {}),
     ("PUT", "/v1/jobs/{jobid}/access", "ended", 200, {"eve": ["GET"]}, {}),
     ("PUT", "/v1/jobs/{jobid}/files/{path}", "fresh", 200, b"moo", {}),

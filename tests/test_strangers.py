@@ -21,7 +21,7 @@ import tarfile
 import threading
 import time
 import unittest
-from typing import Any, List
+from typing import Any, List, Optional
 from unittest import mock
 
 import psik
@@ -454,8 +454,8 @@ class Slow(Case):
 
     def test_small_chunks_that_nobody_wants(self) -> None:
         server = Server(self, "--port", "0")
-        head = ("POST /v1/none HTTP/1.1\r\nHost: localhost\r\n"
-                "Transfer-Encoding: chunked\r\n\r\n").encode()
+        head = (b"POST /v1/none HTTP/1.1\r\nHost: localhost\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n")
         for count, closes in ((50, False), (5000, True)):
             answer = server.raw(head + b"1\r\nx\r\n" * count + b"0\r\n\r\n")
             self.assertIn(b" 404 ", answer[:20])
@@ -872,10 +872,10 @@ class Requests(Case):
         work = os.path.join(self.folder, "work")
         os.mkdir(work)
         os.symlink("/etc", os.path.join(work, "d"))
-        real = psik.Archive.add
+        real = psik.Entries.at
 
-        def swapping(archive: psik.Archive, name: str, folder: int, item: str) -> bool:
-            added = real(archive, name, folder, item)
+        def swapping(name: str, folder: int, item: str, *hides: Any) -> Optional[psik.Entry]:
+            added = real(name, folder, item, *hides)
             if item == "d":
                 os.unlink(os.path.join(work, "d"))
                 os.mkdir(os.path.join(work, "d"))
@@ -884,8 +884,8 @@ class Requests(Case):
             return added
 
         data = io.BytesIO()
-        with mock.patch("psik.Archive.add", swapping):
-            psik.write_archive(psik.ConfinedFolder(work), "", "job",
+        with mock.patch("psik.Entries.at", swapping):
+            psik.write_archive(psik.ConfinedFolder(work).entries("", "job"),
                                lambda block: data.write(block) and None)
         with tarfile.open(fileobj=io.BytesIO(data.getvalue())) as archive:
             self.assertEqual([(item.name, item.issym()) for item in archive], [("job/d", True)])
