@@ -1,13 +1,16 @@
 """Jobs that run after others: which way each ends, who releases them, and what crashes leave."""
 import json
 import os
+import shutil
+import subprocess
+import sys
 import unittest
 from typing import Any, Dict, List, Tuple
 from unittest import mock
 
 import psik
 from clusters import SLURM, OnSlurm
-from harness import Case, needs
+from harness import FAST, KILLED_AT, Case, needs
 from serving import Server
 
 VERDICTS: List[Tuple[str, str, str]] = [    # what is asked for, how the first ends, the second
@@ -15,6 +18,13 @@ VERDICTS: List[Tuple[str, str, str]] = [    # what is asked for, how the first e
     ("any:%s", "exit 0", "completed"), ("any:%s", "exit 3", "completed"),
     ("notok:%s", "exit 3", "completed"), ("notok:%s", "exit 0", "canceled"),
 ]
+
+
+RELEASE = KILLED_AT + """
+first = sys.argv[1]
+sys.setprofile(stop)
+psik.main(["deliver", first])
+"""
 
 
 class After(Case):
@@ -197,6 +207,32 @@ class Local(After):
         self.assertEqual(self.ran(), ["psik.Submission.run", "psik.History.append",
                                       "psik.Held.forget"])
 
+    def test_a_releaser_that_is_killed_at_any_step(self) -> None:
+        """It is what a supervisor calls at its end; each job behind runs once all the same."""
+        first = self.put(self.until_go())
+        psik.write_file(self.job(first).script("psik"), "#!/bin/sh\nexit 1\n", 0o700)
+        names, steps, killed = [], [1, 4, 16], -9
+        self.go()
+        self.until(lambda: "1 completed" in self.states(first))
+        while killed == -9:
+            names.append("n%d" % steps[0])
+            job = self.held(first, self.note(names[-1]))
+            killed = subprocess.run([sys.executable, "-c", RELEASE, first, str(steps[0])],
+                                    env=self.env).returncode
+            self.psik("ls")
+            self.assertEqual(self.ended(job.jobid), "completed", steps[0])
+            steps = steps[1:] or [steps[0] + 37]
+        self.assertEqual(killed, 0)
+        self.assertGreater(len(names), 10)
+        self.assertEqual(sorted(self.ran()), sorted(names))
+
+    def held(self, first: str, line: str) -> Any:
+        """A job that waits for one which has ended meanwhile."""
+        job = psik.create(self.config(), psik.JobSpec(script="#!/bin/sh\n%s\n" % line,
+                                                      after=[first]))
+        psik.Waiter(job).begin(60)
+        return job
+
     def test_one_that_was_canceled_is_started_when_it_may(self) -> None:
         first = self.put(self.until_go())
         second = self.put(self.note("second"), first)
@@ -351,6 +387,74 @@ class Slurm(OnSlurm, After):
         self.until(lambda: "1 active" in self.states(first))
         self.slurm.run("scancel", str(self.job(first).rows()[1].info))
         self.psik("wait", "--timeout", "100", second)
+
+
+OTHER_HOST = """
+hostname psik-other
+for each in atjobs atspool; do
+	mount -t tmpfs -o mode=1770,uid=$(id -u daemon),gid=$(id -g daemon) none /var/spool/cron/$each
+done
+install -o daemon -g daemon -m 600 /dev/null /var/spool/cron/atjobs/.SEQ
+mkdir "$1" && mount -t tmpfs none "$1"
+for each in /run/*; do
+	test ! -d $each || { mkdir "$1/${each#/run/}" && mount --bind $each "$1/${each#/run/}"; }
+done
+mount --rbind "$1" /run
+atd -b 1 && echo ready
+exec sleep 600
+"""
+
+
+@needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
+@needs("atd", shutil.which("atd"))
+class TwoHosts(OnSlurm, After):
+    """This host, with a real Slurm, and another that shares the tree and has an atd of its own."""
+    settings = {"backends": {"slurm": {"type": "slurm"}, "local": {"type": "local"},
+                             "at": {"type": "at"}}}
+    spec = {"resources": {"exclusive_node_use": False}}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = subprocess.Popen(
+            ["unshare", "-m", "-p", "-u", "-f", "--mount-proc", "--kill-child", "sh", "-c",
+             OTHER_HOST, "sh", os.path.join(self.folder, "run")], stdout=subprocess.PIPE)
+        self.addCleanup(self.other.wait)
+        self.addCleanup(self.other.kill)
+        assert self.other.stdout
+        self.addCleanup(self.other.stdout.close)
+        self.assertEqual(self.other.stdout.readline(), b"ready\n")
+
+    def there(self) -> List[str]:
+        """The program on the other host."""
+        first = subprocess.run(["pgrep", "-P", str(self.other.pid)], stdout=subprocess.PIPE)
+        return ["nsenter", "-t", first.stdout.decode().split()[0], "-m", "-u", "-p"] + FAST
+
+    def submit_there(self, backend: str, line: str, *after: str) -> str:
+        """Submit a job of one line on the other host; its id."""
+        words = [word for each in after for word in ("--after", each)]
+        return self.psik("run", "--backend", backend, *words, "-c", line,
+                         program=self.there()).out.strip()
+
+    def test_from_host_to_host(self) -> None:
+        """Here local, on Slurm, there at, there local, and here again."""
+        first = self.put(self.until_go(), backend="local")
+        second = self.put("hostname", first, backend="slurm")
+        third = self.submit_there("at", "hostname", second)
+        fourth = self.submit_there("local", "hostname", third)
+        fifth = self.put("hostname", fourth, backend="local")
+        self.go()
+        self.psik("wait", "--timeout", "100", second)
+        self.psik("ls")
+        self.assertEqual(self.states(third), ["0 new"])
+        self.assertIn("psik-other", self.reason(third))
+        self.psik("poll", program=self.there())
+        self.until(lambda: "1 completed" in self.states(fourth))
+        self.assertEqual(self.states(fifth), ["0 new"])
+        self.psik("ls")
+        self.until(lambda: "1 completed" in self.states(fifth))
+        here, there = os.uname().nodename, "psik-other"
+        self.assertEqual([self.psik("logs", each).out.strip()
+                          for each in (third, fourth, fifth)], [there, there, here])
 
 
 if __name__ == "__main__":
