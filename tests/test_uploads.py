@@ -1,8 +1,11 @@
 """Files of a job over the REST API: uploads in parts, conditions, what caches and proxies read."""
 import email.utils
+import gzip
+import io
 import json
 import os
 import re
+import tarfile
 import threading
 import time
 import unittest
@@ -202,6 +205,57 @@ class Parts(Files):
             self.part(b"0123", 0, 10, 409)
             os.unlink(place)
         self.assertEqual(psik.read_text(outside), "keep")
+
+
+class Archives(Files):
+    """PUT of an archive, the mirror of GET."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.url = "/v1/jobs/%s/archive" % self.jobid
+
+    @staticmethod
+    def tar(mode: str, **files: bytes) -> bytes:
+        """An archive of these files, `-` in a name standing for a link that leads out."""
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode=mode) as archive:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            info = tarfile.TarInfo("out")
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(info)
+        return data.getvalue()
+
+    def test_there_and_back(self) -> None:
+        for mode in ("w", "w:gz"):
+            self.assertEqual(self.ask("PUT", "", self.tar(mode, a=b"moo", b=b"")).json, ["out"])
+            self.assertEqual((self.content("a"), os.listdir(self.work).count("out")), ("moo", 0))
+        self.ask("PUT", "?path=deep/er", iter([self.tar("w", a=b"mooo")]))
+        self.assertEqual(self.content("deep/er/a"), "mooo")
+        packed = self.ask("GET", "?path=deep").body
+        self.ask("PUT", "?path=again", packed)
+        self.assertEqual(self.content("again/%s/er/a" % self.jobid), "mooo")
+
+    def test_what_is_none_is_refused(self) -> None:
+        whole = self.tar("w", a=b"moo" * 9999)
+        for body, status in ((b"moo" * 999, 422), (b"", 422), (whole[:9000], 422),
+                             (self.tar("w:bz2"), 422), (self.tar("w:gz", a=b"x" * 9999)[:60], 422),
+                             (gzip.compress(b"moo"), 422)):
+            self.assertEqual(self.server.ask("PUT", self.url, body).status, status, body[:20])
+        self.assertFalse(os.path.exists(os.path.join(self.work, "a")))
+        self.assertEqual(self.server.ask("PUT", self.url + "?path=../x", whole).status, 403)
+
+    def test_what_unpacks_to_too_much_is_refused(self) -> None:
+        self.server.stop()
+        self.configure(max_upload_mb=1)
+        self.server = Server(self, "--port", "0")
+        bomb = self.tar("w:gz", a=bytes(1500000))
+        self.assertLess(len(bomb), 9999)
+        answer = self.server.ask("PUT", self.url, bomb)
+        self.assertEqual((answer.status, os.listdir(self.work)), (422, []), answer)
+        self.assertEqual(self.server.ask("PUT", self.url, bytes(1500000)).status, 413)
 
 
 class Conditions(Files):
