@@ -224,7 +224,9 @@ MAX_CHUNK_LINE = 1024          # bytes
 MAX_SMALL_CHUNKS = 10000       # of a body; if it has more, they must average 16 bytes
 MAX_DRAINED_CHUNKS = 100       # small ones, of a body that nobody wants; then the connection ends
 MAX_TEXTS = 1000               # files whose text a process caches
-MAX_NAMES = 1048576            # bytes of the names in a header of a tar archive
+MAX_WORDS = 4096               # bytes of a line between two hosts
+MAX_PART = 255                 # characters of a name in a folder
+MAX_NAMES = 65536              # bytes of the names in a header of a tar archive
 MAX_TYPED = 65536              # characters; longer JSON was not typed, so no slip is forgiven
 MAX_JSON = 16 * 1024 * 1024    # bytes of a body that is read whole
 HEAD_TIMEOUT_S = 10            # from a head's first byte to its last; for a TLS handshake
@@ -435,12 +437,15 @@ def read_text(path: str) -> str:
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Let an error of the system that happens here name this file, as those of open() do."""
+def naming(path: str, always: bool = False) -> Iterator[None]:
+    """Let an error of the system that happens here name this file, as those of open() do.
+
+    always: also one that names a file, which may be a temporary one.
+    """
     try:
         yield
     except OSError as err:
-        err.filename = err.filename or path
+        err.filename = path if always else err.filename or path
         raise
 
 
@@ -924,7 +929,6 @@ class NearSide:
         self.called = ""    # how she calls this program, on this host
         self.terminal: Dict[str, Any] = {}      # what terminal() is there
         self.texts: Optional[Dict[str, str]] = None     # of the files that she names; None: unknown
-        self.stdin: Any = None      # what is left of the stdin that she fills from another host
 
     @property
     def is_here(self) -> bool:
@@ -936,10 +940,15 @@ class NearSide:
         name = "stdout" if stream is sys.stdout else "stderr"
         return bool(self.terminal[name] if self.terminal else stream.isatty())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a terminal is to get no colour, and no line that is rewritten."""
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        return bool(self.terminal.get("plain", plain))
+
     def takes_colour(self, stream: Any) -> bool:
         """Whether it is a terminal that takes colour, and a line that is rewritten."""
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        return self.is_terminal(stream) and not self.terminal.get("plain", plain)
+        return self.is_terminal(stream) and not self.is_plain
 
     def size(self, columns: int = 80, lines: int = 24) -> Tuple[int, int]:
         """The (columns, lines) of the terminal; these if there is none."""
@@ -952,9 +961,8 @@ class NearSide:
     def facts(self) -> Dict[str, Any]:
         """What a program has to know of the terminal that does not have it."""
         columns, lines = self.size()
-        plain = self.is_terminal(sys.stdout) and not self.takes_colour(sys.stdout)
         return {"stdout": self.is_terminal(sys.stdout), "stderr": self.is_terminal(sys.stderr),
-                "plain": plain, "columns": columns, "lines": lines}
+                "plain": self.is_plain, "columns": columns, "lines": lines}
 
     @staticmethod
     def read_stdin() -> str:
@@ -6900,24 +6908,31 @@ Entry = Tuple[Any, Optional[IO[bytes]]]     # a tarfile.TarInfo, and the content
 
 
 Hides = Callable[[os.stat_result], bool]    # whether a folder is passed over
+NOT_TAKEN = "%s is left out: it is a link that leads out, or no plain file"
+BECAME_SHORTER = "%s became shorter while it was copied; copy it again"
 
 
 class Wanted:
-    """Which paths are wanted: all, or those that fit one of these patterns, of which `*` also
-    stands for parts with a `/`.
+    """Which paths are wanted: all, or those that fit one of these patterns.
+
+    `*` in a pattern also stands for parts with a `/`.  What is called as one of `but`, or is in a
+    folder of such a name, is wanted only if a pattern begins as the name does, and not with `*`.
     """
 
-    def __init__(self, patterns: Sequence[str] = ()) -> None:
+    def __init__(self, patterns: Sequence[str] = (), but: Sequence[str] = ()) -> None:
         import fnmatch
-        texts = [pattern.rstrip("/") for pattern in patterns]
+        texts = [os.path.normpath(pattern) for pattern in patterns]
         self.rules = [re.compile(fnmatch.translate(text)) for text in texts]
         self.plain = [re.split(r"[*?\[]", text)[0] for text in texts]   # how they begin
+        self.but = {name for name in but if not any(
+            name.startswith(plain or "*") or plain.startswith(name + "/") for plain in self.plain)}
 
     def has(self, path: str) -> bool:
         """Whether it, or a folder above it, is wanted."""
         parts = path.split("/")
         places = ["/".join(parts[:number]) for number in range(1, len(parts) + 1)]
-        return not self.rules or any(rule.match(place) for rule in self.rules for place in places)
+        return parts[0] not in self.but and (not self.rules or any(
+            rule.match(place) for rule in self.rules for place in places))
 
     def may_be_in(self, folder: str) -> bool:
         """Whether something in a folder may be wanted."""
@@ -6926,41 +6941,54 @@ class Wanted:
 
 
 class Entries:
-    """Ways to the entries of a folder.  The content of a file is open until the next one comes."""
+    """What is in folders, as entries.  The content of a file is open until the next one comes.
 
-    @staticmethod
-    def nothing(status: os.stat_result) -> bool:
-        """Hide nothing."""
-        return False
+    strict: a user gave the folders, so she is told of what is left out; and an error at the end
+    tells of what cannot be read, when all else has gone.
+    """
 
-    @staticmethod
-    def at(name: str, folder: int, item: str, hides: Hides) -> Optional[Entry]:
-        """What has this name in an open folder; a file with the size that it has now.
+    def __init__(self, hides: Hides = lambda status: False, wanted: Optional[Wanted] = None,
+                 strict: bool = False) -> None:
+        self.hides, self.wanted, self.strict = hides, wanted or Wanted(), strict
+        self.missed: List[str] = []     # what cannot be read, and why
 
-        None if it is gone meanwhile, not ours to read, hidden, a device or a socket.
-        """
-        import tarfile
-        info: Any = tarfile.TarInfo(name)
-        passed_over = NotFoundError, FileNotFoundError, PermissionError, NotADirectoryError
-        with suppress(*passed_over), refusing(item, REPLACED):
-            status = os.stat(item, dir_fd=folder, follow_symlinks=False)
-            info.mode, info.mtime = stat.S_IMODE(status.st_mode), max(0, int(status.st_mtime))
-            is_folder = stat.S_ISDIR(status.st_mode)
-            if stat.S_ISREG(status.st_mode):
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-                content = open(os.open(item, flags, dir_fd=folder), "rb")
-                info.size = os.fstat(content.fileno()).st_size
-                return info, content
-            if stat.S_ISLNK(status.st_mode):
-                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
-                return info, None
-            if (is_folder and not hides(status)) or stat.S_ISFIFO(status.st_mode):
-                info.type = tarfile.DIRTYPE if is_folder else tarfile.FIFOTYPE
-                return info, None
+    def at(self, name: str, folder: int, item: str) -> Optional[Entry]:
+        """What has this name in an open folder; None if it cannot be read, or is not to go."""
+        try:
+            with refusing(item, REPLACED):
+                return self.look(name, folder, item)
+        except (NotFoundError, FileNotFoundError, NotADirectoryError):
+            self.missed.append("%s: it went meanwhile" % one_line(name))
+        except PermissionError:
+            self.missed.append("%s: permission denied" % one_line(name))
         return None
 
-    @classmethod
-    def inside(cls, name: str, top: int, hides: Hides, wanted: Wanted) -> Iterator[Entry]:
+    def look(self, name: str, folder: int, item: str) -> Optional[Entry]:
+        """The same; OSError if it cannot be read.  A file has the size that it has now."""
+        import tarfile
+        info: Any = tarfile.TarInfo(name)
+        status, flags = os.stat(item, dir_fd=folder, follow_symlinks=False), os.O_NOFOLLOW
+        info.mode, info.mtime = stat.S_IMODE(status.st_mode), max(0, int(status.st_mtime))
+        if stat.S_ISREG(status.st_mode):
+            fd = os.open(item, flags | os.O_NONBLOCK, dir_fd=folder)
+            info.size = os.fstat(fd).st_size
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # something else has taken its place
+                os.close(fd)
+                return None
+            return info, open(fd, "rb")
+        if stat.S_ISLNK(status.st_mode):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(item, dir_fd=folder)
+        elif stat.S_ISDIR(status.st_mode):
+            os.close(os.open(item, flags | os.O_DIRECTORY, dir_fd=folder))
+            info.type = tarfile.DIRTYPE
+        elif stat.S_ISFIFO(status.st_mode):
+            info.type = tarfile.FIFOTYPE
+        elif self.strict:
+            complain(NOT_TAKEN % one_line(name))
+        is_odd = info.type == tarfile.REGTYPE or (info.isdir() and self.hides(status))
+        return None if is_odd else (info, None)
+
+    def inside(self, name: str, top: int) -> Iterator[Entry]:
         """Everything in an open folder, below name; what was seen as a directory is entered.
 
         If a directory has taken the place of a link meanwhile, its content is left out.
@@ -6969,14 +6997,14 @@ class Entries:
             entered = []
             for item in sorted(folders + files):
                 path = os.path.normpath(os.path.join(folder, item))
-                goes = wanted.has(path) and not item.startswith(UPLOAD_PREFIX)
+                goes = self.wanted.has(path) and not item.startswith(UPLOAD_PREFIX)
                 found = None
-                if goes or (item in folders and wanted.may_be_in(path)):
-                    found = cls.at(os.path.join(name, path), fd, item, hides)
+                if goes or (item in folders and self.wanted.may_be_in(path)):
+                    found = self.at(os.path.join(name, path), fd, item)
                 if not found:
                     continue
                 entered += [item] * found[0].isdir()
-                yield from cls.one(found) if goes else ()
+                yield from self.one(found) if goes else ()
             folders[:] = entered
 
     @staticmethod
@@ -6988,35 +7016,63 @@ class Entries:
             if entry[1]:
                 entry[1].close()
 
+    def complete(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """These entries, and the error at their end."""
+        yield from entries
+        if self.strict and self.missed:
+            more = "; and %d more" % (len(self.missed) - 3) * (len(self.missed) > 3)
+            raise ForbiddenError("not copied: %s%s" % ("; ".join(self.missed[:3]), more))
+
+    @staticmethod
+    def names_of(paths: Sequence[str]) -> List[str]:
+        """The names under which files and folders go; '' for those of which the content goes."""
+        return ["" if name in (".", "..") else name for name in map(os.path.basename, paths)]
+
     @classmethod
-    def of_paths(cls, paths: Sequence[str]) -> Iterator[Entry]:
+    def tops_of(cls, paths: Sequence[str]) -> List[str]:
+        """The names that they have where they arrive, those in a folder whose content goes too."""
+        return [each for name, path in zip(cls.names_of(paths), paths)
+                for each in ([name] if name or not os.path.isdir(path) else os.listdir(path))]
+
+    @staticmethod
+    def check_path(path: str) -> None:
+        """NotFoundError or ForbiddenError if a user's path is no file or folder that is hers."""
+        if not os.path.exists(path):
+            raise NotFoundError("no file %s" % shown(path))
+        is_either = os.path.isfile(path) or os.path.isdir(path)
+        if not is_either or not os.access(path, os.R_OK):
+            raise ForbiddenError("%s is no file or folder that you may read" % shown(path))
+
+    @classmethod
+    def of_paths(cls, paths: Sequence[str],
+                 hides: Hides = lambda status: False) -> Iterator[Entry]:
         """Files, and folders with all that is in them, each under the last part of its path.
 
         What is in a folder stands by itself if the path ends with a slash, or is `.`.  A path may
         be a link; no link below it is followed.  InvalidError if two have the same name,
-        NotFoundError if one is not there.
+        NotFoundError or ForbiddenError if one is not there, or cannot be read.
         """
-        names = ["" if name in (".", "..") else name for name in map(os.path.basename, paths)]
-        for name, path in zip(names, paths):
-            if name and names.count(name) > 1:
-                raise InvalidError("two of the files are called %s" % shown(name), path)
-            if not os.path.exists(path):
-                raise NotFoundError("no file %s" % shown(path))
-        return (entry for name, path in zip(names, paths) for entry in cls.of_path(name, path))
+        for path in paths:
+            cls.check_path(path)
+        names = cls.tops_of(paths)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise InvalidError("two of the files are called %s" % shown(twice))
+        own = cls(hides, strict=True)
+        return own.complete(entry for name, path in zip(cls.names_of(paths), paths)
+                            for entry in own.of_path(name, path))
 
-    @classmethod
-    def of_path(cls, name: str, path: str) -> Iterator[Entry]:
+    def of_path(self, name: str, path: str) -> Iterator[Entry]:
         """A file, or a folder and all that is in it, under this name; '' for what is in it."""
         above, item = os.path.split(os.path.realpath(path))
-        with naming(path), closing_fd(os.open(above, os.O_RDONLY)) as folder:
-            found = cls.at(name, folder, item or ".", cls.nothing)
-        if not found or not (found[1] or found[0].isdir()):
-            raise ForbiddenError("%s is no file or folder that you may read" % shown(path))
-        if name:
-            yield from cls.one(found)
-        if found[0].isdir():
+        flags = getattr(os, "O_PATH", os.O_RDONLY)  # it need not be readable itself
+        with naming(path), closing_fd(os.open(above, flags)) as folder:
+            found = self.at(name or path, folder, item or ".")
+        if found and name:
+            yield from self.one(found)
+        if found and found[0].isdir():
             with naming(path), closing_fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as top:
-                yield from cls.inside(name, top, cls.nothing, Wanted())
+                yield from self.inside(name, top)
 
 
 class Content:
@@ -7025,6 +7081,12 @@ class Content:
 
     def __init__(self, info: Any, file: IO[bytes]) -> None:
         self.info, self.file = info, file
+
+    def is_file(self, status: Optional[os.stat_result]) -> bool:
+        """Whether it comes from the very file that has this status."""
+        with suppress(OSError, AttributeError):     # of an archive, it has no descriptor
+            return status is not None and os.path.samestat(os.fstat(self.file.fileno()), status)
+        return False
 
     def clone(self, fd: int) -> bool:
         """Let an empty file share the blocks of the original; whether that was done."""
@@ -7037,14 +7099,24 @@ class Content:
         return False
 
     def write_to(self, fd: int) -> None:
-        """Write it to an empty file, which gets its time, and may be executed if it may."""
-        if not self.clone(fd):
-            for block in iter(lambda: self.file.read(BLOCK), b""):
-                write_whole(fd, block)
-        mode = os.fstat(fd).st_mode
-        if self.info.mode & 0o100:
-            os.fchmod(fd, stat.S_IMODE(mode | (mode & 0o444) >> 2))
+        """Write it to an empty file, which gets its time, and of its mode what the umask leaves.
+
+        ConflictError if the original became shorter meanwhile.
+        """
+        size = self.info.size if self.clone(fd) else self.copy(fd)
+        if size < self.info.size:
+            raise ConflictError(BECAME_SHORTER % one_line(self.info.name))
+        mode = os.fstat(fd).st_mode     # as the umask has left it
+        os.fchmod(fd, self.info.mode & (mode | (mode & 0o444) >> 2) | 0o400)
         os.utime(fd, (self.info.mtime, self.info.mtime))
+
+    def copy(self, fd: int) -> int:
+        """Copy it to an open file; how many bytes there were."""
+        size = 0
+        for block in iter(lambda: self.file.read(BLOCK), b""):
+            write_whole(fd, block)
+            size += len(block)
+        return size
 
 
 class ConfinedFolder:
@@ -7267,29 +7339,47 @@ class ConfinedFolder:
                         raise
 
     def entries(self, path: str = "", name: str = "",
-                patterns: Sequence[str] = ()) -> Iterator[Entry]:
-        """Everything in the folder at a path, or what fits patterns; below name."""
+                wanted: Optional[Wanted] = None, strict: bool = False) -> Iterator[Entry]:
+        """Everything in the folder at a path that is wanted; below name.
+
+        strict: as for Entries.
+        """
         with closing_fd(self.descend(self.real(path))) as top:
-            yield from Entries.inside(name, top, self.hides, Wanted(patterns))
+            own = Entries(self.hides, wanted, strict)
+            yield from own.complete(own.inside(name, top))
 
     def take_in(self, entries: Iterable[Entry], below: str = "") -> List[str]:
-        """Write entries that come from elsewhere below a path; the names of those left out.
+        """Write entries that come from elsewhere below a path; the names of up to 100 left out.
 
         These are devices, FIFOs, hard links, and links that lead out of the folder.  Files replace
         others of their names, each at once.  ForbiddenError if a name leads out.
         """
-        left_out = []
+        left_out: List[str] = []
         for info, content in entries:
             parts = (below + "/" + info.name).split("/")
             name = "/".join(part for part in parts if part not in ("", "."))
-            with refusing(name, NO_WRITING):
+            with refusing(name, NO_WRITING), \
+                    naming(os.path.join(self.root, name), always=True):
                 if info.isdir():
-                    os.close(self.descend(self.real(name), make=True))
+                    self.make_folder(name, info.mode)
                 elif content:
-                    self.save(name, Content(info, content))
+                    self.replace_by(name, Content(info, content))
                 elif not (info.issym() and self.link(name, info.linkname)):
-                    left_out.append(info.name)
+                    left_out += [one_line(info.name)[:MAX_PART]] * (len(left_out) < 100)
         return left_out
+
+    def replace_by(self, path: str, content: Content) -> None:
+        """Let a file have this content, unless that is its own: somebody may be writing it."""
+        if not content.is_file(self.status(path)):
+            self.save(path, content)
+
+    def make_folder(self, path: str, mode: int) -> None:
+        """Make a folder, and those above it; of the mode, a new one gets what the umask leaves."""
+        real = self.real(path)
+        is_new = not os.path.lexists(real)
+        with closing_fd(self.descend(real, make=True)) as folder:
+            if is_new:
+                os.fchmod(folder, os.fstat(folder).st_mode & mode & 0o777 | 0o700)
 
     def link(self, path: str, target: str) -> bool:
         """Make a symbolic link in place of what is there; False if it could lead out."""
@@ -7302,7 +7392,10 @@ class ConfinedFolder:
             return False
         temporary = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex())
         with closing_fd(self.descend(real, make=True)) as folder:
-            os.symlink(target, temporary, dir_fd=folder)
+            try:
+                os.symlink(target, temporary, dir_fd=folder)
+            except OSError:     # it is empty, say, or too long
+                return False
             try:
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
@@ -7334,100 +7427,179 @@ class ConfinedFolder:
         return entries
 
 
-class TarReader:
-    """A tar archive that is read once, from a pipe say."""
-
-    @staticmethod
-    @contextmanager
-    def reading(what: str) -> Iterator[None]:
-        """InvalidError if an archive turns out to be none, or cut, while its entries are used."""
-        import tarfile
-        import zlib
-        try:
-            yield
-        except (tarfile.TarError, EOFError, zlib.error) as err:
-            raise InvalidError("%s is no whole tar archive: %s" % (what, err)) from None
-
-    @staticmethod
-    @lru_cache(maxsize=1)
-    def header() -> Any:
-        """The class of an archive's headers, as tarfile wants it.
-
-        Without it tarfile takes an archive that is cut between two files for a whole one, and reads
-        names of any length into memory.
-        """
-        import tarfile
-
-        class Header(tarfile.TarInfo):
-            """A header."""
-
-            @classmethod
-            def frombuf(cls, buf: Union[bytes, bytearray], encoding: str, errors: str) -> Any:
-                """A header from its bytes; ReadError, which tarfile lets through."""
-                try:
-                    header = super().frombuf(buf, encoding, errors)
-                except tarfile.HeaderError as err:
-                    if isinstance(err, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-                        raise
-                    raise tarfile.ReadError(str(err)) from None
-                if header.type in (b"x", b"g", b"L", b"K", b"X") and header.size > MAX_NAMES:
-                    raise tarfile.ReadError("a name is too long")
-                return header
-
-        return Header
-
-    @classmethod
-    def entries(cls, file: Any, packed: bool = False,
-                limit: float = float("inf")) -> Iterator[Entry]:
-        """Its entries, to be used within reading(); packed: by gzip.
-
-        InvalidError if the files have more bytes than limit.
-        """
-        import tarfile
-        mode, size = "r|gz" if packed else "r|", 0
-        archive: Any = tarfile.open(None, mode, file, BLOCK, tarinfo=cls.header())
-        with archive as tar:
-            for info in tar:
-                size += info.size
-                if size > limit:
-                    raise InvalidError("the archive holds more than %d bytes" % limit)
-                yield info, tar.extractfile(info) if info.isreg() else None
-                tar.members = []    # else it keeps them all
+def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of gzip's blocks, in blocks of bounded size; zlib.error if they are no gzip."""
+    import zlib
+    stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
+    for block in blocks:
+        while block:
+            if stream.eof:  # another member follows
+                stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
+            yield stream.decompress(block, BLOCK)
+            block = stream.unused_data or stream.unconsumed_tail
+    if not stream.eof:
+        raise zlib.error("it is cut")
 
 
 class BlockFile:
     """Blocks, as a file that is read once."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self.blocks, self.buffer = blocks, b""
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self.blocks, self.buffer = iter(blocks), bytearray()
 
-    def peek(self, size: int) -> bytes:
-        """The next bytes, which stay to be read."""
+    def fill(self, size: int) -> None:
+        """Have as many bytes at hand, or all that are left."""
         while len(self.buffer) < size:
-            block = next(self.blocks, b"")
-            if not block:
+            block = next(self.blocks, None)
+            if block is None:
                 break
             self.buffer += block
-        return self.buffer[:size]
 
     def read(self, size: int) -> bytes:
-        """The next bytes; b"" at the end."""
-        data = self.peek(1) and self.buffer[:size]
-        self.buffer = self.buffer[len(data):]
+        """The next bytes, fewer at the end."""
+        self.fill(size)
+        data = bytes(memoryview(self.buffer)[:size])
+        del self.buffer[:size]  # the front of a bytearray goes without a copy of the rest
         return data
+
+
+class TarContent:
+    """The content of a file in an archive; it has to be read before the next entry."""
+
+    def __init__(self, tar: "TarReader", size: int) -> None:
+        self.tar, self.remaining = tar, size
+
+    def read(self, size: int) -> bytes:
+        """The next block; b"" at the end."""
+        size = min(size, self.remaining)
+        self.remaining -= size
+        return self.tar.take(size) if size else b""
+
+    def close(self) -> None:
+        """Pass over what was not read."""
+        while self.read(BLOCK):
+            pass
+
+
+class TarReader:
+    """An archive of tar (POSIX, pax, GNU), also gzipped, that is read once, from a pipe say.
+
+    Of hostile archives tarfile reads names of any length into memory, works for hours at certain
+    headers, and takes sizes below 0; and one that is cut between two files is whole to it.  So
+    only the single header is read by tarfile here.  InvalidError if an archive is none, is cut, or
+    holds more bytes than limit; what names it.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], what: str, limit: float = float("inf")) -> None:
+        import itertools
+        self.what, self.limit, self.file = what, limit, BlockFile(blocks)
+        self.file.fill(2)
+        if self.file.buffer[:2] == b"\x1f\x8b":
+            packed = itertools.chain([bytes(self.file.buffer)], self.file.blocks)
+            self.file = BlockFile(inflated(packed))
+
+    def fault(self, why: str) -> InvalidError:
+        """The error that this is wrong with the archive."""
+        return InvalidError("%s is no whole tar archive: %s" % (self.what, why))
+
+    def take(self, size: int) -> bytes:
+        """So many bytes."""
+        import zlib
+        try:
+            data = self.file.read(size)
+        except zlib.error as err:
+            raise self.fault(str(err)) from None
+        if len(data) < size:
+            raise self.fault("it is cut")
+        return data
+
+    def header(self) -> Any:
+        """The next header as a TarInfo; None at the end."""
+        import tarfile
+        block = self.take(tarfile.BLOCKSIZE)
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as err:
+            if block.count(0) == len(block):
+                return None
+            raise self.fault(str(err)) from None
+        if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
+            raise self.fault("files with holes are not taken; make it without --sparse")
+        return info
+
+    def records(self, info: Any) -> Dict[str, str]:
+        """What a header of names says of the entry behind it: path, linkpath, size and mtime."""
+        if info.size > MAX_NAMES:
+            raise self.fault("a name is too long")
+        data = self.take(-(-info.size // 512) * 512)[:info.size]
+        if info.type in (b"L", b"K"):
+            name = self.text(data.partition(b"\0")[0])
+            return {"path" if info.type == b"L" else "linkpath": name}
+        found = dict(self.pax_records(data)) if info.type == b"x" else {}
+        if any(key.startswith("GNU.sparse") for key in found):
+            raise self.fault("files with holes are not taken; make it without --sparse")
+        return found
+
+    def pax_records(self, data: bytes) -> Iterator[Tuple[str, str]]:
+        """The records of a header of pax: LENGTH KEY=VALUE and a newline."""
+        while data:
+            head = data[:20].partition(b" ")[0]
+            length = int(head) if head.isdigit() else 0
+            key, equals, value = data[len(head) + 1:length - 1].partition(b"=")
+            if not equals or data[length - 1:length] != b"\n":
+                raise self.fault("a header is invalid")
+            yield self.text(key), self.text(value)
+            data = data[length:]
+
+    @staticmethod
+    def text(data: bytes) -> str:
+        """A name; what is no UTF-8 stays as it is, as in the names of files."""
+        return data.decode("utf-8", "surrogateescape")
+
+    def apply(self, info: Any, records: Dict[str, str]) -> None:
+        """Let an entry be what the headers before it say."""
+        info.name, info.linkname = (records.get("path", info.name),
+                                    records.get("linkpath", info.linkname))
+        size, seconds = records.get("size", "0"), records.get("mtime", "0").partition(".")[0]
+        if "size" in records:
+            info.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else -1
+        if "mtime" in records:
+            info.mtime = int(seconds) if re.fullmatch("[0-9]{1,18}", seconds) else 0
+        info.mtime = min(max(info.mtime, 0), 2 ** 33)
+        if "\0" in info.name + info.linkname or info.size < 0:
+            raise self.fault("a header is invalid")
+
+    def entries(self) -> Iterator[Entry]:
+        """Its entries.  The content of a file is there until the next one is asked for."""
+        records: Dict[str, str] = {}
+        left = self.limit
+        for info in iter(self.header, None):
+            if info.type in (b"x", b"g", b"L", b"K"):
+                records.update(self.records(info))
+                continue
+            self.apply(info, records)
+            records = {}
+            content: Any = TarContent(self, info.size)
+            left -= info.size
+            if left < 0:
+                raise InvalidError("%s holds more than %d bytes" % (self.what, self.limit))
+            yield info, content if info.isreg() else None
+            content.close()
+            self.take(-info.size % 512)
 
 
 class Padded:
     """A file that yields exactly size bytes, with zeros after its end."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.remaining = file, size
+        self.file, self.remaining, self.lacked = file, size, False
 
     def read(self, size: int) -> bytes:
         """The next block."""
         size = min(size, self.remaining)
         self.remaining -= size
         data = self.file.read(size)
+        self.lacked = self.lacked or len(data) < size
         return data + b"\0" * (size - len(data))
 
 
@@ -7466,12 +7638,19 @@ class Archive:
             self.send(self.gzip.flush())
 
 
-def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True) -> None:
-    """Send entries as a tar archive, by default as a .tar.gz."""
+def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
+                  strict: bool = False) -> None:
+    """Send entries as a tar archive, by default as a .tar.gz.
+
+    strict: ConflictError if a file becomes shorter meanwhile, instead of zeros at its end.
+    """
     archive = Archive(send, packed)
     try:
         for info, content in entries:
-            archive.tar.addfile(info, Padded(content, info.size) if content else None)
+            padded = Padded(content, info.size) if content else None
+            archive.tar.addfile(info, padded)
+            if strict and padded and padded.lacked:
+                raise ConflictError(BECAME_SHORTER % one_line(info.name))
     except BaseException:
         # tarfile sends the rest of its buffer when it is collected, whoever has the connection.
         archive.send = lambda data: None
@@ -10477,11 +10656,10 @@ class JobHandler(Handler):
         Answers which entries were left out: devices, FIFOs, hard links, links that lead out of it.
         """
         folder, below, limit = self.folder(), WITHIN.value(self.req) or "", self.upload_limit
-        archive = BlockFile(self.req.body.blocks(limit))
         UploadFolders(self.api.backends[self.job.backend].root).note(folder.root)
-        with given_in("body"), TarReader.reading("the body"):
-            is_packed = archive.peek(2) == b"\x1f\x8b"
-            return folder.take_in(TarReader.entries(archive, is_packed, limit), below)
+        with given_in("body"):
+            archive = TarReader(self.req.body.blocks(limit), "the body", limit)
+            return folder.take_in(archive.entries(), below)
 
     # Access.
 
@@ -12061,21 +12239,15 @@ class FarSide:
     """A command that was read on another host and is carried out here: the far side of it."""
 
     @staticmethod
-    def read_request(data: bytes, mark: str) -> Json:
+    def read_request(data: bytes) -> Json:
         """Take a request as what the near side is from now on; the request."""
         request = json.loads(data)
-        NEAR.mark, NEAR.called = mark, request["called"]
+        NEAR.mark, NEAR.called = request["mark"], request["called"]
         NEAR.terminal, NEAR.texts = request["terminal"], request["texts"]
-        NEAR.stdin = open(0, "rb", buffering=0, closefd=False)
         for name, value in (("PSIK_PREFIX", request["prefix"]), ("PSIK_CONFIG", request["config"])):
             if value:
                 os.environ[name] = os.path.expanduser(value)
         return request
-
-    @staticmethod
-    def takes_files(request: Json) -> bool:
-        """Whether a tar of the user's files follows a request."""
-        return request["command"] == "put" or bool(request["options"].get("inputs"))
 
     @staticmethod
     def watch() -> None:
@@ -12095,60 +12267,75 @@ class Exchange:
         """Copy the user's files and folders to where a job runs."""
         folder = ConfinedFolder(job.directory())
         if NEAR.is_here:
-            cls.tell(folder.take_in(Progress().counted(Entries.of_paths(paths))))
+            entries = Entries.of_paths(paths, cls.hiding(folder.root))
+            cls.tell(folder.take_in(Progress().counted(entries)))
             return
-        with TarReader.reading("what was sent"):
-            cls.tell(folder.take_in(TarReader.entries(NEAR.stdin)))
+        try:
+            blocks = iter(lambda: os.read(0, BLOCK), b"")
+            cls.tell(folder.take_in(TarReader(blocks, "what was sent").entries()))
+        except InvalidError:
+            if not os.read(0, 1):   # the near side has given up, and said why
+                raise KeyboardInterrupt from None
+            raise
         _thread.start_new_thread(FarSide.watch, ())
+
+    @staticmethod
+    def hiding(path: str) -> Hides:
+        """Hide a folder to which is copied, from what is copied."""
+        status = os.stat(path)
+        return lambda other: os.path.samestat(status, other)
 
     @staticmethod
     def tell(left_out: Sequence[str]) -> None:
         """Say which entries were not copied."""
         for name in left_out[:5]:
-            complain("%s is left out: it is a link that leads out, or no plain file"
-                     % one_line(name))
+            complain(NOT_TAKEN % one_line(name))
         if len(left_out) > 5:
             complain("and %d more of these" % (len(left_out) - 5))
 
-    @staticmethod
-    def files_of(job: JobDir, patterns: Sequence[str], below: str) -> Iterator[Entry]:
-        """The files of a job that fit a pattern, all if there is none; NotFoundError if none do."""
-        import itertools
-        if not patterns and os.path.islink(job.at("work")):
-            raise InvalidError("job %s runs in %s; say which of the files there you want, '*' for "
-                               "all of them" % (job.jobid, job.directory()))
-        entries = ConfinedFolder(job.directory()).entries("", below, patterns)
-        first = next(entries, None)
-        if first is None:
-            raise NotFoundError("job %s has no files%s" % (
-                job.jobid, " like " + " ".join(map(shown, patterns)) if patterns else ""))
-        return itertools.chain([first], entries)
-
     @classmethod
-    def get(cls, job: JobDir, patterns: Sequence[str], folder: Optional[str]) -> None:
+    def get(cls, job: JobDir, wanted: Wanted, folder: Optional[str]) -> None:
         """Copy files of a job into a folder of the user's: this one, or the one where she stands.
 
         All of them, if no patterns are given, go into a folder that is named after the job, unless
-        one is named.
+        one is named.  NotFoundError if there are none.
         """
-        below = "" if patterns or folder else job.jobid
-        entries = cls.files_of(job, patterns, below)
-        if NEAR.is_here:
-            cls.unpack(Progress().counted(entries), folder)
+        import itertools
+        if not wanted.rules and os.path.islink(job.at("work")):
+            raise InvalidError("job %s runs in %s; say which of the files there you want, '*' for "
+                               "all of them" % (job.jobid, job.directory()))
+        place = cls.made(folder or ".") if NEAR.is_here else ""
+        source = ConfinedFolder(job.directory(), [place] * bool(place))
+        below = "" if wanted.rules or folder else job.jobid
+        entries = source.entries("", below, wanted, strict=True)
+        first = next(entries, None)
+        if first is None:
+            raise NotFoundError("job %s has no such files" % job.jobid)
+        entries = itertools.chain([first], entries)
+        if place:
+            cls.unpack(Progress().counted(entries), place)
             return
         sys.stdout.flush()
         write_whole(1, ("%s files\n" % NEAR.mark).encode())
-        write_archive(entries, lambda data: write_whole(1, data), packed=False)
+        write_archive(entries, lambda data: write_whole(1, data), packed=False, strict=True)
 
-    @classmethod
-    def unpack(cls, entries: Iterable[Entry], folder: Optional[str]) -> None:
-        """Write entries into a folder, or where the user stands."""
-        place = os.path.abspath(folder or ".")
+    @staticmethod
+    def made(folder: str) -> str:
+        """The path of a folder of the user's, which is made if it is not there."""
+        place = os.path.abspath(folder)
         if os.path.lexists(place) and not os.path.isdir(place):
             raise ConflictError("%s is there, and no directory" % place)
         with naming(place):
             os.makedirs(place, exist_ok=True)
-        cls.tell(ConfinedFolder(place).take_in(entries))
+        return place
+
+    @classmethod
+    def unpack(cls, entries: Iterable[Entry], place: str) -> None:
+        """Write entries into a folder of the user's."""
+        try:
+            cls.tell(ConfinedFolder(place).take_in(entries))
+        except OSError as err:
+            raise PsikError("%s: %s" % (err.filename or place, str(err.strerror).lower())) from None
 
 
 class HostConnection:
@@ -12159,30 +12346,35 @@ class HostConnection:
         "for each in {pythons}; do",
         "command -v $each >/dev/null 2>&1 &&",
         '$each -Sc "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null &&',
-        'exec $each -ISc "import base64, sys; exec(base64.b64decode(sys.argv.pop(1)))"',
+        'exec $each -ISc "import base64, sys; exec(base64.b64decode(sys.argv[1]))"',
         "{loader} {mark} {hash}; done; echo;",
-        "echo {mark} none $(command -v {named}) $({named} -V 2>&1)")
+        "echo {mark} none $(command -v {named} && {named} -V 2>&1)")
 
     def __init__(self, name: str, host: HostConfig, options: Sequence[str] = ()) -> None:
         """options: of ssh, besides those of the config."""
         self.name, self.host, self.options = name, host, list(options)
         self.mark = "psik-" + os.urandom(8).hex()
         self.buffer = b""
+        self.is_up = False  # the command runs there
+        self.printed = b""  # the end of what a login has printed before the first mark
+        self.patience_s: Optional[float] = None     # for more to come up
         self.ssh: Any = None
         self.progress = Progress()
 
-    @staticmethod
-    def content(name: str) -> bytes:
-        """The content of psik.py, or of the backport beside it; InvalidError if it is not there."""
-        path = os.path.join(os.path.dirname(os.path.realpath(FILE)), name)
-        if name == "psik.py":
-            path = os.path.realpath(FILE)
-        if name == "psik.py" and CODE is not None:
+    def content(self, name: str) -> bytes:
+        """The content of psik.py, or of the backport beside it; InvalidError if it is not there.
+
+        The far side may ask for nothing else, and for each once.
+        """
+        path = os.path.realpath(FILE)
+        if name == "dataclasses.py":
+            path = os.path.join(os.path.dirname(path), name)
+        elif CODE is not None:
             raise InvalidError("--on sends psik.py there, and this one was read from no file: save "
                                "it, and run the file")
         if not os.path.exists(path):
-            raise InvalidError("that host has no newer Python than 3.6: put the backport "
-                               "dataclasses.py (PyPI, `dataclasses` 0.8) beside %s" % FILE)
+            raise InvalidError("%s has no newer Python than 3.6: put the backport dataclasses.py "
+                               "(PyPI, `dataclasses` 0.8) beside %s" % (self.name, FILE))
         with open(path, "rb") as file:
             return file.read()
 
@@ -12219,14 +12411,14 @@ class HostConnection:
     def __exit__(self, *error: object) -> None:
         """End what still runs there; ssh gets some seconds to say how that went."""
         import subprocess
-        with suppress(OSError):
-            self.ssh.stdin.close()
+        for pipe in (self.ssh.stdin, self.ssh.stdout):
+            with suppress(OSError):
+                pipe.close()
         for end in (self.ssh.terminate, self.ssh.kill):
             with suppress(subprocess.TimeoutExpired):
-                self.ssh.wait(5)
+                self.ssh.wait(3)
                 break
             end()
-        self.ssh.stdout.close()
 
     def send(self, data: bytes) -> None:
         """Send bytes down; whoever does not want them says so on stderr, and ends."""
@@ -12239,6 +12431,10 @@ class HostConnection:
 
     def receive(self) -> bool:
         """Wait for more to come up; False at the end."""
+        if self.patience_s is not None:
+            import select
+            if not select.select([self.ssh.stdout], [], [], self.patience_s)[0]:
+                return False
         block = os.read(self.ssh.stdout.fileno(), BLOCK)
         self.buffer += block
         return bool(block)
@@ -12265,7 +12461,7 @@ class HostConnection:
 
     def word(self) -> List[str]:
         """The words behind the mark that comes next; none if there is no mark."""
-        while b"\n" not in self.buffer and self.receive():
+        while b"\n" not in self.buffer and len(self.buffer) < MAX_WORDS and self.receive():
             pass
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line.decode("utf-8", "replace").split(" ")[1:]
@@ -12276,29 +12472,40 @@ class HostConnection:
             write_whole(1, block)
         return self.word()
 
+    def no_python(self, found: str) -> str:
+        """That no Python could be started there; found: one that is too old, '' for none."""
+        if self.host.python:
+            return "%s: %s is no Python from 3.6 on that runs there%s" % (
+                self.name, self.host.python, ": " + found if found else "")
+        return "%s has no Python from 3.6 on%s; name one as `python` of the host, in `hosts` of " \
+            "the config" % (self.name, ", but " + found if found else "")
+
     def begin(self, request: Json) -> bool:
         """Send a request, and psik.py if it is wanted there; False if ssh ends before it runs.
 
         BackendError if it cannot run there.
         """
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):     # ssh has ended, and its stdout tells so too
             self.send_sized(json.dumps(request).encode())
-        while True:
-            for _ in self.blocks():     # what a login shell prints
-                pass
-            word, *rest = self.word() or [""]
-            if word == "want":
+            wanted = {"psik.py", "dataclasses.py"}
+            while True:
+                for block in self.blocks():
+                    self.printed = (self.printed + block)[-1000:]
+                word, *rest = self.word() or [""]
+                if word != "want" or not wanted.issuperset(rest):
+                    break
+                wanted -= set(rest)
                 for name in rest:
                     self.send_sized(self.content(name))
-            elif word == "none":
-                raise BackendError("%s has no Python from 3.6 on%s; name one as `python` of the "
-                                   "host, in `hosts` of the config" % (
-                                       self.name, ", but " + " ".join(rest) if rest else ""))
-            elif word == "full":
+            if word == "none":
+                raise BackendError(self.no_python(" ".join(rest)))
+            if word == "full":
                 raise BackendError("%s: psik.py can be kept nowhere: %s" % (
-                    self.name, " ".join(rest)))
-            else:
-                return word == "go"
+                    self.name, one_line(" ".join(rest))))
+            # From here on a job may print what it likes, and may know the mark, which `ps` shows.
+            self.mark, self.is_up = request["mark"], word == "go"
+            self.progress = Progress()
+        return self.is_up
 
 
 class HostCall:
@@ -12310,12 +12517,8 @@ class HostCall:
         if not re.fullmatch("[^-\\s][^\\s]*", name):
             raise InvalidError("--on: %s is not the name of a host" % shown(name))
         self.name, self.verb, self.opts = name, verb, opts
-        self.host = load_config(opts.config).hosts.get(name) or HostConfig()
-        paths = opts.path if verb == "put" else getattr(opts, "inputs", None)
-        self.inputs = Entries.of_paths(paths) if paths else None
-        self.out = getattr(opts, "out", None)   # for what comes back
-        if self.out and os.path.lexists(self.out) and not os.path.isdir(self.out):
-            raise ConflictError("%s is there, and no directory" % shown(self.out))
+        self.mark = "psik-" + os.urandom(16).hex()
+        self.is_over = False    # what comes up now is no text
 
     def request(self) -> Json:
         """All that the far side has to know."""
@@ -12323,7 +12526,30 @@ class HostCall:
                  if name not in ("func", "config", "command")}
         return {"command": self.verb, "options": given, "terminal": NEAR.facts(),
                 "texts": NEAR.texts, "called": "%s --on %s" % (called(), self.name),
+                "mark": self.mark, "takes_files": self.inputs is not None,
                 "prefix": self.host.prefix, "config": self.host.config}
+
+    @property
+    def wanted(self) -> Optional[Wanted]:
+        """Which files may come; None if none."""
+        if self.verb == "get":
+            return Wanted(self.opts.pattern)
+        patterns = getattr(self.opts, "get", [])
+        return Wanted(patterns, self.opts.input_names) if patterns else None
+
+    def asked_for(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Those entries; ForbiddenError if there is another, by which a host could do harm."""
+        wanted, out = self.wanted, getattr(self.opts, "out", None)
+        for info, content in entries:
+            parts = [part for part in info.name.split("/") if part not in ("", ".")]
+            if wanted and (wanted.rules or out):
+                is_fine = wanted.has("/".join(parts))
+            else:
+                is_fine = bool(wanted and parts and JOBID.fullmatch(parts[0]))
+            if not is_fine:
+                raise ForbiddenError("%s sends %s, which was not asked for" % (
+                    self.name, shown(info.name)))
+            yield info, content
 
     def options(self) -> List[str]:
         """What ssh is told besides."""
@@ -12331,6 +12557,13 @@ class HostCall:
 
     def run(self) -> ExitStatus:
         """Carry it out there; its exit status."""
+        opts = self.opts
+        self.host = load_config(opts.config).hosts.get(self.name) or HostConfig()
+        paths = opts.path if self.verb == "put" else getattr(opts, "inputs", None)
+        self.inputs = Entries.of_paths(paths) if paths else None
+        opts.input_names = Entries.tops_of(paths or [])
+        if self.wanted:
+            self.place = Exchange.made(getattr(opts, "out", None) or ".")
         with HostConnection(self.name, self.host, self.options()) as there:
             try:
                 return self.converse(there)
@@ -12339,36 +12572,51 @@ class HostCall:
 
     def converse(self, there: HostConnection) -> ExitStatus:
         """Say what is wanted, send files, show what is printed, and take files."""
-        is_begun = there.begin(self.request())
+        is_begun, fault = there.begin(self.request()), None
         if is_begun and self.inputs is not None:
             with suppress(BrokenPipeError):
-                write_archive(self.inputs, there.send, packed=False)
+                write_archive(self.inputs, there.send, packed=False, strict=True)
             there.progress.clear()
-        if is_begun and there.next_word() == ["files"]:
-            with TarReader.reading("what came from " + self.name):
-                entries = TarReader.entries(BlockFile(there.blocks()))
-                Exchange.unpack(there.progress.counted(entries), self.out)
-        return self.status(there, is_begun)
+        if is_begun and there.next_word() == ["files"] and self.wanted:
+            self.is_over = True
+            try:
+                archive = TarReader(there.blocks(), "what came from " + self.name)
+                entries = self.asked_for(archive.entries())
+                Exchange.unpack(there.progress.counted(entries), self.place)
+            except InvalidError as err:     # the far side may have said why
+                fault = err
+        status = self.status(there)
+        if fault and not status:
+            raise fault
+        return status
 
-    def status(self, there: HostConnection, is_begun: bool) -> ExitStatus:
-        """The exit status; 255 is ssh's own, which is said."""
+    def status(self, there: HostConnection) -> ExitStatus:
+        """The exit status, when all is over; 255 is ssh's own, which is said."""
         while there.receive():  # to its end, before the command there is told to end
             there.buffer = b""
         there.ssh.stdin.close()
         status = int(there.ssh.wait())
-        if not is_begun:
+        if status < 0:
+            complain("ssh was ended by signal %d" % -status)
+            return 255
+        if not there.is_up:
+            for line in filter(None, there.printed.decode("utf-8", "replace").split("\n")[-4:]):
+                complain("%s: %s" % (self.name, one_line(line)))
             complain("ssh to %s failed, with exit status %d" % (self.name, status))
             return status or 255
         if status == 255:
             complain("the connection to %s broke, or the command there ended with 255" % self.name)
-        return status if status >= 0 else 128 - status
+        return status
 
     def interrupted(self, there: HostConnection) -> ExitStatus:
-        """End the command there, and show its last words."""
+        """End the command there, and show its last words, if they come soon."""
         with suppress(OSError):
             there.ssh.stdin.close()
+        if not there.is_up:
+            there.ssh.terminate()
+        there.patience_s = 3
         with suppress(OSError, KeyboardInterrupt):
-            for block in there.blocks():
+            for block in there.blocks() if there.is_up and not self.is_over else ():
                 write_whole(1, block)
         return 130
 
@@ -12951,12 +13199,20 @@ class NewJob:
         """Wait for its end, show its output if that is asked for, and hand over its results."""
         opts = self.opts
         if opts.follow:
+            if job.spec().tasks:
+                complain("this shows the first task; `%s logs --task N last` shows another"
+                         % called())
             with LogReader(job, 1, ("stdout", "stderr")) as reader:
                 status = reader.follow(config, opts.timeout)
         else:
             status = wait_for(config, [job], opts.timeout)
         if opts.get and is_over(job, job.rows()):
-            Exchange.get(job, opts.get, ".")
+            try:
+                names = opts.input_names if not NEAR.is_here else Entries.tops_of(opts.inputs)
+                Exchange.get(job, Wanted(opts.get, names), ".")
+            except NotFoundError as err:    # often the job has failed before it made them
+                complain(str(err))
+                return status or err.exit_status
         return status
 
 
@@ -13343,7 +13599,7 @@ def cmd_put(opts: Options) -> None:
 
 
 @command("get last 'out*' -o results", ONE_JOBID,
-         arg("pattern", nargs="*", metavar="PATTERN",
+         arg("pattern", nargs="*", default=[], metavar="PATTERN",
              help="only files like this, and what is in such folders: 'out*' '*.csv'"),
          arg("-o", "--out", metavar="DIR", help="put them there, and not here"))
 def cmd_get(opts: Options) -> None:
@@ -13351,7 +13607,7 @@ def cmd_get(opts: Options) -> None:
 
     Without a PATTERN and -o all go into a new folder that is named after the job.
     """
-    Exchange.get(find_job(config_of(opts), opts.jobid), opts.pattern, opts.out)
+    Exchange.get(find_job(config_of(opts), opts.jobid), Wanted(opts.pattern), opts.out)
 
 
 @command("wait --timeout 3600 last", JOBIDS, TIMEOUT)
@@ -13492,19 +13748,38 @@ def cmd_reached(opts: Options) -> None:
 
 # The REST API.
 
+def is_compiled(cache: str) -> bool:
+    """Whether a compiled file is whole, and nobody else can write it.
+
+    On a full disk Python leaves a part of it; that is removed.
+    """
+    import marshal
+    for status in [os.stat(path) for path in (os.path.dirname(cache), cache)]:
+        if is_foreign(status) or others_may_write(status):  # code of theirs may be there
+            return False
+    with open(cache, "rb") as file:
+        file.seek(16 if sys.version_info >= (3, 7) else 12)
+        try:
+            marshal.load(file)
+            return True
+        except (EOFError, ValueError, TypeError):
+            os.unlink(cache)
+            return False
+
+
 def compile_once(path: str) -> bool:
     """Compile a module into its __pycache__, if it has changed; whether to run it from there."""
     import importlib.util
     import py_compile
-    cache = importlib.util.cache_from_source(path)
+    cache, folder = importlib.util.cache_from_source(path), os.path.dirname(path)
     try:
-        near = (os.path.dirname(path), os.path.dirname(cache), cache)
-        for status in [os.stat(place) for place in near if os.path.exists(place)]:
-            if is_foreign(status) or others_may_write(status):  # code of theirs may be there
+        if is_foreign(os.stat(folder)) or others_may_write(os.stat(folder)):
+            return False
+        if not os.path.exists(cache) or os.path.getmtime(cache) < os.path.getmtime(path):
+            if sys.dont_write_bytecode:
                 return False
-        if os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path):
-            return True
-        return not sys.dont_write_bytecode and bool(py_compile.compile(path))
+            py_compile.compile(path)
+        return is_compiled(cache)
     except OSError:  # a folder that may not be written to
         return False
 
@@ -14210,17 +14485,14 @@ class Opening(Serving):
 class HostOpening(HostCall):
     """`open` for another host: the server is there, behind a port that ssh forwards from here."""
 
-    def __init__(self, name: str, verb: str, opts: Options) -> None:
+    def options(self) -> List[str]:
+        """What ssh is told besides; a connection that is shared would keep the port open."""
         import socket
-        super().__init__(name, verb, opts)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
-        opts.token = os.urandom(24).hex()
-        opts.socket = "/tmp/psik-open-%s/socket" % os.urandom(16).hex()
-
-    def options(self) -> List[str]:
-        """What ssh is told besides; a connection that is shared would keep the port open."""
+        self.opts.token = os.urandom(24).hex()
+        self.opts.socket = "/tmp/psik-open-%s/socket" % os.urandom(16).hex()
         return ["-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none",
                 "-L", "127.0.0.1:%d:%s" % (self.port, self.opts.socket)]
 
@@ -14233,7 +14505,7 @@ class HostOpening(HostCall):
             there.next_word()
         finally:
             browser.close()
-        return self.status(there, is_begun)
+        return self.status(there)
 
 
 @command("open --on login1.north")
@@ -14301,7 +14573,7 @@ class CommandLine:
         if not re.fullmatch("[0-9]{1,9}", jobndx) or state not in STATES:
             return None
         return Options(func=cmd_reached, config=None, base=base, jobndx=int(jobndx), state=state,
-                       info=info)
+                       info=info, command="reached", verbose=0)
 
     @classmethod
     def in_job(cls, argv: Sequence[str]) -> Optional[Options]:
@@ -14313,7 +14585,8 @@ class CommandLine:
         if any(word.startswith("-") for word in words):
             return None
         if words[:1] == ["deliver"] and len(words) > 1:
-            return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False)
+            return Options(func=cmd_deliver, config=None, jobid=words[1:], all=False, dead=False,
+                           command="deliver", verbose=0)
         return cls.of_reached(words) if words[:1] == ["reached"] else None
 
     # {what others call it: its name here}
@@ -14371,6 +14644,25 @@ class CommandLine:
         return [part for word in argv for part in (
             ("-s", word[1:]) if re.fullmatch("-([0-9]+|[A-Z][A-Z0-9]+)", word) else (word,))]
 
+    @staticmethod
+    def take_rest(names: Sequence[str], rest: Sequence[str], opts: Options) -> Sequence[str]:
+        """The words left over, of those that argparse leaves over where options stand between.
+
+        It takes no more of a list when an option has followed: `get last -o DIR PATTERN`.
+        """
+        arguments = next((each for name, _, each, _ in COMMANDS if name in names[:1]), ())
+        of_list = next((argument.names[0] for argument in arguments
+                        if argument.options.get("nargs") in ("*", "+")), "-")
+        words = list(rest)
+        if "--" in words:
+            words.remove("--")
+        elif any(word.startswith("-") for word in words):
+            return rest
+        if of_list.startswith("-"):
+            return rest
+        getattr(opts, of_list).extend(words)
+        return []
+
     @classmethod
     def read(cls, argv: Sequence[str]) -> Options:
         """The options of a command line; InvalidError, or SystemExit if argparse refuses it."""
@@ -14388,7 +14680,7 @@ class CommandLine:
             argv = cls.signals_in(argv)
         cls.check(names)
         opts = Options(config=None, verbose=0, words=list(words))
-        cls.check(names, cls.parser().parse_known_args(argv, opts)[1])
+        cls.check(names, cls.take_rest(names, cls.parser().parse_known_args(argv, opts)[1], opts))
         return opts
 
     @staticmethod
@@ -14399,7 +14691,7 @@ class CommandLine:
         for place, word in enumerate(words[:end]):
             if word == "--on" or word.startswith("--on="):
                 value = words[place:place + 2] if word == "--on" else [word[:4], word[5:]]
-                if len(value) < 2 or not value[1]:
+                if len(value) < 2:
                     raise InvalidError("--on wants the name of a host, as ssh takes it")
                 return value[1], words[:place] + words[place + (2 if word == "--on" else 1):]
         return host, words
@@ -14407,12 +14699,14 @@ class CommandLine:
     @classmethod
     def read_any(cls, argv: Sequence[str]) -> Options:
         """As read(), with a command for another host as one that is carried out there."""
-        if cls.in_job(argv):    # it inherits $PSIK_ON, and its calls are for the host where it is
-            return cls.read(argv)
-        host, argv = cls.host_in(argv)
-        opts = cls.read(argv)
+        host, words = cls.host_in(argv)
+        opts = cls.read(words)
+        if hasattr(opts, "on"):
+            raise InvalidError("write --on out")
         cls.begin_logging(opts)
-        return cls.of_host(host, opts) if host else opts
+        # These are for this host; so they are, unless --on itself asks for something else.
+        is_ours = vars(opts).get("command") in ("help",) + HostCall.HERE * (len(words) == len(argv))
+        return cls.of_host(host, opts) if host and not is_ours else opts
 
     @staticmethod
     def begin_logging(opts: Options) -> None:
@@ -14427,8 +14721,6 @@ class CommandLine:
     def of_host(cls, host: str, opts: Options) -> Options:
         """The options of a command that is carried out on another host."""
         name = vars(opts).get("command", "")
-        if name == "help":
-            return opts
         if name in HostCall.HERE:
             raise InvalidError("%s is not for --on: log in there for it%s" % (
                 name, ", or type `open`" * (name == "serve")))
@@ -14654,10 +14946,10 @@ def main(argv: Optional[Sequence[str]] = None) -> ExitStatus:
 def main_for(data: bytes, mark: str) -> ExitStatus:
     """Run one command that was read on another host; templates/loader.py calls this."""
     def read() -> Options:
-        request = FarSide.read_request(data, mark)
+        request = FarSide.read_request(data)
         opts = CommandLine.of_request(request)
         CommandLine.begin_logging(opts)
-        if not FarSide.takes_files(request):
+        if not request["takes_files"]:
             _thread.start_new_thread(FarSide.watch, ())
         return opts
 
@@ -14834,20 +15126,27 @@ try:
     psik = __import__(module)
 except ImportError as err:
     sys.exit("psik: %s in %s; if psik.py was moved, run its `install` again" % (err, folder))
+except (EOFError, ValueError, TypeError):  # on a full disk Python cuts the compiled file
+    import shutil
+    shutil.rmtree(folder + "/__pycache__")
+    sys.dont_write_bytecode = True
+    psik = __import__(module)
 sys.exit(psik.main())
 ''',
     'loader.py': r'''# Runs psik.py on a host that `psik.py --on HOST` has reached by ssh.
 #
 # A copy of psik.py stays there, in a folder named by its hash.
 #
-# argv: the mark that sets our words off from what a login prints; the hash of psik.py.
+# argv: this program; the mark that sets our words off from those of a login; the hash of psik.py.
 # stdin: the length of the request in a line, and the request; the same for each file asked for.
 # stdout: `MARK want NAME...`, `MARK full REASON`, or `MARK go`; what follows is the command's own.
 import os
+import stat
 import sys
 import time
 
-MARK, HASH = sys.argv[1:3]
+MARK, HASH = sys.argv[2:4]
+BEGIN = "import base64, sys; exec(base64.b64decode(sys.argv[1]))"
 NAMES = ["psik.py"] + ["dataclasses.py"] * (sys.version_info < (3, 7))
 FOLDER = HASH + "-3.6" * (len(NAMES) > 1)
 KEEP_S = 30 * 86400     # a copy goes when it has not been used for so long
@@ -14883,87 +15182,122 @@ def places():
     yield os.path.join(os.environ.get("TMPDIR") or "/tmp", "psik-%d" % os.getuid())
 
 
-def is_ours(folder):
-    """Whether a folder is ours, and nobody else can write to it; the one above it too."""
-    for path in (os.path.dirname(folder), folder):
-        status = os.lstat(path)
-        if status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022:
-            return False
-    return os.lstat(folder).st_uid == os.getuid()
+def is_ours(path):
+    """Whether a folder is ours alone: no link, and nobody else can write to it."""
+    status = os.lstat(path)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() \
+        and not status.st_mode & 0o022
 
 
 def find():
-    """The folder of the copy; None if there is none."""
+    """The folder of the copy; None if there is no whole one."""
     for place in places():
         folder = os.path.join(place, FOLDER)
-        if os.path.isdir(folder) and is_ours(folder):
+        files = [os.path.join(folder, name) for name in NAMES]
+        if os.path.isdir(folder) and is_ours(place) and is_ours(folder) \
+                and all(map(os.path.isfile, files)):
             return folder
+
+
+def write(path, content):
+    """Make a file, and see it on the disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
 
 
 def keep(files, place):
     """Write a copy, whole or not at all; its folder."""
-    import hashlib
-    import shutil
-    folder = os.path.join(place, FOLDER)
     os.makedirs(place, 0o700, exist_ok=True)
-    temporary = "%s.%d.%s" % (folder, os.getpid(), os.urandom(4).hex())
+    if not is_ours(place):
+        raise OSError("%s: others can write there, or it is a link" % place)
+    folder = os.path.join(place, FOLDER)
+    temporary = "%s.%s" % (folder, os.urandom(6).hex())
     os.mkdir(temporary, 0o700)
     try:
         for name, content in files.items():
-            path = os.path.join(temporary, name)
-            with open(path, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write(os.path.join(temporary, name), content)
         with open(os.path.join(temporary, "psik.py"), "rb") as file:
             if hashlib.sha256(file.read()).hexdigest()[:16] != HASH:
                 raise OSError("%s: what came is not what was sent" % place)
-        if not os.path.isdir(folder):
+        if os.path.lexists(folder) and not find():
+            os.rename(folder, temporary + ".old")   # it lacks something
+        with contextlib.suppress(OSError):      # another call was first
             os.rename(temporary, folder)
-    except OSError:
-        if not os.path.isdir(folder):   # another call may have been first
-            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if not is_ours(folder):
-        raise OSError("%s: others can write there" % folder)
+        shutil.rmtree(temporary + ".old", ignore_errors=True)
+    if not find():
+        raise OSError("%s cannot be made" % folder)
     return folder
 
 
 def drop_old(place):
     """Remove the copies that have not been used for long."""
-    import shutil
     for name in os.listdir(place):
         folder = os.path.join(place, name)
         is_copy = len(name) >= 16 and set(name[:16]) <= set("0123456789abcdef")
-        if is_copy and os.lstat(folder).st_mtime < time.time() - KEEP_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if is_copy and os.lstat(folder).st_mtime < time.time() - KEEP_S:
+                shutil.rmtree(folder)
 
 
 def receive():
     """Ask for psik.py, and keep it; its folder, None if it can be kept nowhere."""
+    global contextlib, hashlib, shutil
+    import contextlib
+    import hashlib
+    import shutil
     tell("want " + " ".join(NAMES))
     files, why = {name: read_sized() for name in NAMES}, ""
     for place in places():
         try:
             folder = keep(files, place)
+        except OSError as err:
+            why += "; " * bool(why) + str(err)
+        else:
             drop_old(place)
             return folder
-        except OSError as err:
-            why = why or str(err)
     tell("full " + why)
 
 
+def touch(folder):
+    """Note that a copy is used."""
+    try:
+        if time.time() - os.stat(folder).st_mtime > 86400:
+            for path in [folder] + [os.path.join(folder, name) for name in NAMES]:
+                os.utime(path)
+    except OSError:     # a home that is full, or cannot be written to now
+        pass
+
+
+def begin_with_utf8():
+    """Let Python 3.6 take names of files as UTF-8, as later ones do where no locale is set."""
+    if len(NAMES) > 1 and sys.getfilesystemencoding() != "utf-8" and "PSIK_AGAIN" not in os.environ:
+        os.environ.update(LC_ALL="C.UTF-8", PSIK_AGAIN="")
+        os.execv(sys.executable, [sys.executable, "-ISc", BEGIN] + sys.argv[1:])
+    if os.environ.pop("PSIK_AGAIN", None) is not None:
+        os.environ.pop("LC_ALL")
+
+
 def main():
+    begin_with_utf8()
     request = read_sized()
     folder = find() or receive()
     if not folder:
         return 1
-    if time.time() - os.stat(folder).st_mtime > 86400:
-        os.utime(folder)
+    touch(folder)
     sys.path.append(folder)
     sys.argv[:] = ["psik.py"]
-    import psik
+    try:
+        import psik
+    except (EOFError, ValueError, TypeError):   # on a full disk Python cuts the compiled file
+        import shutil
+        shutil.rmtree(os.path.join(folder, "__pycache__"))
+        sys.dont_write_bytecode = True
+        import psik
     return psik.main_for(request, MARK)
 
 
@@ -15000,7 +15334,14 @@ import os
 import sys
 gc.disable() # a collection would go through all that is imported, and find nothing
 sys.path.append(sys.argv.pop(1))
-import psik
+os.environ.pop("PSIK_ON", None) # what a job calls is for the host where it is
+try:
+	import psik
+except (EOFError, ValueError, TypeError): # on a full disk Python cuts the compiled file
+	import shutil
+	shutil.rmtree(sys.path[-1] + "/__pycache__")
+	sys.dont_write_bytecode = True
+	import psik
 gc.enable()
 status = psik.main()
 sys.stdout.flush()
@@ -15054,7 +15395,13 @@ path = SETTINGS["home"] + "/supervisor.py"
 if SETTINGS["check_owner"] and posix.stat(path).st_uid not in (posix.geteuid(), 0):
     sys.exit("psik: %s belongs to somebody else, so it is not run" % SETTINGS["home"])
 sys.path.insert(0, SETTINGS["home"])
-import supervisor
+try:
+    import supervisor
+except (EOFError, ValueError, TypeError):  # on a full disk Python cuts the compiled file
+    posix.unlink("%s/__pycache__/supervisor.%s.pyc" % (
+        SETTINGS["home"], sys.implementation.cache_tag))
+    sys.dont_write_bytecode = True
+    import supervisor
 
 supervisor.main(SETTINGS, sys.argv)
 ''',

@@ -8,4 +8,9 @@ try:
     psik = __import__(module)
 except ImportError as err:
     sys.exit("psik: %s in %s; if psik.py was moved, run its `install` again" % (err, folder))
+except (EOFError, ValueError, TypeError):  # on a full disk Python cuts the compiled file
+    import shutil
+    shutil.rmtree(folder + "/__pycache__")
+    sys.dont_write_bytecode = True
+    psik = __import__(module)
 sys.exit(psik.main())

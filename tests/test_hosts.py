@@ -1,6 +1,7 @@
 """Commands for another host, by `--on`, and files that go to jobs and come back."""
 import contextlib
 import glob
+import gzip
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import tarfile
 import threading
 import time
 from typing import Any, Dict, List, Optional
+from unittest import mock
 from urllib import request as urllib_request
 
 import psik
@@ -133,9 +135,11 @@ class Commands(Hosts):
         self.assertEqual(self.on("logs", "last").out, "|".join(words) + "|")
 
     def test_what_a_job_calls_stays_where_it_is(self) -> None:
-        self.psik("reached", self.folder + "/nowhere", "1", "active", env={"PSIK_ON": "north"},
-                  status=3)
+        self.psik("run", "--wait", "--env", "PSIK_ON=north", "-c", "$psik ls >listed")
+        self.assertIn("active", psik.read_or_empty(self.folder + "/listed"))
         self.assertEqual(self.calls(), [])
+        self.on("deliver", "last", status=3)
+        self.assertEqual(len(self.calls()), 1)
 
     def test_the_hosts_of_a_config(self) -> None:
         self.configure(hosts={"north": {
@@ -237,8 +241,12 @@ class Connections(Hosts):
         self.assertIn("put the backport dataclasses.py (PyPI, `dataclasses` 0.8) beside", ran.err)
         backport = os.path.join(os.environ.get("PSIK_TEST_DEPS", ROOT + "/.deps"), "dataclasses.py")
         shutil.copy(backport, self.folder)
+        self.write("é", "moo")
         for _ in range(2):
-            self.psik("--on", "north", "run", "--wait", "-c", "true", env=env, program=program)
+            self.psik("--on", "north", "run", "--wait", "--in", "é", "-c",
+                      "cat é; echo ${LC_ALL-é}", env=env, program=program)
+            self.assertEqual(self.psik("--on", "north", "logs", "last", env=env,
+                                       program=program).out, "mooé\n")
         self.assertEqual(len(glob.glob(self.far + "/.cache/psik/*-3.6")), 1)
 
     def test_two_first_calls_at_once(self) -> None:
@@ -272,8 +280,13 @@ class Connections(Hosts):
             pass    # in the way, as a full disk is
         self.on("run", "--wait", "-c", "true")
         copy = next(path for path in self.copies() if "/tmp/" in path)
-        os.chmod(os.path.dirname(copy), 0o777)
-        self.assertIn("psik.py can be kept nowhere: ", self.on("ls", status=4).err)
+        os.chmod(os.path.dirname(copy), 0o777)     # is replaced
+        self.on("ls")
+        self.assertEqual(os.stat(os.path.dirname(copy)).st_mode & 0o777, 0o700)
+        os.unlink(copy)
+        self.on("ls")
+        os.chmod(os.path.dirname(os.path.dirname(copy)), 0o777)
+        self.assertRegex(self.on("ls", status=4).err, "psik.py can be kept nowhere: .*; .*others")
 
     def test_what_is_kept_is_what_was_sent(self) -> None:
         self.on("ls")
@@ -328,7 +341,8 @@ class Connections(Hosts):
         far, = self.followers()
         os.kill(far, signal.SIGKILL)
         _, err = child.communicate(timeout=30)
-        self.assertEqual(child.returncode, 128 + signal.SIGKILL, err)
+        self.assertEqual(child.returncode, 255, err)
+        self.assertIn(b"psik: ssh was ended by signal 9", err)
         self.on("cancel", "last")
 
     def test_a_reader_that_has_seen_enough(self) -> None:
@@ -338,6 +352,96 @@ class Connections(Hosts):
         self.assertEqual(child.wait(30), 141)
         self.until(lambda: not self.followers(), "the end of the far side")
         self.on("cancel", "last")
+
+
+    def test_a_compiled_file_that_was_cut(self) -> None:
+        """A full disk leaves such, and Python reads them for ever."""
+        self.on("ls")
+        for _ in range(2):
+            cached, = glob.glob(self.far + "/.cache/psik/*/__pycache__/psik.*")
+            os.truncate(cached, 5000)
+            self.on("ls")
+            self.on("ls")
+
+    def test_what_a_login_says_when_it_refuses(self) -> None:
+        login = self.write("nologin", "#!/bin/sh\necho This account is not available.\nexit 1\n",
+                           0o755)
+        ran = self.on("ls", env={"FAR_SHELL": login}, status=1)
+        self.assertEqual(ran.err, "psik: north: This account is not available.\n"
+                                  "psik: ssh to north failed, with exit status 1\n")
+
+    def test_ctrl_c_before_anything_runs(self) -> None:
+        self.write("bin/ssh", "#!/bin/sh\nexec sleep 60\n", 0o755)
+        child = subprocess.Popen(FAST + ["--on", "north", "ls"], cwd=self.folder, env=self.env)
+        self.addCleanup(child.kill)
+        time.sleep(1)
+        begun = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        self.assertEqual(child.wait(30), 130)
+        self.assertLess(time.monotonic() - begun, 10)
+
+    def hostile(self, said: bytes) -> None:
+        """Let the other host say this as soon as it is called; $MARK and $SECRET stand in it."""
+        self.write("said", "")
+        with open(self.folder + "/said", "wb") as file:
+            file.write(said)
+        self.write("bin/ssh", HOSTILE % {"python": sys.executable, "folder": self.folder}, 0o755)
+
+    def test_a_host_that_wants_other_files(self) -> None:
+        self.write("key", "secret")
+        for words in ("%s/key" % self.folder, "psik.py psik.json", "../key"):
+            self.hostile(b"$MARK want %s\n" % words.encode())
+            self.on("ls", status=255)
+            self.assertNotIn("secret", psik.read_or_empty(self.folder + "/heard"))
+        self.hostile(b"$MARK want psik.py\n$MARK want psik.py\n")
+        self.on("ls", status=255)
+        self.hostile(b"x" * 10 ** 6 + b"$MARK " + b"x" * 10 ** 6)
+        self.on("ls", status=255)
+
+    def test_a_host_that_sends_other_files(self) -> None:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo(".bashrc"))
+        self.hostile(b"$MARK go\n$SECRET files\n" + data.getvalue())
+        for argv, status in ((("ls",), 0), (("get", "last"), 6), (("get", "last", "out*"), 6),
+                             (("run", "--wait", "--get", "b*", "-c", "true"), 6)):
+            self.assertNotIn("Traceback", self.on(*argv, status=status).err)
+            self.assertFalse(os.path.exists(self.folder + "/.bashrc"))
+        self.on("get", "last", ".bash*")
+        self.assertTrue(os.path.exists(self.folder + "/.bashrc"))
+
+    def test_a_job_that_prints_a_mark(self) -> None:
+        self.write("evil.sh", "tr '\\0' '\\n' </proc/*/cmdline 2>/dev/null | "
+                   "grep -ao 'psik-[0-9a-f]*' | sort -u | sed 's/$/ files/'\n"
+                   "cat /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -ax 'psik-[0-9a-f]*' |"
+                   " sort -u | sed 's/$/ files/'\necho end\n")
+        ran = self.on("run", "--follow", "evil.sh")
+        self.assertIn("files\n", ran.out)
+        self.assertTrue(ran.out.endswith("end\n"))
+
+
+# An ssh to a host that is an enemy's.
+HOSTILE = """#!%(python)s
+import json, os, re, sys, time
+mark = re.findall(" (psik-[0-9a-f]+) ", sys.argv[-1])[0].encode()
+line = b""
+while not line.endswith(b"\\n"):
+    line += os.read(0, 1)
+request = b""
+while len(request) < int(line):
+    request += os.read(0, int(line) - len(request))
+said = open("%(folder)s/said", "rb").read()
+os.write(1, said.replace(b"$MARK", mark).replace(b"$SECRET", json.loads(request)["mark"].encode()))
+os.close(1)
+with open("%(folder)s/heard", "wb") as file:
+    while True:
+        data = os.read(0, 65536)
+        if not data:
+            break
+        file.write(data)
+        file.flush()
+sys.exit(0 if b"go" in said else 255)
+"""
 
 
 class Files(Hosts):
@@ -403,7 +507,7 @@ class Files(Hosts):
                     (("put", "last", "nowhere"), 3, "no file 'nowhere'"),
                     (("put", "last", "in/a.csv", "other/a.csv"), 2, "two of the files are called"),
                     (("put", "nix", "in"), 3, "no job nix"), (("get", "nix"), 3, "no job nix"),
-                    (("get", "last", "no*"), 3, "has no files like 'no*'"),
+                    (("get", "last", "no*"), 3, "has no such files"),
                     (("run", "--in", "nowhere", "-c", "true"), 3, "no file 'nowhere'"),
                     (("run", "--get", "x", "-c", "true"), 2, "--get goes with"),
                     (("run", "--in", "in", "--here", "-c", "true"), 2, "--here")):
@@ -413,8 +517,122 @@ class Files(Hosts):
             self.assertIn("runs in /; say which", self.psik(*words, "get", "last", status=2).err)
             self.write("block", "")
             ran = self.psik(*words, "get", "last", "etc/passwd", "-o", "block", status=5)
-            self.assertIn("block' is there, and no directory" if words else
-                          "block is there, and no directory", ran.err)
+            self.assertIn("block is there, and no directory", ran.err)
+
+    def test_options_between_words(self) -> None:
+        self.psik("run", "--wait", "--in", "in", "-c", "true")
+        for argv in (("last", "-o", "some", "*.csv"), ("-o", "some", "last", "*.csv"),
+                     ("last", "*.csv", "-o", "some"), ("last", "-o", "some", "--", "./in/a.csv")):
+            self.psik("get", *argv)
+            self.assertEqual(os.listdir(self.folder + "/some/in"), ["a.csv"])
+            shutil.rmtree(self.folder + "/some")
+        self.psik("get", "last", "-o", "some", "*.csv", "--nix", status=2)
+
+    def test_what_is_private_stays_so(self) -> None:
+        os.makedirs(self.folder + "/keys", 0o700)
+        self.write("keys/key", "", 0o600)
+        self.write("keys/open", "", 0o664)
+        for words in self.both():
+            self.psik(*words, "run", "--wait", "--in", "keys", "-c", "true")
+            self.psik(*words, "get", "last", "keys", "-o", "back")
+            for place in (self.psik(*words, "path", "last", "work").out.strip(),
+                          self.folder + "/back"):
+                modes = [oct(os.stat(place + name).st_mode)[-3:]
+                         for name in ("/keys", "/keys/key", "/keys/open")]
+                self.assertEqual(modes, ["700", "600", "644"])
+            shutil.rmtree(self.folder + "/back")
+
+    def test_results_that_are_not_there(self) -> None:
+        for words in self.both():
+            for code, status in ((9, 9), (0, 3)):
+                ran = self.psik(*words, "run", "--wait", "--get", "no*", "-c", "exit %d" % code,
+                                status=status)
+                self.assertIn("has no such files", ran.err)
+
+    def test_inputs_stay_as_they_are_here(self) -> None:
+        for words in self.both():
+            self.write("data.csv", "mine")
+            line = "echo theirs >data.csv; echo theirs >in/a.csv; echo x >other"
+            self.psik(*words, "run", "--wait", "--in", "data.csv", "--in", "in/", "--get", "*",
+                      "-c", line.replace("in/", ""))
+            self.assertEqual([psik.read_text(self.folder + "/" + name)
+                              for name in ("data.csv", "other")], ["mine", "x\n"])
+            self.assertFalse(os.path.exists(self.folder + "/a.csv"))
+            self.psik(*words, "run", "--wait", "--in", "data.csv", "--get", "data*", "-c", line
+                      .replace("echo theirs >in/a.csv; ", ""))
+            self.assertEqual(psik.read_text(self.folder + "/data.csv"), "theirs\n")
+
+    def test_onto_themselves(self) -> None:
+        """Where a job runs in the current directory."""
+        self.psik("run", "--wait", "--here", "-c", "echo x >out.log")
+        inode = os.stat(self.folder + "/out.log").st_ino
+        self.psik("get", "last", "*.log")
+        self.psik("put", "last", "out.log")
+        self.assertEqual(os.stat(self.folder + "/out.log").st_ino, inode)
+        self.psik("get", "last", "*", "-o", "results")
+        self.assertIn("in", os.listdir(self.folder + "/results"))
+        self.assertNotIn("results", os.listdir(self.folder + "/results"))
+        os.makedirs(self.folder + "/sub")
+        self.psik("run", "--wait", "--dir", "sub", "-c", "true")
+        self.psik("put", "last", ".")
+        self.assertIn("in", os.listdir(self.folder + "/sub"))
+        self.assertNotIn("sub", os.listdir(self.folder + "/sub"))
+
+    def test_files_that_become_shorter(self) -> None:
+        self.write("log", "x" * 3000000)
+        real = psik.Entries.look
+
+        def shortened(own: Any, name: str, folder: int, item: str) -> Any:
+            found = real(own, name, folder, item)
+            if item == "log":
+                os.truncate(self.folder + "/log", 1000)
+            return found
+
+        with mock.patch("psik.Entries.look", shortened):
+            with self.assertRaisesRegex(psik.ConflictError, "log became shorter"):
+                psik.write_archive(psik.Entries.of_paths([self.folder + "/log"]),
+                                   lambda data: None, packed=False, strict=True)
+            self.write("log", "x" * 3000000)
+            with self.assertRaisesRegex(psik.ConflictError, "log became shorter"):
+                psik.ConfinedFolder(self.folder + "/in").take_in(
+                    psik.Entries.of_paths([self.folder + "/log"]))
+        self.assertFalse(os.path.exists(self.folder + "/in/log"))
+
+    def test_what_cannot_be_read_is_told(self) -> None:
+        self.write("in/secret", "")
+        self.write("in/went", "")
+        os.makedirs(self.folder + "/in/closed")
+        real, refused = os.open, {"secret": PermissionError, "closed": PermissionError,
+                                  "went": FileNotFoundError}
+
+        def opened(path: Any, *args: Any, **options: Any) -> int:
+            if path in refused:
+                raise refused[path](path)
+            return real(path, *args, **options)
+
+        os.makedirs(self.folder + "/copy")
+        with mock.patch("psik.os.open", opened):
+            with self.assertRaisesRegex(psik.ForbiddenError, "not copied: in/closed: permission "
+                                        "denied; in/secret: permission denied; in/went: it went"):
+                psik.ConfinedFolder(self.folder + "/copy").take_in(
+                    psik.Entries.of_paths([self.folder + "/in"]))
+        self.assertEqual(sorted(os.listdir(self.folder + "/copy/in")), ["a.csv", "deep"])
+
+    def test_ctrl_c_while_files_come(self) -> None:
+        with open(self.folder + "/large", "wb") as file:
+            file.truncate(2 ** 30)
+        self.psik("run", "--wait", "--dir", ".", "-c", "true")
+        self.on("run", "--wait", "--dir", self.folder, "-c", "true")
+        os.makedirs(self.folder + "/to")
+        child = subprocess.Popen(FAST + ["--on", "north", "get", "last", "large", "-o", "to"],
+                                 cwd=self.folder, env=self.env, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+        self.addCleanup(child.kill)
+        self.until(lambda: any(os.path.getsize(path) > 10 ** 6
+                               for path in glob.glob(self.folder + "/to/.psik*")))
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=30)
+        self.assertEqual((child.returncode, out, os.listdir(self.folder + "/to")), (130, b"", []))
 
     def test_a_job_whose_inputs_cannot_be_had_is_none(self) -> None:
         for words in self.both():
@@ -452,8 +670,7 @@ class Unpacking(Case):
                 tar.addfile(info, io.BytesIO(b"moo"))
         os.makedirs(self.folder + "/work", exist_ok=True)
         folder = psik.ConfinedFolder(self.folder + "/work")
-        with psik.TarReader.reading("it"):
-            return folder.take_in(psik.TarReader.entries(io.BytesIO(data.getvalue()[:cut])))
+        return folder.take_in(psik.TarReader([data.getvalue()[:cut]], "it").entries())
 
     def test_nothing_leads_out(self) -> None:
         file, link = tarfile.REGTYPE, tarfile.SYMTYPE
@@ -491,12 +708,73 @@ class Unpacking(Case):
             with self.assertRaises(psik.InvalidError, msg=cut):
                 self.unpack(*members, cut=cut)
 
-    def test_names_are_bounded(self) -> None:
-        header = psik.TarReader.header()("x")
-        header.type, header.size = b"x", 2 ** 31
-        with self.assertRaisesRegex(psik.InvalidError, "a name is too long"):
-            with psik.TarReader.reading("it"):
-                list(psik.TarReader.entries(io.BytesIO(header.tobuf() + bytes(4096))))
+    def refused(self, data: bytes, said: str) -> None:
+        """An archive of these bytes is refused, at home and by gzip."""
+        for blocks in ([data], [gzip.compress(data)], [data[at:at + 1] for at in range(len(data))]):
+            with self.assertRaisesRegex(psik.InvalidError, said):
+                folder = psik.ConfinedFolder(self.folder)
+                folder.take_in(psik.TarReader(blocks, "it", 10 ** 6).entries())
+
+    @staticmethod
+    def header(kind: bytes, size: int, name: str = "x", data: bytes = b"") -> bytes:
+        """A header, and what is behind it."""
+        info = tarfile.TarInfo(name)
+        info.type, info.size = kind, size
+        return info.tobuf() + data + bytes(-len(data) % 512)
+
+    def pax(self, **records: str) -> bytes:
+        """A header with records of pax, and an empty file behind it."""
+        info = tarfile.TarInfo("moo")
+        info.pax_headers = records
+        return info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+
+    def test_hostile_headers(self) -> None:
+        end = bytes(1024)
+        for data, said in (
+                (self.header(b"x", 2 ** 31), "a name is too long"),
+                (self.header(b"L", 2 ** 20), "a name is too long"),
+                (self.header(b"x", 500, data=b"1" * 500) + end, "a header is invalid"),
+                (self.header(b"x", 9, data=b"9 path=a") + end, "a header is invalid"),
+                (self.header(b"x", 7, data=b"-7 a=b\n") + end, "a header is invalid"),
+                (self.pax(size="-1000000"), "a header is invalid"),
+                (self.pax(size="nan"), "a header is invalid"),
+                (self.pax(path="a\0b"), "a header is invalid"),
+                (self.pax(**{"GNU.sparse.size": "300000000"}), "without --sparse"),
+                (self.header(b"S", 0) + end, "without --sparse"),
+                (self.header(b"0", 2 * 10 ** 6), "more than 1000000 bytes"),
+                (self.header(b"0", -1) + end, "no whole tar"), (b"moo" * 999, "no whole tar")):
+            with self.subTest(data=data[:600]):
+                self.refused(data, said)
+        begun = time.process_time()
+        data = b"".join(b"%d a=%s\n" % (9999, b"1" * 9991) for _ in range(6))
+        for _ in range(100):
+            list(psik.TarReader([self.header(b"x", len(data), data=data) + end], "it").entries())
+        zeros = gzip.compress(self.header(b"0", 10 ** 8) + bytes(10 ** 8) + end)
+        list(psik.TarReader([zeros], "it").entries())
+        self.assertLess(time.process_time() - begun, 20)
+
+    def test_times_and_types(self) -> None:
+        for mtime in ("inf", "nan", "1e300", "-5", "99999999999999"):
+            entries = list(psik.TarReader([self.pax(mtime=mtime)], "it").entries())
+            self.assertIn(entries[0][0].mtime, (0, 2 ** 33))
+        many = b"".join(self.header(b"6", 0, "p%d" % number) for number in range(500))
+        folder = psik.ConfinedFolder(self.folder)
+        left = folder.take_in(psik.TarReader([many + bytes(1024)], "it").entries())
+        self.assertEqual(len(left), 100)
+
+    def test_what_tar_makes_is_read(self) -> None:
+        os.makedirs(self.folder + "/d/" + "n" * 200)
+        self.write("d/" + "n" * 200 + "/" + "é" * 60, "moo")
+        os.symlink("n" * 200 + "/" + "é" * 60, self.folder + "/d/l")
+        for form in ("ustar", "gnu", "pax", "v7"):
+            packed = subprocess.run(["tar", "-cf", "-", "--format=" + form, "d"], cwd=self.folder,
+                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            if form in ("ustar", "v7"):     # these hold no such names
+                continue
+            os.makedirs(self.folder + "/" + form)
+            psik.ConfinedFolder(self.folder + "/" + form).take_in(
+                psik.TarReader([packed.stdout], "it").entries())
+            self.assertEqual(psik.read_text(self.folder + "/%s/d/l" % form), "moo")
 
 
 @needs("sshd", SSHD)

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import tarfile
 import time
 import unittest
 from typing import Any, Dict, List, Tuple
@@ -15,7 +16,7 @@ SECRET = "s3cret"
 SPEC = {"script": "#!/bin/sh\necho moo\n"}
 FORM = (b'--xx\r\nContent-Disposition: form-data; name="files"; filename="g"\r\n\r\nmoo\r\n'
         b"--xx--\r\n")
-TAR = b"".join([psik.TarReader.header()("moo").tobuf(), bytes(1024)])   # an empty file
+TAR = b"".join([tarfile.TarInfo("moo").tobuf(), bytes(1024)])   # an empty file
 Call = Tuple[str, str, str, int, Any, Dict[str, str]]
 CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, body, headers
     ("GET", "/", "", 200, None, {}),

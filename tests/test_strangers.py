@@ -3,6 +3,7 @@ import contextlib
 import errno
 import http.client
 import importlib.util
+import glob
 import io
 import json
 import os
@@ -934,6 +935,24 @@ class Installed(Case):
         self.assertIn("example: psik start --state failed",
                       self.psik("start", "-h", program=[self.program]).out)
         self.assertIn("example: psik.py start --state failed", self.psik("start", "-h").out)
+
+    def test_a_compiled_file_that_was_cut(self) -> None:
+        """A full disk leaves such; neither the command, nor a server, nor a job ends with it."""
+        self.psik("ls", program=[self.program])
+        cached, = glob.glob(self.folder + "/__pycache__/psik.*")
+        beside = [sys.executable, os.path.join(self.folder, "psik.py")]
+        for _ in range(2):
+            os.truncate(cached, 5000)
+            self.psik("ls", program=[self.program])
+            Server(self, "--uds", "s.sock", program=beside).stop()
+            os.truncate(cached, 5000)
+            Server(self, "--uds", "s.sock", program=beside).stop()
+            self.psik("ls", program=[self.program])
+        self.psik("run", "--wait", "-c", "$psik ls", program=beside)
+        for _ in range(2):
+            for path in glob.glob(self.prefix + "/.psik/*/__pycache__/*"):
+                os.truncate(path, os.path.getsize(path) // 2)
+            self.psik("run", "--wait", "-c", "$psik ls", program=beside)
 
     def test_again_and_where_something_else_is(self) -> None:
         self.psik("install", program=[self.program])
