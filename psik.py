@@ -10792,7 +10792,7 @@ ROUTES = (
     Route("GET", "/v1/jobs/{jobid}/archive", "job", JobHandler.get_archive, "application/gzip", "",
           (WITHIN,)),
     Route("PUT", "/v1/jobs/{jobid}/archive", "job", JobHandler.put_archive, "[string]",
-          "application/x-tar", (WITHIN,)),
+          "application/octet-stream", (WITHIN,)),
     Route("GET", "/v1/jobs/{jobid}/access", "job", JobHandler.get_access, "Access"),
     Route("PUT", "/v1/jobs/{jobid}/access", "job", JobHandler.put_access, "Access", "Shares"),
     Route("GET", "/v1/jobs/{jobid}/files", "job", JobHandler.get_files, "{FileInfo}"),
@@ -11175,6 +11175,7 @@ def is_loopback(address: str) -> bool:
 
 class TcpEnds:
     """The two ends of a TCP connection on this machine; an IPv4-mapped address counts as IPv4."""
+    asking = _thread.allocate_lock()    # one question at a time is on the socket to the kernel
 
     def __init__(self, client: Sequence[Any], server: Sequence[Any]) -> None:
         import socket
@@ -11191,6 +11192,18 @@ class TcpEnds:
         packed = socket.inet_pton(socket.AF_INET6, address)
         return packed[12:] if packed.startswith(b"\0" * 10 + b"\xff\xff") else packed
 
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def kernel() -> Any:
+        """A socket to the kernel.  It is kept, and never waits: each system call of the accepting
+        thread lets others have the interpreter, and makes all that want to connect wait for them.
+        """
+        import socket
+        netlink_sock_diag = 4
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag)
+        sock.setblocking(False)
+        return sock
+
     def ask_kernel(self) -> Optional[int]:
         """The uid that owns the client's end, by sock_diag(7); None if no process holds it now.
 
@@ -11199,17 +11212,17 @@ class TcpEnds:
         """
         import socket
         import struct
-        netlink_sock_diag, sock_diag_by_family, is_request = 4, 20, 1
+        sock_diag_by_family, is_request = 20, 1
         any_state, no_cookie = 0xFFFFFFFF, 0xFFFFFFFF
         addresses = [packed.ljust(16, b"\0") for packed in self.packed]
         question = (struct.pack("=BBBBI", self.family, socket.IPPROTO_TCP, 0, 0, any_state)
                     + struct.pack("!HH16s16s", *self.ports, *addresses)
                     + struct.pack("=III", 0, no_cookie, no_cookie))
         head = struct.pack("=IHHII", 16 + len(question), sock_diag_by_family, is_request, 1, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_sock_diag) as sock:
-            sock.settimeout(1)
+        with self.asking:
+            sock = self.kernel()
             sock.sendto(head + question, (0, 0))
-            answer = sock.recv(4096)
+            answer = sock.recv(4096)    # is there already
         if struct.unpack_from("=H", answer, 4)[0] != sock_diag_by_family:
             code = -struct.unpack_from("=i", answer, 16)[0]
             if code == errno.ENOENT:
@@ -11881,6 +11894,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
 
     announce is called when signals are heeded.
     """
+    import gc
     import signal
     import threading
     ending = threading.Event()
@@ -11895,6 +11909,8 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
             api.tracker.changed.notify_all()
         server.shutdown()
 
+    if hasattr(gc, "freeze"):     # Python 3.6 has it not
+        gc.freeze()     # a collection need not go through all that is imported, each time for 20 ms
     sys.setswitchinterval(0.001)  # a thread with little to do waits less for those with much
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -15144,6 +15160,7 @@ import os
 import stat
 import sys
 import time
+from contextlib import suppress
 
 MARK, HASH = sys.argv[2:4]
 BEGIN = "import base64, sys; exec(base64.b64decode(sys.argv[1]))"
@@ -15210,6 +15227,8 @@ def write(path, content):
 
 def keep(files, place):
     """Write a copy, whole or not at all; its folder."""
+    import hashlib
+    import shutil
     os.makedirs(place, 0o700, exist_ok=True)
     if not is_ours(place):
         raise OSError("%s: others can write there, or it is a link" % place)
@@ -15224,7 +15243,7 @@ def keep(files, place):
                 raise OSError("%s: what came is not what was sent" % place)
         if os.path.lexists(folder) and not find():
             os.rename(folder, temporary + ".old")   # it lacks something
-        with contextlib.suppress(OSError):      # another call was first
+        with suppress(OSError):      # another call was first
             os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -15236,20 +15255,17 @@ def keep(files, place):
 
 def drop_old(place):
     """Remove the copies that have not been used for long."""
+    import shutil
     for name in os.listdir(place):
         folder = os.path.join(place, name)
         is_copy = len(name) >= 16 and set(name[:16]) <= set("0123456789abcdef")
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if is_copy and os.lstat(folder).st_mtime < time.time() - KEEP_S:
                 shutil.rmtree(folder)
 
 
 def receive():
     """Ask for psik.py, and keep it; its folder, None if it can be kept nowhere."""
-    global contextlib, hashlib, shutil
-    import contextlib
-    import hashlib
-    import shutil
     tell("want " + " ".join(NAMES))
     files, why = {name: read_sized() for name in NAMES}, ""
     for place in places():
@@ -15264,13 +15280,12 @@ def receive():
 
 
 def touch(folder):
-    """Note that a copy is used."""
-    try:
+    """Note once a day that a copy is used, and remove those that are not."""
+    with suppress(OSError):     # of a home that is full, or cannot be written to now
         if time.time() - os.stat(folder).st_mtime > 86400:
             for path in [folder] + [os.path.join(folder, name) for name in NAMES]:
                 os.utime(path)
-    except OSError:     # a home that is full, or cannot be written to now
-        pass
+            drop_old(os.path.dirname(folder))
 
 
 def begin_with_utf8():

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import time
+from contextlib import suppress
 
 MARK, HASH = sys.argv[2:4]
 BEGIN = "import base64, sys; exec(base64.b64decode(sys.argv[1]))"
@@ -75,6 +76,8 @@ def write(path, content):
 
 def keep(files, place):
     """Write a copy, whole or not at all; its folder."""
+    import hashlib
+    import shutil
     os.makedirs(place, 0o700, exist_ok=True)
     if not is_ours(place):
         raise OSError("%s: others can write there, or it is a link" % place)
@@ -89,7 +92,7 @@ def keep(files, place):
                 raise OSError("%s: what came is not what was sent" % place)
         if os.path.lexists(folder) and not find():
             os.rename(folder, temporary + ".old")   # it lacks something
-        with contextlib.suppress(OSError):      # another call was first
+        with suppress(OSError):      # another call was first
             os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -101,20 +104,17 @@ def keep(files, place):
 
 def drop_old(place):
     """Remove the copies that have not been used for long."""
+    import shutil
     for name in os.listdir(place):
         folder = os.path.join(place, name)
         is_copy = len(name) >= 16 and set(name[:16]) <= set("0123456789abcdef")
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if is_copy and os.lstat(folder).st_mtime < time.time() - KEEP_S:
                 shutil.rmtree(folder)
 
 
 def receive():
     """Ask for psik.py, and keep it; its folder, None if it can be kept nowhere."""
-    global contextlib, hashlib, shutil
-    import contextlib
-    import hashlib
-    import shutil
     tell("want " + " ".join(NAMES))
     files, why = {name: read_sized() for name in NAMES}, ""
     for place in places():
@@ -129,13 +129,12 @@ def receive():
 
 
 def touch(folder):
-    """Note that a copy is used."""
-    try:
+    """Note once a day that a copy is used, and remove those that are not."""
+    with suppress(OSError):     # of a home that is full, or cannot be written to now
         if time.time() - os.stat(folder).st_mtime > 86400:
             for path in [folder] + [os.path.join(folder, name) for name in NAMES]:
                 os.utime(path)
-    except OSError:     # a home that is full, or cannot be written to now
-        pass
+            drop_old(os.path.dirname(folder))
 
 
 def begin_with_utf8():

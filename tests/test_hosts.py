@@ -271,7 +271,9 @@ class Connections(Hosts):
         self.assertFalse(os.path.exists(os.path.join(place, "0123456789abcdef")))
         own, = (os.path.dirname(copy) for copy in self.copies())
         os.utime(own, (0, 0))
+        os.utime(os.path.join(place, "fedcba9876543210"), (0, 0))
         self.on("ls")
+        self.assertEqual(sorted(os.listdir(place)), sorted(["notes", os.path.basename(own)]))
         self.assertGreater(os.stat(own).st_mtime, time.time() - 1000)
 
     def test_a_home_that_takes_nothing(self) -> None:
