@@ -3842,6 +3842,20 @@ def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
     return missing + ["no program %r, which %s calls" % (word, template.source) for word in absent]
 
 
+def unused_fields(backend: Backend, spec: JobSpec) -> List[str]:
+    """The fields that a spec sets, and that no template of its backend has a place for."""
+    settings = spec.backend if isinstance(spec.backend, BackendConfig) else BackendConfig()
+    given = {"resources.memory_per_process": spec.resources.memory_per_process}
+    for name in ("queue_name", "project_name", "reservation_id", "attributes"):
+        given["backend." + name] = getattr(settings, name)
+    shell = Shell.of(backend.config).kind
+    found = [Template.find(backend.kind, name, shell, backend.config) for name in JOB_SCRIPTS]
+    text = " ".join(template.text for template in found if template)
+    words = {path: path.rpartition(".")[2].replace("memory_per_process", "memory_per_")
+             for path, value in given.items() if value}
+    return [path for path, word in words.items() if not re.search("@[^@\n]*" + word, text)]
+
+
 def basic_environment(env: Mapping[str, str]) -> Dict[str, str]:
     """What a job that does not inherit an environment gets of it all the same."""
     return {name: value for name, value in env.items()
@@ -7427,20 +7441,6 @@ class ConfinedFolder:
         return entries
 
 
-def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of gzip's blocks, in blocks of bounded size; zlib.error if they are no gzip."""
-    import zlib
-    stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
-    for block in blocks:
-        while block:
-            if stream.eof:  # another member follows
-                stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
-            yield stream.decompress(block, BLOCK)
-            block = stream.unused_data or stream.unconsumed_tail
-    if not stream.eof:
-        raise zlib.error("it is cut")
-
-
 class BlockFile:
     """Blocks, as a file that is read once."""
 
@@ -7496,7 +7496,21 @@ class TarReader:
         self.file.fill(2)
         if self.file.buffer[:2] == b"\x1f\x8b":
             packed = itertools.chain([bytes(self.file.buffer)], self.file.blocks)
-            self.file = BlockFile(inflated(packed))
+            self.file = BlockFile(self.inflated(packed))
+
+    @staticmethod
+    def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The content of gzip, in blocks of bounded size; zlib.error if it is none."""
+        import zlib
+        stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
+        for block in blocks:
+            while block:
+                if stream.eof:  # another member follows
+                    stream = zlib.decompressobj(zlib.MAX_WBITS + 16)
+                yield stream.decompress(block, BLOCK)
+                block = stream.unused_data or stream.unconsumed_tail
+        if not stream.eof:
+            raise zlib.error("it is cut")
 
     def fault(self, why: str) -> InvalidError:
         """The error that this is wrong with the archive."""
@@ -12241,14 +12255,18 @@ class Progress:
         if self.shown:
             write_log("\r\x1b[K")
 
-    def counted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The same entries, which are added up as they pass."""
+    def over(self, items: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+        """The same items, whose sizes are added up as they pass."""
         try:
-            for info, content in entries:
-                yield info, content
-                self.add(info.size)
+            for item in items:
+                yield item
+                self.add(size(item))
         finally:
             self.clear()
+
+    def over_entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The same entries."""
+        return self.over(entries, lambda entry: int(entry[0].size))
 
 
 class FarSide:
@@ -12283,8 +12301,9 @@ class Exchange:
         """Copy the user's files and folders to where a job runs."""
         folder = ConfinedFolder(job.directory())
         if NEAR.is_here:
-            entries = Entries.of_paths(paths, cls.hiding(folder.root))
-            cls.tell(folder.take_in(Progress().counted(entries)))
+            own = os.stat(folder.root)
+            entries = Entries.of_paths(paths, lambda other: os.path.samestat(own, other))
+            cls.tell(folder.take_in(Progress().over_entries(entries)))
             return
         try:
             blocks = iter(lambda: os.read(0, BLOCK), b"")
@@ -12294,12 +12313,6 @@ class Exchange:
                 raise KeyboardInterrupt from None
             raise
         _thread.start_new_thread(FarSide.watch, ())
-
-    @staticmethod
-    def hiding(path: str) -> Hides:
-        """Hide a folder to which is copied, from what is copied."""
-        status = os.stat(path)
-        return lambda other: os.path.samestat(status, other)
 
     @staticmethod
     def tell(left_out: Sequence[str]) -> None:
@@ -12329,7 +12342,7 @@ class Exchange:
             raise NotFoundError("job %s has no such files" % job.jobid)
         entries = itertools.chain([first], entries)
         if place:
-            cls.unpack(Progress().counted(entries), place)
+            cls.unpack(Progress().over_entries(entries), place)
             return
         sys.stdout.flush()
         write_whole(1, ("%s files\n" % NEAR.mark).encode())
@@ -12534,7 +12547,7 @@ class HostCall:
             raise InvalidError("--on: %s is not the name of a host" % shown(name))
         self.name, self.verb, self.opts = name, verb, opts
         self.mark = "psik-" + os.urandom(16).hex()
-        self.is_over = False    # what comes up now is no text
+        self.files_come = False     # what comes up now is no text
 
     def request(self) -> Json:
         """All that the far side has to know."""
@@ -12594,11 +12607,11 @@ class HostCall:
                 write_archive(self.inputs, there.send, packed=False, strict=True)
             there.progress.clear()
         if is_begun and there.next_word() == ["files"] and self.wanted:
-            self.is_over = True
+            self.files_come = True
             try:
-                archive = TarReader(there.blocks(), "what came from " + self.name)
-                entries = self.asked_for(archive.entries())
-                Exchange.unpack(there.progress.counted(entries), self.place)
+                blocks = there.progress.over(there.blocks(), len)
+                archive = TarReader(blocks, "what came from " + self.name)
+                Exchange.unpack(self.asked_for(archive.entries()), self.place)
             except InvalidError as err:     # the far side may have said why
                 fault = err
         status = self.status(there)
@@ -12632,7 +12645,7 @@ class HostCall:
             there.ssh.terminate()
         there.patience_s = 3
         with suppress(OSError, KeyboardInterrupt):
-            for block in there.blocks() if there.is_up and not self.is_over else ():
+            for block in there.blocks() if there.is_up and not self.files_come else ():
                 write_whole(1, block)
         return 130
 
@@ -13271,6 +13284,9 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     """Make a job and submit it; print its id."""
     new, config = NewJob(opts), config_of(opts, makes=not opts.dry_run)
     spec = new.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
+    backend = config.choose_backend(spec, opts.backend)
+    for name in unused_fields(backend, spec):
+        complain("%s says nothing to backend %s" % (name, backend.name))
     if opts.dry_run:
         for name, text in dry_scripts(config, spec, opts.backend).items():
             say("==> scripts/%s <==\n%s" % (name, text))
@@ -14522,6 +14538,11 @@ class HostOpening(HostCall):
         finally:
             browser.close()
         return self.status(there)
+
+    def interrupted(self, there: HostConnection) -> ExitStatus:
+        """End the server there; Ctrl-C is how `open` ends."""
+        super().interrupted(there)
+        return 0
 
 
 @command("open --on login1.north")

@@ -472,6 +472,17 @@ class Verbs(Case):
                               stdout=subprocess.PIPE, check=True)
         self.assertEqual(done.stdout.decode().split(), str([True] * 3 + [False] * 4).split())
 
+    def test_fields_that_mean_nothing_are_named(self) -> None:
+        self.configure(backends={"here": {"type": "local"}, "far": {"type": "slurm"}})
+        asked = ("run", "--no-submit", "--mem", "1G", "--queue", "q", "--project", "p",
+                 "--set", "backend.reservation_id=r")
+        said = "".join("psik: %s says nothing to backend here\n" % name for name in (
+            "resources.memory_per_process", "backend.queue_name", "backend.project_name",
+            "backend.reservation_id"))
+        self.assertEqual(self.psik(*asked, "-c", "true").err, said)
+        self.assertEqual(self.psik(*asked, "--backend", "far", "-c", "true").err, "")
+        self.assertEqual(self.psik("run", "--no-submit", "-c", "true").err, "")
+
     def test_help_fits_a_screen_and_names_every_command_once(self) -> None:
         grouped = [name for _, names in psik.GROUPS for name in names]
         self.assertEqual(sorted(grouped), sorted(name for name, _, _, _ in psik.COMMANDS))
