@@ -175,6 +175,7 @@ class Models(Client):
              {"Content_Type": "multipart/form-data; boundary=cut"}),
             ("POST", "/v1/jobs/{jobid}/files/{path}", b"moo", {}),
             ("PUT", "/v1/jobs/{jobid}/files/{path}", b"moo", {}),
+            ("PUT", "/v1/jobs/{jobid}/archive", bytes(1024), {}),
             ("PUT", "/v1/jobs/{jobid}/access", {"bob": ["GET"]}, {}),
             ("POST", "/v1/jobs/{jobid}/start", None, {}),
             ("POST", "/v1/jobs/{jobid}/hold", None, {}),
