@@ -12455,8 +12455,9 @@ class HostConnection:
         self.progress.add(len(data))
 
     def send_sized(self, data: bytes) -> None:
-        """Send bytes with their number before them."""
-        self.send(b"%d\n" % len(data) + data)
+        """Send bytes with their number before them, unless ssh has ended: its stdout tells why."""
+        with suppress(BrokenPipeError):
+            self.send(b"%d\n" % len(data) + data)
 
     def receive(self) -> bool:
         """Wait for more to come up; False at the end."""
@@ -12514,26 +12515,25 @@ class HostConnection:
 
         BackendError if it cannot run there.
         """
-        with suppress(BrokenPipeError):     # ssh has ended, and its stdout tells so too
-            self.send_sized(json.dumps(request).encode())
-            wanted = {"psik.py", "dataclasses.py"}
-            while True:
-                for block in self.blocks():
-                    self.printed = (self.printed + block)[-1000:]
-                word, *rest = self.word() or [""]
-                if word != "want" or not wanted.issuperset(rest):
-                    break
-                wanted -= set(rest)
-                for name in rest:
-                    self.send_sized(self.content(name))
-            if word == "none":
-                raise BackendError(self.no_python(" ".join(rest)))
-            if word == "full":
-                raise BackendError("%s: psik.py can be kept nowhere: %s" % (
-                    self.name, one_line(" ".join(rest))))
-            # From here on a job may print what it likes, and may know the mark, which `ps` shows.
-            self.mark, self.is_up = request["mark"], word == "go"
-            self.progress = Progress()
+        self.send_sized(json.dumps(request).encode())
+        wanted = {"psik.py", "dataclasses.py"}
+        while True:
+            for block in self.blocks():
+                self.printed = (self.printed + block)[-1000:]
+            word, *rest = self.word() or [""]
+            if word != "want" or not wanted.issuperset(rest):
+                break
+            wanted -= set(rest)
+            for name in rest:
+                self.send_sized(self.content(name))
+        if word == "none":
+            raise BackendError(self.no_python(" ".join(rest)))
+        if word == "full":
+            raise BackendError("%s: psik.py can be kept nowhere: %s" % (
+                self.name, one_line(" ".join(rest))))
+        # From here on a job may print what it likes, and may know the mark, which `ps` shows.
+        self.mark, self.is_up = request["mark"], word == "go"
+        self.progress = Progress()
         return self.is_up
 
 

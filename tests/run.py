@@ -36,6 +36,7 @@ WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
                    "test_supervisor.At.", "test_supervisor.Slurm.", "test_supervisor.Systems.",
                    "test_slurm.", "test_sge.", "test_setup.OnACluster.", "test_array.Slurm.",
                    "test_array.At.", "test_array.Sge.", "test_array.LsfFile.", "test_after.Slurm.",
+                   "test_after.TwoHosts.", "test_hosts.Sshd.",
                    "test_slots.BesideAt.", "test_strangers.Installed.", "test_why.OnACluster.",
                    "test_why.DoctorOfAt.")
 # What depends on the Python most.

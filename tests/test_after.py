@@ -400,7 +400,7 @@ for each in /run/*; do
 	test ! -d $each || { mkdir "$1/${each#/run/}" && mount --bind $each "$1/${each#/run/}"; }
 done
 mount --rbind "$1" /run
-atd -b 1 && echo ready
+atd -l 50 -b 1 && echo ready
 exec sleep 600
 """
 
