@@ -6401,7 +6401,8 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
-                 len(rows) == 1 and Held(job).is_waiting,
+                 # It may have been submitted since its rows were read: then it waits no more.
+                 len(rows) == 1 and (Held(job).is_waiting or len(job.rows()) > 1),
                  bool(rows) and (job.path, Steps(rows).next_jobndx(job)) in statuses)
             for job, rows in pairs]
 

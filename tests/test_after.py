@@ -233,6 +233,21 @@ class Local(After):
         psik.Waiter(job).begin(60)
         return job
 
+    def test_one_that_is_submitted_while_it_is_looked_at(self) -> None:
+        first = self.put(self.until_go())
+        job = self.job(self.put("true", first))
+        real = psik.Held.read
+
+        def submitted(held: Any) -> Any:
+            if len(job.rows()) == 1 and sys._getframe(1).f_code.co_name == "is_waiting":
+                self.go()
+                self.until(lambda: len(job.rows()) > 1)
+            return real(held)
+
+        with mock.patch("psik.release_all"), mock.patch("psik.Held.read", submitted):
+            look, = psik.look_at(self.config(), [job])
+        self.assertEqual((look.summary.state, look.waits), ("new", True))
+
     def test_one_that_was_canceled_is_started_when_it_may(self) -> None:
         first = self.put(self.until_go())
         second = self.put(self.note("second"), first)
