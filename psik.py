@@ -785,7 +785,6 @@ def start_program(argv: Sequence[str], **options: Any) -> Any:
     A script that was just written may be busy for a moment: another thread that forked meanwhile
     has it open until its child executes a program.
     """
-    import errno
     import subprocess
     for tries_left in range(100, -1, -1):
         try:
@@ -927,7 +926,7 @@ class NearSide:
     def __init__(self) -> None:
         self.mark = ""      # sets our output off from that of a login; "": she types here
         self.called = ""    # how she calls this program, on this host
-        self.terminal: Dict[str, Any] = {}      # what terminal() is there
+        self.terminal: Dict[str, Any] = {}      # what facts() are there
         self.texts: Optional[Dict[str, str]] = None     # of the files that she names; None: unknown
 
     @property
@@ -6920,8 +6919,6 @@ def status_of(name: str, folder: int) -> Optional[os.stat_result]:
 # Entries: what is in a folder, or in an archive, one after another, on its way to another.
 
 Entry = Tuple[Any, Optional[IO[bytes]]]     # a tarfile.TarInfo, and the content of a file
-
-
 Hides = Callable[[os.stat_result], bool]    # whether a folder is passed over
 NOT_TAKEN = "%s is left out: it is a link that leads out, or no plain file"
 BECAME_SHORTER = "%s became shorter while it was copied; copy it again"
@@ -7573,6 +7570,7 @@ class TarReader:
 
     def apply(self, info: Any, records: Dict[str, str]) -> None:
         """Let an entry be what the headers before it say."""
+        import tarfile
         info.name, info.linkname = (records.get("path", info.name),
                                     records.get("linkpath", info.linkname))
         size, seconds = records.get("size", "0"), records.get("mtime", "0").partition(".")[0]
@@ -7581,6 +7579,8 @@ class TarReader:
         if "mtime" in records:
             info.mtime = int(seconds) if re.fullmatch("[0-9]{1,18}", seconds) else 0
         info.mtime = min(max(info.mtime, 0), 2 ** 33)
+        if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
+            info.size = 0   # of a hard link it may be that of the file, and nothing follows
         if "\0" in info.name + info.linkname or info.size < 0:
             raise self.fault("a header is invalid")
 
@@ -12931,7 +12931,6 @@ def read_span(text: str, option: str) -> int:
 
 def fault_of_system(err: OSError) -> str:
     """A failure of the system in a line: the file, what went wrong, and often the way out."""
-    import errno
     elsewhere = "name another folder as `prefix` in the config, or set XDG_DATA_HOME"
     name = str(err.filename or "")      # of some calls it is a descriptor
     ways_out = {errno.ENOSPC: "; free some space, or " + elsewhere, errno.EROFS: "; " + elsewhere,

@@ -761,6 +761,8 @@ class Unpacking(Case):
         for mtime in ("inf", "nan", "1e300", "-5", "99999999999999"):
             entries = list(psik.TarReader([self.pax(mtime=mtime)], "it").entries())
             self.assertIn(entries[0][0].mtime, (0, 2 ** 33))
+        link, = psik.TarReader([self.header(b"1", 700, "h") + bytes(1024)], "it").entries()
+        self.assertTrue(link[0].islnk())
         many = b"".join(self.header(b"6", 0, "p%d" % number) for number in range(500))
         folder = psik.ConfinedFolder(self.folder)
         left = folder.take_in(psik.TarReader([many + bytes(1024)], "it").entries())
