@@ -12,6 +12,7 @@ The job tree, all of it readable with cat:
       .psik/                copies of psik.py, each named by its hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       .events/              the server's journal: the transitions that it has told, numbered
+      .apps/NAME            how many jobs an application has made, a byte for each
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
@@ -32,7 +33,9 @@ The job tree, all of it readable with cat:
                             of an array, tasks: the number and the variables of each, a line a task,
                             and array, which tells how large an array of the scheduler's may be;
                             .psik.py: a hard link to the copy of psik.py that the job calls
-          work/             where the job runs, or a link to spec.directory
+          work/             where the job runs, or a link to spec.directory; .inputs/ in it holds
+                            the inputs of an application that are files.  Until the job is made, it
+                            is called incoming/
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
                             from before it begins; reason.N: why it failed;
                             host.N: the one host that knows its native id;
@@ -67,16 +70,17 @@ Contents; each section uses only what stands above it, and the templates:
     12. Operations
     13. Python interface
     14. Confined files
-    15. HTTP
-    16. Access
-    17. Service state
-    18. REST API
-    19. Routes
-    20. Server
-    21. Explanations
-    22. Between hosts
-    23. Command line
-    24. Embedded templates
+    15. Applications
+    16. HTTP
+    17. Access
+    18. Service state
+    19. REST API
+    20. Routes
+    21. Server
+    22. Explanations
+    23. Between hosts
+    24. Command line
+    25. Embedded templates
 
 The stable interface is what __all__ lists.
 """
@@ -159,6 +163,7 @@ CODE = None if os.path.isfile(FILE) else sys._getframe().f_code
 
 # ------------------------------------------------------------------------------------- 1. Constants
 
+APPLICATION_NAME = re.compile("[A-Za-z][A-Za-z0-9._-]{0,62}")
 JOBID = re.compile(r"[0-9]+(\.[0-9]+)?")      # matched whole before an id becomes part of a path
 BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # the first letter sets it off from a job id
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # not allowed in one-line fields
@@ -246,6 +251,7 @@ JOURNAL_FILES = 8              # of them are kept
 JOURNAL_GAP = 1000000          # a server that starts begins with a multiple of this
 KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
 UPLOAD_PREFIX = ".psik-upload-"      # begins the name of an upload until it is complete
+INPUT_FILES = ".inputs"         # the folder, where a job runs, of its inputs that are files
 TOKEN_ISSUER = "psik"
 CLOCK_SKEW_S = 60              # by how much the clocks of two hosts may differ
 WORD_SEPARATOR = "\x01"           # separates the words of a list that rc exports
@@ -920,7 +926,7 @@ def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
 class NearSide:
     """Where the user types: her terminal, and the files that she names.
 
-    That is here, in this process, unless another host called it by ssh; section 22 does so.
+    That is here, in this process, unless another host called it by ssh; section 23 does so.
     """
 
     def __init__(self) -> None:
@@ -981,6 +987,22 @@ class NearSide:
         if self.texts is not None:
             self.texts[path] = text
         return text
+
+    def read_bytes(self, path: str) -> bytes:
+        """The content of a file that she names, which has at most MAX_JSON bytes."""
+        import base64
+        key = "@" + path
+        if self.texts is not None and key in self.texts:
+            return base64.b64decode(self.texts[key])
+        if not self.is_here:
+            raise NotFoundError("no file %s" % shown(path))
+        with naming(path, always=True), open(os.path.expanduser(path), "rb") as file:
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise InvalidError("%s has more than %d bytes" % (path, MAX_JSON))
+        if self.texts is not None:
+            self.texts[key] = base64.b64encode(data).decode()
+        return data
 
 
 NEAR = NearSide()
@@ -1189,8 +1211,8 @@ def default_of(item: Any) -> Any:
 class FieldReader:
     """Reads the fields of models from JSON's types; collects every fault with its path.
 
-    number, flag, line, words and tasks read one value each; meta holds the limits of option().
-    They raise ValueError with the message of the fault.
+    number, flag, line, words, document and tasks read one value each; meta holds the limits of
+    option().  They raise ValueError with the message of the fault.
     """
 
     FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -1271,6 +1293,13 @@ class FieldReader:
             raise ValueError("%s is not a list of %s" % (shown(value),
                                                          "lines" if has_lines else "words"))
         return [cls.line(word, {"lines": has_lines}) for word in words]
+
+    @staticmethod
+    def document(value: Any, meta: Any) -> Dict[str, Any]:
+        """An object of JSON, as it stands."""
+        if not isinstance(value, dict):
+            raise ValueError("%s is not an object {...}" % shown(value))
+        return value
 
     @classmethod
     def table(cls, rows: Sequence[Any]) -> List[Dict[str, str]]:
@@ -1572,6 +1601,11 @@ class JobSpec(Model):
         None, "key that verifies callbacks to the server about this job", secret=True)
     attributes: Dict[str, str] = option(
         dict, "further options of the scheduler, added to the config's", keys=OPTION_NAMES)
+    application: Optional[str] = option(
+        None, "the application that it was made of, for the record",
+        pattern="^%s$" % APPLICATION_NAME.pattern)
+    inputs: Dict[str, Any] = option(
+        dict, "what that was given, for the record; `environment` holds it too", read="document")
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
@@ -1592,6 +1626,8 @@ class JobSpec(Model):
             yield Fault("directory", "is empty; leave it out to run in the job's own work/")
         if self.at_once and (not self.array or "%" in self.array):
             yield Fault("at_once", "is for an array, and not for one that says it after a %")
+        if self.application is not None and not APPLICATION_NAME.fullmatch(self.application):
+            yield Fault("application", "%s is no name for one" % shown(self.application))
 
     def faults_of_callback(self) -> Iterator[Fault]:
         """The faults of where changes of state are sent, and which."""
@@ -1605,6 +1641,15 @@ class JobSpec(Model):
         for name in self.cb_headers:
             if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
                 yield Fault("cb_headers.%s" % name, "is a header that psik.py sets itself")
+
+    def variables_in(self, folder: str) -> Dict[str, str]:
+        """The variables that it sets in a job that runs in a folder.
+
+        An input that is a file is known by its whole path.
+        """
+        files = {name: "%s/%s" % (folder, path) for name, path in self.inputs.items()
+                 if self.application and path == "%s/%s" % (INPUT_FILES, name)}
+        return dict(self.environment, **files)
 
     @property
     def variables(self) -> List[str]:
@@ -2211,6 +2256,9 @@ class Config(Model):
         list, "serial numbers of client certificates that are no longer accepted, as openssl "
         "prints them")
     max_upload_mb: int = option(102400, "the largest upload, MB", least=1)
+    applications: Optional[str] = option(
+        None, "a folder of scripts that others may run with values of their own, a JSON file each",
+        path=True)
     hosts: Dict[str, HostConfig] = option(
         dict, "other hosts for `--on`, {\"north\": {\"ssh\": [\"ada@login1.north\"]}}",
         of=lambda: HostConfig, keys=(r"[^-\s][^\s]*", "not a host's name"))
@@ -2325,7 +2373,7 @@ class Config(Model):
     def settle_paths(self, here: str) -> None:
         """Let relative paths begin at a folder; $PSIK_PREFIX comes before the prefix."""
         for entry in [self] + list(self.backends.values()):
-            for name in ("prefix", "templates", "ca_file", "authz_path"):
+            for name in ("prefix", "templates", "ca_file", "authz_path", "applications"):
                 if getattr(entry, name):
                     setattr(entry, name, os.path.normpath(os.path.join(here, getattr(entry, name))))
         self.prefix = os.environ.get("PSIK_PREFIX") or self.prefix
@@ -2539,6 +2587,23 @@ class JobDir:
             return os.stat(self.status_path).st_size > 0
         except OSError:
             return False
+
+    def incoming(self) -> str:
+        """Make the folder, of a job that is being made, for what is to be in its work/."""
+        os.mkdir(self.at("incoming"), 0o700)
+        return self.at("incoming")
+
+    def make_work(self, directory: str) -> None:
+        """Make work/ of a new job: what has come for it, or the link to the directory."""
+        work, has_come = self.at("work"), os.path.isdir(self.at("incoming"))
+        if has_come and directory != work:
+            raise InvalidError([Fault("directory", "a job that gets files runs in its own work/")])
+        if has_come:
+            os.rename(self.at("incoming"), work)
+        elif directory != work:
+            os.symlink(directory, work)
+        else:
+            os.mkdir(work, 0o700)
 
     def directory(self) -> str:
         """The directory that it runs in."""
@@ -3150,6 +3215,19 @@ class JobTree:
                 return JobDir(path, backend.name, backend.config.check_owner)
             os.rmdir(path)  # another folder has a job of this id
 
+    @contextmanager
+    def reserved(self, backend: Backend) -> Iterator[JobDir]:
+        """The directory of a new job; unless it becomes one, it goes again.
+
+        What is put into its folder incoming/ before will be in the job's work/.
+        """
+        job = self.reserve(backend)
+        try:
+            yield job
+        finally:
+            if not job.exists():
+                delete_tree(job.path)
+
 
 def refuse_unknown(config: Config, text: str) -> JobDir:
     """Raise NotFoundError: there is no job of this id or name."""
@@ -3646,6 +3724,7 @@ class ScriptWriter:
         self.job, self.spec, self.shell = job, spec, shell
         self.settings, self.config, self.kind = spec.backend, backend.config, backend.kind
         self.shared = backend.shared
+        self.environment = spec.variables_in(job.at("work"))
 
     @staticmethod
     def can_record() -> bool:
@@ -3717,7 +3796,7 @@ class ScriptWriter:
         """{name: value} of the template names for what the script finds when it begins."""
         spec = self.spec
         return {
-            "environment": ["%s=%s" % pair for pair in spec.environment.items()],
+            "environment": ["%s=%s" % pair for pair in self.environment.items()],
             "environment_name": [name for name in spec.variables if name.isidentifier()],
             "setup": [line for line in spec.setup if line.strip()],
             "inherit_environment": "yes" if spec.inherit_environment else None,
@@ -3757,7 +3836,7 @@ class ScriptWriter:
         spec, config = self.spec, self.config
         return Block("SETTINGS = %r" % {
             "home": values["psik_dir"], "check_owner": config.check_owner, "base": self.job.path,
-            "directory": spec.directory, "environment": spec.environment,
+            "directory": spec.directory, "environment": self.environment,
             "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s,
             "duration_min": spec.resources.duration, "has_setup": bool(spec.setup),
             "tasks": len(spec.tasks.numbers) if spec.tasks else 0,
@@ -5613,18 +5692,25 @@ def write_spec(job: JobDir, spec: JobSpec) -> None:
     replace_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
 
 
-def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
-                dependencies: Sequence[Dependency]) -> None:
-    """Write everything that belongs to a new job.
+class Settled(NamedTuple):
+    """A spec that suits the config, and what else a job is made from."""
+    spec: JobSpec
+    backend: Backend
+    shell: Shell
+    dependencies: List[Dependency]
+
+
+def fill_jobdir(job: JobDir, settled: Settled, access: Optional[Json] = None) -> None:
+    """Write everything that belongs to a new job, with access.json if it has one.
 
     status.csv comes last: it makes the directory a job, so a creation cut short leaves none.
     """
+    spec, backend, shell, dependencies = settled
     directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
     spec = replace(spec, directory=directory)
-    if directory != job.at("work"):
-        os.symlink(directory, job.at("work"))
-    else:
-        os.mkdir(directory, 0o700)
+    if access is not None:
+        write_file(job.at("access.json"), json.dumps(access) + "\n")
+    job.make_work(directory)
     os.mkdir(job.at("log"), 0o700)
     os.mkdir(job.at("scripts"), 0o700)
     write_scripts(job, spec, backend, shell)
@@ -5636,9 +5722,8 @@ def fill_jobdir(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell,
     write_file(job.status_path, "%.3f,0,new,%d\n" % (time.time(), tasks))
 
 
-def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]
-                ) -> Tuple[JobSpec, Backend, Shell]:
-    """A spec with its backend's defaults, the backend, and the shell; InvalidError as create()."""
+def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]) -> Settled:
+    """A spec with its backend's defaults, and what it needs; InvalidError as create()."""
     chosen = config.choose_backend(spec, backend)
     spec = chosen.with_defaults(spec)
     assert isinstance(spec.backend, BackendConfig)
@@ -5651,13 +5736,13 @@ def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]
     shell = Shell.of(chosen.config)
     if shell.kind == "rc" and not chosen.config.rc_path and not spec.script.startswith("#!"):
         shell.check_script(spec.script)
-    return spec, chosen, shell
+    dependencies = Dependency.all_of(config, spec.after)
+    return Settled(replace(spec, after=list(map(str, dependencies))), chosen, shell, dependencies)
 
 
 def dry_scripts(config: Config, spec: JobSpec, backend: Optional[str] = None) -> Dict[str, str]:
     """{name: text} of what the scheduler and the shell would be given of a job; makes none."""
-    spec, chosen, shell = settle_spec(config, spec, backend)
-    Dependency.all_of(config, spec.after)
+    spec, chosen, shell, _ = settle_spec(config, spec, backend)
     job = JobDir(os.path.join(chosen.root, "JOBID"), chosen.name)
     directory = os.path.abspath(spec.directory) if spec.directory else job.at("work")
     texts = ScriptWriter(job, replace(spec, directory=directory), chosen, shell).texts()
@@ -5671,17 +5756,9 @@ def create(config: Config, spec: JobSpec, backend: Optional[str] = None,
     backend names one of the config's; access is the content of access.json, for a job of the
     server's users.  InvalidError if the spec does not suit the config; no directory is left then.
     """
-    spec, chosen, shell = settle_spec(config, spec, backend)
-    dependencies = Dependency.all_of(config, spec.after)
-    spec = replace(spec, after=list(map(str, dependencies)))
-    job = JobTree(config).reserve(chosen)
-    try:
-        if access is not None:
-            write_file(job.at("access.json"), json.dumps(access) + "\n")
-        fill_jobdir(job, spec, chosen, shell, dependencies)
-    except BaseException:
-        delete_tree(job.path)
-        raise
+    settled = settle_spec(config, spec, backend)
+    with JobTree(config).reserved(settled.backend) as job:
+        fill_jobdir(job, settled, access)
     return job
 
 
@@ -6616,9 +6693,12 @@ def remove(job: JobDir, force: bool = False) -> None:
 
 
 def is_unbegun(path: str) -> bool:
-    """Whether a directory holds only the beginnings of a job: no history, no file of the user's."""
+    """Whether a directory holds only the beginnings of a job: no history, no file of the user's.
+
+    What is in incoming/ came with a request that was never answered.
+    """
     status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
-    ours = {"scripts", "log", "work", "spec.json", "status.csv", "access.json"}
+    ours = {"scripts", "log", "work", "incoming", "spec.json", "status.csv", "access.json"}
     return (not (os.path.lexists(status) and os.path.getsize(status))
             and not set(os.listdir(path)) - ours
             and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
@@ -7674,16 +7754,599 @@ def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
         archive.close()
 
 
-# ----------------------------------------------------------------------------------------- 15. HTTP
+# --------------------------------------------------------------------------------- 15. Applications
 
-# The protocol, without a word of jobs.  http.server accepts the connections (section 20), and no
+# A script for others, who may run nothing else.  They give values, which are checked against a
+# schema and reach the script as variables: no value ever becomes a part of the script's text.
+
+class Pattern:
+    """The regular expressions that a schema may have: those that JSON Schema and Python read alike.
+
+    No group may be repeated, and none referred back to: certain texts would take such a pattern
+    hours.  `\\s`, `\\w` and `\\b` go by ASCII.
+    """
+
+    MAX_TEXT = 1000     # characters of a value that is matched
+    ESCAPE = r"\\(?:[dDsSwWfnrtv]|[^A-Za-z0-9])"
+    PIECE = re.compile(
+        r"(?P<atom>%s|\[\^?(?!\])(?:(?!--|&&|~~|\|\|)(?:%s|[^\]\\\[]))+\]|[^\\\[\](){}*+?^$|])|"
+        r"(?P<times>(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{0,3})?\})\??)|"
+        r"(?P<other>\\[bB]|\(\?:|\((?!\?)|\)|\^|\$|\|)" % (ESCAPE, ESCAPE), re.DOTALL)
+    HERE = {"$": r"\Z", ".": "[^\n\r\u2028\u2029]"}     # what Python takes otherwise
+
+    @classmethod
+    def pieces(cls, text: str) -> Iterator[str]:
+        """A pattern piece by piece, as Python has it; ValueError if there is another."""
+        place, before = 0, ""
+        while place < len(text):
+            match = cls.PIECE.match(text, place)
+            if not match:
+                raise ValueError("%s is not understood at %s" % (shown(text), shown(text[place:])))
+            if match.lastgroup == "times" and before != "atom":
+                raise ValueError("only a single character or a class [...] may be repeated, and no "
+                                 "group: %s" % shown(text[:match.end()]))
+            before, place = str(match.lastgroup), match.end()
+            yield cls.HERE.get(match.group(), match.group())
+
+    @classmethod
+    @lru_cache(maxsize=1000)
+    def of(cls, text: str) -> Any:
+        """The regular expression of a pattern; ValueError if it may not be used."""
+        try:
+            return re.compile("".join(cls.pieces(text)), re.ASCII)
+        except re.error as err:
+            raise ValueError("%s is no pattern: %s" % (shown(text), err)) from None
+
+    @classmethod
+    def wrong(cls, text: Any) -> str:
+        """What is wrong with the value of `pattern`, or ''."""
+        try:
+            cls.of(text)
+        except ValueError as err:
+            return str(err)
+        except TypeError:
+            return "%s is not a text" % shown(text)
+        return ""
+
+    @classmethod
+    def fits(cls, value: str, text: str) -> bool:
+        """Whether a pattern is found in a value."""
+        return len(value) <= cls.MAX_TEXT and bool(cls.of(text).search(value))
+
+
+class Keyword(NamedTuple):
+    """A keyword of JSON Schema that says one thing of the values of one kind."""
+    kind: str                               # of these values, or `any`
+    wrong: Callable[[Json], str]            # what is wrong with what a schema gives it, or ''
+    holds: Callable[[Any, Any], bool]       # whether it holds for a value; the second is the limit
+    message: str                            # of a value for which it does not
+
+
+class Placed(str):
+    """An input that is a file: the path of the file."""
+
+
+class JsonValue:
+    """What values of JSON's types are to JSON Schema."""
+
+    KINDS = {str: ("string",), bool: ("boolean",), type(None): ("null",), dict: ("object",),
+             list: ("array",), int: ("integer", "number"), float: ("number",)}
+
+    @classmethod
+    def kinds(cls, value: Json) -> Tuple[str, ...]:
+        """The types that a value has; 1.0 is an integer too, and true no number."""
+        if type(value) is float and value.is_integer():
+            return "integer", "number"
+        return next(kinds for kind, kinds in cls.KINDS.items() if isinstance(value, kind))
+
+    @classmethod
+    def are_equal(cls, one: Json, other: Json) -> bool:
+        """Whether two values are the same; 1 and 1.0 are, 1 and true are not."""
+        if isinstance(one, bool) or isinstance(other, bool):
+            return one is other
+        if isinstance(one, list) and isinstance(other, list):
+            return len(one) == len(other) and all(map(cls.are_equal, one, other))
+        if isinstance(one, dict) and isinstance(other, dict):
+            return set(one) == set(other) and all(cls.are_equal(one[name], other[name])
+                                                  for name in one)
+        return bool(one == other)
+
+    @classmethod
+    def are_types(cls, given: Json) -> bool:
+        """Whether this is the name of a type, or a list of some."""
+        names = given if isinstance(given, list) else [given]
+        known = {kind for kinds in cls.KINDS.values() for kind in kinds}
+        return bool(names) and all(isinstance(name, str) and name in known for name in names)
+
+    @staticmethod
+    def is_multiple(value: Any, step: Any) -> bool:
+        """Whether a number is a multiple of another, as decimals: 0.3 is one of 0.1."""
+        from fractions import Fraction
+        return (Fraction(str(value)) / Fraction(str(step))).denominator == 1
+
+    @staticmethod
+    def decoded(text: str) -> bytes:
+        """What a text in base64 holds; ValueError."""
+        import base64
+        return base64.b64decode(text.encode("ascii"), validate=True)
+
+    @classmethod
+    def is_base64(cls, value: str, _: Json) -> bool:
+        """Whether a text is base64, with its padding and without blanks."""
+        with suppress(ValueError):
+            return isinstance(value, Placed) or cls.decoded(value) is not None
+        return False
+
+    @classmethod
+    def must(cls, what: str, fits: Callable[[Any], bool], kind: str = "any"
+             ) -> Callable[[Json], str]:
+        """For Keyword.wrong: what a schema gives must be of a kind, and fit."""
+        def wrong(given: Json) -> str:
+            is_fine = kind in cls.kinds(given) + ("any",) and fits(given)
+            return "" if is_fine else "%s is not %s" % (shown(given), what)
+        return wrong
+
+
+A_NUMBER = JsonValue.must("a number", lambda given: abs(given) < 1e300, "number")
+A_COUNT = JsonValue.must("a count", lambda given: 0 <= given < 1e9, "integer")
+KEYWORDS = {
+    "enum": Keyword("any", JsonValue.must("a list", lambda given: True, "array"),
+                    lambda value, given: any(JsonValue.are_equal(value, each) for each in given),
+                    "is none of %s"),
+    "const": Keyword("any", lambda given: "", JsonValue.are_equal, "is not %s"),
+    "minimum": Keyword("number", A_NUMBER, lambda value, least: bool(value >= least),
+                       "is less than %s"),
+    "maximum": Keyword("number", A_NUMBER, lambda value, most: bool(value <= most),
+                       "is more than %s"),
+    "exclusiveMinimum": Keyword("number", A_NUMBER, lambda value, least: bool(value > least),
+                                "is not more than %s"),
+    "exclusiveMaximum": Keyword("number", A_NUMBER, lambda value, most: bool(value < most),
+                                "is not less than %s"),
+    "multipleOf": Keyword("number", JsonValue.must("a number above 0", lambda given: given > 0,
+                                                  "number"),
+                          JsonValue.is_multiple, "is no multiple of %s"),
+    "minLength": Keyword("string", A_COUNT, lambda value, least: len(value) >= least,
+                         "has fewer than %s characters"),
+    "maxLength": Keyword("string", A_COUNT, lambda value, most: len(value) <= most,
+                         "has more than %s characters"),
+    "pattern": Keyword("string", Pattern.wrong, Pattern.fits,
+                       "does not fit the pattern %%s, or has more than %d characters"
+                       % Pattern.MAX_TEXT),
+    "minItems": Keyword("array", A_COUNT, lambda value, least: len(value) >= least,
+                        "has fewer than %s items"),
+    "maxItems": Keyword("array", A_COUNT, lambda value, most: len(value) <= most,
+                        "has more than %s items"),
+    "contentEncoding": Keyword("string", JsonValue.must("base64, which is the only encoding",
+                                                       lambda given: bool(given == "base64")),
+                               JsonValue.is_base64, "is not %s"),
+}
+# What describes a schema, and what holds other schemas: {keyword: what its value must be}.
+A_TEXT = JsonValue.must("a text", lambda given: True, "string")
+AN_OBJECT = JsonValue.must("an object", lambda given: True, "object")
+STRUCTURE: Dict[str, Callable[[Json], str]] = {
+    "title": A_TEXT, "description": A_TEXT, "contentMediaType": A_TEXT,
+    "examples": JsonValue.must("a list", lambda given: True, "array"), "default": lambda given: "",
+    "type": JsonValue.must("a type, or a list of types", JsonValue.are_types),
+    "required": JsonValue.must("a list of names",
+                              lambda given: all(isinstance(each, str) for each in given), "array"),
+    "properties": AN_OBJECT, "items": lambda given: "", "additionalProperties": lambda given: "",
+    "anyOf": JsonValue.must("a list of schemas", bool, "array"),
+}
+
+
+class Schema:
+    """A JSON Schema (2020-12) of the keywords in KEYWORDS and STRUCTURE, and no other."""
+
+    MAX_DEPTH = 16
+
+    @staticmethod
+    def inner(schema: Json) -> Iterator[Tuple[str, Json]]:
+        """(place, schema) of each schema directly inside this one."""
+        for name in ("items", "additionalProperties"):
+            if name in schema:
+                yield name, schema[name]
+        for name, each in dict(schema.get("properties", {})).items():
+            yield "properties." + name, each
+        for number, each in enumerate(schema.get("anyOf", ())):
+            yield "anyOf.%d" % number, each
+
+    @classmethod
+    def wrong(cls, schema: Json, path: str, depth: int = 0) -> Iterator[Fault]:
+        """What is wrong with a schema."""
+        if isinstance(schema, bool):
+            return
+        if not isinstance(schema, dict) or depth > cls.MAX_DEPTH:
+            yield Fault(path, "%s is no schema, or nested too deeply" % shown(schema))
+            return
+        messages = {name: cls.wrong_keyword(name, given) for name, given in schema.items()}
+        found = [Fault("%s.%s" % (path, name), messages[name]) for name in filter(
+            messages.get, messages)]
+        for place, each in cls.inner(schema) if not found else ():
+            found += cls.wrong(each, "%s.%s" % (path, place), depth + 1)
+        yield from found
+        if "default" in schema and not found:
+            yield from cls.faults(schema, schema["default"], path + ".default")
+
+    @staticmethod
+    def wrong_keyword(name: str, given: Json) -> str:
+        """What is wrong with a keyword and its value, or ''."""
+        if name in KEYWORDS:
+            return KEYWORDS[name].wrong(given)
+        if name in STRUCTURE:
+            return STRUCTURE[name](given)
+        names = [*KEYWORDS, *STRUCTURE]
+        return "is no keyword that is known here%s: there is %s" % (
+            nearest(name, names), ", ".join(names))
+
+    @classmethod
+    def within(cls, schema: Json) -> Iterator[Tuple[str, Json]]:
+        """(place, schema) of each schema inside this one, those inside them too."""
+        for place, each in cls.inner(schema) if isinstance(schema, dict) else ():
+            yield place, each
+            yield from cls.within(each)
+
+    @staticmethod
+    def types(schema: Json) -> List[str]:
+        """The types that a schema allows; [] if it does not say."""
+        given = schema.get("type", []) if isinstance(schema, dict) else []
+        return [given] if isinstance(given, str) else list(given)
+
+    @classmethod
+    def faults(cls, schema: Json, value: Json, path: str) -> Iterator[Fault]:
+        """What is wrong with a value, by a schema that is right."""
+        if isinstance(schema, bool):
+            if not schema:
+                yield Fault(path, "may not be given")
+            return
+        kinds, types = JsonValue.kinds(value), cls.types(schema)
+        if types and not set(kinds) & set(types):
+            yield Fault(path, "%s is not of type %s" % (shown(value), " or ".join(types)))
+            return
+        for name, keyword in KEYWORDS.items():
+            is_about = name in schema and keyword.kind in kinds + ("any",)
+            if is_about and not keyword.holds(value, schema[name]):
+                yield Fault(path, shown(value) + " " + keyword.message % shown(schema[name]))
+        yield from cls.faults_inside(schema, value, path)
+
+    @classmethod
+    def faults_inside(cls, schema: Json, value: Json, path: str) -> Iterator[Fault]:
+        """What is wrong with a value by the schemas inside one."""
+        if "anyOf" in schema:
+            yield from cls.faults_of_any(schema["anyOf"], value, path)
+        if isinstance(value, dict):
+            yield from cls.faults_of_object(schema, value, path)
+        if isinstance(value, list) and "items" in schema:
+            for number, each in enumerate(value):
+                yield from cls.faults(schema["items"], each, "%s.%d" % (path, number))
+
+    @classmethod
+    def faults_of_any(cls, schemas: Sequence[Json], value: Json, path: str) -> Iterator[Fault]:
+        """The fault of a value that fits none of several schemas."""
+        firsts = []
+        for each in schemas:
+            first = next(cls.faults(each, value, path), None)
+            if first is None:
+                return
+            firsts.append(first.message if first.path == path else str(first))
+        yield Fault(path, "; and ".join(dict.fromkeys(firsts)))
+
+    @classmethod
+    def faults_of_object(cls, schema: Json, value: Dict[str, Json], path: str) -> Iterator[Fault]:
+        """The faults of an object's members."""
+        start = path + "." if path else ""
+        for name in schema.get("required", ()):
+            if name not in value:
+                yield Fault(start + name, "is missing")
+        known = schema.get("properties", {})
+        for name, each in value.items():
+            if name in known:
+                yield from cls.faults(known[name], each, start + name)
+            elif schema.get("additionalProperties", True) is False:
+                yield Fault(start + shown(name)[1:-1], "is no input" + nearest(name, known))
+            else:
+                yield from cls.faults(schema.get("additionalProperties", True), each, start + name)
+
+
+# What no input may be called: variables that change what shells and other programs do, and ours.
+NOT_INPUTS = re.compile("|".join((
+    "_ UID EUID PPID PATH CDPATH HOME SHELL USER LOGNAME ENV PS[0-9] PWD OLDPWD OPTIND OPTARG "
+    "RANDOM SECONDS LINENO TMPDIR LANG LOCPATH NLSPATH GCONV_PATH HOSTALIASES PROMPT_COMMAND "
+    "SHELLOPTS JOB_ID inputs "
+    "(LC|LD|DYLD|NODE|JAVA|_JAVA|GIT|SLURM|SBATCH|SRUN|LSB|LSF|LS|PBS|SGE|PSIK|CUDA|GPU|PMI)_.* "
+    "(BASH|PYTHON|PERL|RUBY|MODULE).* "
+    # Of rc, which also takes each fn_NAME for a function; and of zsh.
+    "fn_.* prompt path home cdpath ifs status pid apid apids bqstatus history version tab nl argv "
+    "fpath manpath signals").split() + OUR_VARIABLES))
+
+
+@dataclass
+class Application(Model):
+    """A script that others may run with values of their own, and nothing else."""
+    summary: str = option("", "what it does, in a line")
+    description: str = option("", "the same at length", lines=True)
+    script: str = option("", "the script; it finds each input in a variable, and never pastes one "
+                         "into a line that a shell reads", lines=True, strict=True)
+    script_file: Optional[str] = option(None, "or the file that holds it", path=True)
+    setup: List[str] = option(
+        list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True)
+    backend: List[str] = option(list, "where it runs: a backend's name, or several")
+    pick: str = option("first", "which of them takes a job: first, or round: each in its turn")
+    resources: ResourceSpec = option(ResourceSpec, "what its jobs need")
+    inputs: Dict[str, Any] = option(
+        dict, "a JSON Schema of its inputs: an object, whose properties become variables",
+        read="document")
+    needs: List[str] = option(list, "files that have to be there before it runs")
+    outputs: List[str] = option(list, "patterns of the files that it makes, [\"*.csv\"]")
+    roles: List[str] = option(list, "who may use it: whoever has one of these; by default all")
+    interactive: bool = option(
+        False, "it answers at once, in the directory of a completed job, and is no job itself")
+    of: Optional[str] = option(None, "of interactive ones: only in jobs of this application")
+
+    MAX_FILE: ClassVar[int] = 2 ** 20       # bytes
+    MAX_VALUES: ClassVar[int] = 96 * 1024   # bytes of all inputs as JSON; execve(2) takes 128 KiB
+    name: ClassVar[str] = ""                # of its file, without .json
+
+    def faults(self) -> Iterator[Fault]:
+        if bool(self.script.strip()) == bool(self.script_file):
+            yield Fault("script", "give `script` or `script_file`")
+        if self.pick not in ("first", "round"):
+            yield Fault("pick", "%s is neither first nor round" % shown(self.pick))
+        if self.of and not self.interactive:
+            yield Fault("of", "is for interactive applications")
+        for name in ("backend", "outputs") if self.interactive else ():
+            if getattr(self, name):
+                yield Fault(name, "is not for an interactive application")
+        yield from (Fault("needs", "%s is no path below the directory" % shown(path))
+                    for path in self.needs if {"", ".", ".."} & set(path.split("/")))
+        yield from self.faults_of_inputs()
+
+    def faults_of_inputs(self) -> Iterator[Fault]:
+        """The faults of the schema of its inputs."""
+        faults = list(Schema.wrong(self.inputs, "inputs"))
+        yield from faults
+        if faults:
+            return
+        if Schema.types(self.inputs) not in ([], ["object"]):
+            yield Fault("inputs.type", "must be object: each of its properties is an input")
+        for name, each in self.schema["properties"].items():
+            place = "inputs.properties." + name
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+                yield Fault(place, "is no name of a variable: letters, digits and _")
+            elif NOT_INPUTS.fullmatch(name):
+                yield Fault(place, "cannot be the name of an input: shells or psik.py use it")
+            if any("contentEncoding" in inner for _, inner in Schema.within(each)):
+                yield Fault(place, "contentEncoding is for an input, and not for a part of one")
+        for name in self.inputs.get("required", ()):
+            if name not in self.schema["properties"]:
+                yield Fault("inputs.required", "%s is none of the properties" % shown(name))
+
+    @property
+    def schema(self) -> Dict[str, Json]:
+        """The schema of its inputs, which takes no others."""
+        return dict({"type": "object", "properties": {}}, **dict(self.inputs,
+                                                                 additionalProperties=False))
+
+    @staticmethod
+    def text_of(value: Json, is_item: bool = False) -> str:
+        """A value as a variable: a list's items joined as those of $mpirun, an object as JSON."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list) and not is_item:
+            return WORD_SEPARATOR.join(Application.text_of(each, True) for each in value)
+        if type(value) is float and value.is_integer() and abs(value) < 1e15:
+            return "%d" % value
+        return json.dumps(value, ensure_ascii=False)
+
+    @classmethod
+    def variables(cls, values: Dict[str, Json]) -> Dict[str, str]:
+        """The variables of inputs: one for each that is not null, and `inputs`, JSON of all."""
+        found = {name: cls.text_of(value) for name, value in values.items() if value is not None}
+        return dict(found, inputs=json.dumps(values, ensure_ascii=False))
+
+    def spec(self, values: Dict[str, Json]) -> Dict[str, Json]:
+        """The spec, as JSON's types, of a job with these inputs."""
+        needs = {name: getattr(self.resources, name) for name in self.resources.given}
+        return {"name": self.name, "script": self.script, "setup": self.setup, "resources": needs,
+                "environment": self.variables(values), "application": self.name, "inputs": values}
+
+    def missing(self, folder: ConfinedFolder) -> Iterator[Fault]:
+        """The files that it needs and a folder does not have."""
+        for path in self.needs:
+            if folder.status(path) is None:
+                yield Fault(path, "is missing: %s needs a file of this name" % self.name)
+
+    def offer(self) -> Dict[str, Json]:
+        """What those who may use it are told of it."""
+        names = ("name", "summary", "description", "needs", "outputs", "roles", "interactive", "of")
+        return dict({name: getattr(self, name) for name in names}, inputs=self.schema)
+
+    def turn(self, prefix: str) -> int:
+        """How many jobs were made of it, this one too; it is counted in .apps/, a byte for each."""
+        folder = os.path.join(prefix, ".apps")
+        make_folder(folder)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with closing_fd(os.open(os.path.join(folder, self.name), flags, 0o600)) as fd:
+            os.write(fd, b".")
+            return os.lseek(fd, 0, os.SEEK_CUR)
+
+    def choose(self, config: Config, allowed: Optional[Iterable[str]] = None) -> Backend:
+        """The backend of its next job, one of those allowed; ForbiddenError if there is none."""
+        default = next(iter(config.by_name))
+        names = [name for name in self.backend or [default] if allowed is None or name in allowed]
+        if not names:
+            raise ForbiddenError("the token does not let you make jobs on " + ", ".join(
+                self.backend or [default]))
+        is_round = self.pick == "round" and len(names) > 1
+        prefix = config.by_name[names[0]].prefix
+        return config.by_name[names[(self.turn(prefix) - 1) % len(names) if is_round else 0]]
+
+
+class Applications:
+    """The applications of a config, by name, and what is wrong with the files of others."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.by_name: Dict[str, Application] = {}
+        self.faults: Dict[str, List[str]] = {}  # of each file that is wrong
+        folder = config.applications
+        if folder and not os.path.isdir(folder):
+            self.faults[""] = ["config: applications: there is no folder %s" % folder]
+        for path in sorted(paths_in(folder)) if folder and not self.faults else ():
+            if path.endswith(".json"):
+                self.take(path)
+
+    @property
+    def wrong(self) -> List[str]:
+        """What is wrong, a line each."""
+        return [line for lines in self.faults.values() for line in lines]
+
+    def take(self, path: str) -> None:
+        """Offer the application of a file; if anything is wrong with that, say so."""
+        name = os.path.basename(path)[:-len(".json")]
+        try:
+            if not APPLICATION_NAME.fullmatch(name):
+                raise InvalidError("%s is no name for an application" % shown(name), path)
+            self.by_name[name] = self.read(name, path)
+        except PsikError as err:
+            start = "" if path in str(err) else path + ": "
+            self.faults[name] = [start + line for line in str(err).split("\n")]
+
+    def text(self, path: str) -> str:
+        """The text of a file that nobody else could have written."""
+        self.config.check_site_file(path)
+        if os.path.isfile(path) and os.path.getsize(path) > Application.MAX_FILE:
+            raise InvalidError("has more than %d bytes" % Application.MAX_FILE, path)
+        return read_text(path)
+
+    def read(self, name: str, path: str) -> Application:
+        """The application of a file; PsikError with all that is wrong with it."""
+        app = from_json(Application, parse_json(self.text(path), path), path)
+        if app.script_file:
+            vars(app)["script"] = self.text(os.path.join(os.path.dirname(path), app.script_file))
+        for backend in app.backend:
+            if backend not in self.config.by_name:
+                raise InvalidError([Fault("backend", "%r is not configured%s" % (
+                    backend, nearest(backend, self.config.by_name)))], path)
+        vars(app)["name"] = name
+        try:
+            from_json(JobSpec, {"script": app.script, "setup": app.setup})
+        except InvalidError as err:
+            raise InvalidError(err.faults, path) from None
+        return app
+
+    def find(self, name: str) -> Application:
+        """The application of this name; NotFoundError, or InvalidError if its file is wrong."""
+        if name in self.faults:
+            raise InvalidError("\n".join(self.faults[name]))
+        if name not in self.by_name:
+            raise NotFoundError("no application %s%s" % (shown(name), nearest(name, self.by_name)))
+        return self.by_name[name]
+
+
+class Inputs:
+    """The inputs of one use of an application: values, and files below a folder."""
+
+    MAX_DEPTH = 32      # of a value
+
+    def __init__(self, app: Application, folder: ConfinedFolder) -> None:
+        self.app, self.folder = app, folder
+        self.values: Dict[str, Json] = {}
+        self.properties: Dict[str, Json] = app.schema["properties"]
+
+    def is_file(self, name: str) -> bool:
+        """Whether an input is a file, which comes in base64 where it is a value."""
+        each = self.properties.get(name)
+        return isinstance(each, dict) and "contentEncoding" in each
+
+    @staticmethod
+    def value_of(text: str, types: Sequence[str]) -> Json:
+        """The value that a text stands for where one of these types is wanted."""
+        if types and "string" not in types:
+            with suppress(ValueError, RecursionError):
+                return load_json(text)
+        return text
+
+    def add_text(self, name: str, text: str) -> None:
+        """Take an input that comes as a text: from a form, a query or a command line.
+
+        One that is a list may come as JSON, or item by item.
+        """
+        types = Schema.types(self.properties.get(name, {}))
+        if "array" not in types or text.startswith("["):
+            if name in self.values:
+                raise InvalidError([Fault(name, "is given twice")])
+            self.values[name] = self.value_of(text, types)
+        else:
+            item = self.value_of(text, Schema.types(self.properties[name].get("items", {})))
+            self.values[name] = self.values.get(name, []) + [item]
+
+    def add_file(self, name: str, blocks: Iterable[bytes]) -> None:
+        """Take the content of an input that is a file."""
+        path = "%s/%s" % (INPUT_FILES, name)
+        self.folder.save(path, blocks)
+        self.values[name] = Placed(path)
+
+    @staticmethod
+    def parts(value: Json) -> List[Json]:
+        """The values directly inside a value, the names of an object too."""
+        return [*value, *value.values()] if isinstance(value, dict) else (
+            value if isinstance(value, list) else [])
+
+    @classmethod
+    def odd(cls, value: Json, path: str) -> Iterator[Fault]:
+        """What no variable can hold of a value."""
+        found = [(value, 0)]
+        while found:
+            each, depth = found.pop()
+            if depth > cls.MAX_DEPTH:
+                yield Fault(path, "is nested too deeply")
+                return
+            found += [(part, depth + 1) for part in cls.parts(each)]
+            if isinstance(each, str) and (SURROGATE.search(each) or re.search("[\0\1]", each)):
+                yield Fault(path, "holds what no variable can hold: NUL, \\x01 or half of a "
+                            "surrogate pair")
+            elif each in (float("inf"), float("-inf")):
+                yield Fault(path, "is too large")
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong with the values."""
+        odd = [fault for name, value in self.values.items()
+               for fault in self.odd(value, shown(name)[1:-1])]
+        yield from odd or Schema.faults(self.app.schema, self.values, "")
+
+    def settle(self) -> Dict[str, Json]:
+        """The values, with their defaults; what comes in base64 becomes a file.
+
+        InvalidError with everything that is wrong with them.
+        """
+        import itertools
+        for name, each in self.properties.items():
+            if isinstance(each, dict) and "default" in each:
+                self.values.setdefault(name, each["default"])
+        faults = list(itertools.islice(self.faults(), MAX_FAULTS))
+        if faults:
+            raise InvalidError(faults)
+        for name, value in list(self.values.items()):
+            if self.is_file(name) and isinstance(value, str) and not isinstance(value, Placed):
+                self.add_file(name, [JsonValue.decoded(value)])
+        size = len(json.dumps(self.values, ensure_ascii=False).encode())
+        if size > Application.MAX_VALUES:
+            raise InvalidError("the values have %d bytes as JSON, and may have %d; an input with "
+                               "contentEncoding base64 may be larger" % (size,
+                                                                         Application.MAX_VALUES))
+        return self.values
+
+
+# ----------------------------------------------------------------------------------------- 16. HTTP
+
+# The protocol, without a word of jobs.  http.server accepts the connections (section 21), and no
 # more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
 # because of what strangers can send.
 # - A request that a proxy and we read differently can hide another one.  So what is ambiguous is
 #   refused: two lengths, a length and chunks, folded lines, a blank before a colon, a lone LF.
 # - A byte a second holds a thread for ever if only each read has a time-out.  So a whole head has
 #   one deadline, and a body a least rate.  A connection that is idle, or whose caller has no name
-#   yet, can be ended to make room for another (section 17).
+#   yet, can be ended to make room for another (section 18).
 # - A body can be larger than memory, or nothing but chunk heads and trailers.  So heads, lines,
 #   chunks, parts and bodies are bounded, and uploads and downloads pass in blocks.
 
@@ -8476,7 +9139,7 @@ class Form:
         return head
 
 
-# --------------------------------------------------------------------------------------- 16. Access
+# --------------------------------------------------------------------------------------- 17. Access
 
 # Who sends a request, and what he may do.  In local mode the kernel says whose process is at the
 # other end, and only we ourselves and root are let in.  Otherwise a client certificate or a token
@@ -9129,7 +9792,7 @@ def tokens_of(config: Config) -> Tokens:
     return TOKEN_KINDS[config.tokens](config)
 
 
-# -------------------------------------------------------------------------------- 17. Service state
+# -------------------------------------------------------------------------------- 18. Service state
 
 # What a server keeps while it runs: what it knows of the tree, the keys of requests that made jobs,
 # and its connections.
@@ -9825,7 +10488,7 @@ class Api:
             entry[:] = [entry[0] + 1, entry[1] + seconds]
 
 
-# ------------------------------------------------------------------------------------- 18. REST API
+# ------------------------------------------------------------------------------------- 19. REST API
 
 # A handler only looks up a job, calls an operation of section 12, and describes what it returned.
 
@@ -10694,7 +11357,7 @@ class JobHandler(Handler):
             return Access.share(self.job, wanted)._asdict()
 
 
-# --------------------------------------------------------------------------------------- 19. Routes
+# --------------------------------------------------------------------------------------- 20. Routes
 
 # Which request goes to which handler, who may send it, and the interface as a document.
 
@@ -10964,8 +11627,9 @@ class OpenApi:
 
     def of_field(self, item: Any) -> Json:
         """The schema of a model's field."""
-        is_array = item.metadata.get("read") == "tasks"
-        schema = ARRAY_SCHEMA if is_array else self.of_type(item.type, item.metadata)
+        read = {"tasks": ARRAY_SCHEMA, "document": {"type": "object"}}
+        kind = item.metadata.get("read")
+        schema = read[kind] if kind else self.of_type(item.type, item.metadata)
         if "least" in item.metadata:
             limits = {"minimum": item.metadata["least"], "maximum": MAX_COUNT}
             if "type" in schema:
@@ -11175,7 +11839,7 @@ class Router:
 ROUTER = Router(ROUTES)
 
 
-# --------------------------------------------------------------------------------------- 20. Server
+# --------------------------------------------------------------------------------------- 21. Server
 
 # Sockets, threads and signals around the router.
 
@@ -11754,7 +12418,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     import socketserver
 
     class Connection(socketserver.BaseRequestHandler):
-        """One connection.  The library's handler is lenient; section 15 says why ours is not."""
+        """One connection.  The library's handler is lenient; section 16 says why ours is not."""
 
         def handle(self) -> None:
             """Serve the connection."""
@@ -11957,7 +12621,7 @@ def serve_pipe(api: Api) -> None:
     Session(api, wire).answer_all()
 
 
-# --------------------------------------------------------------------------------- 21. Explanations
+# --------------------------------------------------------------------------------- 22. Explanations
 
 class Usage(NamedTuple):
     """What the processes of a step have used: CPU time in seconds, the most memory of one in KiB.
@@ -12220,7 +12884,7 @@ class Explanation(NamedTuple):
         return found._replace(way_out=found.way_out.replace("JOBID", job.jobid))
 
 
-# -------------------------------------------------------------------------------- 22. Between hosts
+# -------------------------------------------------------------------------------- 23. Between hosts
 
 # `psik.py --on HOST COMMAND` reads a command line here, and the command is carried out there.  ssh
 # starts a shell there, which starts templates/loader.py with the newest Python that it finds.  The
@@ -12298,9 +12962,8 @@ class Exchange:
     """Files that go from the user to a job, and back: copied here, or as a tar through ssh."""
 
     @classmethod
-    def put(cls, job: JobDir, paths: Sequence[str]) -> None:
+    def put(cls, folder: ConfinedFolder, paths: Sequence[str]) -> None:
         """Copy the user's files and folders to where a job runs."""
-        folder = ConfinedFolder(job.directory())
         if NEAR.is_here:
             own = os.stat(folder.root)
             entries = Entries.of_paths(paths, lambda other: os.path.samestat(own, other))
@@ -12651,7 +13314,7 @@ class HostCall:
         return 130
 
 
-# --------------------------------------------------------------------------------- 23. Command line
+# --------------------------------------------------------------------------------- 24. Command line
 
 class Argument(NamedTuple):
     """One add_argument call."""
@@ -12666,8 +13329,8 @@ def arg(*names: str, **options: Any) -> Argument:
 
 COMMANDS: List[Tuple[str, Command, Tuple[Argument, ...], str]] = []  # name, what to call, example
 GROUPS = (  # as `psik.py --help` lists them
-    ("jobs", ("run", "start", "ls", "status", "why", "logs", "path", "put", "get", "wait", "hold",
-              "release", "kill", "cancel", "rm")),
+    ("jobs", ("run", "apps", "start", "ls", "status", "why", "logs", "path", "put", "get", "wait",
+              "hold", "release", "kill", "cancel", "rm")),
     ("schedulers and callbacks", ("poll", "deliver", "reached")),
     ("the REST API", ("open", "serve", "token", "share")),
     ("setup", ("doctor", "backends", "config", "install", "help")),
@@ -13136,22 +13799,25 @@ class NewJob:
               "queue": "backend.queue_name", "project": "backend.project_name"}
 
     def __init__(self, opts: Options) -> None:
-        self.opts = opts
+        self.opts, self.is_command = opts, opts.spec is None
         waits = opts.wait or opts.follow
-        for wrong, message in (
+        for wrong, message in self.faults_of_source() + (
                 ((opts.no_submit or opts.dry_run) and waits,
                  "--no-submit and --dry-run leave nothing to wait for; give one or the other"),
                 (opts.timeout is not None and not waits,
                  "--timeout goes with --wait or --follow; -t is the walltime"),
-                ([opts.spec is None, opts.c is None, not opts.words].count(False) != 1,
-                 "name one of SPEC, -c 'LINE' and -- COMMAND ARGUMENT..."),
                 (opts.here and opts.dir is not None, "--here and --dir exclude each other"),
                 (opts.here and opts.inputs, "--here and --in exclude each other: the job would run "
                  "where the files are"),
                 (opts.get and not waits, "--get goes with --wait or --follow")):
             if wrong:
                 raise InvalidError(message)
-        self.is_command = opts.spec is None
+
+    def faults_of_source(self) -> Tuple[Tuple[bool, str], ...]:
+        """What may be wrong with how it is given: pairs of whether it is, and the message."""
+        given = [self.opts.spec is not None, self.opts.c is not None, bool(self.opts.words)]
+        return (given.count(True) != 1, "name one of SPEC, -c 'LINE', -- COMMAND ARGUMENT... and "
+                "--app NAME INPUT=VALUE..."),
 
     @property
     def runs_here(self) -> bool:
@@ -13216,10 +13882,35 @@ class NewJob:
         if isinstance(data, dict):
             TaskFile.put_into(data)
 
+    def make(self, config: Config) -> Optional[JobDir]:
+        """Make the job; with --dry-run show its scripts instead."""
+        opts = self.opts
+        spec = self.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
+        self.warn(config.choose_backend(spec, opts.backend), spec)
+        if opts.dry_run:
+            self.show(config, spec, opts.backend)
+            return None
+        job = create(config, spec, opts.backend)
+        if opts.inputs:
+            self.send_inputs(job)
+        return job
+
+    @staticmethod
+    def warn(backend: Backend, spec: JobSpec) -> None:
+        """Tell which fields of the spec have no effect on a backend."""
+        for name in unused_fields(backend, spec):
+            complain("%s says nothing to backend %s" % (name, backend.name))
+
+    @staticmethod
+    def show(config: Config, spec: JobSpec, backend: Optional[str]) -> None:
+        """Print the scripts that it would have."""
+        for name, text in dry_scripts(config, spec, backend).items():
+            say("==> scripts/%s <==\n%s" % (name, text))
+
     def send_inputs(self, job: JobDir) -> None:
         """Copy its inputs to where it runs; if that fails, there is no job."""
         try:
-            Exchange.put(job, self.opts.inputs)
+            Exchange.put(ConfinedFolder(job.directory()), self.opts.inputs)
         except BaseException:
             delete_tree(job.path)
             raise
@@ -13245,11 +13936,106 @@ class NewJob:
         return status
 
 
+class NewUse(NewJob):
+    """The job of an application that `run --app` is asked for."""
+
+    def __init__(self, opts: Options) -> None:
+        super().__init__(opts)
+        self.is_command = False
+
+    def faults_of_source(self) -> Tuple[Tuple[bool, str], ...]:
+        """As for every job; it is given by the application and its inputs."""
+        opts = self.opts
+        return ((opts.c is not None, "--app and -c exclude each other"),
+                (opts.here or opts.dir is not None,
+                 "--app runs in the job's own folder; --in copies files there"))
+
+    def given(self) -> List[Tuple[str, str, Optional[bytes]]]:
+        """(name, value, the content of a file in place of the value) of each input."""
+        found = []
+        for word in ([] if self.opts.spec is None else [self.opts.spec]) + self.opts.words:
+            name, equals, value = word.partition("=")
+            if not equals:
+                raise InvalidError("%s is not INPUT=VALUE; `%s apps %s` lists the inputs" % (
+                    shown(word), called(), self.opts.app))
+            content = NEAR.read_bytes(value[1:]) if value.startswith("@") else None
+            found.append((name, value, content))
+        return found
+
+    def read_files(self) -> None:
+        """Read the files that it names, for the far side."""
+        self.given()
+
+    def take_inputs(self, app: Application, folder: ConfinedFolder) -> Dict[str, Json]:
+        """The application's inputs, with the files that belong to them in a folder."""
+        inputs = Inputs(app, folder)
+        with self.saying_where():
+            for name, value, content in self.given():
+                if content is None:
+                    inputs.add_text(name, value)
+                elif inputs.is_file(name):
+                    inputs.add_file(name, [content])
+                else:
+                    inputs.add_text(name, content.decode("utf-8", "surrogateescape"))
+            return inputs.settle()
+
+    @contextmanager
+    def saying_where(self) -> Iterator[None]:
+        """Let a fault say which application it is about."""
+        try:
+            yield
+        except InvalidError as err:
+            raise InvalidError(err.faults, "--app " + self.opts.app) from None
+
+    def spec_with(self, app: Application, values: Dict[str, Json], kind: str) -> JobSpec:
+        """The spec of a job with these inputs, and what the other options set."""
+        text = json.dumps(app.spec(values))
+        spec = load_spec(text, "--app %s.json" % app.name, self.changes(), kind)
+        return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
+
+    def make(self, config: Config) -> Optional[JobDir]:
+        """Make the job; with --dry-run show its scripts instead."""
+        app = Applications(config).find(self.opts.app)
+        if app.interactive:
+            raise InvalidError("%s is an interactive application: it runs in a completed job, and "
+                               "only through the REST API" % app.name)
+        chosen = config.choose_backend(JobSpec(script=":"), self.opts.backend)
+        if self.opts.dry_run:
+            first = config.by_name[app.backend[0]] if app.backend else chosen
+            self.preview(config, app, chosen if self.opts.backend else first)
+            return None
+        return self.made(config, app, chosen if self.opts.backend else app.choose(config))
+
+    def preview(self, config: Config, app: Application, backend: Backend) -> None:
+        """Print the scripts of the job."""
+        import tempfile
+        with tempfile.TemporaryDirectory() as place:
+            values = self.take_inputs(app, ConfinedFolder(place))
+        self.show(config, self.spec_with(app, values, backend.kind), backend.name)
+
+    def made(self, config: Config, app: Application, backend: Backend) -> JobDir:
+        """The job, made."""
+        opts = self.opts
+        with JobTree(config).reserved(backend) as job:
+            folder = ConfinedFolder(job.incoming())
+            spec = self.spec_with(app, self.take_inputs(app, folder), backend.kind)
+            self.warn(backend, spec)
+            if opts.inputs:
+                Exchange.put(folder, opts.inputs)
+            missing = [] if opts.no_submit else list(app.missing(folder))
+            if missing:
+                raise InvalidError(missing, "--app " + app.name)
+            fill_jobdir(job, settle_spec(config, spec, backend.name))
+        return job
+
+
 @command("run --wait -t 2h -- python3 train.py",
          arg("spec", metavar="SPEC", nargs="?",
              help="a JSON file, or a script, a batch script say, or - for stdin; or a command, "
              "behind --, which runs in the current directory"),
          arg("-c", metavar="LINE", help="a line of shell, which runs in the current directory"),
+         arg("--app", metavar="NAME", help="an application of the config, with the words "
+             "INPUT=VALUE, or INPUT=@FILE, in place of SPEC; `apps` lists them"),
          arg("--no-submit", action="store_true", help="only make the job; `start` submits it"),
          arg("--dry-run", action="store_true", help="show its scripts, and make no job"),
          BACKEND,
@@ -13282,18 +14068,10 @@ class NewJob:
          arg("--follow", action="store_true", help="the same, and show its output"), TIMEOUT)
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
     """Make a job and submit it; print its id."""
-    new, config = NewJob(opts), config_of(opts, makes=not opts.dry_run)
-    spec = new.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
-    backend = config.choose_backend(spec, opts.backend)
-    for name in unused_fields(backend, spec):
-        complain("%s says nothing to backend %s" % (name, backend.name))
-    if opts.dry_run:
-        for name, text in dry_scripts(config, spec, opts.backend).items():
-            say("==> scripts/%s <==\n%s" % (name, text))
+    new, config = (NewUse if opts.app else NewJob)(opts), config_of(opts, makes=not opts.dry_run)
+    job = new.make(config)
+    if job is None:
         return None
-    job = create(config, spec, opts.backend)
-    if opts.inputs:
-        new.send_inputs(job)
     if opts.follow:
         complain("job %s" % job.jobid)
     else:
@@ -13627,7 +14405,7 @@ def cmd_path(opts: Options) -> None:
              help="a file or a folder; what is in a folder if a slash follows"))
 def cmd_put(opts: Options) -> None:
     """Copy files and folders to where a job runs."""
-    Exchange.put(find_job(config_of(opts), opts.jobid), opts.path)
+    Exchange.put(ConfinedFolder(find_job(config_of(opts), opts.jobid).directory()), opts.path)
 
 
 @command("get last 'out*' -o results", ONE_JOBID,
@@ -13640,6 +14418,66 @@ def cmd_get(opts: Options) -> None:
     Without a PATTERN and -o all go into a new folder that is named after the job.
     """
     Exchange.get(find_job(config_of(opts), opts.jobid), Wanted(opts.pattern), opts.out)
+
+
+class ApplicationText:
+    """What `apps NAME` prints: what an application does, and its inputs."""
+
+    def __init__(self, app: Application) -> None:
+        self.app, self.schema = app, app.schema
+
+    def row(self, name: str, schema: Json) -> Tuple[str, str, str]:
+        """What is told of an input: its name, its type and its meaning."""
+        about = schema if isinstance(schema, dict) else {}
+        kind = "file" if "contentEncoding" in about else " or ".join(Schema.types(about)) or "any"
+        if "default" in about:
+            otherwise = "by default %s" % json.dumps(about["default"])
+        else:
+            otherwise = "has to be given" * (name in self.schema.get("required", ()))
+        meaning = about.get("description", about.get("title", ""))
+        return name, kind, "; ".join(filter(None, (meaning, otherwise)))
+
+    def show(self) -> None:
+        """Print all of it."""
+        app = self.app
+        say(": ".join(filter(None, (app.name, app.summary))))
+        if app.description:
+            say("\n" + app.description.rstrip() + "\n")
+        rows = [self.row(*pair) for pair in self.schema["properties"].items()]
+        if rows:
+            Table((Column("INPUT"), Column("TYPE"), Column("MEANING")), rows).show()
+        for what, words in (("needs the files", app.needs), ("makes", app.outputs),
+                            ("is for the roles", app.roles), ("runs on", app.backend)):
+            if words:
+                say("%s: %s" % (what, ", ".join(words)))
+
+
+@command("apps wc", arg("name", metavar="NAME", nargs="?", help="show this one, with its inputs"),
+         AS_JSON)
+def cmd_apps(opts: Options) -> Optional[ExitStatus]:
+    """List the applications that there are, or show one.
+
+    They are scripts that run with values of your own: `run --app NAME INPUT=VALUE...`.
+    """
+    applications = Applications(config_of(opts))
+    if opts.name is not None:
+        app = applications.find(opts.name)
+        if opts.json:
+            say(json.dumps(app.offer(), indent=2))
+        else:
+            ApplicationText(app).show()
+        return None
+    for line in applications.wrong:
+        complain(line)
+    offers = [app.offer() for app in applications.by_name.values()]
+    if opts.json:
+        say(json.dumps(offers, indent=2))
+    elif offers:
+        Table((Column("NAME"), Column("SUMMARY")),
+              [(str(offer["name"]), str(offer["summary"])) for offer in offers]).show()
+    elif not applications.wrong:
+        complain('there are none; "applications" in the config names a folder of them')
+    return InvalidError.exit_status if applications.wrong else None
 
 
 @command("wait --timeout 3600 last", JOBIDS, TIMEOUT)
@@ -14271,6 +15109,14 @@ class Doctor:
             if not faults:
                 yield Finding("backend", "%s (%s)" % (backend.name, backend.kind))
 
+    def applications(self) -> Iterator[Finding]:
+        """The applications that are offered."""
+        found = Applications(self.config)
+        yield from (Finding("apps", line, True, "mend the file; it is not offered until "
+                            "then") for line in found.wrong)
+        if self.config.applications and not found.wrong:
+            yield Finding("apps", ", ".join(found.by_name) or "none")
+
     def callbacks(self) -> Iterator[Finding]:
         """Callbacks that could not be sent."""
         for backend in self.config.by_name.values():
@@ -14310,7 +15156,8 @@ class Doctor:
 
     def findings(self, deep: bool) -> Iterator[Finding]:
         """All that is found."""
-        for look in (self.python, self.settings, self.prefixes, self.backends, self.callbacks):
+        for look in (self.python, self.settings, self.prefixes, self.backends, self.applications,
+                     self.callbacks):
             yield from look()
         if deep:
             yield from self.deep()
@@ -14700,6 +15547,14 @@ class CommandLine:
         getattr(opts, of_list).extend(words)
         return []
 
+    @staticmethod
+    def take_inputs(rest: Sequence[str], opts: Options) -> Sequence[str]:
+        """The words left over that are no inputs of an application, where `run` is given one."""
+        if not vars(opts).get("app"):
+            return rest
+        opts.words = [word for word in rest if not word.startswith("-")] + opts.words
+        return [word for word in rest if word.startswith("-")]
+
     @classmethod
     def read(cls, argv: Sequence[str]) -> Options:
         """The options of a command line; InvalidError, or SystemExit if argparse refuses it."""
@@ -14717,7 +15572,8 @@ class CommandLine:
             argv = cls.signals_in(argv)
         cls.check(names)
         opts = Options(config=None, verbose=0, words=list(words))
-        cls.check(names, cls.take_rest(names, cls.parser().parse_known_args(argv, opts)[1], opts))
+        rest = cls.take_rest(names, cls.parser().parse_known_args(argv, opts)[1], opts)
+        cls.check(names, cls.take_inputs(rest, opts))
         return opts
 
     @staticmethod
@@ -14767,7 +15623,7 @@ class CommandLine:
         def carry_out(_: Options) -> ExitStatus:
             if func is cmd_run:
                 NEAR.texts = {}
-                NewJob(opts).read_files()
+                (NewUse if opts.app else NewJob)(opts).read_files()
             return call.run()
 
         return Options(func=carry_out)
@@ -14996,7 +15852,7 @@ def main_for(data: bytes, mark: str) -> ExitStatus:
     return run_one(read)
 
 
-# --------------------------------------------------------------------------- 24. Embedded templates
+# --------------------------------------------------------------------------- 25. Embedded templates
 
 # Made from templates/ by `make embed`; edit them there.
 # begin embedded templates

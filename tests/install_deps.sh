@@ -42,6 +42,8 @@ environment clients "$newest" 'openapi-python-client==0.29.1' 'ruff==0.17.6' \
 	'datamodel-code-generator==0.89.0' 'pydantic==2.14.4' 'schemathesis==4.32.5' \
 	'hypothesis==6.170.17' 'httpx-sse==0.4.3' 'playwright==1.65.2' 'aiohttp==3.14.5' \
 	'requests==2.34.2'
+environment gateway "$newest" 'jsonschema==4.26.0' 'hypothesis-jsonschema==0.23.1' \
+	'hypothesis==6.112.0' 'pyjwt[crypto]==2.15.1' 'authlib==1.9.10' 'httpx==0.28.1' 'pyyaml==6.0.4'
 node_packages 'openapi-typescript@7.13.0' 'openapi-fetch@0.17.0' 'typescript@5.9.3' \
 	'@redocly/cli@2.77.0'
 test -e "$deps/dataclasses.py" || { # for Python 3.6

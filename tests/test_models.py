@@ -69,7 +69,8 @@ class Specs(unittest.TestCase):
             self.assertIs(ours.pop(name), False)
         self.assertEqual(ours.pop("callback_on"), "all")
         self.assertEqual((ours.pop("setup"), ours.pop("after")), ([], []))
-        for name in ("launcher", "array", "at_once"):
+        self.assertEqual(ours.pop("inputs"), {})
+        for name in ("launcher", "array", "at_once", "application"):
             self.assertIsNone(ours.pop(name))
         self.assertIsNone(ours["resources"].pop("memory_per_process"))
         self.assertEqual(ours, {
