@@ -45,7 +45,8 @@ The job tree, all of it readable with cat:
                             alive.N: locked while a process of it has it open;
                             cancel.N: a request to end it;
                             callbacks: time,jobndx,state,delivery,row,attempts,answer of each event
-                            that was delivered
+                            that was delivered;
+                            applications: the interactive ones that were run in it, a line each
           access.json       owner and shares of a job that was made through the REST API
 
 A job's Nth run (its jobndx, from 1) is a step; starting the job again makes the next one.  Of an
@@ -188,7 +189,8 @@ NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a c
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
 # What psik.py itself keeps in a job's log/.
-OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|callbacks")
+OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|callbacks|"
+                     r"applications")
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
 STEERING_SCRIPTS = ("hold", "release", "signal")    # the same; any of them may be missing
 ARRAY_SCRIPTS = ("array",)  # the same, of arrays alone
@@ -211,6 +213,7 @@ MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
 MAX_TASKS = 100000             # of an array
 MAX_INFO = 200                 # characters of a row's info
+MAX_INTERACTIVE = 4            # applications that answer at once, at the same time
 MAX_VARIABLE = 131000          # bytes of a variable; execve(2) takes 128 KiB with the name
 BLOCK = 262144                 # bytes read or sent at once
 MAX_HEAD = 32768               # bytes of a request's head
@@ -2170,6 +2173,21 @@ class UserConfig(Model):
 
 
 @dataclass
+class IssuerConfig(Model):
+    """Another web application, whose tokens a server takes."""
+    key: str = option(..., "the file of its public RSA key, PEM", path=True)
+    prefix: str = option(..., "begins the names of its users here, \"portal:\"")
+    audience: Optional[str] = option(
+        None, "whom its tokens are for; without it, a token that names somebody is refused")
+    longest_life_s: int = option(
+        86400, "a token that is valid for longer is refused, seconds", least=1)
+
+    def faults(self) -> Iterator[Fault]:
+        if not self.prefix or self.prefix.startswith(("local:", "addr:")):
+            yield Fault("prefix", "must set its users off from all others; portal: would")
+
+
+@dataclass
 class HostConfig(Model):
     """How another host is reached, and what psik.py uses there."""
     ssh: List[str] = option(
@@ -2259,6 +2277,15 @@ class Config(Model):
     applications: Optional[str] = option(
         None, "a folder of scripts that others may run with values of their own, a JSON file each",
         path=True)
+    submit: str = option(
+        "scripts", "what users of the server may submit: scripts, or applications, which leaves "
+        "scripts to its owner and the admins")
+    application_callbacks: bool = option(
+        False, "who may submit no scripts may name a callback for an application all the same")
+    issuers: Dict[str, IssuerConfig] = option(
+        dict, "web applications whose users may use the applications, {\"https://portal\": "
+        "{\"key\": \"portal.pem\", \"prefix\": \"portal:\"}}",
+        of=lambda: IssuerConfig, keys=("[^\0-\x1f]+", "not the name of an issuer"))
     hosts: Dict[str, HostConfig] = option(
         dict, "other hosts for `--on`, {\"north\": {\"ssh\": [\"ada@login1.north\"]}}",
         of=lambda: HostConfig, keys=(r"[^-\s][^\s]*", "not a host's name"))
@@ -2299,10 +2326,26 @@ class Config(Model):
             yield Fault("slots", "%s is neither a number of cores nor auto" % shown(self.slots))
         if self.tokens not in ("jwt", "biscuit"):
             yield Fault("tokens", "%r is neither jwt nor biscuit" % self.tokens)
+        if self.submit not in ("scripts", "applications"):
+            yield Fault("submit", "%s is neither scripts nor applications" % shown(self.submit))
         for serial in self.refused_certificates:
             if not plain_serial(serial):
                 yield Fault("refused_certificates",
                             "%s is not a serial number, in hexadecimal" % shown(serial))
+        yield from self.faults_of_issuers()
+
+    def faults_of_issuers(self) -> Iterator[Fault]:
+        """The faults of the issuers: their users must not be taken for others."""
+        issuers = {name: issuer for name, issuer in self.issuers.items() if issuer}  # valid ones
+        prefixes = [issuer.prefix for issuer in issuers.values()]
+        for name, issuer in issuers.items():
+            if sum(map(issuer.prefix.startswith, prefixes)) > 1:
+                yield Fault("issuers.%s.prefix" % name, "begins as that of another issuer")
+        if TOKEN_ISSUER in self.issuers:
+            yield Fault("issuers." + TOKEN_ISSUER, "is the name of psik.py itself")
+        for user in self.admins:
+            if user.startswith(tuple(prefixes)):
+                yield Fault("admins", "%s comes from an issuer, and cannot be one" % shown(user))
 
     @property
     def is_personal(self) -> bool:
@@ -2376,6 +2419,8 @@ class Config(Model):
             for name in ("prefix", "templates", "ca_file", "authz_path", "applications"):
                 if getattr(entry, name):
                     setattr(entry, name, os.path.normpath(os.path.join(here, getattr(entry, name))))
+            for issuer in entry.issuers.values():
+                issuer.key = os.path.normpath(os.path.join(here, issuer.key))
         self.prefix = os.environ.get("PSIK_PREFIX") or self.prefix
 
     @staticmethod
@@ -2644,13 +2689,22 @@ class JobDir:
                 close_to_others(path)
         return True
 
+    def said(self, field_name: str) -> str:
+        """A text in its spec, or ''; without the checks of spec(), for a listing of many jobs."""
+        try:
+            return str(json.loads(read_or_empty(self.at("spec.json"))).get(field_name) or "")
+        except (ValueError, AttributeError):
+            return ""
+
     @property
     def name(self) -> str:
         """The name in its spec, or ''."""
-        try:
-            return str(json.loads(read_or_empty(self.at("spec.json"))).get("name") or "")
-        except (ValueError, AttributeError):
-            return ""
+        return self.said("name")
+
+    @property
+    def application(self) -> str:
+        """The application that it was made of, or ''."""
+        return self.said("application")
 
     def is_named(self, pattern: str) -> bool:
         """Whether it has this name, or one that matches a pattern like `sweep*`."""
@@ -3452,6 +3506,14 @@ class Shell(NamedTuple):
                                       "begin it with #!/bin/sh, or name rc_path in the config"
                                       % (self.command, why))])
 
+    def with_head(self, script: str) -> str:
+        """A user's script, under its own #! or this shell's."""
+        head = "" if script.startswith("#!") else "#!%s\n" % self.command
+        if head and self.kind == "sh":
+            # The words of $mpirun are joined as rc exports a list; this makes sh split them.
+            head += "IFS=$(printf ' \\t\\n\\001')\n"
+        return head + script + ("" if script.endswith("\n") else "\n")
+
     @staticmethod
     def is_rc(words: Sequence[str]) -> bool:
         """Whether this is Rakitzis' rc: init tools and Plan 9's shell are called rc too."""
@@ -3858,15 +3920,6 @@ class ScriptWriter:
                   **self.resource_values()}
         return dict(values, settings=self.supervisor_settings(values))
 
-    def payload(self) -> str:
-        """The text of scripts/run: the user's script, under its own #! or the chosen shell's."""
-        script, shell = self.spec.script, self.shell
-        head = "" if script.startswith("#!") else "#!%s\n" % shell.command
-        if head and shell.kind == "sh":
-            # The words of $mpirun are joined as rc exports a list; this makes sh split them.
-            head += "IFS=$(printf ' \\t\\n\\001')\n"
-        return head + script + ("" if script.endswith("\n") else "\n")
-
     def texts(self) -> Dict[str, str]:
         """{name: text} of the scripts.
 
@@ -3875,7 +3928,7 @@ class ScriptWriter:
         config, shell, values = self.config, self.shell, self.values()
         body = Template.find("", "job_body", shell.kind, config) or Template("", "")
         values["job_body"] = Block(body.render(values, shell).rstrip("\n"))
-        scripts = {"run": self.payload()}
+        scripts = {"run": shell.with_head(self.spec.script)}
         if self.spec.setup:
             scripts["setup"] = Template.built_in("setup").render(values, SH)
         more = STEERING_SCRIPTS + ARRAY_SCRIPTS * bool(self.spec.tasks)
@@ -6380,12 +6433,14 @@ class JobFilter(NamedTuple):
     before: float = float("inf")    # made before then
     is_visible: Callable[[JobDir], bool] = lambda job: True
     reasons: bool = True            # whether their summaries tell them
+    app: Optional[str] = None       # made of this application
 
     def admits(self, job: JobDir) -> bool:
         """Whether it admits a job, whatever the job's state is."""
         return (self.backend in (None, job.backend)
                 and self.since <= float(job.jobid) < self.before and self.is_visible(job)
-                and (self.name is None or job.is_named(self.name)))
+                and (self.name is None or job.is_named(self.name))
+                and self.app in (None, job.application))
 
     def first(self, config: Config, pairs: Iterator[Tuple[JobDir, List[Row]]], wanted: int,
               poll: bool) -> List[Tuple[JobDir, Summary]]:
@@ -7683,6 +7738,120 @@ class TarReader:
             self.take(-info.size % 512)
 
 
+class BoundedReads:
+    """A file of which never more than a bounded part is read into memory at once.
+
+    zipfile reads the whole list of what is in an archive, as long as the archive says that it is.
+    """
+    MAX = 4 * 2 ** 20       # bytes: the list of some 50,000 files
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self.seekable, self.file = file.seek, file.tell, file.seekable, file
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file's; ValueError for more."""
+        data = self.file.read(self.MAX + 1 if size < 0 else min(size, self.MAX + 1))
+        if len(data) > self.MAX:
+            raise ValueError("it lists too many files")
+        return data
+
+
+class ZipContent:
+    """The content of a file in a zip archive."""
+
+    def __init__(self, archive: "ZipReader", item: Any) -> None:
+        with archive.faults():
+            self.archive, self.file = archive, archive.zip.open(item)
+
+    def read(self, size: int) -> bytes:
+        """The next block; b"" at the end.  InvalidError if it is damaged."""
+        with self.archive.faults():
+            return bytes(self.file.read(size))
+
+    def close(self) -> None:
+        """Read no more."""
+        self.file.close()
+
+
+class ZipReader:
+    """A zip archive that lies in a file.  Errors and limit as for TarReader."""
+
+    def __init__(self, file: IO[bytes], what: str, limit: float = float("inf")) -> None:
+        import zipfile
+        self.what, self.limit = what, limit
+        with self.faults():
+            self.zip: Any = zipfile.ZipFile(BoundedReads(file))     # type: ignore[arg-type]
+
+    @classmethod
+    @contextmanager
+    def or_tar(cls, blocks: Iterable[bytes], what: str, limit: float, place: str
+               ) -> Iterator[Iterator[Entry]]:
+        """The entries of an archive that comes in blocks: of a zip, or of a tar, also gzipped.
+
+        place: a folder where a zip may lie meanwhile, without a name.
+        """
+        import itertools
+        import tempfile
+        file = BlockFile(blocks)
+        file.fill(4)
+        if file.buffer[:2] != b"PK":
+            blocks = itertools.chain([bytes(file.buffer)], file.blocks)
+            yield TarReader(blocks, what, limit).entries()
+            return
+        with tempfile.TemporaryFile(dir=place) as whole:    # zip has its list of files at the end
+            for block in iter(lambda: file.read(BLOCK), b""):
+                whole.write(block)
+            yield cls(whole, what, limit).entries()
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Re-raise what zipfile raises for a damaged archive as InvalidError."""
+        import struct
+        import zipfile
+        import zlib
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError,
+                NotImplementedError, RuntimeError) as err:  # the last: it is encrypted
+            raise InvalidError("%s is no whole zip archive: %s" % (self.what, err)) from None
+
+    def info(self, item: Any) -> Any:
+        """A file of the archive, as a tarfile.TarInfo; a device and its like is one of those."""
+        import tarfile
+        info, mode = tarfile.TarInfo(item.filename.rstrip("/")), item.external_attr >> 16
+        info.size, info.mode = item.file_size, stat.S_IMODE(mode) or 0o644
+        with suppress(ValueError, OverflowError):   # it has no date
+            info.mtime = int(time.mktime(item.date_time + (0, 0, -1)))
+        if item.filename.endswith("/"):
+            info.type, info.mode = tarfile.DIRTYPE, stat.S_IMODE(mode) or 0o755
+        elif stat.S_ISLNK(mode):
+            info.type = tarfile.SYMTYPE
+        elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            info.type = tarfile.CHRTYPE
+        return info
+
+    def entries(self) -> Iterator[Entry]:
+        """Its entries.  The content of a file is there until the next one is asked for."""
+        import zipfile
+        left = self.limit
+        for item in self.zip.infolist():
+            info = self.info(item)
+            left -= info.size
+            if left < 0:
+                raise InvalidError("%s holds more than %d bytes" % (self.what, self.limit))
+            # The other methods of compression inflate a block without a limit.
+            if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InvalidError("%s is compressed by a method that is not taken" % self.what)
+            if info.issym() or info.isreg():
+                content: Any = ZipContent(self, item)
+                if info.issym():
+                    info.linkname = content.read(MAX_PART * 16).decode("utf-8", "surrogateescape")
+                yield info, content if info.isreg() else None
+                content.close()
+            else:
+                yield info, None
+
+
 class Padded:
     """A file that yields exactly size bytes, with zeros after its end."""
 
@@ -8059,7 +8228,7 @@ NOT_INPUTS = re.compile("|".join((
     "fpath manpath signals").split() + OUR_VARIABLES))
 
 
-@dataclass
+@dataclass(eq=False)    # each is known by itself
 class Application(Model):
     """A script that others may run with values of their own, and nothing else."""
     summary: str = option("", "what it does, in a line")
@@ -8153,7 +8322,7 @@ class Application(Model):
         """The files that it needs and a folder does not have."""
         for path in self.needs:
             if folder.status(path) is None:
-                yield Fault(path, "is missing: %s needs a file of this name" % self.name)
+                yield Fault("files", "%s is missing: %s needs it" % (path, self.name))
 
     def offer(self) -> Dict[str, Json]:
         """What those who may use it are told of it."""
@@ -8335,6 +8504,129 @@ class Inputs:
                                "contentEncoding base64 may be larger" % (size,
                                                                          Application.MAX_VALUES))
         return self.values
+
+
+class InteractiveRun:
+    """An application that answers at once: it runs in the directory of a completed job."""
+    LONGEST_S = 30
+    MAX_OUTPUT = 2 ** 20    # bytes of stdout and stderr together
+    MEMORY_MB = 2048        # of each of its processes, unless its resources say another size
+
+    def __init__(self, job: JobDir, app: Application, shell: Shell) -> None:
+        self.job, self.app, self.shell = job, app, shell
+        self.out: Dict[Any, bytearray] = {}     # {pipe: what came through it}
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """ConflictError if it is not for this job, or if the job has not completed."""
+        app, latest = self.app, Steps(rows).latest
+        if not app.interactive:
+            raise ConflictError("%s is not interactive: POST /v1/applications/%s"
+                                % (app.name, app.name))
+        if app.of and self.job.application != app.of:
+            raise ConflictError("%s is for jobs of %s" % (app.name, app.of))
+        if latest is None or latest.state is not JobState.completed:
+            raise ConflictError("job %s has not completed" % self.job.jobid)
+        missing = list(app.missing(ConfinedFolder(self.job.directory())))
+        if missing:
+            raise ConflictError(missing)
+
+    @contextmanager
+    def folder(self) -> Iterator[str]:
+        """A folder of the job's for the script, and for inputs that are files."""
+        path = self.job.at(".run-" + os.urandom(8).hex())
+        os.mkdir(path, 0o700)
+        try:
+            yield path
+        finally:
+            delete_tree(path)
+
+    def command(self, folder: str) -> List[str]:
+        """What runs the script, which it writes into a folder."""
+        script, setup = folder + "/script", folder + "/setup"
+        write_file(script, self.shell.with_head(self.app.script), 0o700)
+        lines = ["eval %s || exit" % SH.quote_word(line) for line in self.app.setup]
+        write_file(setup, "\n".join(lines + ['exec "$1"', ""]))
+        limit = (self.app.resources.memory_per_process or self.MEMORY_MB) * 1024
+        return ["/bin/sh", "-c", 'ulimit -v "$1" && shift && exec "$@"', "sh", str(limit)] + (
+            ["/bin/bash", "-l", setup, script] if self.app.setup else [script])
+
+    def environment(self, values: Dict[str, Json], folder: str) -> Dict[str, str]:
+        """The variables that it finds."""
+        spec = from_json(JobSpec, self.app.spec(values))
+        return dict(basic_environment(os.environ), jobid=self.job.jobid, base=self.job.path,
+                    **spec.variables_in(folder))
+
+    def room(self) -> int:
+        """How much it may still print."""
+        return self.MAX_OUTPUT - sum(map(len, self.out.values()))
+
+    def read(self, selector: Any, wait_s: float) -> bool:
+        """Read what it has printed meanwhile; whether there was anything."""
+        ready = selector.select(wait_s)
+        for key, _ in ready:
+            data = os.read(key.fd, min(BLOCK, self.room() + 1))
+            self.out[key.fileobj] += data
+            if not data:
+                selector.unregister(key.fileobj)
+        return bool(ready)
+
+    def watch(self, child: Any) -> str:
+        """Read what it prints until it ends; why it has to be ended, or ''."""
+        import selectors
+        deadline = time.monotonic() + self.LONGEST_S
+        with selectors.DefaultSelector() as selector:
+            for pipe in (child.stdout, child.stderr):
+                self.out[pipe] = bytearray()
+                selector.register(pipe, selectors.EVENT_READ)
+            while child.poll() is None and self.room() >= 0 and time.monotonic() < deadline:
+                if not selector.get_map():
+                    time.sleep(0.02)
+                else:
+                    self.read(selector, min(0.05, max(0.0, deadline - time.monotonic())))
+            self.read_rest(selector)
+        if self.room() < 0:
+            return "it printed more than %d bytes" % self.MAX_OUTPUT
+        return "" if child.poll() is not None else "it took longer than %d s" % self.LONGEST_S
+
+    def read_rest(self, selector: Any) -> None:
+        """Read what it printed last, and not what others may print later that it has left."""
+        while selector.get_map() and self.room() >= 0 and self.read(selector, 0):
+            pass
+
+    def answer(self, argv: Sequence[str], environment: Dict[str, str]) -> Dict[str, Json]:
+        """Run it: {exit_status, stdout, stderr}.  When it ends, its process group ends too."""
+        import subprocess
+        child = start_program(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=environment, cwd=self.job.directory(),
+                              start_new_session=True)
+        try:
+            why = self.watch(child)
+        finally:
+            with suppress(ProcessLookupError):
+                end_session(child)
+        said = [bytes(self.out[pipe]).decode("utf-8", "replace")
+                for pipe in (child.stdout, child.stderr)]
+        status = child.returncode if child.returncode >= 0 else 128 - child.returncode
+        ended = "psik: ended: %s\n" % why if why else ""
+        return {"exit_status": status, "stdout": said[0], "stderr": said[1] + ended}
+
+    def run(self, values: Dict[str, Json], user: str) -> Dict[str, Json]:
+        """Run it with these inputs, and note in the job's log who did; as answer().
+
+        InvalidError if the inputs do not fit.
+        """
+        with self.folder() as folder:
+            inputs = Inputs(self.app, ConfinedFolder(folder))
+            inputs.values = values
+            environment = self.environment(inputs.settle(), folder)
+            answer = self.answer(self.command(folder), environment)
+        note = {"time": round(time.time(), 3), "user": user, "application": self.app.name,
+                "exit_status": answer["exit_status"],
+                "inputs": one_line(json.dumps(inputs.values))[:1000]}
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with closing_fd(os.open(self.job.at("log", "applications"), flags, 0o600)) as fd:
+            write_whole(fd, (json.dumps(note) + "\n").encode())
+        return answer
 
 
 # ----------------------------------------------------------------------------------------- 16. HTTP
@@ -9149,7 +9441,8 @@ LOCAL_USER = "local:psik_api"   # what psik_api calls the caller in local mode
 OPERATIONS = ("GET", "POST")    # reading a job, and all else; a token's ops are HTTP methods
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 CERTIFICATE = "cert"            # claim: the serial number of the certificate that got the token
-NARROWINGS = ("ops", "jobs", "backends")    # the claims that make a token narrower than its user
+# The claims that make a token narrower than its user.
+NARROWINGS = ("ops", "jobs", "backends", "apps")
 
 
 def is_user(name: Any) -> bool:
@@ -9204,7 +9497,10 @@ class Caller(NamedTuple):
     trusted: bool = False       # we, or an administrator: owns every job
     jobs: Optional[FrozenSet[str]] = None
     backends: Optional[FrozenSet[str]] = None
+    apps: Optional[FrozenSet[str]] = None       # applications, and the jobs that were made of them
     claims: Optional[Dict[str, Json]] = None
+    issuer: str = ""                            # that has named him, if it was not we
+    roles: FrozenSet[str] = frozenset()         # that the issuer gives him; see Policy.roles()
 
     @property
     def anonymous(self) -> bool:
@@ -9216,6 +9512,14 @@ class Caller(NamedTuple):
         """Whether his token allows less than he may do."""
         claims = self.claims or {}
         return any(name in claims for name in NARROWINGS) or claims.get("narrowed", False)
+
+    def reaches(self, job: Optional[JobDir]) -> bool:
+        """Whether his token is not too narrow for a job; without a job, to make one."""
+        if job is None:
+            return self.jobs is None
+        return ((self.jobs is None or job.jobid in self.jobs)
+                and (self.backends is None or job.backend in self.backends)
+                and (self.apps is None or job.application in self.apps))
 
     def owns(self, job: JobDir) -> bool:
         """Whether he owns the job, or is trusted as if he did; never with a narrowed token."""
@@ -9265,6 +9569,7 @@ class Policy:
 
     def __init__(self, config: Config) -> None:
         self.configs = [backend.config for backend in config.by_name.values()]
+        self.scripts = config.submit == "scripts"
         self.rule = self.load_rule(config)
 
     @staticmethod
@@ -9305,10 +9610,7 @@ class Policy:
 
     def allows(self, caller: Caller, operation: str, job: Optional[JobDir]) -> bool:
         """Whether a caller may do an operation on a job; without a job, whether he may make one."""
-        jobs, backends = caller.jobs, caller.backends
-        if jobs is not None and (job is None or job.jobid not in jobs):
-            return False
-        if backends is not None and job is not None and job.backend not in backends:
+        if not caller.reaches(job):
             return False
         if caller.trusted or caller.anonymous:
             return caller.trusted
@@ -9321,8 +9623,9 @@ class Policy:
     def is_maker(self, caller: Caller, config: Optional[Config] = None) -> bool:
         """Whether `users`, of this config or of any, lets a caller make jobs; we and admins may."""
         configs = [config] if config else self.configs
+        names = {caller.user} if caller.issuer else {caller.user, ANYBODY}
         return (caller.trusted or caller.user == LOCAL_USER
-                or any({caller.user, ANYBODY} & set(each.users) for each in configs))
+                or any(names & set(each.users) for each in configs))
 
     def check_is_maker(self, caller: Caller, config: Optional[Config] = None) -> None:
         """ForbiddenError unless is_maker()."""
@@ -9335,9 +9638,61 @@ class Policy:
         if caller.jobs is not None:
             raise ForbiddenError("the token does not let you make jobs")
         self.check_is_maker(caller)
-        # The rule is for users; LOCAL_USER is who runs the server.
+        self.check_takes_scripts(caller)
+        self.check_rule(caller)
+
+    def check_rule(self, caller: Caller) -> None:
+        """ForbiddenError if the rule does not let a caller make jobs."""
+        # It is for users; LOCAL_USER is who runs the server.
         if caller.user != LOCAL_USER and not self.allows(caller, "POST", None):
             raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
+
+    # Applications.
+
+    def takes_scripts(self, caller: Caller) -> bool:
+        """Whether a caller who may make jobs may run what he likes, and not only applications."""
+        is_ours = caller.trusted or caller.user == LOCAL_USER
+        return caller.apps is None and (self.scripts or is_ours)
+
+    def check_takes_scripts(self, caller: Caller) -> None:
+        """ForbiddenError unless takes_scripts()."""
+        if not self.takes_scripts(caller):
+            raise ForbiddenError("%s may run applications here, and nothing else; "
+                                 "GET /v1/applications lists them" % caller.user)
+
+    def roles(self, caller: Caller) -> Set[str]:
+        """The roles that a caller has, from the config and from an issuer."""
+        names = [caller.user] + [ANYBODY] * (not caller.issuer)
+        given = {role for config in self.configs for name in names if name in config.users
+                 for role in config.users[name].roles}
+        return given | caller.roles
+
+    def check_is_applicant(self, caller: Caller, config: Optional[Config] = None) -> None:
+        """ForbiddenError unless a caller may use applications: who may make jobs, an issuer's user.
+        """
+        if not caller.issuer:
+            self.check_is_maker(caller, config)
+
+    def check_may_apply(self, caller: Caller) -> None:
+        """ForbiddenError if token, config or rule do not let a caller make jobs of applications."""
+        if caller.jobs is not None:
+            raise ForbiddenError("the token does not let you make jobs")
+        self.check_is_applicant(caller)
+        self.check_rule(caller)
+
+    def may_use(self, caller: Caller, app: Application) -> bool:
+        """Whether the token and the roles of a caller let him use an application."""
+        if caller.anonymous or (caller.apps is not None and app.name not in caller.apps):
+            return False
+        is_ours = caller.trusted or caller.user == LOCAL_USER
+        return is_ours or not app.roles or bool(self.roles(caller) & set(app.roles))
+
+    def check_may_use(self, caller: Caller, app: Application) -> None:
+        """ForbiddenError unless may_use()."""
+        if not self.may_use(caller, app):
+            raise ForbiddenError("%s may not use %s; it is for the roles %s" % (
+                caller.user, app.name, ", ".join(app.roles)) if caller.apps is None or (
+                    app.name in caller.apps) else "the token is not for " + app.name)
 
 
 # Tokens, signed with a key that only we can read.  The config chooses the algorithm, and never the
@@ -9433,7 +9788,7 @@ class Tokens:
     """A config's tokens; for each kind a subclass makes tokens from claims, and reads them.
 
     Claims are those of a JWT: sub (the user), exp (seconds since the epoch), jti (the token's id);
-    and ops, jobs, backends if the token is narrowed.
+    and those of NARROWINGS that make it narrower.
     """
 
     def __init__(self, config: Config) -> None:
@@ -9460,7 +9815,7 @@ class Tokens:
 
     def make(self, user: str, expires_s: float, parents: Sequence[str] = (), certificate: str = "",
              **narrow: Optional[Sequence[str]]) -> str:
-        """A token for a user, which expires, narrowed to `ops`, `jobs` and `backends` if given.
+        """A token for a user, which expires, narrowed by those of NARROWINGS that are given.
 
         parents: the ids of the tokens that were shown to get it, certificate: the serial number of
         the certificate; it is void once one of them is revoked or refused.  InvalidError if it
@@ -9663,7 +10018,8 @@ class BiscuitTokens(Tokens):
         exp = datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)
         source = "user({user}); check if time($time), $time < {exp};"
         values = {"user": claims["sub"], "exp": exp}
-        for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend")):
+        for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend"),
+                           ("apps", "app")):
             words = {"%s%d" % (name, number): word
                      for number, word in enumerate(claims.get(name, ()))}
             if name == "ops" and words:
@@ -9743,7 +10099,7 @@ class BiscuitTokens(Tokens):
         authorizer, rule = self.authorizer(token, facts), "value($x) <- %s($x)"
         authorizer.authorize()
         return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule(rule % fact))]
-                for fact in ("user", "only_job", "only_backend", "certificate")}
+                for fact in ("user", "only_job", "only_backend", "only_app", "certificate")}
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
         """The claims of a biscuit that allows a request with these facts."""
@@ -9768,7 +10124,8 @@ class BiscuitTokens(Tokens):
 
         exp is only a guess: the checks, which have passed, decide how long a biscuit is valid.
         """
-        narrow = {"jobs": values["only_job"], "backends": values["only_backend"]}
+        narrow = {"jobs": values["only_job"], "backends": values["only_backend"],
+                  "apps": values["only_app"]}
         claims: Dict[str, Json] = {name: words for name, words in narrow.items() if words}
         claims.update({CERTIFICATE: serial for serial in values["certificate"]})
         narrowed = biscuit.block_count() > 1 or "check if operation(" in biscuit.block_source(0)
@@ -9782,6 +10139,193 @@ class BiscuitTokens(Tokens):
             raise ValueError(str(err)) from None
         blocks = [biscuit.block_source(number) for number in range(biscuit.block_count())]
         return ["%s# revocation id: %s" % pair for pair in zip(blocks, biscuit.revocation_ids)]
+
+
+class Der:
+    """What a key in DER holds, item after item; ValueError where it is not written as DER wants it.
+    """
+    NUMBER, BITS, SEQUENCE = 0x02, 0x03, 0x30
+
+    def __init__(self, data: bytes) -> None:
+        self.rest = data
+
+    def take(self, tag: int) -> bytes:
+        """The content of the next item, which has this tag."""
+        data, start = self.rest + b"\0\0", 2
+        size = data[1]
+        if size & 0x80:     # the length of the length, which is no longer than it has to be
+            start += size & 0x7F
+            size = int.from_bytes(data[2:start], "big")
+            if start > 5 or data[2] == 0 or size < 0x80:
+                raise ValueError("a length in it is invalid")
+        if data[0] != tag or start + size > len(self.rest):
+            raise ValueError("it is cut, or something else")
+        content, self.rest = self.rest[start:start + size], self.rest[start + size:]
+        return content
+
+    def number(self) -> int:
+        """The next item, which is a number above 0."""
+        content = self.take(self.NUMBER)
+        if not content or content[0] & 0x80 or (content[0] == 0 and not content[1:2] > b"\x7f"):
+            raise ValueError("a number in it is invalid")
+        return int.from_bytes(content, "big")
+
+    def inner(self, tag: int) -> "Der":
+        """What is inside the next item, which has this tag and is the last."""
+        content = self.take(tag)
+        if self.rest:
+            raise ValueError("something stands behind it")
+        return Der(content)
+
+
+RSA_ALGORITHM = bytes.fromhex("06092a864886f70d0101010500")     # rsaEncryption, NULL
+SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")   # RFC 8017, 9.2
+
+
+class RsaKey(NamedTuple):
+    """A public key of RSA, for signatures of PKCS #1 v1.5 with SHA-256 (RFC 8017).
+
+    Only public numbers are here, so no time that an operation takes tells a secret.
+    """
+    modulus: int
+    exponent: int
+
+    @classmethod
+    def of_pem(cls, text: str) -> "RsaKey":
+        """The key of a PEM text, PUBLIC KEY or RSA PUBLIC KEY; ValueError says why it is none."""
+        import base64
+        found = re.findall(r"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]+)-----END \1-----", text)
+        if len(found) != 1:
+            raise ValueError("it is no PEM file with one key")
+        kind, body = found[0]
+        if "PRIVATE" in kind:
+            raise ValueError("it is the private key, which only the issuer should have; `openssl "
+                             "pkey -pubout -in FILE` prints the public one")
+        if kind not in ("PUBLIC KEY", "RSA PUBLIC KEY"):
+            raise ValueError("%s is not taken; it should be a PUBLIC KEY" % kind)
+        data = base64.b64decode("".join(body.split()), validate=True)
+        return cls.of_der(data if kind == "RSA PUBLIC KEY" else cls.unwrapped(data))
+
+    @staticmethod
+    def unwrapped(data: bytes) -> bytes:
+        """The key inside a SubjectPublicKeyInfo."""
+        outer = Der(data).inner(Der.SEQUENCE)
+        if outer.take(Der.SEQUENCE) != RSA_ALGORITHM:
+            raise ValueError("it is no key for RS256; those for PSS or elliptic curves are not "
+                             "taken")
+        bits = outer.take(Der.BITS)
+        if outer.rest or bits[:1] != b"\0":
+            raise ValueError("it is cut, or something else")
+        return bits[1:]
+
+    @classmethod
+    def of_der(cls, data: bytes) -> "RsaKey":
+        """The key of an RSAPublicKey in DER."""
+        items = Der(data).inner(Der.SEQUENCE)
+        key = cls(items.number(), items.number())
+        size = key.modulus.bit_length()
+        if items.rest or not key.modulus & 1:
+            raise ValueError("it is no key of RSA")
+        if not 2048 <= size <= 8192:
+            raise ValueError("it has %d bits, and must have 2048 to 8192" % size)
+        if not (key.exponent & 1 and 1 < key.exponent < 2 ** 32):
+            raise ValueError("its exponent must be odd, above 1 and below 2^32")
+        return key
+
+    def has_signed(self, message: bytes, signature: bytes) -> bool:
+        """Whether this is the signature of a message: all that it encodes is built and compared."""
+        import hashlib
+        import hmac
+        size, number = (self.modulus.bit_length() + 7) // 8, int.from_bytes(signature, "big")
+        if len(signature) != size or number >= self.modulus:
+            return False
+        digest = SHA256_INFO + hashlib.sha256(message).digest()
+        encoded = b"\0\1" + b"\xff" * (size - len(digest) - 3) + b"\0" + digest
+        return hmac.compare_digest(
+            pow(number, self.exponent, self.modulus).to_bytes(size, "big"), encoded)
+
+
+class Issuers:
+    """The issuers that a config trusts, and their tokens: JWTs, signed with RS256 (RFC 7515, 7519).
+
+    What a token may be is in the config alone.  A token says who has issued it, but no more: not
+    the algorithm, and not where the key is.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """InvalidError if a key cannot be used."""
+        self.known, self.keyring = config.issuers, Keyring(config)
+        self.keys = {name: self.read_key(config, name) for name in self.known}
+
+    def read_key(self, config: Config, name: str) -> RsaKey:
+        """The key of an issuer."""
+        path = self.known[name].key
+        try:
+            if config.check_owner:
+                Guarded(path, "copy it to a folder of your own").check_ours()
+            return RsaKey.of_pem(read_text(path))
+        except (ValueError, InvalidError) as err:
+            why = str(err) if path in str(err) else "%s: %s" % (path, err)
+            raise InvalidError([Fault("issuers.%s.key" % name, why)], "config") from None
+
+    @staticmethod
+    def part(text: str) -> Dict[str, Json]:
+        """The JSON object of a part of a token; ValueError."""
+        data = json.loads(decode_base64(text).decode("utf-8"), object_pairs_hook=strict_pairs,
+                          parse_constant=refuse_constant)
+        if not isinstance(data, dict):
+            raise ValueError("a part of it is no object")
+        return data
+
+    def caller(self, token: str) -> Optional[Caller]:
+        """Whom a token of an issuer names; None if it is of none; else a 401."""
+        parts = token.split(".")
+        try:
+            issuer = str(self.part(parts[1]).get("iss")) if len(parts) == 3 else ""
+        except (ValueError, RecursionError):
+            return None
+        if issuer not in self.known:
+            return None
+        try:
+            return self.read(issuer, *parts)
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as err:
+            raise refused_token("%s: %s" % (issuer, err)) from None
+
+    def read(self, issuer: str, head: str, body: str, signature: str) -> Caller:
+        """Whom a token of an issuer names; an error says why it is invalid."""
+        config, header = self.known[issuer], self.part(head)
+        if header.get("alg") != "RS256" or "crit" in header:
+            raise ValueError("its algorithm is not RS256, or its header demands an extension")
+        if not self.keys[issuer].has_signed(("%s.%s" % (head, body)).encode(),
+                                            decode_base64(signature)):
+            raise ValueError("its signature is not the issuer's")
+        claims = self.part(body)
+        self.check(config, claims)
+        user, roles = config.prefix + claims["sub"], frozenset(claims.get("roles") or ())
+        if not is_user(user):
+            raise ValueError("it names no user")
+        return Caller(user, claims={"exp": claims["exp"]}, issuer=issuer, roles=roles)
+
+    @staticmethod
+    def check_audience(ours: Optional[str], named: Any) -> None:
+        """ValueError or TypeError unless a token, which names somebody or not, is for us."""
+        names = [named] if isinstance(named, str) else named
+        if (named is not None or ours) and ours not in names:
+            raise ValueError("it is for somebody else")
+
+    def check(self, config: IssuerConfig, claims: Dict[str, Json]) -> None:
+        """ValueError, KeyError or TypeError unless the claims are valid, here and now."""
+        JwtTokens.check_times(claims)
+        if claims["exp"] > time.time() + config.longest_life_s + CLOCK_SKEW_S:
+            raise ValueError("it is valid for longer than %d s" % config.longest_life_s)
+        self.check_audience(config.audience, claims.get("aud"))
+        for name, texts in (("sub", [claims["sub"]]), ("roles", claims.get("roles") or [])):
+            if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+                raise ValueError("its %s should be text" % name)
+        if not claims["sub"]:
+            raise ValueError("it names no user")
+        if self.keyring.revoked() & {str(claims.get("jti"))}:
+            raise ValueError("it was revoked")
 
 
 TOKEN_KINDS: Dict[str, Type[Tokens]] = {"jwt": JwtTokens, "biscuit": BiscuitTokens}
@@ -10458,6 +11002,7 @@ class Api:
         self.access_log = True
         self.connections = Connections(limit)
         self.begun, self.lock = time.monotonic(), threading.Lock()
+        self.interactive = threading.BoundedSemaphore(MAX_INTERACTIVE)
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
         # The token that callers in local mode must show; '' if none.  It is set by --token, and
@@ -10470,7 +11015,11 @@ class Api:
         A request that is being answered meanwhile may see both.
         """
         policy, backends, tree = Policy(config), config.by_name, JobTree(config)
+        issuers, applications = Issuers(config), Applications(config)
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
+        self.issuers, self.applications = issuers, applications
+        for line in applications.wrong:
+            complain(line)
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
         self.queues: Dict[str, Tuple[float, List[Queue]]] = {}  # {backend: (when, its queues)}
         self.tracker.config = config
@@ -10722,6 +11271,16 @@ class Handler:
         with given_in("body"):
             return parse_json(text, "body")
 
+    @property
+    def upload_limit(self) -> int:
+        """The bytes that an upload may have."""
+        return self.api.config.max_upload_mb * 10 ** 6
+
+    def offered(self) -> List[Application]:
+        """The applications that the caller may use."""
+        return [app for app in self.api.applications.by_name.values()
+                if self.api.policy.may_use(self.caller, app)]
+
     def model(self, cls: Type[M]) -> M:
         """The model that the request's body describes; RequestError, InvalidInput."""
         with given_in("body"):
@@ -10754,6 +11313,13 @@ class Handler:
             if operation == "POST" and policy.allows(caller, "GET", job):
                 raise ForbiddenError("job %s is not yours to change" % jobid)
         raise NotFoundError("no job %s" % jobid)
+
+    def find_application(self, name: str) -> Application:
+        """The application of this name; NotFoundError, also if its file is wrong."""
+        applications = self.api.applications.by_name
+        if name not in applications:
+            raise NotFoundError("no application %s" % shown(name))
+        return applications[name]
 
     def start(self, job: JobDir, failed_only: bool = False) -> None:
         """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
@@ -10901,6 +11467,8 @@ class ServerHandler(Handler):
         caller, bearer = self.caller, self.req.bearer
         if caller.anonymous:
             raise unauthorized("no token for an address: nobody vouches for it")
+        if caller.issuer:
+            raise ForbiddenError("your tokens come from " + caller.issuer)
         # What the holder of a biscuit has narrowed must not come back wide.
         keeps = caller.claims is not None and self.api.config.tokens == "biscuit"
         return Response.of_text((bearer or "") if keeps else self.new_token()).plus(NOT_STORED)
@@ -10975,25 +11543,38 @@ class ServerHandler(Handler):
                        for job in jobs):
                 raise InvalidError([Fault("after", "no job %s" % shown(jobid))])
 
+    @property
+    def access(self) -> Optional[Json]:
+        """The access.json of a job that belongs to the caller; None if it gets none."""
+        return None if self.caller.user == LOCAL_USER else Access(self.caller.user, {})._asdict()
+
     def new_job(self, spec: JobSpec) -> JobDir:
         """Make a job that belongs to the caller."""
         backend = self.backend_of_new(spec).name
-        access = None if self.caller.user == LOCAL_USER else Access(self.caller.user, {})._asdict()
         with given_in("body"):
             self.check_after(spec)
-            return create(self.api.config, spec, backend, access)
+            return create(self.api.config, spec, backend, self.access)
 
-    def job_of_key(self, spec: JobSpec, key: str) -> JobDir:
-        """The job that the caller has made with this Idempotency-Key, or a new one; submitted."""
+    def submitted(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir]) -> JobDir:
+        """The job of this spec that make() makes, submitted.
+
+        With an Idempotency-Key it is the one that the caller has made with the key already.
+        """
+        key = self.req.headers.get("idempotency-key")
+        if key is None:
+            job = make()
+            self.start(job)
+            return job
         if len(key) > MAX_KEY:
             raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
-        backend = self.backend_of_new(spec)
         name, text = "%s\n%s" % (self.caller.user, key), json.dumps(to_json(spec), sort_keys=True)
         with IdempotencyKeys(backend.root).entry(name, text) as entry:
-            job = Root(backend.name, backend.root, backend.config).job(entry.jobid)
-            if job is None or not job.rows():
-                job = self.new_job(spec)
+            known = Root(backend.name, backend.root, backend.config).job(entry.jobid)
+            if known is None or not known.rows():
+                job = make()
                 entry.keep(job.jobid)
+            else:
+                job = known
             if len(job.rows()) == 1:  # not submitted yet; a refused one is answered as it stands
                 self.start(job)
             return job
@@ -11004,8 +11585,14 @@ class ServerHandler(Handler):
         place = os.path.relpath("/v1/jobs/" + job.jobid, os.path.dirname(self.req.path))
         return Response.of_json(job.jobid).plus(("Location", place))
 
-    def await_job(self, job: JobDir, wait_s: float) -> Response:
-        """The state of a job that was made, once it has ended, or after wait_s; as created()."""
+    def answer(self, job: JobDir) -> Response:
+        """The answer to who made a job and submitted it: its id; with `wait` its JobStepInfo.
+
+        That is its state once it has ended, or when the time is over.
+        """
+        wait_s = UNTIL_END.value(self.req)
+        if wait_s is None:
+            return self.created(job)
         deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
         for pause_s in pauses():
             rows = job.rows()
@@ -11023,14 +11610,9 @@ class ServerHandler(Handler):
 
         With `wait`, its JobStepInfo.
         """
-        key, spec = self.req.headers.get("idempotency-key"), self.model(JobSpec)
-        wait_s = UNTIL_END.value(self.req)
-        if key is not None:
-            job = self.job_of_key(spec, key)
-        else:
-            job = self.new_job(spec)
-            self.start(job)
-        return self.created(job) if wait_s is None else self.await_job(job, wait_s)
+        spec = self.model(JobSpec)
+        return self.answer(self.submitted(self.backend_of_new(spec), spec,
+                                          lambda: self.new_job(spec)))
 
     def post_new(self) -> Response:
         """Make a job and do not submit it; its id."""
@@ -11087,6 +11669,120 @@ class ServerHandler(Handler):
         return "OK"
 
 
+class ApplicationHandler(ServerHandler):
+    """The routes of applications, for who may make jobs of them."""
+    ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar",
+                "application/gzip", "application/x-gzip")
+
+    def application(self) -> Application:
+        """The application that the request is for, which the caller may use."""
+        app = self.find_application(self.req.params["name"])
+        self.api.policy.check_may_use(self.caller, app)
+        return app
+
+    def get_applications(self) -> Json:
+        """The applications that the caller may use, with their inputs."""
+        return [app.offer() for app in self.offered()]
+
+    def get_application(self) -> Json:
+        """One application, with its inputs."""
+        return self.application().offer()
+
+    @staticmethod
+    def check_takes_files(app: Application) -> None:
+        """InvalidError if an application has no use for files: they lie where its script runs."""
+        if not app.needs:
+            raise InvalidError("%s takes no files" % app.name)
+
+    def take_archive(self, inputs: Inputs, blocks: Iterable[bytes]) -> None:
+        """Unpack an archive to where the job will run."""
+        self.check_takes_files(inputs.app)
+        folder = inputs.folder
+        with ZipReader.or_tar(blocks, "the archive", self.upload_limit, folder.root) as entries:
+            folder.take_in(entries)
+
+    def take_part(self, inputs: Inputs, name: str, filename: str, blocks: Iterable[bytes]) -> None:
+        """Take a part of a form: a value, an input that is a file, an archive, or another file."""
+        if not filename:
+            text = b""
+            for block in blocks:
+                text += block
+                if len(text) > Application.MAX_VALUES:
+                    raise RequestError(413, "the field %s is too long" % shown(name))
+            if text or name in inputs.properties:   # a browser sends an empty one for no file
+                inputs.add_text(name, text.decode("utf-8", "surrogateescape"))
+        elif inputs.is_file(name):
+            inputs.add_file(name, blocks)
+        elif name in ("upload", "archive"):
+            self.take_archive(inputs, blocks)
+        else:
+            self.check_takes_files(inputs.app)
+            inputs.folder.save(filename, blocks)
+
+    def take_body(self, inputs: Inputs) -> None:
+        """Take the inputs that come in the body: as JSON, as a form, or as an archive of files.
+
+        Beside an archive, the values are in the query.
+        """
+        kind = self.req.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            for name, filename, blocks in Form(self.req, self.upload_limit).parts():
+                self.take_part(inputs, name, filename, blocks)
+                for _ in blocks:
+                    pass
+        elif kind in self.ARCHIVES:
+            self.take_archive(inputs, self.req.body.blocks(self.upload_limit))
+            for name in set(self.req.query) & set(inputs.properties):
+                inputs.add_text(name, self.req.query[name])
+        else:
+            values = self.json()
+            if not isinstance(values, dict):
+                raise InvalidError("the body is not an object {INPUT: VALUE}")
+            inputs.values = values
+
+    def callback(self) -> Dict[str, Json]:
+        """The callback that the request names, as fields of a spec; {} if it names none."""
+        headers, policy = self.req.headers, self.api.policy
+        url, secret = headers.get("x-psik-callback"), headers.get("x-psik-callback-secret")
+        if url is None:
+            return {}
+        if not self.api.config.application_callbacks and not policy.takes_scripts(self.caller):
+            raise ForbiddenError("callbacks of applications are not allowed here")
+        return {"callback": url, "cb_secret": secret}
+
+    def spec_of(self, app: Application, folder: ConfinedFolder) -> JobSpec:
+        """The spec of a job with the inputs of the request, whose files go into a folder."""
+        inputs = Inputs(app, folder)
+        with given_in("body"):
+            self.take_body(inputs)
+            values = inputs.settle()
+            missing = list(app.missing(folder))
+            if missing:
+                raise InvalidError(missing)
+            return from_json(JobSpec, dict(app.spec(values), **self.callback()), "body")
+
+    def post_application(self) -> Response:
+        """Make a job of an application and submit it; its id.  Idempotency-Key, wait: as for jobs.
+
+        The inputs come as JSON; as a form, whose files are those that it needs, those that are
+        inputs, and archives (`upload`), which are unpacked; or as an archive.
+        """
+        app, config = self.application(), self.api.config
+        if app.interactive:
+            raise ConflictError("%s is interactive: POST /v1/jobs/{jobid}/applications/%s"
+                                % (app.name, app.name))
+        backend = app.choose(config, self.caller.backends)
+        self.api.policy.check_is_applicant(self.caller, backend.config)
+        with self.api.tree.reserved(backend) as job:
+            spec = self.spec_of(app, ConfinedFolder(job.incoming()))
+
+            def make() -> JobDir:
+                fill_jobdir(job, settle_spec(config, spec, backend.name), self.access)
+                return job
+
+            return self.answer(self.submitted(backend, spec, make))
+
+
 class JobHandler(Handler):
     """The routes of a job that the caller may see, or change if the method is not GET."""
 
@@ -11118,7 +11814,14 @@ class JobHandler(Handler):
 
     def start_job(self) -> Json:
         """Submit a job, or submit it again as its next step; only who may make jobs may."""
-        self.api.policy.check_is_maker(self.caller, self.api.backends[self.job.backend].config)
+        policy, config = self.api.policy, self.api.backends[self.job.backend].config
+        name = self.job.application
+        if name:
+            policy.check_is_applicant(self.caller, config)
+            policy.check_may_use(self.caller, self.find_application(name))
+        else:
+            policy.check_is_maker(self.caller, config)
+            policy.check_takes_scripts(self.caller)
         self.start(self.job, bool(FAILED.value(self.req)))
         return None
 
@@ -11159,8 +11862,30 @@ class JobHandler(Handler):
         spec = to_json(self.job.spec(), secrets=False)
         if not self.caller.owns(self.job):
             callback = spec["callback"] and re.sub(r"[?#].*", "", spec["callback"])
-            spec.update(environment={}, callback=callback)
+            spec.update(environment={}, inputs={}, callback=callback)
         return spec
+
+    def post_interactive(self) -> Json:
+        """Run an interactive application in the directory of a completed job; what it printed.
+
+        It may take 30 seconds, and print a mebibyte.
+        """
+        api, app = self.api, self.find_application(self.req.params["name"])
+        api.policy.check_is_applicant(self.caller, api.backends[self.job.backend].config)
+        api.policy.check_may_use(self.caller, app)
+        call = InteractiveRun(self.job, app, Shell.of(api.config))
+        call.check(self.rows)
+        values = self.json()
+        if not isinstance(values, dict):
+            raise InvalidInput([Fault("", "should be an object {INPUT: VALUE}")], "body")
+        if not api.interactive.acquire(False):
+            raise RequestError(503, "as many interactive applications run as may",
+                               Retry_After="5")
+        try:
+            with given_in("body"):
+                return call.run(values, self.caller.user)
+        finally:
+            api.interactive.release()
 
     # Logs, scripts, events.
 
@@ -11243,11 +11968,6 @@ class JobHandler(Handler):
                                      % self.job.jobid)
         return ConfinedFolder(folder, trees)
 
-    @property
-    def upload_limit(self) -> int:
-        """The bytes that an upload may have."""
-        return self.api.config.max_upload_mb * 10 ** 6
-
     def get_files(self) -> Json:
         """What lies in the work directory: {name: {size, atime, mtime}}."""
         return self.folder().stat()
@@ -11268,8 +11988,13 @@ class JobHandler(Handler):
             raise RequestError(404, str(err), **dict(notes)) from None
         return Response.of_file(self.req, file, kind, os.path.basename(path)).plus(*notes)
 
+    def check_may_write(self) -> None:
+        """ForbiddenError if the caller may not change files: a script could run what is there."""
+        self.api.policy.check_takes_scripts(self.caller)
+
     def expect_upload(self, folder: ConfinedFolder, path: str) -> None:
         """Check the conditions of an upload before its body is read, and note where it goes."""
+        self.check_may_write()
         above, name = folder.split(path)
         self.req.check_change(folder.status(path))
         if os.path.isdir(os.path.join(above, name)) and not os.path.islink(
@@ -11300,6 +12025,7 @@ class JobHandler(Handler):
 
     def delete_file(self) -> Json:
         """Remove a file of the work directory."""
+        self.check_may_write()
         self.folder().unlink(self.req.params["path"], self.req.check_change)
         return None
 
@@ -11329,15 +12055,16 @@ class JobHandler(Handler):
             ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % jobid)))
 
     def put_archive(self) -> Json:
-        """Unpack a tar archive, also a .tar.gz, in the work directory, or in a directory in it.
+        """Unpack an archive, .tar, .tar.gz or .zip, in the work directory, or in one in it.
 
         Answers which entries were left out: devices, FIFOs, hard links, links that lead out of it.
         """
         folder, below, limit = self.folder(), WITHIN.value(self.req) or "", self.upload_limit
         UploadFolders(self.api.backends[self.job.backend].root).note(folder.root)
-        with given_in("body"):
-            archive = TarReader(self.req.body.blocks(limit), "the body", limit)
-            return folder.take_in(archive.entries(), below)
+        self.check_may_write()
+        blocks = self.req.body.blocks(limit)
+        with given_in("body"), ZipReader.or_tar(blocks, "the body", limit, folder.root) as entries:
+            return folder.take_in(entries, below)
 
     # Access.
 
@@ -11361,18 +12088,22 @@ class JobHandler(Handler):
 
 # Which request goes to which handler, who may send it, and the interface as a document.
 
-@lru_cache(maxsize=1)
-def openapi_response() -> Response:
-    """The interface as a document.  Made once: it takes ten milliseconds, and anybody may ask."""
-    return Response.of_json(OpenApi().document())
+@lru_cache(maxsize=16)
+def openapi_response(apps: Tuple[Application, ...]) -> Response:
+    """The interface as a document, with these applications.
+
+    It is kept: to make it takes ten milliseconds, and anybody may ask.
+    """
+    return Response.of_json(OpenApi().document(apps))
 
 
 def get_openapi(handler: ServerHandler) -> Response:
-    """This interface, as OpenAPI 3.1.
+    """This interface, as OpenAPI 3.1, with the applications that the caller may use.
 
     X-Forwarded-Prefix: the path below which a proxy shows this server.
     """
-    answer, prefix = openapi_response(), handler.req.headers.get("x-forwarded-prefix", "")
+    answer = openapi_response(tuple(handler.offered()))
+    prefix = handler.req.headers.get("x-forwarded-prefix", "")
     if not re.fullmatch("(/[A-Za-z0-9._~-]{1,60}){1,9}", prefix):
         return answer
     place = '"servers": [{"url": "%s"}]'
@@ -11402,6 +12133,7 @@ class Route(NamedTuple):
     #   signed  who has signed the body
     #   user    whom the kernel, a certificate or a token names
     #   create  who may make jobs
+    #   apply   who may make jobs of applications
     #   job     who may see the job, or change it if the method is not GET
     scope: str
     handler: Callable[[Any], Union[Json, Response]]  # of JobHandler if the scope is `job`
@@ -11451,6 +12183,12 @@ ROUTES = (
           (BACKEND_PARAM, MACHINE)),
     Route("POST", "/v1/jobs/callback", "signed", ServerHandler.post_callback, "string", "Callback",
           (BACKEND_PARAM,)),
+    Route("GET", "/v1/applications", "apply", ApplicationHandler.get_applications,
+          "[Application]"),
+    Route("GET", "/v1/applications/{name}", "apply", ApplicationHandler.get_application,
+          "Application"),
+    Route("POST", "/v1/applications/{name}", "apply", ApplicationHandler.post_application,
+          "Created", "Inputs", (UNTIL_END,)),
     Route("GET", "/v1/jobs/{jobid}", "job", JobHandler.get_job, "[JobStepInfo]", "", (TASK,)),
     Route("DELETE", "/v1/jobs/{jobid}", "job", JobHandler.delete_job, "null", "",
           (PURGE, TASK)),
@@ -11459,6 +12197,8 @@ ROUTES = (
     Route("POST", "/v1/jobs/{jobid}/cancel", "job", JobHandler.cancel_job, "null", "", (TASK,)),
     Route("POST", "/v1/jobs/{jobid}/hold", "job", JobHandler.hold_job, "null"),
     Route("POST", "/v1/jobs/{jobid}/release", "job", JobHandler.release_job, "null"),
+    Route("POST", "/v1/jobs/{jobid}/applications/{name}", "job", JobHandler.post_interactive,
+          "Finished", "Inputs"),
     Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
     Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
     Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "",
@@ -11544,6 +12284,12 @@ SCHEMAS: Dict[str, Json] = {
         Queue._fields[2:], {"anyOf": [NUMBER, NULL]})),
     "FileInfo": object_of(size=NUMBER, atime=NUMBER, mtime=NUMBER),
     "Health": object_of(status=TEXT, version=TEXT, writable=FLAG, backends=map_of(TEXT)),
+    "Application": object_of(
+        name=TEXT, summary=TEXT, description=TEXT, needs=list_of(TEXT), outputs=list_of(TEXT),
+        roles=list_of(TEXT), interactive=FLAG, of={"anyOf": [TEXT, NULL]},
+        inputs={"type": "object", "description": "a JSON Schema of its inputs"}),
+    "Finished": object_of(exit_status=NUMBER, stdout=TEXT, stderr=TEXT),
+    "Inputs": {"type": "object", "description": "the inputs, by name", "examples": [{}]},
     "Access": object_of(owner=TEXT, shared=SHARES_SCHEMA),
     "Shares": SHARES_SCHEMA,
     "Blocks": object_of(blocks=list_of(TEXT)),
@@ -11558,7 +12304,12 @@ CHANGES_FILE = (JobHandler.put_file, JobHandler.delete_file, JobHandler.post_fil
 STREAMS = (ServerHandler.get_events, JobHandler.get_job_events)
 Handlers = Tuple[Callable[[Any], Any], ...]
 REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
-    "Idempotency-Key": ("the same key gives the same job, for a day", (ServerHandler.post_job,)),
+    "Idempotency-Key": ("the same key gives the same job, for a day", (
+        ServerHandler.post_job, ApplicationHandler.post_application)),
+    "X-Psik-Callback": ("URL to which every change of state is sent",
+                        (ApplicationHandler.post_application,)),
+    "X-Psik-Callback-Secret": ("key that signs what is sent there",
+                               (ApplicationHandler.post_application,)),
     "X-Hub-Signature-256": ("sha256= and the HMAC of the body, with client_secret",
                             (ServerHandler.post_callback,)),
     "Last-Event-ID": ("go on after this event", STREAMS),
@@ -11578,7 +12329,8 @@ REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
 ANSWER_HEADERS: Dict[str, Tuple[str, Handlers]] = {
     "ETag": ("what the content is known by", READS_FILE),
     "Last-Modified": ("when it was changed", READS_FILE),
-    "Location": ("where the job is", (ServerHandler.post_job, ServerHandler.post_new)),
+    "Location": ("where the job is", (
+        ServerHandler.post_job, ServerHandler.post_new, ApplicationHandler.post_application)),
     "Link": ("where the listing goes on, if it does", (ServerHandler.get_jobs,)),
     "Upload-Offset": ("how many bytes of an upload are here", (
         JobHandler.put_file, JobHandler.get_file)),
@@ -11592,7 +12344,8 @@ MORE_ANSWERS: Dict[str, Tuple[str, Handlers]] = {
     "206": ("a range of it", READS_FILE),
     "503": ("jobs cannot be written", (ServerHandler.get_health,)),
 }
-TAGS = {"jobs": "jobs, their logs and their files", "backends": "where jobs can run",
+TAGS = {"jobs": "jobs, their logs and their files",
+        "applications": "scripts to run with values of your own", "backends": "where jobs can run",
         "token": "tokens that name a user", "events": "what happens to all jobs, as it happens",
         "server": "the server itself"}
 SPEC_EXAMPLE = {"name": "show", "script": "#!/bin/sh\nhostname\n", "resources": {"duration": 2}}
@@ -11688,13 +12441,15 @@ class OpenApi:
     def refusals(self, route: Route) -> List[int]:
         """The statuses with which a route may refuse."""
         asks_scheduler = (
-            ServerHandler.post_job, ServerHandler.get_queues, JobHandler.start_job,
+            ServerHandler.post_job, ApplicationHandler.post_application,
+            ServerHandler.get_queues, JobHandler.start_job,
             JobHandler.hold_job, JobHandler.release_job, JobHandler.cancel_job,
             JobHandler.delete_job)
         statuses = {400, 403, 404}
         statuses.update([401] if route.scope not in ("open", "page") else [])
-        statuses.update([503] if route.gives == "text/event-stream" else [])
-        statuses.update([429] if route.handler is ServerHandler.post_job else [])
+        statuses.update([503] if route.gives in ("text/event-stream", "Finished") else [])
+        has_key = (ServerHandler.post_job, ApplicationHandler.post_application)
+        statuses.update([429] if route.handler in has_key else [])
         statuses.update([413, 415, 422] if route.takes else [])
         statuses.update([412] if route.handler in READS_FILE + CHANGES_FILE else [])
         statuses.update([416] if route.handler in READS_FILE else [])
@@ -11756,9 +12511,32 @@ class OpenApi:
             operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
         return operation
 
-    def document(self) -> Json:
-        """The whole document."""
-        paths: Dict[str, Dict[str, Json]] = {}
+    def use_of(self, route: Route, app: Application) -> Json:
+        """The use of an application, as an Operation of its own; route: that of all of them."""
+        operation = dict(self.operation(route))
+        schema, files = dict(app.schema), {"files": list_of(FILE_SCHEMA), "upload": FILE_SCHEMA}
+        form = dict(schema, properties={**schema["properties"], **files})
+        operation.update({
+            "operationId": "use_" + re.sub(r"\W", lambda odd: "_%x_" % ord(odd[0]), app.name),
+            "summary": app.summary or "Run " + app.name,
+            "description": "\n\n".join(filter(None, [app.description] + [
+                "It needs the files %s, as `files` of a form, or in an archive, `upload`."
+                % ", ".join(app.needs)] * bool(app.needs))),
+            "parameters": [each for each in operation["parameters"] if each["in"] != "path"],
+            "requestBody": {"required": True, "content": {
+                "application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}}})
+        return operation
+
+    def uses(self, apps: Sequence[Application]) -> Dict[str, Dict[str, Json]]:
+        """The paths of the uses of applications."""
+        route = next(route for route in ROUTES
+                     if route.handler is ApplicationHandler.post_application)
+        return {route.path.replace("{name}", app.name): {"post": self.use_of(route, app)}
+                for app in apps if not app.interactive}
+
+    def document(self, apps: Sequence[Application] = ()) -> Json:
+        """The whole document, with an operation for each of these applications."""
+        paths = self.uses(apps)
         for route in ROUTES:
             paths.setdefault(route.path, {})[route.method.lower()] = self.operation(route)
         schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
@@ -11810,7 +12588,10 @@ class Router:
         caller = identify(req, route)
         if route.scope == "create":
             api.policy.check_may_create(caller)
-        return (JobHandler if route.scope == "job" else ServerHandler)(api, req, caller)
+        if route.scope == "apply":
+            api.policy.check_may_apply(caller)
+        kinds = {"job": JobHandler, "apply": ApplicationHandler}
+        return kinds.get(route.scope, ServerHandler)(api, req, caller)
 
     def dispatch(self, api: Api, req: Request, identify: Identify) -> Response:
         """Answer a request, whatever happens; identify says who sends it."""
@@ -12049,10 +12830,14 @@ class Authentication:
         RequestError 401 if it is invalid, ForbiddenError if it is not for this operation.
         """
         operation = "GET" if route.scope == "token" else req.verb  # to read a token is to look
+        issued = self.api.issuers.caller(token) if len(token) <= MAX_TOKEN else None
+        if issued:
+            return issued
         client = self.peer.subject or "addr:" + self.peer.address
         claims = tokens_of(self.api.config).read(token, {
             "client": client, "path": req.path, "operation": operation})
-        narrow = {name: frozenset(claims[name]) for name in ("jobs", "backends") if name in claims}
+        narrow: Dict[str, Any] = {name: frozenset(claims[name]) for name in NARROWINGS
+                                  if name in claims and name != "ops"}
         if claims.get(CERTIFICATE) in self.refused_serials:
             raise refused_token("its certificate was withdrawn")
         if operation not in claims.get("ops", [operation]):
@@ -12074,7 +12859,7 @@ class Authentication:
         else:
             is_admin = bool(peer.subject) and peer.subject in api.config.admins
             caller = Caller(peer.subject or "addr:" + peer.address, is_admin)
-        if route.scope in ("user", "create", "job") and caller.anonymous:
+        if route.scope in ("user", "create", "apply", "job") and caller.anonymous:
             raise unauthorized("show a client certificate, or a token: Authorization: Bearer TOKEN")
         return caller
 
@@ -13667,7 +14452,8 @@ class Selection:
         arg("--name", metavar="NAME", help="only of this name, or of names like 'sweep*'"),
         arg("--since", metavar="TIME", help="only those made within 90s, 10m, 12h or 2d"),
         arg("--older", metavar="TIME", help="only those made longer ago than that"),
-        arg("--backend", metavar="NAME", help="only those of this backend"))
+        arg("--backend", metavar="NAME", help="only those of this backend"),
+        arg("--app", metavar="NAME", help="only those of this application"))
     # Of a command that changes jobs.
     OPTIONS = (arg("jobid", nargs="*", metavar="JOBID",
                    help=WHICH_JOB + "; 'sweep*' for all of such names"),) + FILTERS + (
@@ -13680,7 +14466,7 @@ class Selection:
         self.changes = self.option("yes") is not None
         self.named: List[str] = self.option("jobid") or []
         self.is_filtered = any(self.option(name) is not None for name in (
-            "state", "name", "since", "older", "backend", "keep"))
+            "state", "name", "since", "older", "backend", "app", "keep"))
         self.filter = self.read_filter(() if self.named else states)
 
     def option(self, name: str) -> Any:
@@ -13702,7 +14488,7 @@ class Selection:
         ages = {name: time.time() - read_span(self.option(name), "--" + name)
                 for name in ("since", "older") if self.option(name) is not None}
         return JobFilter(backend, states, self.option("name"), ages.get("since", 0.0),
-                         ages.get("older", float("inf")))
+                         ages.get("older", float("inf")), app=self.option("app"))
 
     def attempt(self, action: Callable[[Any], Any], what: Union[str, JobDir]) -> Any:
         """What an action returns; None if it fails, which is printed, and counts in the status."""
@@ -14200,7 +14986,10 @@ class StatusText:
                  ("reason", one_line(job["reason"])),
                  ("backend", "%s (%s)" % (job["backend"], settings["type"])), ("base", job["base"]),
                  ("directory", job["directory"]), ("shell", job["shell"]),
-                 ("resources", one_line(" ".join(asked))), ("used", self.used())]
+                 ("resources", one_line(" ".join(asked))), ("used", self.used()),
+                 ("app", job["spec"]["application"] or "")]
+        lines += [("input", one_line("%s = %s" % (name, json.dumps(value, ensure_ascii=False)))[
+            :MAX_INFO]) for name, value in job["spec"]["inputs"].items()]
         self.fields(lines)
 
     def explanation(self) -> None:
@@ -14812,17 +15601,19 @@ def token_for(config: Config, opts: Options) -> str:
     user = LOCAL_USER if opts.user is None else opts.user
     if not is_user(user):
         raise InvalidError("%r is no user" % user)
-    ops = [each.upper() for each in opts.ops]
-    is_backend = config.by_name.__contains__
+    is_backend, is_app = config.by_name.__contains__, Applications(config).by_name.__contains__
     methods = ("GET", "POST", "PUT", "DELETE")
-    for words, fits, what in ((ops, methods.__contains__, "route's method"),
-                              (opts.jobs, JOBID.fullmatch, "job id"),
-                              (opts.backends, is_backend, "backend of the config")):
-        for word in words:
+    narrow = {"ops": [each.upper() for each in opts.ops], "jobs": opts.jobs,
+              "backends": opts.backends, "apps": opts.apps}
+    for name, fits, what in (("ops", methods.__contains__, "route's method"),
+                             ("jobs", JOBID.fullmatch, "job id"),
+                             ("backends", is_backend, "backend of the config"),
+                             ("apps", is_app, "application of the config")):
+        for word in narrow[name]:
             if not fits(word):
                 raise InvalidError("%r is no %s" % (word, what))
-    return tokens_of(config).make(user, read_span(opts.expires, "--expires"), ops=ops or None,
-                                  jobs=opts.jobs or None, backends=opts.backends or None)
+    given: Dict[str, Any] = {name: words for name, words in narrow.items() if words}
+    return tokens_of(config).make(user, read_span(opts.expires, "--expires"), **given)
 
 
 @command("token --user bot --expires 7d --ops GET",
@@ -14835,6 +15626,8 @@ def token_for(config: Config, opts: Options) -> str:
          arg("--jobs", action="append", default=[], metavar="ID", help="only these jobs"),
          arg("--backends", action="append", default=[], metavar="NAME",
              help="only these backends"),
+         arg("--apps", action="append", default=[], metavar="NAME",
+             help="only these applications, and the jobs that were made of them"),
          arg("--show", metavar="TOKEN", help="print what a token says"),
          arg("--public-key", action="store_true",
              help="print the key that a biscuit's holder needs to narrow it"),

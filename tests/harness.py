@@ -87,12 +87,23 @@ class Case(unittest.TestCase):
         self.env["PSIK_CONFIG"] = path
         return path
 
+    def offer(self, name: str, **app: Any) -> str:
+        """Write an application into the folder apps/; the path of its file."""
+        os.makedirs(os.path.join(self.folder, "apps"), exist_ok=True)
+        app.setdefault("script", "#!/bin/sh\ntrue\n")
+        return self.write("apps/%s.json" % name, json.dumps(app))
+
     def configure_pond(self) -> None:
-        """Have a second backend, of a site's own: in its queue jobs wait for ever."""
+        """Have a second backend, of a site's own: in its queue jobs wait for ever.
+
+        There are the applications moo and, an interactive one, prompt, too.
+        """
+        self.offer("moo", inputs={"properties": {"times": {"type": "integer"}}})
+        self.offer("prompt", interactive=True)
         os.makedirs(os.path.join(self.folder, "site", "pond"))
         for name, text in POND.items():
             self.write("site/pond/" + name, "#!@shell@\n%s\n" % text)
-        self.configure(templates="site", backends={"local": {"type": "local"},
+        self.configure(templates="site", applications="apps", backends={"local": {"type": "local"},
                                                    "pond": {"type": "pond"}})
 
     def config(self) -> Any:

@@ -92,7 +92,9 @@ def expected(who: str, method: str, path: str, narrowed: int) -> Union[str, int]
         return "yes"
     if (path, method) == ("/v1/jobs", "GET"):
         return "yes"
-    if path in ("/v1/jobs", "/v1/jobs/new"):
+    if path.startswith("/v1/applications") and method == "GET" and who.endswith("another backend"):
+        return "yes"
+    if path in ("/v1/jobs", "/v1/jobs/new") or path.startswith("/v1/applications"):
         return 403 if who in ("not a user", "token for another job", "token for this job",
                               "token for another backend") else "yes"
     return for_a_job(who, method, path)
@@ -135,7 +137,9 @@ class Secure(Case):
         settings.setdefault("users", ["ada", "bob", "carl", "eve"])
         settings.setdefault("refused_certificates", [self.serial("gone")])
         settings.setdefault("backends", {"local": {"type": "local"}, "other": {"type": "local"}})
-        self.configure(**settings)
+        self.configure(applications="apps", **settings)
+        self.offer("local")
+        self.offer("prompt", interactive=True)
         self.server = Server(self, "--host", "127.0.0.1", "--port", "0",
                              "--tls-cert", self.at("server.pem"),
                              "--tls-key", self.at("server.key"),
@@ -216,6 +220,8 @@ class Secured(Secure):
             return b"x" if media else None, {}
         if path.endswith("/callback"):
             return {"jobid": jobid, "jobndx": 1, "state": "active"}, {}
+        if "applications" in path:
+            return {}, {}
         return {"frank": []} if path.endswith("/access") else {"script": "true"}, {}
 
     def test_every_route_for_every_identity(self) -> None:
@@ -231,8 +237,9 @@ class Secured(Secure):
                          {"bob": ["GET"], "carl": ["POST"]})
                 with open(self.job(jobid).at("log", "stdout.1"), "w"):
                     pass
-                url = path.format(jobid=jobid, name="stdout.1" if "logs" in path else "local",
-                                  path="f.txt")
+                names = {"logs": "stdout.1", "applications": "prompt"}
+                url = path.format(jobid=jobid, path="f.txt",
+                                  name=names.get((path.split("/") + [""] * 4)[4], "local"))
                 body, headers = self.sent(operation, path, jobid)
                 token = self.token("--user", "ada", "--jobs", jobid)
                 identities = dict(known, **{"token for this job": token})
@@ -244,7 +251,8 @@ class Secured(Secure):
                     with self.subTest(route=method + " " + path, who=name):
                         answer = self.ask(identities[name], method.upper(), url, body, **headers)
                         # By the one before it was started already; none waits in a queue.
-                        let_in = {"start": 409, "hold": 409, "release": 409, "queues": 404}
+                        let_in = {"start": 409, "hold": 409, "release": 409, "queues": 404,
+                                  "{name}": 409}    # the job of an interactive one has not ended
                         done = (200 <= answer.status < 300
                                 or let_in.get(path.rpartition("/")[2]) == answer.status)
                         self.assertEqual("yes" if done else answer.status, wanted)

@@ -34,11 +34,6 @@ class Offered(Case):
         os.mkdir(os.path.join(self.folder, "apps"))
         self.configure(applications="apps")
 
-    def offer(self, name: str, **app: Any) -> str:
-        """Write an application; the path of its file."""
-        app.setdefault("script", "#!/bin/sh\ntrue\n")
-        return self.write("apps/%s.json" % name, json.dumps(app))
-
     def wrong(self, **app: Any) -> str:
         """What is said of an application that is wrong."""
         self.offer("wrong", **app)
@@ -258,7 +253,7 @@ class Runs(Offered):
             file.write(data)
         os.mkdir(os.path.join(self.folder, "data"))
         note = base64.b64encode("ä\n".encode()).decode()
-        self.assertIn("data/lines: is missing: size needs a file of this name",
+        self.assertIn("--app size: files: data/lines is missing: size needs it",
                       self.psik("run", "--app", "size", status=2).err)
         self.write("data/lines", "1\n2\n")
         job = self.use("size", "blob=@blob.bin", "note=" + note, "--in", "data", status=1)

@@ -160,6 +160,7 @@ class Models(Client):
         jobid = str(server.ask("POST", "/v1/jobs/new", spec).json)
         other = str(server.ask("POST", "/v1/jobs", {"script": "sleep 600"}).json)
         waiting = str(server.ask("POST", "/v1/jobs?backend=pond", spec).json)
+        done = server.ask("POST", "/v1/jobs?wait=60", {"script": "true"}).json["jobid"]
         names = {"jobid": jobid, "name": "local"}
         told = json.dumps({"jobid": jobid, "jobndx": 1, "state": "active", "info": "7"}).encode()
         sign = {"X_Hub_Signature_256": psik.sign_message(told, SECRET), "Content_Type": JSON}
@@ -180,6 +181,9 @@ class Models(Client):
             ("POST", "/v1/jobs/{jobid}/start", None, {}),
             ("POST", "/v1/jobs/{jobid}/hold", None, {}),
             ("POST", "/v1/jobs/{jobid}/release", None, {}),
+            ("POST", "/v1/applications/{name}", {"times": 2}, {}),
+            ("POST", "/v1/applications/moo", {"times": 2}, {}),
+            ("POST", "/v1/jobs/{jobid}/applications/{name}", {}, {}),
             ("POST", "/v1/jobs/callback", told, sign), *gets,
             ("POST", "/v1/token", None, {"Authorization": "Bearer " + token}),
             ("DELETE", "/v1/jobs/{jobid}/files/{path}", None, {}),
@@ -192,6 +196,8 @@ class Models(Client):
             names["path"] = "." if method == "GET" else "data"   # a folder's answer is JSON
             others = {"hold": {"jobid": waiting}, "release": {"jobid": waiting},
                       "queues": {"name": "pond"}}.get(path.rpartition("/")[2], {})
+            if "/applications/" in path:
+                others = {"jobid": done, "name": "prompt" if "/jobs/" in path else "moo"}
             url = path.format(**dict(names, **others))
             answer = server.ask(method, url, body, **headers)
             found.append((method, path.partition("?")[0], answer))

@@ -34,6 +34,10 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("POST", "/v1/jobs", "", 200, SPEC, {}),
     ("POST", "/v1/jobs/new", "", 200, SPEC, {}),
     ("POST", "/v1/jobs/callback", "fresh", 200, {"jobndx": 1, "state": "active", "info": 7}, {}),
+    ("GET", "/v1/applications", "", 200, None, {}),
+    ("GET", "/v1/applications/{name}", "moo", 200, None, {}),
+    ("POST", "/v1/applications/{name}", "moo", 200, {"times": 2}, {}),
+    ("POST", "/v1/jobs/{jobid}/applications/{name}", "ended", 200, {}, {}),
     ("GET", "/v1/jobs/{jobid}", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/tasks", "ended", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/start", "ended", 200, None, {}),
@@ -126,7 +130,9 @@ class Answers(Case):
         """(status, content type) of what comes back."""
         method, route, which, _, body, headers = call
         jobid = self.jobs.get(which, "")
-        path = route.format(jobid=jobid, name="stdout.1" if jobid else which, path="f")
+        names = {"logs": "stdout.1", "applications": "prompt"}
+        path = route.format(jobid=jobid, path="f", name=names[route.split("/")[4]] if jobid
+                            and "{name}" in route else which)
         if route.endswith("/callback"):
             body = json.dumps(dict(body, jobid=jobid)).encode()
             headers = {"X-Hub-Signature-256": psik.sign_message(body, SECRET),

@@ -137,7 +137,15 @@ class Described(Case):
                            ("poll", "#!@shell@\necho 7 completed 0\n")):  # none is waited for
             with open(os.path.join(toy, name), "w") as file:
                 file.write(text)
-        self.configure(templates=os.path.dirname(toy), backend={"type": "idle"}, poll_interval_s=1)
+        self.configure(templates=os.path.dirname(toy), backend={"type": "idle"}, poll_interval_s=1,
+                       applications="apps")
+        self.offer("wc", needs=["README.md"], inputs={
+            "properties": {"n": {"type": "integer", "minimum": 1}, "word": {"pattern": "^[a-z]+$"},
+                           "image": {"type": "string", "contentEncoding": "base64"},
+                           "list": {"type": "array", "items": {"type": "number"}}},
+            "required": ["n"]})
+        self.offer("moo", inputs={"properties": {"times": {"type": "integer", "default": 1}}})
+        self.offer("prompt", interactive=True)
         server = Server(self, "--port", "0")
         jobid = str(server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
         for options in ([], ["--set-path", "jobid=" + jobid]):

@@ -538,7 +538,7 @@ class Slow(Case):
         self.assertEqual(found, [True])
 
     def test_the_interface_is_described_once(self) -> None:
-        self.assertIs(psik.openapi_response(), psik.openapi_response())
+        self.assertIs(psik.openapi_response(()), psik.openapi_response(()))
 
 
 class Strangers(test_access.Secure):

@@ -124,7 +124,8 @@ class Architecture(unittest.TestCase):
         import psik
         verbs = ("get_", "post_", "put_", "delete_", "start_", "cancel_", "hold_",
                  "release_")
-        methods = [method for cls in (psik.ServerHandler, psik.JobHandler)
+        kinds = (psik.ServerHandler, psik.ApplicationHandler, psik.JobHandler)
+        methods = [method for cls in kinds
                    for name, method in vars(cls).items() if name.startswith(verbs)]
         self.assertGreater(len(methods), 25)
         self.assertEqual(set(methods) | {psik.get_openapi},
