@@ -333,7 +333,7 @@ class Sent(Gateway):
         self.assertEqual(psik.sweep(self.config()), left)
 
     def test_callbacks(self) -> None:
-        receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Received)
+        receiver = http.server.HTTPServer(("127.0.0.1", 0), Received)
         self.addCleanup(receiver.server_close)
         self.addCleanup(receiver.shutdown)
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
