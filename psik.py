@@ -72,13 +72,13 @@ Contents; each section uses only what stands above it, and the templates:
     13. Python interface
     14. Confined files
     15. Applications
-    16. HTTP
-    17. Access
-    18. Service state
-    19. REST API
-    20. Routes
-    21. Server
-    22. Explanations
+    16. Explanations
+    17. HTTP
+    18. Access
+    19. Service state
+    20. REST API
+    21. Routes
+    22. Server
     23. Between hosts
     24. Command line
     25. Embedded templates
@@ -8631,16 +8631,301 @@ class InteractiveRun:
         return answer
 
 
-# ----------------------------------------------------------------------------------------- 16. HTTP
+# --------------------------------------------------------------------------------- 16. Explanations
 
-# The protocol, without a word of jobs.  http.server accepts the connections (section 21), and no
+class Usage(NamedTuple):
+    """What the processes of a step have used: CPU time in seconds, the most memory of one in KiB.
+
+    Its supervisor writes that at its end, for the host where it began; a scheduler's accounting may
+    know it for all hosts.
+    """
+    cpu_s: float
+    memory_kib: int
+
+    @classmethod
+    def of(cls, job: JobDir, jobndx: int) -> Optional["Usage"]:
+        """That of a step; None if it is not known."""
+        text = read_or_empty(job.log("claim", jobndx))
+        match = re.search(r"^cpu_s ([0-9.]{1,12})\nmemory_kib ([0-9]{1,12})$", text, re.MULTILINE)
+        with suppress(ValueError):
+            return cls(float(match.group(1)), int(match.group(2))) if match else None
+        return None
+
+    @classmethod
+    def accounted(cls, backend: Optional[Backend], native: Info) -> Optional["Usage"]:
+        """That of a native id, by the template `usage`; None if there is none, or no answer."""
+        done = try_template(backend, "usage", "%s\n" % native) if backend else None
+        for line in done.out.splitlines() if done else ():
+            words = line.split()
+            with suppress(ValueError):
+                if len(words) == 3 and words[0] == str(native):
+                    return cls(float(words[1]), int(words[2]))
+        return None
+
+    def most(self, other: Optional["Usage"]) -> "Usage":
+        """The greater of two accounts of the same."""
+        return self if other is None else Usage(max(self.cpu_s, other.cpu_s),
+                                                max(self.memory_kib, other.memory_kib))
+
+
+class Cause(NamedTuple):
+    """A row of the table of causes: by what it is known, what it means, and the way out.
+
+    words are a regular expression; \\1 stands for its first group in the other two.
+    """
+    words: str
+    cause: str
+    way_out: str
+
+
+# What schedulers, their programs and psik.py say of a job that failed, or that waits.
+SAID_CAUSES = tuple(Cause(*cells) for cells in (
+    ("^set-up line \\d+ .*?: (?:module|ml) ", "a module of its set-up cannot be loaded",
+     "`module avail` on a node shows those that there are"),
+    ("^set-up line (\\d+) ", "line \\1 of its set-up failed", "mend it: `setup` in the spec"),
+    ("^the interpreter of its script", "the program in its #! line is not on that host",
+     "mend that line"),
+    ("(?:QOS|Assoc)Max\\w*PerJob", "it asks for more than a job of yours may have",
+     "ask for less: `run -t`, `-n`, `-N`, `--mem`; `cancel` this one, which never starts"),
+    ("TIMEOUT|TERM_RUNLIMIT|walltime .*was over|wallclock|exceeded .*h_rt|DEADLINE",
+     "its walltime was over before it had ended",
+     "give it more: `run -t`, `resources.duration`; or let it save its state and go on from there"),
+    ("OUT_OF_MEMORY|TERM_MEMLIMIT|want of memory|h_vmem",
+     "it wanted more memory than it had asked for",
+     "ask for more: `run --mem`, `resources.memory_per_process`"),
+    ("NODE_FAIL|BOOT_FAIL|TERM_UNKNOWN|LAUNCH_FAILED|JobLaunchFailure|launch failed",
+     "a node of it failed", "`start` it again; with `\"requeue\": true` its scheduler does so"),
+    ("PREEMPTED|TERM_PREEMPT|TERM_BUCKET", "another job with a higher rank took its nodes",
+     "`start` it again; with `\"requeue\": true` its scheduler does so"),
+    ("QOSMaxSubmitJob|AssocMaxSubmitJob|MaxSubmitJobs|AssocGrpSubmit|job limit|pending job",
+     "as many of your jobs as you may have wait or run already",
+     "wait until some have ended; one array, `run --array 100%5`, may count as one"),
+    ("Minutes|BillingLimit|budget|allocation .*(?:expired|used|exhausted)",
+     "the time of its project is used up, or would be", "name another project: `run --project`"),
+    ("QOS\\w*Limit|QOSMax|QOSGrp|AssocMax|AssocGrp|ArrayTaskLimit|[Uu]ser limit|slot limit",
+     "your running jobs, or those of your project, use as much as they may",
+     "it starts when some of them have ended"),
+    ("ReqNodeNotAvail|NodeDown|UnavailableNodes|ReservedForMaintenance|closed",
+     "nodes that it needs are down, or reserved for maintenance",
+     "wait; or let it end before the maintenance begins: a shorter `run -t`"),
+    ("PartitionTimeLimit|time limit is invalid|exceed.*(?:time|run) ?limit|RUNLIMIT: Cannot",
+     "it asks for more time than its queue allows",
+     "`run -t` with less, or another `--queue`; `backends --queues` shows what they allow"),
+    ("PartitionNodeLimit|Node count specification invalid|[Mm]ore processors requested|TaskCount",
+     "it asks for more nodes or processes than its queue has",
+     "`run -N`, `-n` with less, or another `--queue`; `backends --queues` shows what there is"),
+    ("DependencyNeverSatisfied|[Dd]ependency condition invalid",
+     "the job that it waits for did not end as it should", "`cancel` it; or run the other again"),
+    ("[Ii]nvalid account|InvalidAccount|[Pp]roject .*(?:invalid|unknown|not exist)",
+     "its scheduler does not know its project, or you are not a member of it",
+     "`run --project` with one of yours; `sacctmgr show associations user=$USER` shows Slurm's"),
+    ("[Ii]nvalid partition|[Nn]o such queue|[Uu]nknown queue|[Uu]nable to run job: .*queue",
+     "there is no such queue", "`backends --queues` shows those that there are"),
+    ("BadConstraints|Requested node configuration is not available|cannot run on any host",
+     "no node of its queue has all that it asks for",
+     "ask for fewer cores, less memory or fewer GPUs a node; or for another `--queue`"),
+    ("JobHeldUser|JobHeldAdmin|^held|PSUSP", "it is held", "`release` it, if you have held it"),
+    ("error state E|Eqw", "it could not be started, and waits until somebody clears the error",
+     "look at the reason; then `cancel` it, and `start` it again"),
+    ("^(?:Priority|Resources)\\b|waits for .* slots|New job is waiting|enough (?:job )?slot",
+     "others are before it, or what it needs is in use",
+     "it starts by itself; one that asks for less time or fewer nodes may start sooner"),
+    ("Dependency|^waits for", "it waits for another job",
+     "it starts, or is canceled, when that has ended"),
+    ("BeginTime|start time", "it was asked for a later time", "it starts then"),
+    ("CANCELLED|TERM_OWNER|TERM_ADMIN|TERM_FORCE",
+     "it was ended by another program than psik.py, or by an administrator", "`start` it again"),
+    ("permission to use at|cron.allow|at.deny", "you may not use at on this host",
+     "choose a backend of type `local`"),
+    ("supervisor was killed", "the process that looked after it was killed, and it with it",
+     "`start` it again; where logins are cut when they end, try a backend of type `at`"),
+    ("submission.* unknown since", "the scheduler has not answered whether it took the job",
+     "look again; after ten minutes `start` submits it once more"),
+))
+# What the last lines on stderr say.
+STDERR_CAUSES = tuple(Cause(*cells) for cells in (
+    (r"\\r'?: command not found|bad interpreter.*\^M|\r.*(?:not found|No such file)",
+     "the script was written on Windows: its lines end with CR LF", "sed -i 's/\\r$//' FILE"),
+    (r"\b(module|ml|conda|mamba|spack): (?:command )?not found",
+     "\\1 is a function of login shells, which a script does not have by itself",
+     "name it as set-up: `run --setup '\\1 ...'`, `setup` in the spec"),
+    (r"bad interpreter: |exec: \S*/\S+: not found|env: .{1,80}: No such file"
+     r"|required file not found",
+     "a program is not there, or the one that its #! line names",
+     "`path JOBID work` is where it runs; the #! line may end with CR LF: sed -i 's/\\r$//' FILE"),
+    (r"^\S+: (?:line )?\d+: (?:\S+: )*(\S+): (?:command )?not found$|: command not found"
+     r"|^zsh.*: command not found: (\S+)",
+     "a program is not on that host, or not in its PATH",
+     "load what has it as set-up: `run --setup 'module load ...'`; or name its whole path"),
+    (r"Too many open files|shared object file: Error 24", "it has as many files open as it may",
+     "`ulimit -n 4096` in the script, if the host allows that many"),
+    (r"error while loading shared libraries: (\S+?):|(\S+?): cannot open shared object",
+     "the library \\1, with which a program was linked, is not found",
+     "load the module with which the program was built: `run --setup 'module load ...'`"),
+    (r"No space left on device", "a disk is full", "`df -h` shows which; write somewhere else"),
+    (r"[Dd]isk quota exceeded", "your quota of disk space is used up",
+     "remove what is not needed: `rm --state completed --older 30d`"),
+    (r"no CUDA-capable device|CUDA_ERROR_NO_DEVICE|CUDA driver version is insufficient"
+     r"|No CUDA GPUs are available|hipErrorNoDevice", "it looked for a GPU, and got none",
+     "ask for one: `run -g 1`; and for a `--queue` that has some"),
+    (r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY", "the memory of its GPU was full",
+     "smaller batches; or more GPUs: `run -g`"),
+    (r"not enough slots available|More processors requested than permitted|oversubscribe",
+     "the launcher was asked for more ranks than the job has processes",
+     "let `$mpirun` choose the number; or ask for more: `run -n`"),
+    (r"ModuleNotFoundError: No module named '?([\w.]+)|ImportError: No module named '?([\w.]+)",
+     "Python does not have the package that it imports",
+     "activate the environment that has it: `run --setup 'source venv/bin/activate'`"),
+    (r"(?:^|[.])MemoryError|Unable to allocate|std::bad_alloc|[Cc]annot allocate memory"
+     "|[Oo]ut of memory",
+     "it got no more memory",
+     "ask for more, `run --mem`, where a scheduler sets the limit; elsewhere the host has no more"),
+    (r"[Ss]yntax error|unexpected end of file|unterminated quoted",
+     "a shell cannot read the script", "mend that line; `sh -n FILE` finds such errors"),
+    (r"(\w+): (?:unbound variable|parameter not set)", "the variable \\1 is not set",
+     "`run --env \\1=VALUE`, or set it in the script"),
+    (r"Connection refused|Could not resolve|Network is unreachable|Temporary failure in name",
+     "it could not reach another host", "nodes often have no way out: fetch files before the job"),
+    (r"Host key verification failed|Permission denied \(publickey",
+     "ssh did not let it on to another host", "let ssh know the host, and your key there"),
+    (r"Permission denied", "it may not run or open a file",
+     "`chmod +x` a program; a directory needs x too"),
+    (r"No such file or directory", "a file is not there",
+     "`path JOBID work` is where it runs; `run --here` and `--dir` choose another place"),
+    (r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", "its Python program raised an exception",
+     "`logs --stderr JOBID` shows where"),
+))
+# What a program that cannot be started leaves on stderr; and lines that need not tell of a failure.
+NOT_STARTED = re.compile("not found|denied|interpreter|No such file|cannot (?:open|execute)")
+HARMLESS = re.compile(r"(?i)^\W*(?:\S+:)?\s*(?:warn|note|info|hint|debug)|ignor|continu")
+# What an exit status says where nobody has said more.
+EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
+    124: ("timeout(1), or its like, ended a program of it", "give that more time"),
+    126: ("the script, or a program, cannot be executed", "`chmod +x` it; or mend its #! line"),
+    127: ("a program, or the script's interpreter, was not found",
+          "`logs --stderr JOBID` names it; load it as set-up: `run --setup 'module load ...'`"),
+    134: ("it aborted itself", "`logs --stderr JOBID` may say why"),
+    135: ("it used memory that is not there (SIGBUS): of a file that was cut, or on a full disk",
+          "`df -h /tmp /dev/shm`"),
+    136: ("it divided by zero, or the like (SIGFPE)", "a debugger shows where"),
+    137: ("it was killed: by the kernel for want of memory, by its scheduler, or by a person",
+          "if that was for memory, ask for more: `run --mem`"),
+    139: ("it used memory that is not its own (SIGSEGV)",
+          "a debugger shows where; for Fortran, try `ulimit -s unlimited`"),
+    141: ("it wrote into a pipe whose reader had gone", "look at `set -o pipefail`"),
+    143: ("it was asked to end (SIGTERM)", "`start` it again"),
+    152: ("its CPU time was over (SIGXCPU)", "`ulimit -t` on that host tells the limit"),
+    153: ("a file became too large (SIGXFSZ)", "`ulimit -f` on that host tells the limit"),
+}
+
+
+class Explanation(NamedTuple):
+    """What is known of why something is so; the texts are '' where nothing is."""
+    cause: str = ""
+    way_out: str = ""
+    evidence: Sequence[str] = ()
+    is_sure: bool = False   # nothing speaks for another cause
+
+    @classmethod
+    def find(cls, causes: Sequence[Cause], lines: Sequence[str]) -> "Explanation":
+        """What the rows know of the last of these lines of which one knows something."""
+        for line in reversed(lines):
+            for row in causes:
+                match = re.search(row.words, line)
+                if match:
+                    part = one_line(next(filter(None, match.groups()), "it"))
+                    return cls(row.cause.replace("\\1", part), row.way_out.replace("\\1", part),
+                               [line], True)
+        return cls()
+
+    @classmethod
+    def of_stderr(cls, lines: Sequence[str], info: Info) -> "Explanation":
+        """What the last lines on stderr tell of a step that ended with this exit status.
+
+        The last line counts, and one that the exit status bears out; another is a guess.
+        """
+        found = cls.find(STDERR_CAUSES, lines[-1:])
+        if not found.cause and info in (126, 127):
+            found = cls.find(STDERR_CAUSES, [line for line in lines if NOT_STARTED.search(line)])
+        if found.cause or info in EXIT_CAUSES:
+            return found
+        found = cls.find(STDERR_CAUSES, [line for line in lines[-8:] if not HARMLESS.search(line)])
+        return found._replace(cause="perhaps " * bool(found.cause) + found.cause, is_sure=False)
+
+    @classmethod
+    def of_failure(cls, end: StepEnd) -> "Explanation":
+        """What is known of a step that failed, where nobody else has said why."""
+        info, lines = end.row.info, end.tail(60)
+        died = isinstance(info, int) and info > 128 and info != 134     # which may have said why
+        found = cls() if died else cls.of_stderr(lines, info)
+        if not found.cause and info in EXIT_CAUSES:
+            found = cls(*EXIT_CAUSES[info], lines[-3:], True)
+        return found if found.cause else cls.of_unknown(end)
+
+    @classmethod
+    def of_unknown(cls, end: StepEnd) -> "Explanation":
+        """What can be said of a failure of which nothing is known."""
+        said = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)]
+        way_out = "`%s logs%s JOBID` shows what it said" % (
+            called(), " --stderr" if said[:1] == ["stderr"] else "")
+        return cls("its script ended with exit status %s" % end.row.info,
+                   way_out if said else "it said nothing; with `set -x` a shell says what it does",
+                   end.tail(3, said[0]) if said else [])
+
+    @classmethod
+    def of_job(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses,
+               summary: Summary) -> "Explanation":
+        """Why a job failed, or waits; summary is the one of these rows."""
+        steps = Steps(rows)
+        row = steps.latest
+        assert row is not None
+        if row.state is JobState.completed:
+            return cls()
+        end, said = StepEnd(job, row), summary.reason
+        if row.state is JobState.failed and end.has_run:
+            said = end.recorded()
+        elif summary.tasks:     # without how far it is
+            said = reason_of(job, row, steps, statuses)
+        found = cls.find(SAID_CAUSES, [said[:400]])
+        if row.state is JobState.failed and not found.cause:
+            found = cls.of_failure(end)
+        elif row.state is JobState.new and not said:
+            found = cls("it was never started", "`%s start JOBID`" % called(), (), True)
+        return found._replace(way_out=found.way_out.replace("JOBID", job.jobid))
+
+
+def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, Json]:
+    """All that `status` shows of a job, without secrets.
+
+    accounts: its scheduler's accounting, which may be slow, is asked too.
+    """
+    rows = job.rows()
+    statuses = reconcile(config, [(job, rows)])
+    summary, spec = summarize(job, rows, statuses), job.spec()
+    tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
+    usage = Usage.of(job, summary.jobndx)
+    if accounts and STATES[summary.state].is_final() and not summary.tasks:
+        known = Usage.accounted(config.by_name.get(job.backend),
+                                Steps(rows).natives.get(summary.jobndx, ""))
+        usage = known.most(usage) if known else usage
+    return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
+                usage=usage and usage._asdict(),
+                why=Explanation.of_job(job, rows, statuses, summary)._asdict(),
+                directory=spec.directory, shell=shell_of(job),
+                spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
+                callbacks=Outbox(job).describe())
+
+
+# ----------------------------------------------------------------------------------------- 17. HTTP
+
+# The protocol, without a word of jobs.  http.server accepts the connections (section 22), and no
 # more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
 # because of what strangers can send.
 # - A request that a proxy and we read differently can hide another one.  So what is ambiguous is
 #   refused: two lengths, a length and chunks, folded lines, a blank before a colon, a lone LF.
 # - A byte a second holds a thread for ever if only each read has a time-out.  So a whole head has
 #   one deadline, and a body a least rate.  A connection that is idle, or whose caller has no name
-#   yet, can be ended to make room for another (section 18).
+#   yet, can be ended to make room for another (section 19).
 # - A body can be larger than memory, or nothing but chunk heads and trailers.  So heads, lines,
 #   chunks, parts and bodies are bounded, and uploads and downloads pass in blocks.
 
@@ -9433,7 +9718,7 @@ class Form:
         return head
 
 
-# --------------------------------------------------------------------------------------- 17. Access
+# --------------------------------------------------------------------------------------- 18. Access
 
 # Who sends a request, and what he may do.  In local mode the kernel says whose process is at the
 # other end, and only we ourselves and root are let in.  Otherwise a client certificate or a token
@@ -10338,7 +10623,7 @@ def tokens_of(config: Config) -> Tokens:
     return TOKEN_KINDS[config.tokens](config)
 
 
-# -------------------------------------------------------------------------------- 18. Service state
+# -------------------------------------------------------------------------------- 19. Service state
 
 # What a server keeps while it runs: what it knows of the tree, the keys of requests that made jobs,
 # and its connections.
@@ -11039,7 +11324,7 @@ class Api:
             entry[:] = [entry[0] + 1, entry[1] + seconds]
 
 
-# ------------------------------------------------------------------------------------- 19. REST API
+# ------------------------------------------------------------------------------------- 20. REST API
 
 # A handler only looks up a job, calls an operation of section 12, and describes what it returned.
 
@@ -12086,7 +12371,7 @@ class JobHandler(Handler):
             return Access.share(self.job, wanted)._asdict()
 
 
-# --------------------------------------------------------------------------------------- 20. Routes
+# --------------------------------------------------------------------------------------- 21. Routes
 
 # Which request goes to which handler, who may send it, and the interface as a document.
 
@@ -12622,7 +12907,7 @@ class Router:
 ROUTER = Router(ROUTES)
 
 
-# --------------------------------------------------------------------------------------- 21. Server
+# --------------------------------------------------------------------------------------- 22. Server
 
 # Sockets, threads and signals around the router.
 
@@ -13205,7 +13490,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     import socketserver
 
     class Connection(socketserver.BaseRequestHandler):
-        """One connection.  The library's handler is lenient; section 16 says why ours is not."""
+        """One connection.  The library's handler is lenient; section 17 says why ours is not."""
 
         def handle(self) -> None:
             """Serve the connection."""
@@ -13406,269 +13691,6 @@ def serve_pipe(api: Api) -> None:
         wire.peer = peer_of(sock)
     api.connections.mark(wire, api.config.trusted_proxy)
     Session(api, wire).answer_all()
-
-
-# --------------------------------------------------------------------------------- 22. Explanations
-
-class Usage(NamedTuple):
-    """What the processes of a step have used: CPU time in seconds, the most memory of one in KiB.
-
-    Its supervisor writes that at its end, for the host where it began; a scheduler's accounting may
-    know it for all hosts.
-    """
-    cpu_s: float
-    memory_kib: int
-
-    @classmethod
-    def of(cls, job: JobDir, jobndx: int) -> Optional["Usage"]:
-        """That of a step; None if it is not known."""
-        text = read_or_empty(job.log("claim", jobndx))
-        match = re.search(r"^cpu_s ([0-9.]{1,12})\nmemory_kib ([0-9]{1,12})$", text, re.MULTILINE)
-        with suppress(ValueError):
-            return cls(float(match.group(1)), int(match.group(2))) if match else None
-        return None
-
-    @classmethod
-    def accounted(cls, backend: Optional[Backend], native: Info) -> Optional["Usage"]:
-        """That of a native id, by the template `usage`; None if there is none, or no answer."""
-        done = try_template(backend, "usage", "%s\n" % native) if backend else None
-        for line in done.out.splitlines() if done else ():
-            words = line.split()
-            with suppress(ValueError):
-                if len(words) == 3 and words[0] == str(native):
-                    return cls(float(words[1]), int(words[2]))
-        return None
-
-    def most(self, other: Optional["Usage"]) -> "Usage":
-        """The greater of two accounts of the same."""
-        return self if other is None else Usage(max(self.cpu_s, other.cpu_s),
-                                                max(self.memory_kib, other.memory_kib))
-
-
-class Cause(NamedTuple):
-    """A row of the table of causes: by what it is known, what it means, and the way out.
-
-    words are a regular expression; \\1 stands for its first group in the other two.
-    """
-    words: str
-    cause: str
-    way_out: str
-
-
-# What schedulers, their programs and psik.py say of a job that failed, or that waits.
-SAID_CAUSES = tuple(Cause(*cells) for cells in (
-    ("^set-up line \\d+ .*?: (?:module|ml) ", "a module of its set-up cannot be loaded",
-     "`module avail` on a node shows those that there are"),
-    ("^set-up line (\\d+) ", "line \\1 of its set-up failed", "mend it: `setup` in the spec"),
-    ("^the interpreter of its script", "the program in its #! line is not on that host",
-     "mend that line"),
-    ("(?:QOS|Assoc)Max\\w*PerJob", "it asks for more than a job of yours may have",
-     "ask for less: `run -t`, `-n`, `-N`, `--mem`; `cancel` this one, which never starts"),
-    ("TIMEOUT|TERM_RUNLIMIT|walltime .*was over|wallclock|exceeded .*h_rt|DEADLINE",
-     "its walltime was over before it had ended",
-     "give it more: `run -t`, `resources.duration`; or let it save its state and go on from there"),
-    ("OUT_OF_MEMORY|TERM_MEMLIMIT|want of memory|h_vmem",
-     "it wanted more memory than it had asked for",
-     "ask for more: `run --mem`, `resources.memory_per_process`"),
-    ("NODE_FAIL|BOOT_FAIL|TERM_UNKNOWN|LAUNCH_FAILED|JobLaunchFailure|launch failed",
-     "a node of it failed", "`start` it again; with `\"requeue\": true` its scheduler does so"),
-    ("PREEMPTED|TERM_PREEMPT|TERM_BUCKET", "another job with a higher rank took its nodes",
-     "`start` it again; with `\"requeue\": true` its scheduler does so"),
-    ("QOSMaxSubmitJob|AssocMaxSubmitJob|MaxSubmitJobs|AssocGrpSubmit|job limit|pending job",
-     "as many of your jobs as you may have wait or run already",
-     "wait until some have ended; one array, `run --array 100%5`, may count as one"),
-    ("Minutes|BillingLimit|budget|allocation .*(?:expired|used|exhausted)",
-     "the time of its project is used up, or would be", "name another project: `run --project`"),
-    ("QOS\\w*Limit|QOSMax|QOSGrp|AssocMax|AssocGrp|ArrayTaskLimit|[Uu]ser limit|slot limit",
-     "your running jobs, or those of your project, use as much as they may",
-     "it starts when some of them have ended"),
-    ("ReqNodeNotAvail|NodeDown|UnavailableNodes|ReservedForMaintenance|closed",
-     "nodes that it needs are down, or reserved for maintenance",
-     "wait; or let it end before the maintenance begins: a shorter `run -t`"),
-    ("PartitionTimeLimit|time limit is invalid|exceed.*(?:time|run) ?limit|RUNLIMIT: Cannot",
-     "it asks for more time than its queue allows",
-     "`run -t` with less, or another `--queue`; `backends --queues` shows what they allow"),
-    ("PartitionNodeLimit|Node count specification invalid|[Mm]ore processors requested|TaskCount",
-     "it asks for more nodes or processes than its queue has",
-     "`run -N`, `-n` with less, or another `--queue`; `backends --queues` shows what there is"),
-    ("DependencyNeverSatisfied|[Dd]ependency condition invalid",
-     "the job that it waits for did not end as it should", "`cancel` it; or run the other again"),
-    ("[Ii]nvalid account|InvalidAccount|[Pp]roject .*(?:invalid|unknown|not exist)",
-     "its scheduler does not know its project, or you are not a member of it",
-     "`run --project` with one of yours; `sacctmgr show associations user=$USER` shows Slurm's"),
-    ("[Ii]nvalid partition|[Nn]o such queue|[Uu]nknown queue|[Uu]nable to run job: .*queue",
-     "there is no such queue", "`backends --queues` shows those that there are"),
-    ("BadConstraints|Requested node configuration is not available|cannot run on any host",
-     "no node of its queue has all that it asks for",
-     "ask for fewer cores, less memory or fewer GPUs a node; or for another `--queue`"),
-    ("JobHeldUser|JobHeldAdmin|^held|PSUSP", "it is held", "`release` it, if you have held it"),
-    ("error state E|Eqw", "it could not be started, and waits until somebody clears the error",
-     "look at the reason; then `cancel` it, and `start` it again"),
-    ("^(?:Priority|Resources)\\b|waits for .* slots|New job is waiting|enough (?:job )?slot",
-     "others are before it, or what it needs is in use",
-     "it starts by itself; one that asks for less time or fewer nodes may start sooner"),
-    ("Dependency|^waits for", "it waits for another job",
-     "it starts, or is canceled, when that has ended"),
-    ("BeginTime|start time", "it was asked for a later time", "it starts then"),
-    ("CANCELLED|TERM_OWNER|TERM_ADMIN|TERM_FORCE",
-     "it was ended by another program than psik.py, or by an administrator", "`start` it again"),
-    ("permission to use at|cron.allow|at.deny", "you may not use at on this host",
-     "choose a backend of type `local`"),
-    ("supervisor was killed", "the process that looked after it was killed, and it with it",
-     "`start` it again; where logins are cut when they end, try a backend of type `at`"),
-    ("submission.* unknown since", "the scheduler has not answered whether it took the job",
-     "look again; after ten minutes `start` submits it once more"),
-))
-# What the last lines on stderr say.
-STDERR_CAUSES = tuple(Cause(*cells) for cells in (
-    (r"\\r'?: command not found|bad interpreter.*\^M|\r.*(?:not found|No such file)",
-     "the script was written on Windows: its lines end with CR LF", "sed -i 's/\\r$//' FILE"),
-    (r"\b(module|ml|conda|mamba|spack): (?:command )?not found",
-     "\\1 is a function of login shells, which a script does not have by itself",
-     "name it as set-up: `run --setup '\\1 ...'`, `setup` in the spec"),
-    (r"bad interpreter: |exec: \S*/\S+: not found|env: .{1,80}: No such file"
-     r"|required file not found",
-     "a program is not there, or the one that its #! line names",
-     "`path JOBID work` is where it runs; the #! line may end with CR LF: sed -i 's/\\r$//' FILE"),
-    (r"^\S+: (?:line )?\d+: (?:\S+: )*(\S+): (?:command )?not found$|: command not found"
-     r"|^zsh.*: command not found: (\S+)",
-     "a program is not on that host, or not in its PATH",
-     "load what has it as set-up: `run --setup 'module load ...'`; or name its whole path"),
-    (r"Too many open files|shared object file: Error 24", "it has as many files open as it may",
-     "`ulimit -n 4096` in the script, if the host allows that many"),
-    (r"error while loading shared libraries: (\S+?):|(\S+?): cannot open shared object",
-     "the library \\1, with which a program was linked, is not found",
-     "load the module with which the program was built: `run --setup 'module load ...'`"),
-    (r"No space left on device", "a disk is full", "`df -h` shows which; write somewhere else"),
-    (r"[Dd]isk quota exceeded", "your quota of disk space is used up",
-     "remove what is not needed: `rm --state completed --older 30d`"),
-    (r"no CUDA-capable device|CUDA_ERROR_NO_DEVICE|CUDA driver version is insufficient"
-     r"|No CUDA GPUs are available|hipErrorNoDevice", "it looked for a GPU, and got none",
-     "ask for one: `run -g 1`; and for a `--queue` that has some"),
-    (r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY", "the memory of its GPU was full",
-     "smaller batches; or more GPUs: `run -g`"),
-    (r"not enough slots available|More processors requested than permitted|oversubscribe",
-     "the launcher was asked for more ranks than the job has processes",
-     "let `$mpirun` choose the number; or ask for more: `run -n`"),
-    (r"ModuleNotFoundError: No module named '?([\w.]+)|ImportError: No module named '?([\w.]+)",
-     "Python does not have the package that it imports",
-     "activate the environment that has it: `run --setup 'source venv/bin/activate'`"),
-    (r"(?:^|[.])MemoryError|Unable to allocate|std::bad_alloc|[Cc]annot allocate memory"
-     "|[Oo]ut of memory",
-     "it got no more memory",
-     "ask for more, `run --mem`, where a scheduler sets the limit; elsewhere the host has no more"),
-    (r"[Ss]yntax error|unexpected end of file|unterminated quoted",
-     "a shell cannot read the script", "mend that line; `sh -n FILE` finds such errors"),
-    (r"(\w+): (?:unbound variable|parameter not set)", "the variable \\1 is not set",
-     "`run --env \\1=VALUE`, or set it in the script"),
-    (r"Connection refused|Could not resolve|Network is unreachable|Temporary failure in name",
-     "it could not reach another host", "nodes often have no way out: fetch files before the job"),
-    (r"Host key verification failed|Permission denied \(publickey",
-     "ssh did not let it on to another host", "let ssh know the host, and your key there"),
-    (r"Permission denied", "it may not run or open a file",
-     "`chmod +x` a program; a directory needs x too"),
-    (r"No such file or directory", "a file is not there",
-     "`path JOBID work` is where it runs; `run --here` and `--dir` choose another place"),
-    (r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", "its Python program raised an exception",
-     "`logs --stderr JOBID` shows where"),
-))
-# What a program that cannot be started leaves on stderr; and lines that need not tell of a failure.
-NOT_STARTED = re.compile("not found|denied|interpreter|No such file|cannot (?:open|execute)")
-HARMLESS = re.compile(r"(?i)^\W*(?:\S+:)?\s*(?:warn|note|info|hint|debug)|ignor|continu")
-# What an exit status says where nobody has said more.
-EXIT_CAUSES: Dict[Info, Tuple[str, str]] = {
-    124: ("timeout(1), or its like, ended a program of it", "give that more time"),
-    126: ("the script, or a program, cannot be executed", "`chmod +x` it; or mend its #! line"),
-    127: ("a program, or the script's interpreter, was not found",
-          "`logs --stderr JOBID` names it; load it as set-up: `run --setup 'module load ...'`"),
-    134: ("it aborted itself", "`logs --stderr JOBID` may say why"),
-    135: ("it used memory that is not there (SIGBUS): of a file that was cut, or on a full disk",
-          "`df -h /tmp /dev/shm`"),
-    136: ("it divided by zero, or the like (SIGFPE)", "a debugger shows where"),
-    137: ("it was killed: by the kernel for want of memory, by its scheduler, or by a person",
-          "if that was for memory, ask for more: `run --mem`"),
-    139: ("it used memory that is not its own (SIGSEGV)",
-          "a debugger shows where; for Fortran, try `ulimit -s unlimited`"),
-    141: ("it wrote into a pipe whose reader had gone", "look at `set -o pipefail`"),
-    143: ("it was asked to end (SIGTERM)", "`start` it again"),
-    152: ("its CPU time was over (SIGXCPU)", "`ulimit -t` on that host tells the limit"),
-    153: ("a file became too large (SIGXFSZ)", "`ulimit -f` on that host tells the limit"),
-}
-
-
-class Explanation(NamedTuple):
-    """What is known of why something is so; the texts are '' where nothing is."""
-    cause: str = ""
-    way_out: str = ""
-    evidence: Sequence[str] = ()
-    is_sure: bool = False   # nothing speaks for another cause
-
-    @classmethod
-    def find(cls, causes: Sequence[Cause], lines: Sequence[str]) -> "Explanation":
-        """What the rows know of the last of these lines of which one knows something."""
-        for line in reversed(lines):
-            for row in causes:
-                match = re.search(row.words, line)
-                if match:
-                    part = one_line(next(filter(None, match.groups()), "it"))
-                    return cls(row.cause.replace("\\1", part), row.way_out.replace("\\1", part),
-                               [line], True)
-        return cls()
-
-    @classmethod
-    def of_stderr(cls, lines: Sequence[str], info: Info) -> "Explanation":
-        """What the last lines on stderr tell of a step that ended with this exit status.
-
-        The last line counts, and one that the exit status bears out; another is a guess.
-        """
-        found = cls.find(STDERR_CAUSES, lines[-1:])
-        if not found.cause and info in (126, 127):
-            found = cls.find(STDERR_CAUSES, [line for line in lines if NOT_STARTED.search(line)])
-        if found.cause or info in EXIT_CAUSES:
-            return found
-        found = cls.find(STDERR_CAUSES, [line for line in lines[-8:] if not HARMLESS.search(line)])
-        return found._replace(cause="perhaps " * bool(found.cause) + found.cause, is_sure=False)
-
-    @classmethod
-    def of_failure(cls, end: StepEnd) -> "Explanation":
-        """What is known of a step that failed, where nobody else has said why."""
-        info, lines = end.row.info, end.tail(60)
-        died = isinstance(info, int) and info > 128 and info != 134     # which may have said why
-        found = cls() if died else cls.of_stderr(lines, info)
-        if not found.cause and info in EXIT_CAUSES:
-            found = cls(*EXIT_CAUSES[info], lines[-3:], True)
-        return found if found.cause else cls.of_unknown(end)
-
-    @classmethod
-    def of_unknown(cls, end: StepEnd) -> "Explanation":
-        """What can be said of a failure of which nothing is known."""
-        said = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)]
-        way_out = "`%s logs%s JOBID` shows what it said" % (
-            called(), " --stderr" if said[:1] == ["stderr"] else "")
-        return cls("its script ended with exit status %s" % end.row.info,
-                   way_out if said else "it said nothing; with `set -x` a shell says what it does",
-                   end.tail(3, said[0]) if said else [])
-
-    @classmethod
-    def of_job(cls, job: JobDir, rows: Sequence[Row], statuses: Statuses,
-               summary: Summary) -> "Explanation":
-        """Why a job failed, or waits; summary is the one of these rows."""
-        steps = Steps(rows)
-        row = steps.latest
-        assert row is not None
-        if row.state is JobState.completed:
-            return cls()
-        end, said = StepEnd(job, row), summary.reason
-        if row.state is JobState.failed and end.has_run:
-            said = end.recorded()
-        elif summary.tasks:     # without how far it is
-            said = reason_of(job, row, steps, statuses)
-        found = cls.find(SAID_CAUSES, [said[:400]])
-        if row.state is JobState.failed and not found.cause:
-            found = cls.of_failure(end)
-        elif row.state is JobState.new and not said:
-            found = cls("it was never started", "`%s start JOBID`" % called(), (), True)
-        return found._replace(way_out=found.way_out.replace("JOBID", job.jobid))
 
 
 # -------------------------------------------------------------------------------- 23. Between hosts
@@ -15063,28 +15085,6 @@ class StatusText:
         self.history()
         if self.job["callbacks"]:
             self.callbacks()
-
-
-def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, Json]:
-    """All that `status` shows of a job, without secrets.
-
-    accounts: its scheduler's accounting, which may be slow, is asked too.
-    """
-    rows = job.rows()
-    statuses = reconcile(config, [(job, rows)])
-    summary, spec = summarize(job, rows, statuses), job.spec()
-    tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
-    usage = Usage.of(job, summary.jobndx)
-    if accounts and STATES[summary.state].is_final() and not summary.tasks:
-        known = Usage.accounted(config.by_name.get(job.backend),
-                                Steps(rows).natives.get(summary.jobndx, ""))
-        usage = known.most(usage) if known else usage
-    return dict(summary._asdict(), counts=summary.tasks, tasks=tasks, base=job.path,
-                usage=usage and usage._asdict(),
-                why=Explanation.of_job(job, rows, statuses, summary)._asdict(),
-                directory=spec.directory, shell=shell_of(job),
-                spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
-                callbacks=Outbox(job).describe())
 
 
 @command("status last", JOBIDS, AS_JSON,
