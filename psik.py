@@ -2689,22 +2689,22 @@ class JobDir:
                 close_to_others(path)
         return True
 
-    def said(self, field_name: str) -> str:
-        """A text in its spec, or ''; without the checks of spec(), for a listing of many jobs."""
-        try:
-            return str(json.loads(read_or_empty(self.at("spec.json"))).get(field_name) or "")
-        except (ValueError, AttributeError):
-            return ""
+    def raw_spec(self) -> Dict[str, Json]:
+        """The content of its spec.json, unchecked, for a listing of many jobs; {} if it is none."""
+        with suppress(ValueError):
+            data = json.loads(read_or_empty(self.at("spec.json")) or "{}")
+            return data if isinstance(data, dict) else {}
+        return {}
 
     @property
     def name(self) -> str:
         """The name in its spec, or ''."""
-        return self.said("name")
+        return str(self.raw_spec().get("name") or "")
 
     @property
     def application(self) -> str:
         """The application that it was made of, or ''."""
-        return self.said("application")
+        return str(self.raw_spec().get("application") or "")
 
     def is_named(self, pattern: str) -> bool:
         """Whether it has this name, or one that matches a pattern like `sweep*`."""
@@ -8894,13 +8894,14 @@ class Explanation(NamedTuple):
         return found._replace(way_out=found.way_out.replace("JOBID", job.jobid))
 
 
-def describe(config: Config, job: JobDir, accounts: bool = False) -> Dict[str, Json]:
+def describe(config: Config, job: JobDir, accounts: bool = False, poll: bool = True
+             ) -> Dict[str, Json]:
     """All that `status` shows of a job, without secrets.
 
-    accounts: its scheduler's accounting, which may be slow, is asked too.
+    poll: its scheduler is asked first.  accounts: so is its accounting, which may be slow.
     """
     rows = job.rows()
-    statuses = reconcile(config, [(job, rows)])
+    statuses = reconcile(config, [(job, rows)]) if poll else {}
     summary, spec = summarize(job, rows, statuses), job.spec()
     tasks = [task._asdict() for task in TaskState.all_of(job, rows, statuses)]
     usage = Usage.of(job, summary.jobndx)
@@ -11365,6 +11366,9 @@ BACKEND_PARAM = Param("backend", "string",
                       "a backend's name; by default all of them, or the first for a new job")
 MACHINE = Param("machine", "string", "the same, as psik_api calls it")
 NAME = Param("name", "string", "only those of this name, or of names like `sweep*`")
+DETAIL = Param("detail", "boolean", "with each job's backend, reason, times and application")
+SINCE = Param("since", "integer", "only jobs made then or later, seconds since the epoch")
+APP = Param("app", "string", "only jobs of this application")
 OFFSET = Param("offset", "integer", "from this byte on", 0, 10 ** 15)
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
@@ -11380,9 +11384,10 @@ NOT_STORED = ("Cache-Control", "no-store")
 NOT_BUFFERED = ("X-Accel-Buffering", "no")  # which nginx obeys
 PAGE_HEADERS = (
     ("Content-Security-Policy",
-     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"))
+     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+     "img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-cache"),
+    ("X-Content-Type-Options", "nosniff"))
 
 
 @contextmanager
@@ -11652,7 +11657,15 @@ class ServerHandler(Handler):
 
     def get_page(self) -> Response:
         """A page for people."""
-        return Response.of_text(TEMPLATES["index.html"], "text/html").plus(*PAGE_HEADERS)
+        return Response.of_text(TEMPLATES["page/index.html"], "text/html").plus(*PAGE_HEADERS)
+
+    def get_page_file(self) -> Response:
+        """A file of the page: a style sheet, or a module of its script."""
+        name = self.req.params["name"]
+        kind = {"css": "text/css", "js": "text/javascript"}.get(name.rpartition(".")[2])
+        if not kind or "page/" + name not in TEMPLATES:
+            raise NotFoundError("the page has no file %s" % shown(name))
+        return Response.of_text(TEMPLATES["page/" + name], kind).plus(*PAGE_HEADERS)
 
     def get_health(self) -> Response:
         """Whether jobs can be written, and the state of each backend; 503 if jobs cannot."""
@@ -11769,21 +11782,35 @@ class ServerHandler(Handler):
 
     # All jobs.
 
+    @staticmethod
+    def job_info(job: JobDir, summary: Summary, detail: bool) -> Dict[str, Json]:
+        """A job as a JobStepInfo, with what is known besides if detail is wanted."""
+        names: Tuple[str, ...] = ("jobid", "name", "updated", "jobndx", "state", "info")
+        names += ("tasks",) * bool(summary.tasks)
+        names += ("backend", "reason", "began", "elapsed") * detail
+        info = {name: getattr(summary, name) for name in names}
+        if detail:
+            spec = job.raw_spec()
+            needs = spec.get("resources")
+            walltime = needs.get("duration") if isinstance(needs, dict) else None
+            info.update(duration=walltime if isinstance(walltime, int) else None,
+                        application=str(spec.get("application") or ""))
+        return info
+
     def get_jobs(self) -> Response:
-        """Jobs, newest first, each with its latest step."""
-        req = self.req
+        """Jobs, newest first, each with its latest step.
+
+        With `detail` also its backend, its reason, its times, its walltime and its application.
+        """
+        req, detail, since = self.req, bool(DETAIL.value(self.req)), SINCE.value(self.req) or 0
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
         state = STATE.value(req)
         chosen = JobFilter(self.backend_name(), state.split(",") if state else (), NAME.value(req),
-                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job),
-                           reasons=False)
-        summaries = [summary for _, summary in
-                     chosen.find(self.api.config, limit, poll=False, index=index)]
-        names = ("jobid", "name", "updated", "jobndx", "state", "info")
-        answer = Response.of_json([
-            {name: getattr(summary, name) for name in names + ("tasks",) * bool(summary.tasks)}
-            for summary in summaries])
-        if not limit or len(summaries) < limit:
+                           since, app=APP.value(req), reasons=detail,
+                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
+        found = chosen.find(self.api.config, limit, poll=False, index=index)
+        answer = Response.of_json([self.job_info(job, summary, detail) for job, summary in found])
+        if not limit or len(found) < limit:
             return answer
         query = "&".join("%s=%s" % (encode_percent(name), encode_percent(value))
                          for name, value in dict(req.query, index=str(index + limit)).items())
@@ -12144,13 +12171,23 @@ class JobHandler(Handler):
         assert latest is not None  # a job has a row
         return latest.state.value
 
-    def get_spec(self) -> Json:
-        """A job's spec without secrets; environment and the callback's query for its owner only."""
-        spec = to_json(self.job.spec(), secrets=False)
+    def shown(self, spec: Dict[str, Json]) -> Dict[str, Json]:
+        """What the caller may see of a spec: what could be secret is for the job's owner only."""
         if not self.caller.owns(self.job):
             callback = spec["callback"] and re.sub(r"[?#].*", "", spec["callback"])
-            spec.update(environment={}, inputs={}, callback=callback)
+            spec = dict(spec, environment={}, inputs={}, callback=callback)
         return spec
+
+    def get_spec(self) -> Json:
+        """A job's spec without secrets; environment and the callback's query for its owner only."""
+        return self.shown(to_json(self.job.spec(), secrets=False))
+
+    def get_status(self) -> Json:
+        """All that is known of a job, as `status --json` shows it: why, use, tasks, history, spec.
+        """
+        status = describe(self.api.config, self.job, poll=False)
+        return dict(status, spec=self.shown(status["spec"]),
+                    callbacks=status["callbacks"] if self.caller.owns(self.job) else [])
 
     def post_interactive(self) -> Json:
         """Run an interactive application in the directory of a completed job; what it printed.
@@ -12453,6 +12490,7 @@ class Route(NamedTuple):
 ROUTES = (
     Route("GET", "/", "page", ServerHandler.get_page, "text/html"),
     Route("GET", "/v1", "page", ServerHandler.get_page, "text/html"),
+    Route("GET", "/page/{name}", "page", ServerHandler.get_page_file, "text/javascript"),
     Route("GET", "/v1/openapi.json", "open", get_openapi, "object"),
     Route("GET", "/v1/health", "open", ServerHandler.get_health, "Health"),
     Route("GET", "/v1/metrics", "user", ServerHandler.get_metrics, "text/plain"),
@@ -12463,7 +12501,7 @@ ROUTES = (
     Route("POST", "/v1/token", "token", ServerHandler.post_token, "Blocks"),
     Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
     Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", "",
-          (INDEX, LIMIT, STATE, BACKEND_PARAM, NAME)),
+          (INDEX, LIMIT, STATE, BACKEND_PARAM, NAME, APP, SINCE, DETAIL)),
     Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "Created", "JobSpec",
           (BACKEND_PARAM, UNTIL_END)),
     Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec",
@@ -12487,6 +12525,7 @@ ROUTES = (
     Route("POST", "/v1/jobs/{jobid}/applications/{name}", "job", JobHandler.post_interactive,
           "Finished", "Inputs"),
     Route("GET", "/v1/jobs/{jobid}/state", "job", JobHandler.get_state, "JobState"),
+    Route("GET", "/v1/jobs/{jobid}/status", "job", JobHandler.get_status, "JobStatus"),
     Route("GET", "/v1/jobs/{jobid}/spec", "job", JobHandler.get_spec, "JobSpec"),
     Route("GET", "/v1/jobs/{jobid}/logs", "job", JobHandler.get_logs, "{string}", "",
           (ALL, TASK)),
@@ -12557,9 +12596,17 @@ SCHEMAS: Dict[str, Json] = {
     "JobState": {"type": "string", "enum": list(STATES)},
     "Created": {"anyOf": [JOBID_SCHEMA, {"$ref": "#/components/schemas/JobStepInfo"}]},
     "JobStepInfo": object_of(
-        {"tasks": dict(map_of(NUMBER), description="in a listing, of an array: tasks by state")},
+        {"tasks": dict(map_of(NUMBER), description="in a listing, of an array: tasks by state"),
+         "backend": TEXT, "reason": TEXT, "application": TEXT, **dict.fromkeys(
+             ("began", "elapsed", "duration"), {"anyOf": [{"type": "number"}, NULL]})},
         jobid=JOBID_SCHEMA, name=TEXT, updated={"type": "number"}, jobndx=NUMBER,
         state=STATE_SCHEMA, info={"anyOf": [NUMBER, TEXT]}),
+    "JobStatus": object_of(
+        jobid=JOBID_SCHEMA, name=TEXT, backend=TEXT, state=STATE_SCHEMA, jobndx=NUMBER,
+        reason=TEXT, updated={"type": "number"}, base=TEXT, directory=TEXT, shell=TEXT,
+        spec={"$ref": "#/components/schemas/JobSpec"}, why={"type": "object"},
+        tasks=list_of({"$ref": "#/components/schemas/TaskState"}),
+        history=list_of({"type": "object"}), callbacks=list_of({"type": "object"})),
     "TaskState": object_of(
         task=NUMBER, state=STATE_SCHEMA, jobndx=NUMBER, info={"anyOf": [NUMBER, TEXT]},
         updated={"type": "number"}, reason=TEXT),
@@ -12751,6 +12798,8 @@ class OpenApi:
         content = {media: {"schema": self.schema(route.gives)}}
         if media == "application/octet-stream":  # of a directory, what lies in it
             content["application/json"] = {"schema": self.schema("{FileInfo}")}
+        if media == "text/javascript":  # the page has a style sheet too
+            content["text/css"] = content[media]
         if media == "application/gzip":  # generated clients know only this type
             content = {"application/octet-stream": content[media], **content}
         return content
@@ -16695,97 +16744,6 @@ else
 	esac
 fi
 ''',
-    'index.html': r'''<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>psik</title>
-<style>
-	body {
-		font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em;
-		color: #222; background: #fff
-	}
-	table { border-collapse: collapse; width: 100% }
-	td, th { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #ddd }
-	code, td:first-child { font-family: ui-monospace, monospace; font-size: 13px }
-	.completed { color: #186a2f } .failed { color: #a11 } .canceled { color: #85600a }
-	.active { color: #04718a } .queued { color: #2a4bb0 }
-	@media (prefers-color-scheme: dark) {
-		body { color: #ddd; background: #181818 } td, th { border-color: #444 }
-		.completed { color: #6c6 } .failed { color: #f77 } .canceled { color: #db5 }
-		.active { color: #5cd } .queued { color: #8af }
-	}
-</style>
-<h1>psik</h1>
-<h2>Jobs</h2>
-<table>
-	<thead><tr><th>id<th>name<th>state<th>step<th>info<th>updated</tr></thead>
-	<tbody id="jobs"></tbody>
-</table>
-<p id="said" role="status">reading…</p>
-<h2>Routes</h2>
-<table><tbody id="routes"></tbody></table>
-<p>As <a href="openapi.json">OpenAPI</a>; <a href="health">health</a>,
-<a href="backends">backends</a>.</p>
-<script>
-	"use strict"
-	const fill = (id, rows) => document.getElementById(id).replaceChildren(...rows.map(cells => {
-		const row = document.createElement("tr")
-		for (const [text, style] of cells) {
-			const cell = row.insertCell()
-			cell.textContent = text
-			cell.className = style || ""
-		}
-		return row
-	}))
-	const say = text => { document.getElementById("said").textContent = text }
-	// The token that `serve --token` prints stands behind the #, which browsers send to no server.
-	// It is kept for this tab only, and taken out of the address.
-	const given = new URLSearchParams(location.hash.slice(1)).get("token")
-	if (given) {
-		sessionStorage.setItem("token", given)
-		history.replaceState(null, "", location.pathname)
-	}
-	const token = sessionStorage.getItem("token")
-	// The page is shown at / and at /v1, and a proxy may put a prefix before both.
-	const routes = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
-	document.querySelectorAll("a").forEach(link => {
-		link.href = routes + link.getAttribute("href")
-	})
-	const request = path => fetch(path, {
-		cache: "no-cache", headers: token ? {Authorization: `Bearer ${token}`} : {}})
-	async function ask(path) {
-		const answer = await request(path)
-		if (!answer.ok) throw new Error(`${answer.status} ${(await answer.json()).detail}`)
-		return answer.json()
-	}
-	async function jobs() {
-		try {
-			const found = await ask(routes + "jobs?limit=50")
-			fill("jobs", found.map(job => [
-				[job.jobid], [job.name], [job.state, job.state], [job.jobndx], [job.info],
-				[new Date(job.updated * 1000).toLocaleString()]]))
-			say(found.length ? `the ${found.length} newest, at ${new Date().toLocaleTimeString()}`
-				: "no jobs yet")
-		} catch (err) {
-			say(String(err.message))
-		}
-		setTimeout(jobs, 5000)
-	}
-	if (token) document.querySelectorAll("a").forEach(link =>
-		link.addEventListener("click", async event => {
-			event.preventDefault() // the browser would not send the token
-			const answer = await request(link.href)
-			location.href = URL.createObjectURL(await answer.blob())
-		}))
-	jobs()
-	const rows = ([path, methods]) => Object.entries(methods).map(
-		([method, about]) => [[method.toUpperCase() + " " + path], [about.summary]])
-	ask(routes + "openapi.json").then(
-		document => fill("routes", Object.entries(document.paths).flatMap(rows)))
-</script>
-</html>
-''',
     'job_body': r'''# From here on the job script is the supervisor: it starts scripts/run, and
 # records how that ends.
 test -x @python@ && mpirun=$mpirun nodes=$nodes jobid=$jobid psik_task=$psik_task \
@@ -19139,6 +19097,1117 @@ jobid=$LSB_JOBID
 psik_task=$LSB_JOBINDEX
 psik_walltime_s=0
 @job_body@
+''',
+    'page/api.js': r'''// The server, by its public routes.
+//
+// A token stands behind the # of the address that `open` and `serve --token` print; browsers send
+// that to nobody.  It is kept for this tab alone, and leaves the address.
+
+const given = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token")
+if (given) {
+	sessionStorage.setItem("token", given)
+	history.replaceState(null, "", location.pathname + "#/")
+}
+
+// The page is shown at / and at /v1, and a proxy may put a path before both.
+export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
+
+export class Failure extends Error {
+	constructor(status, detail) {
+		const faults = Array.isArray(detail) ? detail : []
+		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
+			.join("; ") : detail)
+		this.status = status
+		this.faults = faults
+	}
+}
+
+export async function ask(path, options = {}) {
+	const headers = {...options.headers}, token = sessionStorage.getItem("token")
+	if (token) headers.Authorization = `Bearer ${token}`
+	let answer
+	try {
+		answer = await fetch(base + path, {cache: "no-cache", ...options, headers})
+	} catch (error) {
+		if (error.name === "AbortError") throw error
+		throw new Failure(0, "the server does not answer; is the tunnel still open?")
+	}
+	if (answer.ok) return answer
+	const body = await answer.json().catch(() => ({detail: answer.statusText}))
+	throw new Failure(answer.status, body.detail)
+}
+
+export const get = (path, options) => ask(path, options).then(answer => answer.json())
+export const post = (path, body) => ask(path, {
+	method: "POST", ...(body === undefined ? {} : {
+		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
+}).then(answer => answer.json())
+export const part = name => name.split("/").map(encodeURIComponent).join("/")
+
+async function* events(path, last, signal) {
+	const answer = await ask(path, {signal, headers: last.id ? {"Last-Event-ID": last.id} : {}})
+	if (answer.status === 204) return
+	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
+	for (let text = "";;) {
+		const {value, done} = await reader.read()
+		if (done) return
+		text += value
+		const whole = text.split("\n\n")
+		text = whole.pop()
+		for (const block of whole) {
+			const fields = Object.fromEntries(block.split("\n").filter(line => !line.startsWith(
+				":"))
+				.map(line => [line.split(":")[0], line.slice(line.indexOf(":") + 1).trim()]))
+			if (fields.id) last.id = fields.id
+			if (fields.data) yield JSON.parse(fields.data)
+		}
+	}
+}
+
+// Hands over each event, comes again when the connection breaks, and says whether there is one.
+// EventSource cannot send a token, so the stream is read by fetch.
+export async function follow(path, take, signal, told = () => {}) {
+	const last = {}
+	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
+		try {
+			for await (const event of events(path, last, signal)) {
+				pause = 1
+				told("")
+				take(event)
+			}
+			if (path.startsWith("jobs/")) return
+		} catch (error) {
+			if (signal.aborted) return
+			told(error.status === 401 ? "the token is no longer valid: open the page's address anew"
+				: error.status === 404 ? "" : String(error.message))
+			if (error.status >= 400 && error.status < 500) return
+		}
+		await new Promise(done => setTimeout(done, 1000 * pause))
+	}
+}
+''',
+    'page/apidoc.js': r'''// The routes, as openapi.json describes them, each with a line for curl.
+import {el, table} from "./dom.js"
+import {base, get} from "./api.js"
+
+export async function showApi(_, view, signal) {
+	const found = await get("openapi.json", {signal})
+	const url = path => location.origin + base.replace(/\/v1\/$/, "") + path
+	view.append(el("h1", {}, "API"), el("p", {}, "The whole of it is ", el("code", {},
+		url("/v1/openapi.json")), "."))
+	for (const tag of found.tags) {
+		const operations = Object.entries(found.paths).flatMap(([path,
+			methods]) => Object.entries(methods)
+			.filter(([, about]) => about.tags.includes(tag.name)).map(([method, about]) => [method,
+				path, about]))
+		view.append(el("h2", {}, tag.description))
+		for (const [method, path, about] of operations) {
+			const media = Object.keys(about.requestBody?.content || {})[0]
+			const curl = ["curl", method === "get" ? "" : `-X ${method.toUpperCase()}`,
+				media === "application/json" ? "--json '{}'" : media ? "--data-binary @FILE" : "",
+					url(path)]
+			view.append(el("details", {}, el("summary", {}, el("code", {},
+				`${method.toUpperCase()} ${path}`), " ",
+				about.summary), about.description ? el("p", {}, about.description) : "",
+			about.parameters.length ? table(["parameter", "in", ""], about.parameters
+				.map(each => el("tr", {},
+				el("td", {}, el("code", {}, each.name)), el("td", {}, each.in), el("td", {},
+					each.description || "")))) : "",
+			el("pre", {}, curl.filter(Boolean).join(" "))))
+		}
+	}
+}
+''',
+    'page/dom.js': r'''// Elements, made from data.
+//
+// What jobs and users have named goes into textContent alone, so no name and no line of a log can
+// become markup.
+
+export function el(tag, attributes, ...children) {
+	const element = document.createElement(tag)
+	for (const [name, value] of Object.entries(attributes || {})) {
+		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
+		else if (name === "value") element.value = value
+		else if (value === true) element.setAttribute(name, "")
+		else if (value || value === 0) element.setAttribute(name, value)
+	}
+	element.append(...children.flat(9).filter(child => child || child === 0).map(
+		child => child instanceof Node ? child : String(child)))
+	return element
+}
+
+export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
+	Boolean))
+
+// A shape, a colour and a word: nobody has to tell states by colour.
+const SHAPES = {active: "●", queued: "◌", new: "○", completed: "✓", failed: "✗", canceled: "⊘"}
+export const state = name => el("span", {class: "state " + name},
+	el("span", {"aria-hidden": "true"}, SHAPES[name] + " "), name)
+
+// Seconds as 0:42, 1:02:03 or 2-03:04:05.
+export function span(seconds) {
+	if (seconds === null || seconds === undefined) return ""
+	const two = number => String(number).padStart(2, "0")
+	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
+	if (minutes < 60) return `${minutes}:${two(whole % 60)}`
+	const hours = Math.floor(minutes / 60), days = Math.floor(hours / 24)
+	return `${days ? days + "-" : ""}${two(hours % 24)}:${two(minutes % 60)}:${two(whole % 60)}`
+}
+
+// When something was: local, and UTC for who points at it.
+export function moment(stamp) {
+	const then = new Date(stamp * 1000), age = Date.now() / 1000 - stamp
+	const near = age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
+		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : then.toLocaleString()
+	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, near)
+}
+
+export function bytes(size) {
+	for (const unit of ["B", "kB", "MB", "GB", "TB"]) {
+		if (size < 1000 || unit === "TB") return `${unit === "B" ? size : size.toFixed(1)} ${unit}`
+		size /= 1000
+	}
+}
+
+export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
+	el("thead", {}, el("tr", {}, heads.map(head => el("th", {scope: "col"}, head)))),
+	el("tbody", {}, rows)))
+
+// A word that stays until it was read; problems stand where they arose, too.
+export function say(text) {
+	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
+	document.getElementById("said").append(line)
+}
+
+// Asks in place before what cannot be undone: the button becomes the question.
+export function confirming(label, question, action) {
+	const button = el("button", {onclick: () => {
+		if (button.dataset.asked) return action()
+		button.dataset.asked = "yes"
+		button.textContent = question
+		setTimeout(() => { delete button.dataset.asked; button.textContent = label }, 5000)
+	}, onkeydown: event => {
+		if (event.key === "Escape") { delete button.dataset.asked; button.textContent = label }
+	}}, label)
+	return button
+}
+''',
+    'page/form.js': r'''// Fields made from a JSON Schema, with the server's names, types and texts.
+import {el} from "./dom.js"
+
+const kinds = schema => (schema.anyOf ? schema.anyOf.flatMap(kinds) : [schema.type].flat())
+	.filter(Boolean)
+const alone = schema => (schema.anyOf || [schema]).find(each => each.type !== "null") || schema
+
+// One field: its label, its input, what it means, and room for what is wrong with it.
+function field(name, schema, value) {
+	const types = kinds(schema), one = alone(schema), id = `field-${name}`
+	const given = value ?? schema.default
+	let input
+	if (schema.enum || one.enum) {
+		input = el("select", {id}, el("option", {value: ""}, ""), (schema.enum || one.enum)
+			.map(each => el(
+			"option", {value: JSON.stringify(each), selected: each === given}, String(each))))
+	} else if (one.contentEncoding) {
+		input = el("input", {id, type: "file"})
+	} else if (types.length && types.every(type => type === "boolean" || type === "null")) {
+		input = el("input", {id, type: "checkbox", checked: given === true})
+	} else if (["integer", "number"].includes(one.type) && types.every(type => type !== "string")) {
+		input = el("input", {id, type: "number", min: one.minimum, max: one.maximum,
+			step: one.type === "integer" ? 1 : "any", value: given ?? ""})
+	} else {
+		const text = given === undefined || given === null ? "" : typeof given === "string" ? given
+			: JSON.stringify(given)
+		input = name === "script" ? el("textarea", {id, value: text, spellcheck: "false"})
+			: el("input", {id, type: "text", value: text, placeholder: one.type === "object" ? "{}"
+				: one.type === "array" ? "[]" : ""})
+	}
+	const fault = el("span", {class: "fault", role: "alert", "data-fault": name})
+	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name), input,
+		el("small", {}, schema.description || ""), fault)
+}
+
+// What a field holds; undefined if nothing.
+async function valueOf(input, schema) {
+	const types = kinds(schema)
+	if (input.type === "checkbox") return input.checked || schema.default !== undefined
+		? input.checked : undefined
+	if (input.type === "file") {
+		const file = input.files[0]
+		if (!file) return undefined
+		const data = new Uint8Array(await file.arrayBuffer())
+		let text = ""
+		for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(
+			at, at + 8192))
+		return btoa(text)
+	}
+	if (input.value === "") return undefined
+	if (input.tagName === "SELECT") return JSON.parse(input.value)
+	if (input.type === "number") return Number(input.value)
+	const typed = /^\s*[[{]/.test(input.value) || !types.includes("string")
+	if (typed && types.some(type => type !== "string")) {
+		try {
+			return JSON.parse(input.value)
+		} catch { /* the server says what is wrong with it */ }
+	}
+	return input.value
+}
+
+export function form(properties, values = {}) {
+	const fields = Object.entries(properties).map(([name, schema]) => field(name, schema === true
+		? {}
+		: schema, values[name]))
+	return {
+		fields,
+		async read() {
+			const read = {}
+			for (const [name, schema] of Object.entries(properties)) {
+				const input = fields.find(each => each.querySelector(`#field-${CSS.escape(name)}`))
+					.querySelector(`#field-${CSS.escape(name)}`)
+				const value = await valueOf(input, schema === true ? {} : schema)
+				if (value !== undefined) read[name] = value
+			}
+			return read
+		},
+		// Puts each fault of a refused request beside its field; what has none is returned.
+		show(faults) {
+			fields.forEach(each => { each.querySelector("[data-fault]").textContent = "" })
+			return faults.filter(fault => {
+				const name = fault.loc[1] === "resources" || fault.loc[1] === "backend"
+					? fault.loc[2] : fault.loc[1]
+				const place = fields.map(each => each.querySelector("[data-fault]")).find(
+					each => each.dataset.fault === name)
+				if (place) place.textContent = fault.msg
+				return !place
+			})
+		}
+	}
+}
+''',
+    'page/index.html': r'''<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>psik</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="page/style.css">
+<script type="module" src="page/main.js"></script>
+<body>
+<header>
+	<a class="brand" href="#/">psik</a>
+	<nav aria-label="Pages">
+		<a href="#/">Jobs</a>
+		<a href="#/new">New job</a>
+		<a href="#/api">API</a>
+	</nav>
+	<p id="health" role="status"></p>
+</header>
+<main id="view" tabindex="-1"></main>
+<div id="said" role="log" aria-live="polite"></div>
+<dialog id="keys" aria-label="Keys"></dialog>
+<noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
+''',
+    'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
+import {bytes, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {ask, follow, get, part, post} from "./api.js"
+import {showLog} from "./log.js"
+
+const ended = job => ["completed", "failed", "canceled"].includes(job.state)
+
+// When each step waited and ran, as bars on one axis.
+function timeline(job) {
+	const steps = {}
+	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
+	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50)
+	if (!rows.length) return []
+	const now = Date.now() / 1000, end = times => times.completed || times.failed || times.canceled
+		|| now
+	const begin = Math.min(...rows.map(([, times]) => times.queued || times.active || end(times)))
+	const whole = Math.max(1, Math.max(...rows.map(([, times]) => end(times))) - begin)
+	const svg = (tag, attributes, text) => {
+		const element = document.createElementNS("http://www.w3.org/2000/svg", tag)
+		Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value))
+		if (text) element.textContent = text
+		return element
+	}
+	const picture = svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img",
+		"aria-label": `${rows.length} steps: how long they waited and ran`, class: "timeline"})
+	rows.forEach(([step, times], line) => {
+		const at = stamp => 800 * (stamp - begin) / whole, began = times.active || end(times)
+		const bar = (from, to, kind) => picture.append(svg("rect", {
+			x: at(from), y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12,
+				class: kind}))
+		if (times.queued) bar(times.queued, began, "waited")
+		if (times.active) bar(times.active, end(times), times.failed ? "failed" : times.canceled
+			? "canceled"
+			: times.completed ? "completed" : "active")
+		picture.append(svg("title", {}, `step ${step}`))
+	})
+	return [picture]
+}
+
+function facts(job) {
+	const needs = job.spec.resources, pairs = {
+		state: [state(job.state), job.reason ? ` ${job.reason}` : ""], step: job.jobndx || "",
+		changed: moment(job.updated), backend: `${job.backend} (${job.spec.backend.type})`,
+		ran: job.elapsed === null ? "" : `${span(job.elapsed)} of ${span(needs.duration * 60)}`,
+		used: job.usage ? `CPU time ${span(job.usage.cpu_s)}, a process at most ${
+			bytes(job.usage.memory_kib * 1024)}` : "",
+		asked: Object.entries(needs).filter(([, value]) => value && value !== true).map(
+			([name, value]) => `${name} ${value}`).join(", "),
+		application: job.spec.application || "", directory: job.directory}
+	return el("dl", {}, Object.entries(pairs).filter(([, value]) => value).map(
+		([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))
+}
+
+function why(job) {
+	if (!job.why?.cause || job.state === "completed") return ""
+	return el("div", {class: job.state === "failed" ? "box" : "box wait"}, el("strong", {},
+		job.why.cause),
+		(job.why.evidence || []).map(line => el("pre", {class: "wrap"}, line)),
+		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
+}
+
+async function showFiles(view, job, folder, signal) {
+	const url = `jobs/${part(job.jobid)}/files/`, list = el("div")
+	const below = name => (folder ? folder + "/" : "") + name
+	const send = async files => {
+		for (const file of files) {
+			try {
+				await ask(url + part(below(file.name)), {method: "PUT", body: file})
+			} catch (error) {
+				say(`${file.name}: ${error.message}`)
+			}
+		}
+		draw()
+	}
+	const fetched = async name => URL.createObjectURL(await (await ask(url
+		+ part(below(name)))).blob())
+	const download = async name => el("a", {href: await fetched(name), download: name}).click()
+	const preview = async name => {
+		const place = view.querySelector("#preview")
+		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
+			return replace(place, el("img", {class: "shown", src: await fetched(name), alt: name}))
+		}
+		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
+		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
+	}
+	async function draw() {
+		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
+			{signal})
+		// A folder's size says nothing, so each name without a dot might be one: it is tried.
+		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
+			([name, file]) => el("tr", {},
+				el("td", {}, el("button", {onclick: () => open(name)}, name)),
+				el("td", {class: "number"}, bytes(file.size)), el("td", {}, moment(file.mtime)),
+				el("td", {}, el("button", {onclick: () => download(name)}, "download"), " ",
+					confirming("remove", "Remove it? Press again", async () => {
+						await ask(url + part(below(name)), {method: "DELETE"})
+						draw()
+					}))))), Object.keys(found).length ? "" : el("p", {class: "quiet"},
+						"There are no files."))
+	}
+	async function open(name) {
+		const answer = await ask(url + part(below(name)), {method: "HEAD"})
+		if (answer.headers.get("Content-Type").startsWith("application/json")) {
+			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
+		} else preview(name)
+	}
+	const archive = async () => {
+		const answer = await ask(
+			`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`)
+		el("a", {href: URL.createObjectURL(await answer.blob()),
+			download: `${job.jobid}.tar.gz`}).click()
+	}
+	const up = folder.split("/").slice(0, -1).join("/")
+	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
+		"drop") },
+		ondragleave: () => drop.classList.remove("drop"), ondrop: event => {
+			event.preventDefault()
+			drop.classList.remove("drop")
+			send([...event.dataTransfer.files])
+		}},
+	el("div", {class: "bar"},
+		folder ? el("a", {href: `#/job/${part(job.jobid)}/files/${part(up)}`}, "↑ " + (up || "top"))
+			: "",
+		el("code", {}, folder || "."),
+		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
+			onchange: event => send([...event.target.files])})),
+		el("button", {onclick: archive}, "download all of it"),
+		el("span", {class: "quiet"}, "or drop files here")), list, el("div", {id: "preview"}))
+	view.append(drop)
+	await draw()
+}
+
+const TABS = {
+	log: showLog,
+	files: showFiles,
+	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
+		"copy as a new job")), el("pre", {}, JSON.stringify(job.spec, null, 4))),
+	scripts: async (view, job, _, signal) => {
+		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
+		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
+			{open: name === "run"},
+			el("summary", {}, name), el("pre", {}, text))))
+	},
+	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
+		job.history.map(row => el("tr", {}, el("td", {}, moment(row.time)), el("td", {},
+			row.jobndx),
+			el("td", {}, state(row.state)), el("td", {}, row.info))))),
+	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
+		task => el("tr", {}, el("td", {}, task.task), el("td", {}, state(task.state)),
+			el("td", {}, task.jobndx), el("td", {class: "why"}, task.reason))))),
+	callbacks: (view, job) => view.append(table(["step", "state", "attempts", "answer"],
+		job.callbacks.map(
+		event => el("tr", {}, el("td", {}, event.jobndx), el("td", {}, event.state),
+			el("td", {}, event.attempts), el("td", {}, event.answer || event.delivered
+				|| "waits")))))
+}
+
+export async function showJob([jobid, rest], view, signal) {
+	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
+	const url = `jobs/${part(decodeURIComponent(jobid))}`
+	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
+	const doing = (label, action) => async () => {
+		try {
+			await action()
+			await refresh()
+		} catch (error) {
+			say(`${label}: ${error.message}`)
+		}
+	}
+	let job = await get(`${url}/status`, {signal})
+
+	function draw() {
+		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job),
+			facts(job))
+		const over = ended(job), button = (label, verb, show) => show && el("button", {
+			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
+		replace(actions,
+			!over && job.state !== "new" && confirming("Cancel", "Cancel it? Press again",
+				doing("cancel", () => post(`${url}/cancel`))),
+			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
+			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+				&& job.state !== "completed"),
+			button("Hold", "hold", job.state === "queued"), button("Release", "release",
+				job.state === "queued"),
+			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
+			(over || job.state === "new") && confirming("Remove",
+				"Remove it with its logs and files? Press again", doing("remove", async () => {
+					await ask(`${url}?purge=true`, {method: "DELETE"})
+					location.hash = "#/"
+				})))
+	}
+	async function refresh() {
+		job = await get(`${url}/status`, {signal})
+		draw()
+		if (["history", "tasks", "callbacks"].includes(tab)) {
+			replace(content)
+			await TABS[tab](content, job, path.join("/"), signal)
+		}
+	}
+	draw()
+	const names = Object.keys(TABS).filter(name => (name !== "tasks" || job.tasks.length)
+		&& (name !== "callbacks" || job.callbacks.length))
+	view.append(head, actions, el("nav", {"aria-label": "Parts of the job"},
+		names.map(name => el("a", {
+		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
+			content)
+	if (!ended(job)) {
+		let waiting = null
+		follow(`${url}/events`, () => {
+			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
+				300)
+		}, signal)
+	}
+	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
+}
+''',
+    'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
+import {confirming, el, moment, say, span, state} from "./dom.js"
+import {ask, follow, get, part, post} from "./api.js"
+
+const STATES = ["active", "queued", "new", "failed", "canceled", "completed"]
+const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
+	604800: "the last week"}
+const PAGE = 100
+
+// What is known of a job's progress: how long of its walltime, or how many tasks of an array.
+function progress(job) {
+	if (job.tasks) {
+		const all = Object.values(job.tasks).reduce((sum, count) => sum + count, 0)
+		const done = job.tasks.completed, failed = job.tasks.failed + job.tasks.canceled
+		return [el("progress", {max: all, value: done + failed,
+			"aria-label": "tasks that have ended"}),
+			` ${done}/${all} done${failed ? `, ${failed} failed` : ""}`]
+	}
+	const elapsed = span(job.elapsed)
+	if (job.state !== "active" || !job.duration) return elapsed
+	return [el("progress", {max: job.duration * 60, value: job.elapsed,
+		"aria-label": "of its walltime"}),
+		` ${elapsed} of ${span(job.duration * 60)}`]
+}
+
+function cells(job) {
+	return [
+		el("td", {}, state(job.state)),
+		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
+		el("td", {class: "name"}, job.name, job.application && job.application !== job.name
+			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
+		el("td", {class: "wide"}, job.backend),
+		el("td", {}, progress(job)),
+		el("td", {class: "why wide"}, (job.tasks ? "" : job.reason) || (job.state === "failed"
+			? `exit ${job.info}` : "")),
+		el("td", {class: "wide"}, moment(job.updated))]
+}
+
+export async function showList([query], view, signal) {
+	const filter = new URLSearchParams(query || "")
+	const chosen = new Set(), rows = new Map()
+	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
+	const more = el("button", {onclick: () => load(rows.size)}, "older jobs")
+	let wanted = PAGE
+
+	const set = (name, value) => {
+		value ? filter.set(name, value) : filter.delete(name)
+		history.replaceState(null, "", `#/?${filter}`)
+		wanted = PAGE
+		load(0)
+	}
+	const chips = STATES.map(name => el("button", {
+		"aria-pressed": String(filter.get("state") === name), onclick: event => {
+			const is = filter.get("state") === name
+			set("state", is ? "" : name)
+			chips.forEach(chip => chip.setAttribute("aria-pressed", "false"))
+			event.currentTarget.setAttribute("aria-pressed", String(!is))
+		}}, state(name), " ", el("span", {class: "quiet", "data-count": name})))
+	const search = el("input", {type: "search", placeholder: "name, or sweep*",
+		value: filter.get("name") || "",
+		"aria-label": "Filter by name", onchange: event => set("name", event.target.value)})
+	const pick = (label, name, options) => el("select", {"aria-label": label,
+		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
+		"option", {value, selected: (filter.get(name) || "") === value}, text)))
+	const backends = pick("Backend", "backend", [["", "all backends"]])
+	const since = pick("Made", "since", Object.entries(PERIODS))
+
+	const act = (label, verb) => async () => {
+		const jobs = [...chosen]
+		for (const jobid of jobs) {
+			try {
+				await verb(part(jobid))
+			} catch (error) {
+				say(`${label} ${jobid}: ${error.message}`)
+			}
+		}
+		chosen.clear()
+		load(0)
+	}
+	const actions = el("span", {class: "bar last", hidden: true},
+		confirming("Cancel", "Cancel them? Press again", act("cancel",
+			id => post(`jobs/${id}/cancel`))),
+		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
+		confirming("Remove", "Remove them and their files? Press again",
+			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
+
+	function put(job, before) {
+		let row = rows.get(job.jobid)
+		const key = JSON.stringify(job)
+		if (row && row.dataset.key !== key) {
+			const focused = row.contains(document.activeElement)
+			row.replaceChildren(row.firstChild, ...cells(job))
+			row.classList.add("changed")
+			if (focused) row.querySelector("a").focus()
+		} else if (!row) {
+			row = el("tr", {onanimationend: () => row.classList.remove("changed")},
+				el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
+					onchange: event => {
+						event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
+						actions.hidden = !chosen.size
+					}})), cells(job))
+			rows.set(job.jobid, row)
+		}
+		row.dataset.key = key
+		row.dataset.state = job.state
+		if (body.children[before] !== row) body.insertBefore(row, body.children[before] || null)
+	}
+
+	async function load(index) {
+		if (index) wanted = index + PAGE
+		const asked = new URLSearchParams(filter)
+		if (filter.get("since")) asked.set("since", Math.floor(Date.now() / 1000 - filter.get(
+			"since")))
+		const jobs = await get(`jobs?detail=true&limit=${wanted}&${asked}`, {signal})
+		jobs.forEach(put)
+		const found = new Set(jobs.map(job => job.jobid))
+		for (const [jobid, row] of rows) if (!found.has(jobid)) {
+			row.remove()
+			rows.delete(jobid)
+			chosen.delete(jobid)
+		}
+		actions.hidden = !chosen.size
+		more.hidden = jobs.length < wanted
+		count.textContent = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
+		for (const name of STATES) {
+			const number = jobs.filter(job => job.state === name).length
+			view.querySelector(`[data-count=${name}]`).textContent = number || ""
+		}
+		empty.hidden = jobs.length > 0
+		empty.replaceChildren(...(query || [...filter].length ? [el("p", {},
+			"No job is like that.")] : [
+			el("p", {}, "No jobs yet. Type, where psik.py is:"),
+			el("pre", {}, "psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
+			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
+	}
+
+	const empty = el("div", {hidden: true})
+	const lost = el("p", {class: "box", role: "alert", hidden: true})
+	view.append(
+		el("h1", {}, "Jobs"),
+		el("div", {class: "bar"}, chips),
+		el("div", {class: "bar"}, search, backends, since, count, actions), lost,
+		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {},
+			["", "state", "id", "name", "backend", "progress", "why", "changed"]
+				.map(head => el("th", {
+				scope: "col", class: ["backend", "why", "changed"].includes(head) ? "wide" : ""},
+					head
+				|| el("span", {class: "quiet"}, "☐"))))), body)),
+		more, empty)
+	await load(0)
+	get("backends", {signal}).then(found => backends.append(...Object.keys(found)
+		.map(name => el("option", {
+		value: name, selected: filter.get("backend") === name}, name))))
+	// Whatever happens to a job, the list is asked for anew, at most once a second.
+	let waiting = null
+	const soon = () => {
+		waiting = waiting || setTimeout(() => {
+			waiting = null
+			if (!signal.aborted) load(0).catch(error => { if (!signal.aborted) say(error.message) })
+		}, 1000)
+	}
+	const clock = setInterval(soon, 30000)
+	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
+	follow("events", soon, signal, text => { lost.textContent = text; lost.hidden = !text })
+}
+''',
+    'page/log.js': r'''// What a job wrote, from its end.
+//
+// So a log of any size opens at once; it goes on while the job does.
+import {bytes, el, replace} from "./dom.js"
+import {ask, get, part} from "./api.js"
+
+const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
+const MOST = 4 * WINDOW     // characters that stay in the page
+
+export async function showLog(view, job, name, signal) {
+	const url = `jobs/${part(job.jobid)}/logs`, names = async () => Object.keys(
+		await get(url, {signal})).sort()
+	let found = await names()
+	while (!found.length) {
+		const state = await get(`jobs/${part(job.jobid)}/state`, {signal})
+		found = await names()
+		const over = ["completed", "failed", "canceled"].includes(state)
+		replace(view, found.length ? "" : el("p", {class: "quiet"}, over ? "It wrote nothing."
+			: "It has written nothing yet."))
+		if (over && !found.length) return
+		if (!found.length) await new Promise(done => setTimeout(done, 500))
+	}
+	const last = job.history[job.history.length - 1].jobndx
+	const first = job.state === "failed" && found.includes(`stderr.${last}`) ? `stderr.${last}`
+		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found[found.length - 1]
+	let log = found.includes(name) ? name : first, begin = 0, end = 0, following = true
+	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
+		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
+		news.hidden = following
+	}})
+	const news = el("button", {hidden: true, onclick: () => { text.scrollTop = text.scrollHeight }},
+		"▼ to the end")
+	const size = el("span", {class: "quiet", role: "status"})
+	const earlier = el("button", {hidden: true, onclick: () => before()}, "earlier lines")
+	const search = el("input", {type: "search", placeholder: "search",
+		"aria-label": "Search in the log",
+		onchange: () => find()})
+	const read = async (from, wait = 0) => {
+		const answer = await ask(`${url}/${part(log)}?offset=${from}&wait=${wait}`, {signal})
+		end = Number(answer.headers.get("X-Psik-Offset"))
+		return [await answer.text(), answer.headers.get("X-Psik-State")]
+	}
+	const head = async (from, to) => (await ask(`${url}/${part(log)}`, {
+		signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
+
+	function add(more) {
+		text.append(more)
+		while (text.textContent.length > MOST && text.childNodes.length > 1) {
+			begin += new Blob([text.firstChild.textContent]).size
+			text.firstChild.remove()
+		}
+		earlier.hidden = begin === 0
+		size.textContent = `${bytes(end)}${begin ? `, from ${bytes(begin)}` : ""}`
+		if (following) text.scrollTop = text.scrollHeight
+	}
+	async function before() {
+		const from = Math.max(0, begin - WINDOW)
+		text.prepend(await head(from, begin))
+		begin = from
+		earlier.hidden = begin === 0
+		text.scrollTop = 0
+	}
+	function find() {
+		const range = document.createRange(), wanted = search.value
+		for (const node of text.childNodes) {
+			const at = wanted ? node.textContent.indexOf(wanted) : -1
+			if (at < 0) continue
+			range.setStart(node, at)
+			range.setEnd(node, at + wanted.length)
+			getSelection().removeAllRanges()
+			getSelection().addRange(range)
+			const top = each => each.getBoundingClientRect().top
+			text.scrollTop += top(range) - top(text) - 40
+			return
+		}
+		if (wanted) size.textContent = `${wanted} is not in what is shown`
+	}
+	let turn = 0
+	async function open(wanted) {
+		const mine = ++turn
+		log = wanted
+		replace(text)
+		following = true
+		const length = Number((await ask(`${url}/${part(log)}`, {method: "HEAD", signal}))
+			.headers.get("X-Psik-Offset") || 0)
+		begin = Math.max(0, length - WINDOW)
+		let [more, state] = await read(begin)
+		add(more)
+		while (mine === turn && !signal.aborted && ["active", "queued", "new"].includes(state)) {
+			[more, state] = await read(end, 30)
+			if (mine === turn && more) add(more)
+		}
+	}
+	const line = `psik.py logs ${job.state === "active" ? "-f " : ""}${job.jobid}`
+	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
+		onchange: event => open(event.target.value).catch(() => {})})
+	async function list() {     // of an array, others have come meanwhile
+		found = await names()
+		replace(logs, found.map(each => el("option", {value: each, selected: each === log}, each)))
+	}
+	list()
+	view.append(el("div", {class: "bar"}, logs,
+		search, el("label", {}, el("input", {type: "checkbox",
+			onchange: event => text.classList.toggle(
+			"wrap", event.target.checked)}), " wrap"), earlier, size, news,
+		el("span", {class: "last"}, el("code", {}, line), " ",
+			el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
+	open(log).catch(error => { if (!signal.aborted) size.textContent = error.message })
+}
+''',
+    'page/main.js': r'''// The addresses behind the #, and what is shown there.
+//
+// Each view is a function of the rest of the address, the element to fill, and a signal that says
+// that another view is shown.
+import {el, replace, say} from "./dom.js"
+import {get} from "./api.js"
+import {showList} from "./list.js"
+import {showJob} from "./job.js"
+import {showNew} from "./new.js"
+import {showApi} from "./apidoc.js"
+
+const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
+	[/^#\/api$/, showApi], [/^#?\/?(?:\?(.*))?$/, showList]]
+const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
+	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
+
+let shown = new AbortController()
+
+function show() {
+	shown.abort()
+	shown = new AbortController()
+	const view = document.getElementById("view")
+	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS[3]
+	document.querySelectorAll("nav a").forEach(link => {
+		const is = link.hash === location.hash.split("?")[0] || (draw === showList
+			&& link.hash === "#/")
+		link.toggleAttribute("aria-current", is)
+	})
+	replace(view)
+	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
+		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
+			error.message))
+	})
+}
+
+function move(step) {
+	const links = [...document.querySelectorAll("main tbody a.id")]
+	const at = links.indexOf(document.activeElement)
+	links[Math.max(0, Math.min(links.length - 1, at + step))]?.focus()
+}
+
+const keys = document.getElementById("keys")
+document.addEventListener("keydown", event => {
+	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
+		&& event.target.type !== "checkbox"
+	if (event.key === "Escape" && typing) return event.target.blur()
+	if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+	const acts = {
+		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
+		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
+		x: () => document.activeElement.closest("tr")?.querySelector("[type=checkbox]")?.click(),
+		"/": () => document.querySelector("main [type=search]")?.focus()}
+	if (acts[event.key]) {
+		event.preventDefault()
+		acts[event.key]()
+	}
+})
+replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => [
+	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+el("form", {method: "dialog"}, el("button", {}, "close")))
+
+async function health() {
+	const line = document.getElementById("health")
+	try {
+		const said = await get("health")
+		line.textContent = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`)
+			.join(" · ")
+		document.title = "psik"
+	} catch (error) {
+		line.textContent = error.message
+	}
+	setTimeout(health, 30000)
+}
+
+addEventListener("hashchange", show)
+addEventListener("unhandledrejection", event => {
+	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
+})
+show()
+health()
+''',
+    'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
+import {el, replace, say} from "./dom.js"
+import {ask, get, part, post} from "./api.js"
+import {form} from "./form.js"
+
+const FIRST = ["name", "script"]
+const RESOURCES = ["duration", "node_count", "process_count", "cpu_cores_per_process",
+	"memory_per_process",
+	"gpu_cores_per_process"]
+const REST = ["setup", "environment", "array", "after", "join_output", "requeue", "callback",
+	"cb_secret",
+	"callback_on", "directory"]
+const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
+
+const some = (properties, names) => Object.fromEntries(names.filter(name => properties[name]).map(
+	name => [name, properties[name]]))
+const named = values => Object.fromEntries(Object.entries(values).filter(
+	([, value]) => value !== null && value !== "" && JSON.stringify(value) !== "{}"
+		&& JSON.stringify(value) !== "[]"))
+
+// Sends, and goes to the job; what is refused is said at its field, the rest below the button.
+function sending(fields, send) {
+	const said = el("p", {class: "box", role: "alert", hidden: true})
+	const button = el("button", {class: "main", onclick: async event => {
+		event.preventDefault()
+		button.disabled = true
+		said.hidden = true
+		try {
+			location.hash = `#/job/${part(await send())}`
+		} catch (error) {
+			const rest = fields.reduce((left, each) => each.show(left), error.faults || [])
+			said.textContent = error.faults?.length && !rest.length
+				? "Some fields are not right yet."
+				: rest.map(fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim())
+					.join("; ") || error.message
+			said.hidden = false
+		}
+		button.disabled = false
+	}}, "Submit")
+	return [el("div", {class: "bar"}, button), said]
+}
+
+function applicationForm(app, values) {
+	const fields = form(app.inputs.properties, values)
+	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
+	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
+	const send = async () => {
+		const values = await fields.read()
+		if (!app.needs.length) return post(`applications/${part(app.name)}`, values)
+		const body = new FormData()
+		for (const [name, value] of Object.entries(values)) {
+			body.append(name, typeof value === "string" ? value : JSON.stringify(value))
+		}
+		for (const [name, input] of slots) if (input.files[0]) body.append("files", input.files[0],
+			name)
+		if (archive.files[0]) body.append("upload", archive.files[0])
+		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
+	}
+	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
+		app.needs.length ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
+			input]) => el("div", {
+			class: "field"}, el("label", {for: `needs-${name}`}, name), input)),
+		el("div", {class: "field"}, el("label", {for: "upload"}, "or an archive of them"), archive))
+			: "",
+		sending([fields], send))
+}
+
+function scriptForm(schemas, spec, backends) {
+	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
+	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
+	const rest = form(some(all, REST), named(spec))
+	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
+		{value: name}, name)))
+	const queue = el("input", {id: "queue", list: "queues", type: "text",
+		value: spec.backend?.queue_name || ""})
+	const queues = el("datalist", {id: "queues"})
+	const free = el("small")
+	const ask_queues = async () => {
+		replace(queues)
+		free.textContent = ""
+		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
+		queues.append(...found.map(each => el("option", {value: each.name})))
+		free.textContent = found
+			.map(
+			each => `${each.name}: ${each.free_nodes ?? "?"} of ${each.nodes ?? "?"} nodes free`)
+			.join(", ")
+	}
+	backend.addEventListener("change", ask_queues)
+	ask_queues()
+	const whole = async () => ({...await first.read(), ...await rest.read(),
+		resources: await asked.read(),
+		...(queue.value ? {backend: {type: backends[backend.value].system_type,
+			queue_name: queue.value}} : {})})
+	const lines = el("pre", {})
+	const copy = async event => {
+		if (!event.target.open) return
+		const text = JSON.stringify(await whole(), null, 1), name = backend.value
+		const url = new URL(`v1/jobs?backend=${part(name)}`, document.baseURI)
+		lines.textContent = [`psik.py run --backend ${name} - <<'END'`, text, "END", "",
+			`curl --json '${text.replaceAll("'", "'\\''")}' '${url}'`].join("\n")
+	}
+	return el("form", {}, first.fields,
+		el("fieldset", {}, el("legend", {}, "where"),
+			el("div", {class: "field"}, el("label", {for: "backend"}, "backend"), backend),
+			el("div", {class: "field"}, el("label", {for: "queue"}, "queue"), queue, queues, free)),
+		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+		el("details", {}, el("summary", {}, "more"), rest.fields),
+		el("details", {ontoggle: copy}, el("summary", {}, "the same on the command line"), lines),
+		sending([first, asked, rest], async () => post(`jobs?backend=${part(backend.value)}`,
+			await whole())))
+}
+
+export async function showNew([query], view, signal) {
+	const from = new URLSearchParams(query || "").get("from"), wanted = new URLSearchParams(query
+		|| "").get("app")
+	const [document_, backends, apps] = await Promise.all([get("openapi.json", {signal}),
+		get("backends", {signal}),
+		get("applications", {signal}).catch(() => [])])
+	const spec = from ? await get(`jobs/${part(from)}/spec`, {signal}) : {}
+	const offered = apps.filter(app => !app.interactive), place = el("div")
+	const pick = name => {
+		const app = offered.find(each => each.name === name)
+		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
+			: scriptForm(document_.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
+				backends))
+	}
+	const first = wanted || spec.application || ""
+	view.append(el("h1", {}, "New job"), offered.length ? el("div", {class: "field"},
+		el("label", {for: "kind"}, "what it runs"), el("select", {id: "kind",
+			onchange: event => pick(event.target.value)},
+			el("option", {value: ""}, "a script of your own"), offered.map(app => el("option", {
+				value: app.name, selected: app.name === first}, app.summary
+					? `${app.name}: ${app.summary}` : app.name)))) : "",
+	place)
+	pick(first)
+	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
+		say(`the application ${spec.application} is not offered any more`)
+	}
+}
+''',
+    'page/style.css': r'''/* Six colours, defined once; a 4 px grid; four sizes of type. */
+:root {
+	--ground: #fff; --text: #1c2024; --quiet: #5b636b; --line: #d9dde1; --field: #f5f7f8;
+	--accent: #0b57a4;
+	--good: #18692f; --bad: #ab1a1a; --live: #00657a; --wait: #2b4ba8; --odd: #7a5200;
+	font: 15px/20px system-ui, sans-serif; color: var(--text); background: var(--ground)
+}
+@media (prefers-color-scheme: dark) {
+	:root {
+		--ground: #15181b; --text: #dfe3e6; --quiet: #9aa4ad; --line: #363c42; --field: #1e2327;
+		--accent: #7db7f0;
+		--good: #72c78a; --bad: #ff8f85; --live: #5fd0e0; --wait: #9fb4ff; --odd: #e2b65a
+	}
+}
+@media (prefers-reduced-motion: no-preference) { .changed { animation: changed .8s } }
+@keyframes changed { from { background: var(--field); box-shadow: inset 3px 0 var(--accent) } }
+* { box-sizing: border-box }
+[hidden] { display: none !important }
+body { margin: 0 auto; max-width: 1440px; padding: 0 16px 48px }
+header { display: flex; flex-wrap: wrap; gap: 4px 24px; align-items: baseline; padding: 12px 0 }
+header p { margin: 0 0 0 auto; color: var(--quiet); font-size: 13px }
+.brand { font-size: 18px; font-weight: 600; color: inherit; text-decoration: none }
+nav { display: flex; gap: 4px 16px; flex-wrap: wrap }
+nav a[aria-current] { color: inherit; font-weight: 600; text-decoration: none }
+a { color: var(--accent) }
+h1 { font-size: 24px; line-height: 32px; margin: 8px 0; overflow-wrap: anywhere }
+h2 { font-size: 18px; line-height: 24px; margin: 24px 0 8px }
+main:focus { outline: none }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px }
+code, pre, .id, textarea { font: 13px/18px ui-monospace, monospace }
+button, input, select, textarea {
+	font: inherit; color: inherit; background: var(--field); border: 1px solid var(--quiet);
+	border-radius: 4px; padding: 4px 8px; min-height: 30px
+}
+textarea { width: 100%; min-height: 180px; font: 13px/18px ui-monospace, monospace; tab-size: 4 }
+input[type=checkbox] { min-height: 0; margin: 0; vertical-align: middle }
+button { cursor: pointer }
+button.main { background: var(--accent); border-color: var(--accent); color: var(--ground) }
+button[aria-pressed=true] { border-color: var(--accent); box-shadow: inset 0 -2px var(--accent) }
+button:disabled { opacity: .5; cursor: default }
+.bar { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 8px 0 }
+.bar .last { margin-left: auto }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th { text-align: left; font-weight: 600; font-size: 13px; color: var(--quiet) }
+td, th { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: baseline }
+td.number, th.number { text-align: right }
+td.name { overflow-wrap: anywhere; min-width: 96px }
+td.why { color: var(--quiet); font-size: 13px; overflow-wrap: anywhere }
+.scroll { overflow-x: auto }
+.state { white-space: nowrap }
+.completed { color: var(--good) } .failed { color: var(--bad) } .canceled { color: var(--odd) }
+.active { color: var(--live) } .queued, .new { color: var(--wait) }
+.quiet { color: var(--quiet) }
+progress { width: 96px; height: 8px; accent-color: var(--live) }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 8px 0 }
+dt { color: var(--quiet) } dd { margin: 0; overflow-wrap: anywhere }
+pre { background: var(--field); border: 1px solid var(--line); padding: 8px; margin: 8px 0;
+	overflow: auto; max-height: 70vh; tab-size: 4 }
+pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
+.drop { outline: 2px dashed var(--accent); outline-offset: 4px }
+.box { border-left: 3px solid var(--bad); background: var(--field); padding: 8px 12px;
+	margin: 8px 0 }
+.box.wait { border-color: var(--wait) }
+#said { position: fixed; bottom: 8px; left: 16px; right: 16px; max-width: 720px }
+#said p { background: var(--text); color: var(--ground); padding: 8px 12px; margin: 4px 0;
+	display: flex; gap: 16px; border-radius: 4px; overflow-wrap: anywhere }
+#said button { background: none; color: inherit; border-color: currentColor; min-height: 0;
+	margin-left: auto }
+fieldset { border: 1px solid var(--line); border-radius: 4px; margin: 12px 0; padding: 8px 16px }
+legend { color: var(--quiet); padding: 0 4px }
+.field { display: grid; grid-template-columns: 220px 1fr; gap: 4px 16px; margin: 8px 0 }
+.field small { color: var(--quiet); grid-column: 2 }
+.field .fault { color: var(--bad); grid-column: 2 }
+.field input:not([type=checkbox]), .field select { width: 100%; max-width: 480px }
+.field input[type=checkbox] { justify-self: start; height: 20px; width: 20px }
+dialog { color: inherit; background: var(--ground); border: 1px solid var(--quiet) }
+img.shown { max-width: 100% }
+@media (max-width: 640px) {
+	.field { grid-template-columns: 1fr }
+	.field small, .field .fault { grid-column: 1 }
+	.wide { display: none }
+	td, th { padding-right: 8px }
+}
+@media print { header, .bar, #said { display: none } pre { max-height: none } }
+.timeline { width: 100%; max-height: 200px } .timeline rect { fill: currentColor }
+.timeline .waited { color: var(--line) }
 ''',
     'sge/array': r'''#!@shell@
 # sge: the largest index of an array; its indices must follow one another.

@@ -105,7 +105,7 @@ class Browser(Case):
         ours = self.dump(server.where)
         self.assertIn(jobid, ours)
         self.assertIn("&lt;b&gt;odd &amp; name&lt;/b&gt;", ours)
-        self.assertIn("GET /v1/openapi.json", ours)
+        self.assertIn("GET /v1/openapi.json", self.dump(server.where + "#/api"))
 
     def test_a_page_that_wants_a_token(self) -> None:
         server = Server(self, "--host", "127.0.0.1", "--port", "0", "--token")

@@ -1,0 +1,216 @@
+// One job: what it does and why, its logs, its files, what it was made from.
+import {bytes, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {ask, follow, get, part, post} from "./api.js"
+import {showLog} from "./log.js"
+
+const ended = job => ["completed", "failed", "canceled"].includes(job.state)
+
+// When each step waited and ran, as bars on one axis.
+function timeline(job) {
+	const steps = {}
+	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
+	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50)
+	if (!rows.length) return []
+	const now = Date.now() / 1000, end = times => times.completed || times.failed || times.canceled
+		|| now
+	const begin = Math.min(...rows.map(([, times]) => times.queued || times.active || end(times)))
+	const whole = Math.max(1, Math.max(...rows.map(([, times]) => end(times))) - begin)
+	const svg = (tag, attributes, text) => {
+		const element = document.createElementNS("http://www.w3.org/2000/svg", tag)
+		Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value))
+		if (text) element.textContent = text
+		return element
+	}
+	const picture = svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img",
+		"aria-label": `${rows.length} steps: how long they waited and ran`, class: "timeline"})
+	rows.forEach(([step, times], line) => {
+		const at = stamp => 800 * (stamp - begin) / whole, began = times.active || end(times)
+		const bar = (from, to, kind) => picture.append(svg("rect", {
+			x: at(from), y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12,
+				class: kind}))
+		if (times.queued) bar(times.queued, began, "waited")
+		if (times.active) bar(times.active, end(times), times.failed ? "failed" : times.canceled
+			? "canceled"
+			: times.completed ? "completed" : "active")
+		picture.append(svg("title", {}, `step ${step}`))
+	})
+	return [picture]
+}
+
+function facts(job) {
+	const needs = job.spec.resources, pairs = {
+		state: [state(job.state), job.reason ? ` ${job.reason}` : ""], step: job.jobndx || "",
+		changed: moment(job.updated), backend: `${job.backend} (${job.spec.backend.type})`,
+		ran: job.elapsed === null ? "" : `${span(job.elapsed)} of ${span(needs.duration * 60)}`,
+		used: job.usage ? `CPU time ${span(job.usage.cpu_s)}, a process at most ${
+			bytes(job.usage.memory_kib * 1024)}` : "",
+		asked: Object.entries(needs).filter(([, value]) => value && value !== true).map(
+			([name, value]) => `${name} ${value}`).join(", "),
+		application: job.spec.application || "", directory: job.directory}
+	return el("dl", {}, Object.entries(pairs).filter(([, value]) => value).map(
+		([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))
+}
+
+function why(job) {
+	if (!job.why?.cause || job.state === "completed") return ""
+	return el("div", {class: job.state === "failed" ? "box" : "box wait"}, el("strong", {},
+		job.why.cause),
+		(job.why.evidence || []).map(line => el("pre", {class: "wrap"}, line)),
+		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
+}
+
+async function showFiles(view, job, folder, signal) {
+	const url = `jobs/${part(job.jobid)}/files/`, list = el("div")
+	const below = name => (folder ? folder + "/" : "") + name
+	const send = async files => {
+		for (const file of files) {
+			try {
+				await ask(url + part(below(file.name)), {method: "PUT", body: file})
+			} catch (error) {
+				say(`${file.name}: ${error.message}`)
+			}
+		}
+		draw()
+	}
+	const fetched = async name => URL.createObjectURL(await (await ask(url
+		+ part(below(name)))).blob())
+	const download = async name => el("a", {href: await fetched(name), download: name}).click()
+	const preview = async name => {
+		const place = view.querySelector("#preview")
+		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
+			return replace(place, el("img", {class: "shown", src: await fetched(name), alt: name}))
+		}
+		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
+		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
+	}
+	async function draw() {
+		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
+			{signal})
+		// A folder's size says nothing, so each name without a dot might be one: it is tried.
+		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
+			([name, file]) => el("tr", {},
+				el("td", {}, el("button", {onclick: () => open(name)}, name)),
+				el("td", {class: "number"}, bytes(file.size)), el("td", {}, moment(file.mtime)),
+				el("td", {}, el("button", {onclick: () => download(name)}, "download"), " ",
+					confirming("remove", "Remove it? Press again", async () => {
+						await ask(url + part(below(name)), {method: "DELETE"})
+						draw()
+					}))))), Object.keys(found).length ? "" : el("p", {class: "quiet"},
+						"There are no files."))
+	}
+	async function open(name) {
+		const answer = await ask(url + part(below(name)), {method: "HEAD"})
+		if (answer.headers.get("Content-Type").startsWith("application/json")) {
+			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
+		} else preview(name)
+	}
+	const archive = async () => {
+		const answer = await ask(
+			`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`)
+		el("a", {href: URL.createObjectURL(await answer.blob()),
+			download: `${job.jobid}.tar.gz`}).click()
+	}
+	const up = folder.split("/").slice(0, -1).join("/")
+	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
+		"drop") },
+		ondragleave: () => drop.classList.remove("drop"), ondrop: event => {
+			event.preventDefault()
+			drop.classList.remove("drop")
+			send([...event.dataTransfer.files])
+		}},
+	el("div", {class: "bar"},
+		folder ? el("a", {href: `#/job/${part(job.jobid)}/files/${part(up)}`}, "↑ " + (up || "top"))
+			: "",
+		el("code", {}, folder || "."),
+		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
+			onchange: event => send([...event.target.files])})),
+		el("button", {onclick: archive}, "download all of it"),
+		el("span", {class: "quiet"}, "or drop files here")), list, el("div", {id: "preview"}))
+	view.append(drop)
+	await draw()
+}
+
+const TABS = {
+	log: showLog,
+	files: showFiles,
+	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
+		"copy as a new job")), el("pre", {}, JSON.stringify(job.spec, null, 4))),
+	scripts: async (view, job, _, signal) => {
+		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
+		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
+			{open: name === "run"},
+			el("summary", {}, name), el("pre", {}, text))))
+	},
+	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
+		job.history.map(row => el("tr", {}, el("td", {}, moment(row.time)), el("td", {},
+			row.jobndx),
+			el("td", {}, state(row.state)), el("td", {}, row.info))))),
+	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
+		task => el("tr", {}, el("td", {}, task.task), el("td", {}, state(task.state)),
+			el("td", {}, task.jobndx), el("td", {class: "why"}, task.reason))))),
+	callbacks: (view, job) => view.append(table(["step", "state", "attempts", "answer"],
+		job.callbacks.map(
+		event => el("tr", {}, el("td", {}, event.jobndx), el("td", {}, event.state),
+			el("td", {}, event.attempts), el("td", {}, event.answer || event.delivered
+				|| "waits")))))
+}
+
+export async function showJob([jobid, rest], view, signal) {
+	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
+	const url = `jobs/${part(decodeURIComponent(jobid))}`
+	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
+	const doing = (label, action) => async () => {
+		try {
+			await action()
+			await refresh()
+		} catch (error) {
+			say(`${label}: ${error.message}`)
+		}
+	}
+	let job = await get(`${url}/status`, {signal})
+
+	function draw() {
+		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job),
+			facts(job))
+		const over = ended(job), button = (label, verb, show) => show && el("button", {
+			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
+		replace(actions,
+			!over && job.state !== "new" && confirming("Cancel", "Cancel it? Press again",
+				doing("cancel", () => post(`${url}/cancel`))),
+			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
+			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+				&& job.state !== "completed"),
+			button("Hold", "hold", job.state === "queued"), button("Release", "release",
+				job.state === "queued"),
+			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
+			(over || job.state === "new") && confirming("Remove",
+				"Remove it with its logs and files? Press again", doing("remove", async () => {
+					await ask(`${url}?purge=true`, {method: "DELETE"})
+					location.hash = "#/"
+				})))
+	}
+	async function refresh() {
+		job = await get(`${url}/status`, {signal})
+		draw()
+		if (["history", "tasks", "callbacks"].includes(tab)) {
+			replace(content)
+			await TABS[tab](content, job, path.join("/"), signal)
+		}
+	}
+	draw()
+	const names = Object.keys(TABS).filter(name => (name !== "tasks" || job.tasks.length)
+		&& (name !== "callbacks" || job.callbacks.length))
+	view.append(head, actions, el("nav", {"aria-label": "Parts of the job"},
+		names.map(name => el("a", {
+		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
+			content)
+	if (!ended(job)) {
+		let waiting = null
+		follow(`${url}/events`, () => {
+			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
+				300)
+		}, signal)
+	}
+	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
+}

@@ -1,0 +1,80 @@
+// The addresses behind the #, and what is shown there.
+//
+// Each view is a function of the rest of the address, the element to fill, and a signal that says
+// that another view is shown.
+import {el, replace, say} from "./dom.js"
+import {get} from "./api.js"
+import {showList} from "./list.js"
+import {showJob} from "./job.js"
+import {showNew} from "./new.js"
+import {showApi} from "./apidoc.js"
+
+const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
+	[/^#\/api$/, showApi], [/^#?\/?(?:\?(.*))?$/, showList]]
+const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
+	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
+
+let shown = new AbortController()
+
+function show() {
+	shown.abort()
+	shown = new AbortController()
+	const view = document.getElementById("view")
+	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS[3]
+	document.querySelectorAll("nav a").forEach(link => {
+		const is = link.hash === location.hash.split("?")[0] || (draw === showList
+			&& link.hash === "#/")
+		link.toggleAttribute("aria-current", is)
+	})
+	replace(view)
+	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
+		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
+			error.message))
+	})
+}
+
+function move(step) {
+	const links = [...document.querySelectorAll("main tbody a.id")]
+	const at = links.indexOf(document.activeElement)
+	links[Math.max(0, Math.min(links.length - 1, at + step))]?.focus()
+}
+
+const keys = document.getElementById("keys")
+document.addEventListener("keydown", event => {
+	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
+		&& event.target.type !== "checkbox"
+	if (event.key === "Escape" && typing) return event.target.blur()
+	if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+	const acts = {
+		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
+		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
+		x: () => document.activeElement.closest("tr")?.querySelector("[type=checkbox]")?.click(),
+		"/": () => document.querySelector("main [type=search]")?.focus()}
+	if (acts[event.key]) {
+		event.preventDefault()
+		acts[event.key]()
+	}
+})
+replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => [
+	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+el("form", {method: "dialog"}, el("button", {}, "close")))
+
+async function health() {
+	const line = document.getElementById("health")
+	try {
+		const said = await get("health")
+		line.textContent = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`)
+			.join(" · ")
+		document.title = "psik"
+	} catch (error) {
+		line.textContent = error.message
+	}
+	setTimeout(health, 30000)
+}
+
+addEventListener("hashchange", show)
+addEventListener("unhandledrejection", event => {
+	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
+})
+show()
+health()

@@ -1,0 +1,94 @@
+"""The page, in a real browser."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import unittest
+from typing import List
+
+import psik
+from harness import DEPS, ROOT, Case, needs
+from serving import Server
+
+PYTHON = os.path.join(DEPS, "clients", "bin", "python")
+CHROMIUM = shutil.which("chromium")
+
+
+@needs("chromium and playwright, in .deps/clients (make test-deps)",
+       CHROMIUM and os.path.exists(PYTHON))
+class Walks(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(applications="apps")
+        os.makedirs(os.path.join(self.folder, "apps"))
+
+    def walk(self, name: str, *words: str, url: str = "") -> List[str]:
+        """What a walk over the page shows, line by line."""
+        url = url or Server(self, "--host", "127.0.0.1", "--port", "0", "--quiet").where
+        done = subprocess.run(
+            [PYTHON, os.path.join(ROOT, "tests", "clients", "walk_page.py"), name, url,
+             CHROMIUM or "", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=200, env=self.env)
+        said = done.stdout.decode("utf-8", "replace")
+        self.assertEqual(done.returncode, 0, said)
+        self.assertNotIn("error in the page", said)
+        return said.splitlines()
+
+    def test_a_script_is_submitted(self) -> None:
+        self.assertEqual(self.walk("submit"), ["99999999999 is too large", "2"])
+        self.assertEqual(len(psik.list_jobs(self.config())), 2)
+
+    def test_an_application_is_used(self) -> None:
+        self.offer("show", needs=["data.txt"],
+                   script='#!/bin/sh\ncat data.txt\nwc -c <"$picture"\necho "$inputs"\n',
+                   inputs={"properties": {
+                       "count": {"type": "integer", "minimum": 1}, "word": {"type": "string"},
+                       "flag": {"type": "boolean"}, "how": {"enum": ["a", "b"]},
+                       "list": {"type": "array", "items": {"type": "number"}},
+                       "picture": {"type": "string", "contentEncoding": "base64"}},
+                       "required": ["count"]})
+        lines = self.walk("application")
+        self.assertEqual(lines[:2], ["is missing", "files data.txt is missing: show needs it"])
+        out = eval(lines[2]).split("\n")
+        self.assertEqual(out[:2], ["moo", "5"])
+        self.assertEqual(json.loads(out[2]), {
+            "count": 3, "word": "it's $(id)", "flag": True, "how": "b", "list": [1, 2.5],
+            "picture": ".inputs/picture"})
+
+    def test_the_list(self) -> None:
+        waits = self.run_spec(name="waits", script="#!/bin/sh\nsleep 600\n")
+        self.addCleanup(self.psik, "cancel", waits, status=None)
+        failed = self.run_spec("--wait", name="fails", script="#!/bin/sh\nno-such-command\n",
+                               status=127)
+        self.assertEqual(self.walk("listing", waits, failed), ["/?state=failed", "200"])
+
+    def test_files(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/sh\nmkdir sub\n")
+        self.assertEqual(self.walk("files", jobid), ["True"])
+        self.assertEqual(os.listdir(self.job(jobid).at("work")), ["sub"])
+        self.assertEqual(os.listdir(self.job(jobid).at("work", "sub")), ["c"])
+
+    def test_the_keyboard_alone(self) -> None:
+        self.assertEqual(self.walk("keyboard", self.run_spec("--wait", script="true")), ["True"])
+
+    def test_hostile_names(self) -> None:
+        evil = "<img src=x onerror=alert(1)>"
+        jobid = self.run_spec("--wait", name=evil, script="#!/bin/sh\necho '%s'\n>'%s'\n" % (
+            evil, evil.replace("/", "")))
+        self.assertEqual(self.walk("hostile", jobid), ["0 0 0"] * 7)
+
+    def test_the_routes(self) -> None:
+        self.assertEqual(self.walk("api"), [str(len(psik.ROUTES))])
+
+
+class Files(unittest.TestCase):
+    """The sources of the page."""
+
+    def test_it_stays_small_and_plain(self) -> None:
+        files = {name: text for name, text in psik.TEMPLATES.items() if name.startswith("page/")}
+        self.assertLess(sum(len(text.encode()) for text in files.values()), 50000)
+        for name, text in files.items():
+            self.assertIsNone(re.search(
+                r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|document\.write", text), name)
+            self.assertIsNone(re.search(r"(href|src)=\"(/|https?:)|\sstyle=", text), name)
