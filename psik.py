@@ -213,6 +213,7 @@ MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
 MAX_TASKS = 100000             # of an array
 MAX_INFO = 200                 # characters of a row's info
+MAX_INPUT_PARTS = 100000       # commas and brackets of the inputs of an application, as JSON
 MAX_INTERACTIVE = 4            # applications that answer at once, at the same time
 MAX_VARIABLE = 131000          # bytes of a variable; execve(2) takes 128 KiB with the name
 BLOCK = 262144                 # bytes read or sent at once
@@ -648,7 +649,8 @@ def is_foreign(status: os.stat_result) -> bool:
 def close_to_others(path: str) -> bool:
     """Take write permission for a file of ours from others; True if they had it, and lost it."""
     status = os.lstat(path)
-    is_ours = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
+    is_ours = status.st_uid == os.geteuid() and stat.S_IFMT(status.st_mode) in (
+        stat.S_IFREG, stat.S_IFDIR)     # and no device, which is everybody's
     if not is_ours or not others_may_write(status):
         return False
     try:
@@ -2712,6 +2714,11 @@ class JobDir:
         name = self.name
         return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
+    def is_of(self, pattern: str) -> bool:
+        """Whether it was made of this application, or of one that matches a pattern."""
+        import fnmatch
+        return fnmatch.fnmatchcase(self.application, pattern)
+
 
 class History:
     """A status.csv that is open and locked."""
@@ -3513,6 +3520,14 @@ class Shell(NamedTuple):
             # The words of $mpirun are joined as rc exports a list; this makes sh split them.
             head += "IFS=$(printf ' \\t\\n\\001')\n"
         return head + script + ("" if script.endswith("\n") else "\n")
+
+    @classmethod
+    def for_script(cls, config: Config, script: str) -> "Shell":
+        """The shell of a job with this script; InvalidError as of(), or as check_script()."""
+        shell = cls.of(config)
+        if shell.kind == "rc" and not config.rc_path and not script.startswith("#!"):
+            shell.check_script(script)
+        return shell
 
     @staticmethod
     def is_rc(words: Sequence[str]) -> bool:
@@ -5786,9 +5801,7 @@ def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]) -> Settle
     if spec.directory and not os.path.isdir(spec.directory):
         raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
                                   "to run in the job's own work/" % spec.directory)])
-    shell = Shell.of(chosen.config)
-    if shell.kind == "rc" and not chosen.config.rc_path and not spec.script.startswith("#!"):
-        shell.check_script(spec.script)
+    shell = Shell.for_script(chosen.config, spec.script)
     dependencies = Dependency.all_of(config, spec.after)
     return Settled(replace(spec, after=list(map(str, dependencies))), chosen, shell, dependencies)
 
@@ -6440,7 +6453,7 @@ class JobFilter(NamedTuple):
         return (self.backend in (None, job.backend)
                 and self.since <= float(job.jobid) < self.before and self.is_visible(job)
                 and (self.name is None or job.is_named(self.name))
-                and self.app in (None, job.application))
+                and (self.app is None or job.is_of(self.app)))
 
     def first(self, config: Config, pairs: Iterator[Tuple[JobDir, List[Row]]], wanted: int,
               poll: bool) -> List[Tuple[JobDir, Summary]]:
@@ -7495,6 +7508,19 @@ class ConfinedFolder:
             own = Entries(self.hides, wanted, strict)
             yield from own.complete(own.inside(name, top))
 
+    def digest(self) -> str:
+        """What tells the folder's files, and their names, from others."""
+        import hashlib
+        found = hashlib.sha256()
+        for info, content in self.entries():
+            found.update(("%s\0%s\0%d\0" % (info.name, info.linkname, info.size)).encode(
+                "utf-8", "surrogateescape"))
+            block = content.read(BLOCK) if content else b""
+            while content and block:
+                found.update(block)
+                block = content.read(BLOCK)
+        return found.hexdigest()
+
     def take_in(self, entries: Iterable[Entry], below: str = "") -> List[str]:
         """Write entries that come from elsewhere below a path; the names of up to 100 left out.
 
@@ -7541,7 +7567,7 @@ class ConfinedFolder:
         with closing_fd(self.descend(real, make=True)) as folder:
             try:
                 os.symlink(target, temporary, dir_fd=folder)
-            except OSError:     # it is empty, say, or too long
+            except (OSError, ValueError):   # it is empty, say, or too long, or has a NUL in it
                 return False
             try:
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -7806,14 +7832,14 @@ class ZipReader:
     @contextmanager
     def faults(self) -> Iterator[None]:
         """Re-raise what zipfile raises for a damaged archive as InvalidError."""
-        import struct
-        import zipfile
-        import zlib
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError,
-                NotImplementedError, RuntimeError) as err:  # the last: it is encrypted
-            raise InvalidError("%s is no whole zip archive: %s" % (self.what, err)) from None
+        except Exception as err:    # at what hostile ones hold, it may stumble anywhere
+            if isinstance(err, PsikError) or (isinstance(err, OSError)
+                                              and err.errno != errno.EINVAL):
+                raise
+            why = str(err) or type(err).__name__
+            raise InvalidError("%s is no whole zip archive: %s" % (self.what, why)) from None
 
     def info(self, item: Any) -> Any:
         """A file of the archive, as a tarfile.TarInfo; a device and its like is one of those."""
@@ -7929,23 +7955,38 @@ def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
 # schema and reach the script as variables: no value ever becomes a part of the script's text.
 
 class Pattern:
-    """The regular expressions that a schema may have: those that JSON Schema and Python read alike.
+    """A regular expression that a schema may have: one that JSON Schema and Python read alike.
 
-    No group may be repeated, and none referred back to: certain texts would take such a pattern
-    hours.  `\\s`, `\\w` and `\\b` go by ASCII.
+    It is matched by all ways at once, so no text takes longer than its length; `re` tries one way
+    after another, for minutes at certain texts, and lets no other thread run meanwhile.  No group
+    may be repeated, and none referred back to.  `\\s`, `\\w` and `\\b` go by ASCII.
     """
 
     MAX_TEXT = 1000     # characters of a value that is matched
+    MAX_STATES = 1000
+    MAX_STEPS = 5000    # that are remembered
     ESCAPE = r"\\(?:[dDsSwWfnrtv]|[^A-Za-z0-9])"
     PIECE = re.compile(
         r"(?P<atom>%s|\[\^?(?!\])(?:(?!--|&&|~~|\|\|)(?:%s|[^\]\\\[]))+\]|[^\\\[\](){}*+?^$|])|"
         r"(?P<times>(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{0,3})?\})\??)|"
-        r"(?P<other>\\[bB]|\(\?:|\((?!\?)|\)|\^|\$|\|)" % (ESCAPE, ESCAPE), re.DOTALL)
-    HERE = {"$": r"\Z", ".": "[^\n\r\u2028\u2029]"}     # what Python takes otherwise
+        r"(?P<edge>\\[bB]|\^|\$)|(?P<open>\(\?:|\((?!\?))|(?P<close>\))|(?P<or>\|)"
+        % (ESCAPE, ESCAPE), re.DOTALL)
+    END = 0     # the state in which it is found
+
+    def __init__(self, text: str) -> None:
+        """ValueError says why it may not be used."""
+        self.tests: List[Any] = [None]          # of each state: what takes a character to the next
+        self.edges: List[str] = [""]            # or what has to be here, as `^`
+        self.nexts: List[List[int]] = [[]]      # the states that follow
+        self.steps: Dict[Any, FrozenSet[int]] = {}
+        self.rest = list(self.pieces(text))
+        self.start = self.either(self.END)
+        if self.rest:
+            raise ValueError("%s has a ) too many" % shown(text))
 
     @classmethod
-    def pieces(cls, text: str) -> Iterator[str]:
-        """A pattern piece by piece, as Python has it; ValueError if there is another."""
+    def pieces(cls, text: str) -> Iterator[Tuple[str, str]]:
+        """(kind, text) of each piece of a pattern; ValueError if there is another."""
         place, before = 0, ""
         while place < len(text):
             match = cls.PIECE.match(text, place)
@@ -7955,23 +7996,144 @@ class Pattern:
                 raise ValueError("only a single character or a class [...] may be repeated, and no "
                                  "group: %s" % shown(text[:match.end()]))
             before, place = str(match.lastgroup), match.end()
-            yield cls.HERE.get(match.group(), match.group())
+            yield before, match.group()
+
+    # Making the states, from the end to the beginning.
+
+    def state(self, nexts: List[int], test: Any = None, edge: str = "") -> int:
+        """A new state."""
+        self.tests.append(test)
+        self.edges.append(edge)
+        self.nexts.append(nexts)
+        if len(self.tests) > self.MAX_STATES:
+            raise ValueError("it is too long")
+        return len(self.tests) - 1
+
+    def either(self, after: int) -> int:
+        """The state before the alternatives that come next."""
+        begins = []
+        while True:
+            items = []
+            while self.rest and self.rest[0][0] not in ("or", "close"):
+                items.append(self.item())
+            begin = after
+            for item in reversed(items):
+                begin = item(begin)
+            begins.append(begin)
+            if not self.rest or self.rest[0][0] == "close":
+                return self.state(begins)
+            self.rest.pop(0)
+
+    def item(self) -> Callable[[int], int]:
+        """What makes the states of the next item, before a state."""
+        kind, text = self.rest.pop(0)
+        if kind == "open":
+            # Its end is not known yet; this state leads there.
+            leave = self.state([])
+            begin = self.either(leave)
+            if not self.rest:
+                raise ValueError("a ( is not closed")
+            self.rest.pop(0)
+
+            def join(after: int) -> int:
+                self.nexts[leave].append(after)
+                return begin
+            return join
+        if kind == "edge":
+            return lambda after: self.state([after], edge=text)
+        times = self.rest.pop(0)[1] if self.rest and self.rest[0][0] == "times" else "{1}"
+        return lambda after: self.repeated(self.test(text), times.rstrip("?") or "?", after)
+
+    @staticmethod
+    def test(text: str) -> Any:
+        """What tells whether a character fits an atom; ValueError."""
+        try:
+            # `.` passes over the ends of lines that the standard knows.
+            return re.compile("[^\n\r\u2028\u2029]" if text == "." else text, re.ASCII).match
+        except re.error as err:
+            raise ValueError("%s is no pattern: %s" % (shown(text), err)) from None
+
+    @staticmethod
+    def bounds(times: str) -> Tuple[int, Optional[int]]:
+        """How often `*`, `+`, `?` or `{2,3}` repeats, at least and at most."""
+        if times[0] != "{":
+            return int(times == "+"), 1 if times == "?" else None
+        low, comma, high = times[1:-1].partition(",")
+        least, most = int(low), int(high or low) if high or not comma else None
+        if most is not None and most < least:
+            raise ValueError("%s repeats nothing" % times)
+        return least, most
+
+    def repeated(self, test: Any, times: str, after: int) -> int:
+        """The state before a repeated character."""
+        (least, most), begin = self.bounds(times), after
+        if most is None:
+            begin = self.state([after])
+            self.nexts[begin].append(self.state([begin], test))
+        for _ in range(0 if most is None else most - least):
+            begin = self.state([after, self.state([begin], test)])
+        for _ in range(least):
+            begin = self.state([begin], test)
+        return begin
+
+    # Matching.
+
+    @staticmethod
+    def holds(edge: str, before: str, after: str) -> bool:
+        """Whether `^`, `$`, `\\b` or `\\B` is between two characters, of which '' is none."""
+        if edge in ("^", "$"):
+            return not (before if edge == "^" else after)
+        words = [bool(re.match(r"\w", each, re.ASCII)) for each in (before, after)]
+        return (words[0] != words[1]) == (edge == r"\b")
+
+    def reached(self, states: Iterable[int], before: str, after: str) -> FrozenSet[int]:
+        """The states that are reached from some between two characters, these too."""
+        found: Set[int] = set()
+        left = list(states)
+        while left:
+            state = left.pop()
+            if state not in found:
+                found.add(state)
+                edge = self.edges[state]
+                if not self.tests[state] and (not edge or self.holds(edge, before, after)):
+                    left += self.nexts[state]
+        return frozenset(found)
+
+    def step(self, states: FrozenSet[int], before: str, after: str) -> FrozenSet[int]:
+        """The states after a character, with another to come; it may begin there, too."""
+        key = states, before, after
+        found = self.steps.get(key)
+        if found is None:
+            passed = [after for state in states if self.tests[state] and self.tests[state](before)
+                      for after in self.nexts[state]]
+            found = self.reached(passed + [self.start], before, after)
+            if len(self.steps) < self.MAX_STEPS:
+                self.steps[key] = found
+        return found
+
+    def found_in(self, text: str) -> bool:
+        """Whether it is found in a text."""
+        states = self.reached([self.start], "", text[:1])
+        for place, character in enumerate(text):
+            if self.END in states:
+                break
+            states = self.step(states, character, text[place + 1:place + 2])
+        return self.END in states
+
+    # As a keyword.
 
     @classmethod
     @lru_cache(maxsize=1000)
-    def of(cls, text: str) -> Any:
-        """The regular expression of a pattern; ValueError if it may not be used."""
-        try:
-            return re.compile("".join(cls.pieces(text)), re.ASCII)
-        except re.error as err:
-            raise ValueError("%s is no pattern: %s" % (shown(text), err)) from None
+    def of(cls, text: str) -> "Pattern":
+        """The pattern of a text; ValueError if it may not be used."""
+        return cls(text)
 
     @classmethod
     def wrong(cls, text: Any) -> str:
         """What is wrong with the value of `pattern`, or ''."""
         try:
             cls.of(text)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             return str(err)
         except TypeError:
             return "%s is not a text" % shown(text)
@@ -7980,7 +8142,7 @@ class Pattern:
     @classmethod
     def fits(cls, value: str, text: str) -> bool:
         """Whether a pattern is found in a value."""
-        return len(value) <= cls.MAX_TEXT and bool(cls.of(text).search(value))
+        return len(value) <= cls.MAX_TEXT and cls.of(text).found_in(value)
 
 
 class Keyword(NamedTuple):
@@ -8089,7 +8251,8 @@ KEYWORDS = {
                         "has more than %s items"),
     "contentEncoding": Keyword("string", JsonValue.must("base64, which is the only encoding",
                                                        lambda given: bool(given == "base64")),
-                               JsonValue.is_base64, "is not %s"),
+                               JsonValue.is_base64, "is not %s; on the command line NAME=@FILE "
+                               "takes a file"),
 }
 # What describes a schema, and what holds other schemas: {keyword: what its value must be}.
 A_TEXT = JsonValue.must("a text", lambda given: True, "string")
@@ -8171,12 +8334,14 @@ class Schema:
             return
         kinds, types = JsonValue.kinds(value), cls.types(schema)
         if types and not set(kinds) & set(types):
-            yield Fault(path, "%s is not of type %s" % (shown(value), " or ".join(types)))
+            hint = ", which is true or false" * (types == ["boolean"])
+            yield Fault(path, "%s is not of type %s%s" % (shown(value), " or ".join(types), hint))
             return
         for name, keyword in KEYWORDS.items():
             is_about = name in schema and keyword.kind in kinds + ("any",)
             if is_about and not keyword.holds(value, schema[name]):
-                yield Fault(path, shown(value) + " " + keyword.message % shown(schema[name]))
+                limit = schema[name] if name == "contentEncoding" else shown(schema[name])
+                yield Fault(path, shown(value) + " " + keyword.message % limit)
         yield from cls.faults_inside(schema, value, path)
 
     @classmethod
@@ -8213,7 +8378,7 @@ class Schema:
             if name in known:
                 yield from cls.faults(known[name], each, start + name)
             elif schema.get("additionalProperties", True) is False:
-                yield Fault(start + shown(name)[1:-1], "is no input" + nearest(name, known))
+                yield Fault(path, "%s is no input%s" % (shown(name), nearest(name, known)))
             else:
                 yield from cls.faults(schema.get("additionalProperties", True), each, start + name)
 
@@ -8274,22 +8439,33 @@ class Application(Model):
     def faults_of_inputs(self) -> Iterator[Fault]:
         """The faults of the schema of its inputs."""
         faults = list(Schema.wrong(self.inputs, "inputs"))
-        yield from faults
+        for place, message in faults:
+            name = place.partition(".")[2]
+            is_input = isinstance(self.inputs.get(name), dict) and name not in STRUCTURE
+            yield Fault(place, "should stand below inputs.properties" if is_input else message)
         if faults:
             return
         if Schema.types(self.inputs) not in ([], ["object"]):
             yield Fault("inputs.type", "must be object: each of its properties is an input")
         for name, each in self.schema["properties"].items():
-            place = "inputs.properties." + name
-            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", name):
-                yield Fault(place, "is no name of a variable: letters, digits and _")
-            elif NOT_INPUTS.fullmatch(name):
-                yield Fault(place, "cannot be the name of an input: shells or psik.py use it")
-            if any("contentEncoding" in inner for _, inner in Schema.within(each)):
-                yield Fault(place, "contentEncoding is for an input, and not for a part of one")
+            wrong = self.wrong_input(name, each)
+            if wrong:
+                yield Fault("inputs.properties." + name, wrong)
         for name in self.inputs.get("required", ()):
             if name not in self.schema["properties"]:
                 yield Fault("inputs.required", "%s is none of the properties" % shown(name))
+
+    @staticmethod
+    def wrong_input(name: str, schema: Json) -> str:
+        """What is wrong with an input of this name, or ''."""
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+            return "is no name of a variable: letters, digits and _"
+        if NOT_INPUTS.fullmatch(name):
+            return "cannot be the name of an input: shells or psik.py use it"
+        inner = [each for _, each in Schema.within(schema) if isinstance(each, dict)]
+        if any("contentEncoding" in each for each in inner):
+            return "contentEncoding is for an input, and not for a part of one"
+        return ""
 
     @property
     def schema(self) -> Dict[str, Json]:
@@ -8310,8 +8486,9 @@ class Application(Model):
 
     @classmethod
     def variables(cls, values: Dict[str, Json]) -> Dict[str, str]:
-        """The variables of inputs: one for each that is not null, and `inputs`, JSON of all."""
-        found = {name: cls.text_of(value) for name, value in values.items() if value is not None}
+        """The variables of inputs, and `inputs`, JSON of all; null and [] are no variable."""
+        found = {name: cls.text_of(value) for name, value in values.items()
+                 if value is not None and value != []}
         return dict(found, inputs=json.dumps(values, ensure_ascii=False))
 
     def spec(self, values: Dict[str, Json]) -> Dict[str, Json]:
@@ -8323,7 +8500,8 @@ class Application(Model):
     def missing(self, folder: ConfinedFolder) -> Iterator[Fault]:
         """The files that it needs and a folder does not have."""
         for path in self.needs:
-            if folder.status(path) is None:
+            status = folder.status(path)
+            if status is None or not stat.S_ISREG(status.st_mode):
                 yield Fault("files", "%s is missing: %s needs it" % (path, self.name))
 
     def offer(self) -> Dict[str, Json]:
@@ -8340,16 +8518,15 @@ class Application(Model):
             os.write(fd, b".")
             return os.lseek(fd, 0, os.SEEK_CUR)
 
-    def choose(self, config: Config, allowed: Optional[Iterable[str]] = None) -> Backend:
+    def choose(self, config: Config, allowed: Callable[[Backend], bool] = bool) -> Backend:
         """The backend of its next job, one of those allowed; ForbiddenError if there is none."""
-        default = next(iter(config.by_name))
-        names = [name for name in self.backend or [default] if allowed is None or name in allowed]
-        if not names:
-            raise ForbiddenError("the token does not let you make jobs on " + ", ".join(
-                self.backend or [default]))
-        is_round = self.pick == "round" and len(names) > 1
-        prefix = config.by_name[names[0]].prefix
-        return config.by_name[names[(self.turn(prefix) - 1) % len(names) if is_round else 0]]
+        backends = [config.by_name[name] for name in self.backend or list(config.by_name)[:1]]
+        found = [backend for backend in backends if allowed(backend)]
+        if not found:
+            raise ForbiddenError("you may not make jobs on %s" % " or ".join(
+                backend.name for backend in backends))
+        is_round = self.pick == "round" and len(found) > 1
+        return found[(self.turn(found[0].prefix) - 1) % len(found) if is_round else 0]
 
 
 class Applications:
@@ -8365,6 +8542,16 @@ class Applications:
         for path in sorted(paths_in(folder)) if folder and not self.faults else ():
             if path.endswith(".json"):
                 self.take(path)
+        self.drop_lost(folder or "")
+
+    def drop_lost(self, folder: str) -> None:
+        """Offer no interactive one of an application that is not there."""
+        lost = {name: app.of for name, app in self.by_name.items()
+                if app.of and app.of not in self.by_name}
+        for name, other in lost.items():
+            self.faults[name] = ["%s/%s.json: of: there is no application %s%s" % (
+                folder, name, shown(other), nearest(other, self.by_name))]
+            del self.by_name[name]
 
     @property
     def wrong(self) -> List[str]:
@@ -8384,6 +8571,8 @@ class Applications:
 
     def text(self, path: str) -> str:
         """The text of a file that nobody else could have written."""
+        if os.path.exists(path) and not os.path.isfile(path):   # a FIFO would keep us waiting
+            raise InvalidError("is no plain file", path)
         self.config.check_site_file(path)
         if os.path.isfile(path) and os.path.getsize(path) > Application.MAX_FILE:
             raise InvalidError("has more than %d bytes" % Application.MAX_FILE, path)
@@ -8401,6 +8590,7 @@ class Applications:
         vars(app)["name"] = name
         try:
             from_json(JobSpec, {"script": app.script, "setup": app.setup})
+            Shell.for_script(self.config, app.script)
         except InvalidError as err:
             raise InvalidError(err.faults, path) from None
         return app
@@ -8448,8 +8638,11 @@ class Inputs:
                 raise InvalidError([Fault(name, "is given twice")])
             self.values[name] = self.value_of(text, types)
         else:
+            before = self.values.get(name, [])
+            if not isinstance(before, list):
+                raise InvalidError([Fault(name, "is given twice, as %s too" % shown(before))])
             item = self.value_of(text, Schema.types(self.properties[name].get("items", {})))
-            self.values[name] = self.values.get(name, []) + [item]
+            self.values[name] = before + [item]
 
     def add_file(self, name: str, blocks: Iterable[bytes]) -> None:
         """Take the content of an input that is a file."""
@@ -8480,10 +8673,17 @@ class Inputs:
                 yield Fault(path, "is too large")
 
     def faults(self) -> Iterator[Fault]:
-        """What is wrong with the values."""
+        """What is wrong with the values; the schema is asked only of those of bounded size."""
         odd = [fault for name, value in self.values.items()
-               for fault in self.odd(value, shown(name)[1:-1])]
-        yield from odd or Schema.faults(self.app.schema, self.values, "")
+               for fault in self.odd(value, name if name in self.properties else "")]
+        yield from odd
+        plain = {name: value for name, value in self.values.items() if not self.is_file(name)}
+        size = 0 if odd else len(json.dumps(plain, ensure_ascii=False).encode())
+        if size > Application.MAX_VALUES:
+            yield Fault("", "the values have %d bytes as JSON, and may have %d; an input with "
+                        "contentEncoding base64 may be larger" % (size, Application.MAX_VALUES))
+        elif not odd:
+            yield from Schema.faults(self.app.schema, self.values, "")
 
     def settle(self) -> Dict[str, Json]:
         """The values, with their defaults; what comes in base64 becomes a file.
@@ -8500,11 +8700,6 @@ class Inputs:
         for name, value in list(self.values.items()):
             if self.is_file(name) and isinstance(value, str) and not isinstance(value, Placed):
                 self.add_file(name, [JsonValue.decoded(value)])
-        size = len(json.dumps(self.values, ensure_ascii=False).encode())
-        if size > Application.MAX_VALUES:
-            raise InvalidError("the values have %d bytes as JSON, and may have %d; an input with "
-                               "contentEncoding base64 may be larger" % (size,
-                                                                         Application.MAX_VALUES))
         return self.values
 
 
@@ -8534,8 +8729,15 @@ class InteractiveRun:
 
     @contextmanager
     def folder(self) -> Iterator[str]:
-        """A folder of the job's for the script, and for inputs that are files."""
+        """A folder of the job's for the script, and for inputs that are files.
+
+        Those that a killed server has left are removed.
+        """
         path = self.job.at(".run-" + os.urandom(8).hex())
+        for old in paths_in(self.job.path):
+            if os.path.basename(old).startswith(".run-") and age_s(
+                    os.path.getmtime(old)) > 2 * self.LONGEST_S:
+                delete_tree(old)
         os.mkdir(path, 0o700)
         try:
             yield path
@@ -8549,7 +8751,10 @@ class InteractiveRun:
         lines = ["eval %s || exit" % SH.quote_word(line) for line in self.app.setup]
         write_file(setup, "\n".join(lines + ['exec "$1"', ""]))
         limit = (self.app.resources.memory_per_process or self.MEMORY_MB) * 1024
+        # If this server is killed, timeout(1) ends it.
+        timeout = find_program("timeout")
         return ["/bin/sh", "-c", 'ulimit -v "$1" && shift && exec "$@"', "sh", str(limit)] + (
+            [timeout, "-s", "KILL", str(self.LONGEST_S + 5)] if timeout else []) + (
             ["/bin/bash", "-l", setup, script] if self.app.setup else [script])
 
     def environment(self, values: Dict[str, Json], folder: str) -> Dict[str, str]:
@@ -8612,16 +8817,14 @@ class InteractiveRun:
         ended = "psik: ended: %s\n" % why if why else ""
         return {"exit_status": status, "stdout": said[0], "stderr": said[1] + ended}
 
-    def run(self, values: Dict[str, Json], user: str) -> Dict[str, Json]:
+    def run(self, inputs: Inputs, folder: str, user: str) -> Dict[str, Json]:
         """Run it with these inputs, and note in the job's log who did; as answer().
 
-        InvalidError if the inputs do not fit.
+        folder: that of folder(), where the inputs put their files.  InvalidError if they do not
+        fit.
         """
-        with self.folder() as folder:
-            inputs = Inputs(self.app, ConfinedFolder(folder))
-            inputs.values = values
-            environment = self.environment(inputs.settle(), folder)
-            answer = self.answer(self.command(folder), environment)
+        environment = self.environment(inputs.settle(), folder)
+        answer = self.answer(self.command(folder), environment)
         note = {"time": round(time.time(), 3), "user": user, "application": self.app.name,
                 "exit_status": answer["exit_status"],
                 "inputs": one_line(json.dumps(inputs.values))[:1000]}
@@ -9938,9 +10141,13 @@ class Policy:
     # Applications.
 
     def takes_scripts(self, caller: Caller) -> bool:
-        """Whether a caller who may make jobs may run what he likes, and not only applications."""
+        """Whether a caller may run what he likes, and not only applications.
+
+        A user of an issuer may if `users` has him.
+        """
         is_ours = caller.trusted or caller.user == LOCAL_USER
-        return caller.apps is None and (self.scripts or is_ours)
+        is_known = not caller.issuer or self.is_maker(caller)
+        return caller.apps is None and (is_ours or (self.scripts and is_known))
 
     def check_takes_scripts(self, caller: Caller) -> None:
         """ForbiddenError unless takes_scripts()."""
@@ -10066,9 +10273,10 @@ class Keyring:
 
 
 def refused_token(why: str) -> RequestError:
-    """The 401 for an invalid token; only the log has the reason."""
+    """The 401 for an invalid token; only the log has the reason, unless it has expired."""
     complain("refused: a token, for %s" % one_line(why)[:200])
-    return RequestError(401, "the token is invalid",
+    return RequestError(401, "the token has expired" if why.endswith("it has expired")
+                        else "the token is invalid",
                         WWW_Authenticate='Bearer error="invalid_token"')
 
 
@@ -10573,10 +10781,15 @@ class Issuers:
         except (ValueError, RecursionError):
             return None
         if issuer not in self.known:
+            if self.known and issuer not in ("", TOKEN_ISSUER):
+                complain("a token is of the issuer %s, which the config does not name%s"
+                         % (shown(issuer), nearest(issuer, self.known)))
             return None
         try:
             return self.read(issuer, *parts)
-        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as err:
+        except KeyError as err:
+            raise refused_token("%s: it has no %s" % (issuer, err)) from None
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as err:
             raise refused_token("%s: %s" % (issuer, err)) from None
 
     def read(self, issuer: str, head: str, body: str, signature: str) -> Caller:
@@ -10597,9 +10810,9 @@ class Issuers:
     @staticmethod
     def check_audience(ours: Optional[str], named: Any) -> None:
         """ValueError or TypeError unless a token, which names somebody or not, is for us."""
-        names = [named] if isinstance(named, str) else named
+        names = named if isinstance(named, list) else [named]
         if (named is not None or ours) and ours not in names:
-            raise ValueError("it is for somebody else")
+            raise ValueError("it is for %s, and not for %s" % (shown(named), shown(ours)))
 
     def check(self, config: IssuerConfig, claims: Dict[str, Json]) -> None:
         """ValueError, KeyError or TypeError unless the claims are valid, here and now."""
@@ -11290,7 +11503,7 @@ class Api:
         self.access_log = True
         self.connections = Connections(limit)
         self.begun, self.lock = time.monotonic(), threading.Lock()
-        self.interactive = threading.BoundedSemaphore(MAX_INTERACTIVE)
+        self.interactive: List[str] = []    # the users whose interactive applications run
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
         # The token that callers in local mode must show; '' if none.  It is set by --token, and
@@ -11316,6 +11529,25 @@ class Api:
     def configs(self) -> List[Config]:
         """The config of each backend."""
         return [backend.config for backend in self.backends.values()]
+
+    @contextmanager
+    def turn_of(self, user: str) -> Iterator[None]:
+        """One of the few turns of interactive applications; RequestError 503 if there is none.
+
+        One user has at most half of them.
+        """
+        with self.lock:
+            is_full = (len(self.interactive) >= MAX_INTERACTIVE
+                       or self.interactive.count(user) >= MAX_INTERACTIVE // 2)
+            if not is_full:
+                self.interactive.append(user)
+        if is_full:
+            raise RequestError(503, "as many interactive applications run as may", Retry_After="5")
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.interactive.remove(user)
 
     def count(self, method: str, status: int, seconds: float) -> None:
         """Add a request to the counts; methods that clients have made up are counted as one."""
@@ -11551,8 +11783,11 @@ class Handler:
     def __init__(self, api: Api, req: Request, caller: Caller) -> None:
         self.api, self.req, self.caller = api, req, caller
 
-    def json(self, limit: int = MAX_JSON) -> Json:
-        """The JSON of the request's body; RequestError 413 or 415, InvalidInput."""
+    def json(self, limit: int = MAX_JSON, parts: int = MAX_JSON) -> Json:
+        """The JSON of the request's body; RequestError 413 or 415, InvalidInput.
+
+        limit: the bytes that it may have; parts: the commas and brackets.
+        """
         kind = self.req.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "application/json":
             raise RequestError(415, "the body must be application/json, and say so in Content-Type")
@@ -11560,6 +11795,8 @@ class Handler:
             text = self.req.body.read_all(limit).decode("utf-8")
         except UnicodeDecodeError as err:
             raise RequestError(400, "the body is not UTF-8 (byte %d)" % err.start) from None
+        if sum(map(text.count, ",[{")) > parts:
+            raise RequestError(413, "the body has more than %d parts" % parts)
         with given_in("body"):
             return parse_json(text, "body")
 
@@ -11572,6 +11809,20 @@ class Handler:
         """The applications that the caller may use."""
         return [app for app in self.api.applications.by_name.values()
                 if self.api.policy.may_use(self.caller, app)]
+
+    def values(self, inputs: Inputs) -> Dict[str, Json]:
+        """The inputs of an application that the body holds as JSON; {} if it is empty.
+
+        It may be long only where one of them is a file, and has few parts then too: Python's
+        objects take a hundred times the room of their JSON.
+        """
+        if self.req.body.ended:     # it has none
+            return {}
+        has_file = any(map(inputs.is_file, inputs.properties))
+        values = self.json(MAX_JSON if has_file else 8 * Application.MAX_VALUES, MAX_INPUT_PARTS)
+        if not isinstance(values, dict):
+            raise InvalidInput([Fault("", "should be an object {INPUT: VALUE}")], "body")
+        return values
 
     def model(self, cls: Type[M]) -> M:
         """The model that the request's body describes; RequestError, InvalidInput."""
@@ -11869,10 +12120,12 @@ class ServerHandler(Handler):
             self.check_after(spec)
             return create(self.api.config, spec, backend, self.access)
 
-    def submitted(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir]) -> JobDir:
+    def submitted(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir],
+                  files: str = "") -> JobDir:
         """The job of this spec that make() makes, submitted.
 
         With an Idempotency-Key it is the one that the caller has made with the key already.
+        files: tells the files that were sent from others.
         """
         key = self.req.headers.get("idempotency-key")
         if key is None:
@@ -11882,6 +12135,7 @@ class ServerHandler(Handler):
         if len(key) > MAX_KEY:
             raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
         name, text = "%s\n%s" % (self.caller.user, key), json.dumps(to_json(spec), sort_keys=True)
+        text += files
         with IdempotencyKeys(backend.root).entry(name, text) as entry:
             known = Root(backend.name, backend.root, backend.config).job(entry.jobid)
             if known is None or not known.rows():
@@ -11963,7 +12217,9 @@ class ServerHandler(Handler):
         except ForbiddenError:
             self.find_rows(self.caller)  # NotFoundError: only who may see the job gets the 403
             raise
-        return self.find_rows(self.caller)
+        found = self.find_rows(self.caller)
+        self.api.policy.check_takes_scripts(self.caller)    # who may use applications says nothing
+        return found
 
     def post_callback(self) -> Json:
         """Record a transition of a job elsewhere, signed with client_secret.
@@ -12049,20 +12305,25 @@ class ApplicationHandler(ServerHandler):
             for name in set(self.req.query) & set(inputs.properties):
                 inputs.add_text(name, self.req.query[name])
         else:
-            values = self.json()
-            if not isinstance(values, dict):
-                raise InvalidError("the body is not an object {INPUT: VALUE}")
-            inputs.values = values
+            inputs.values = self.values(inputs)
 
     def callback(self) -> Dict[str, Json]:
         """The callback that the request names, as fields of a spec; {} if it names none."""
         headers, policy = self.req.headers, self.api.policy
         url, secret = headers.get("x-psik-callback"), headers.get("x-psik-callback-secret")
+        if url is None and secret is not None:
+            raise RequestError(400, "X-Psik-Callback-Secret goes with X-Psik-Callback")
         if url is None:
             return {}
         if not self.api.config.application_callbacks and not policy.takes_scripts(self.caller):
             raise ForbiddenError("callbacks of applications are not allowed here")
         return {"callback": url, "cb_secret": secret}
+
+    def may_use_backend(self, backend: Backend) -> bool:
+        """Whether token and `users` let the caller make jobs on a backend."""
+        if self.caller.backends is not None and backend.name not in self.caller.backends:
+            return False
+        return bool(self.caller.issuer) or self.api.policy.is_maker(self.caller, backend.config)
 
     def spec_of(self, app: Application, folder: ConfinedFolder) -> JobSpec:
         """The spec of a job with the inputs of the request, whose files go into a folder."""
@@ -12085,16 +12346,17 @@ class ApplicationHandler(ServerHandler):
         if app.interactive:
             raise ConflictError("%s is interactive: POST /v1/jobs/{jobid}/applications/%s"
                                 % (app.name, app.name))
-        backend = app.choose(config, self.caller.backends)
-        self.api.policy.check_is_applicant(self.caller, backend.config)
+        backend = app.choose(config, self.may_use_backend)
         with self.api.tree.reserved(backend) as job:
-            spec = self.spec_of(app, ConfinedFolder(job.incoming()))
+            folder = ConfinedFolder(job.incoming())
+            spec = self.spec_of(app, folder)
+            files = folder.digest() if "idempotency-key" in self.req.headers else ""
 
             def make() -> JobDir:
                 fill_jobdir(job, settle_spec(config, spec, backend.name), self.access)
                 return job
 
-            return self.answer(self.submitted(backend, spec, make))
+            return self.answer(self.submitted(backend, spec, make, files))
 
 
 class JobHandler(Handler):
@@ -12199,17 +12461,10 @@ class JobHandler(Handler):
         api.policy.check_may_use(self.caller, app)
         call = InteractiveRun(self.job, app, Shell.of(api.config))
         call.check(self.rows)
-        values = self.json()
-        if not isinstance(values, dict):
-            raise InvalidInput([Fault("", "should be an object {INPUT: VALUE}")], "body")
-        if not api.interactive.acquire(False):
-            raise RequestError(503, "as many interactive applications run as may",
-                               Retry_After="5")
-        try:
-            with given_in("body"):
-                return call.run(values, self.caller.user)
-        finally:
-            api.interactive.release()
+        with api.turn_of(self.caller.user), given_in("body"), call.folder() as folder:
+            inputs = Inputs(app, ConfinedFolder(folder))
+            inputs.values = self.values(inputs)
+            return call.run(inputs, folder, self.caller.user)
 
     # Logs, scripts, events.
 
@@ -12218,6 +12473,7 @@ class JobHandler(Handler):
         folder = self.job.at("log")
         names = list(map(os.path.basename, paths_in(folder)))
         hidden = [name for name in names if OUR_LOG.fullmatch(name) and not ALL.value(self.req)]
+        hidden += ["applications"] * (not self.caller.owns(self.job))   # it holds inputs
         asked = self.asked_steps()
         if asked is not None:
             numbers = set(map(str, asked))
@@ -12243,9 +12499,16 @@ class JobHandler(Handler):
                 self.api.stopping or is_over(self.job, self.job.rows()) or has_grown()):
             time.sleep(0.1)
 
+    def log_name(self) -> str:
+        """The name of the log that the caller asks for, and may see; NotFoundError."""
+        name = self.req.params["name"]
+        if name == "applications" and not self.caller.owns(self.job):   # it holds inputs
+            raise NotFoundError("no such log")
+        return name
+
     def get_log(self) -> Response:
         """One log, as bytes.  X-Psik-Offset: where to read on; X-Psik-State: the job's state."""
-        req, job, name = self.req, self.job, self.req.params["name"]
+        req, job, name = self.req, self.job, self.log_name()
         offset, tail = OFFSET.value(req), TAIL.value(req)
         if offset is not None and tail is not None:
             raise InvalidInput([Fault("tail", "tail and offset exclude each other")], "query")
@@ -12290,6 +12553,8 @@ class JobHandler(Handler):
             if inside.split("/")[0] != ".." and not is_work:
                 raise ForbiddenError("job %s runs among the jobs, whose files are not shown"
                                      % self.job.jobid)
+        if not self.caller.owns(self.job):
+            trees.add(self.job.at("work", INPUT_FILES))
         return ConfinedFolder(folder, trees)
 
     def get_files(self) -> Json:
@@ -12603,8 +12868,11 @@ SCHEMAS: Dict[str, Json] = {
         state=STATE_SCHEMA, info={"anyOf": [NUMBER, TEXT]}),
     "JobStatus": object_of(
         jobid=JOBID_SCHEMA, name=TEXT, backend=TEXT, state=STATE_SCHEMA, jobndx=NUMBER,
-        reason=TEXT, updated={"type": "number"}, base=TEXT, directory=TEXT, shell=TEXT,
+        info={"anyOf": [NUMBER, TEXT]}, reason=TEXT, updated={"type": "number"},
+        began={"anyOf": [{"type": "number"}, NULL]}, elapsed={"anyOf": [{"type": "number"}, NULL]},
+        counts={"anyOf": [map_of(NUMBER), NULL]}, base=TEXT, directory=TEXT, shell=TEXT,
         spec={"$ref": "#/components/schemas/JobSpec"}, why={"type": "object"},
+        usage={"anyOf": [{"type": "object"}, NULL]},
         tasks=list_of({"$ref": "#/components/schemas/TaskState"}),
         history=list_of({"type": "object"}), callbacks=list_of({"type": "object"})),
     "TaskState": object_of(
@@ -13676,6 +13944,9 @@ def read_again(api: Api, reload: Callable[[], Config]) -> None:
             complain("but authz has effect only when the server is started again")
     except (PsikError, OSError) as err:
         complain("the config is invalid, so the old one stays: %s" % err)
+    except Exception as err:    # a bug must not end the server
+        complain("the config cannot be read, so the old one stays: %s: %s"
+                 % (type(err).__name__, err))
 
 
 def warn_of_users(api: Api) -> None:
@@ -14814,12 +15085,26 @@ class NewUse(NewJob):
         found = []
         for word in ([] if self.opts.spec is None else [self.opts.spec]) + self.opts.words:
             name, equals, value = word.partition("=")
-            if not equals:
+            if not equals or not name:
                 raise InvalidError("%s is not INPUT=VALUE; `%s apps %s` lists the inputs" % (
                     shown(word), called(), self.opts.app))
-            content = NEAR.read_bytes(value[1:]) if value.startswith("@") else None
-            found.append((name, value, content))
+            if value == "@":
+                raise InvalidError("%s=@FILE wants a file; @@ is a text that begins with @" % name)
+            is_file = value.startswith("@") and not value.startswith("@@")
+            content = NEAR.read_bytes(value[1:]) if is_file else None
+            found.append((name, value[value.startswith("@@"):], content))
         return found
+
+    def changes(self) -> List[str]:
+        """What the options set besides the inputs; InvalidError if they set inputs, or the script.
+        """
+        changes = super().changes()
+        for change in changes:
+            name = change.partition("=")[0]
+            if name.partition(".")[0] in ("inputs", "script", "application", "environment"):
+                raise InvalidError("--set and --env do not change an application's %s; an input is "
+                                   "given as INPUT=VALUE" % name)
+        return changes
 
     def read_files(self) -> None:
         """Read the files that it names, for the far side."""
@@ -14870,6 +15155,9 @@ class NewUse(NewJob):
         import tempfile
         with tempfile.TemporaryDirectory() as place:
             values = self.take_inputs(app, ConfinedFolder(place))
+        say("==> variables <==")
+        for pair in app.variables(values).items():
+            say("%s=%s" % pair)
         self.show(config, self.spec_with(app, values, backend.kind), backend.name)
 
     def made(self, config: Config, app: Application, backend: Backend) -> JobDir:
@@ -14879,6 +15167,8 @@ class NewUse(NewJob):
             folder = ConfinedFolder(job.incoming())
             spec = self.spec_with(app, self.take_inputs(app, folder), backend.kind)
             self.warn(backend, spec)
+            if opts.inputs and not app.needs:
+                raise InvalidError("%s takes no files: it has no `needs`" % app.name, "--in")
             if opts.inputs:
                 Exchange.put(folder, opts.inputs)
             missing = [] if opts.no_submit else list(app.missing(folder))
@@ -15263,19 +15553,53 @@ def cmd_get(opts: Options) -> None:
 class ApplicationText:
     """What `apps NAME` prints: what an application does, and its inputs."""
 
+    # {keyword: what it says of an input}
+    LIMITS = {"minimum": "%s or more", "exclusiveMinimum": "above %s", "maximum": "%s or less",
+              "exclusiveMaximum": "below %s", "multipleOf": "a multiple of %s",
+              "minLength": "at least %s characters", "maxLength": "at most %s characters",
+              "minItems": "at least %s items", "maxItems": "at most %s items",
+              "pattern": "like %s"}
+
     def __init__(self, app: Application) -> None:
         self.app, self.schema = app, app.schema
 
+    @classmethod
+    def kind(cls, schema: Json) -> str:
+        """What an input may be, in a few words."""
+        if not isinstance(schema, dict):
+            return "any"
+        if "contentEncoding" in schema:
+            return "file"
+        if "enum" in schema:
+            return " | ".join(map(Application.text_of, schema["enum"]))
+        kinds = " or ".join(Schema.types(schema)) or "any"
+        return "list of " + cls.kind(schema["items"]) if kinds == "array" and (
+            "items" in schema) else kinds
+
     def row(self, name: str, schema: Json) -> Tuple[str, str, str]:
-        """What is told of an input: its name, its type and its meaning."""
+        """What is told of an input: its name, what it may be and its meaning."""
         about = schema if isinstance(schema, dict) else {}
-        kind = "file" if "contentEncoding" in about else " or ".join(Schema.types(about)) or "any"
         if "default" in about:
-            otherwise = "by default %s" % json.dumps(about["default"])
+            otherwise = "by default %s" % json.dumps(about["default"], ensure_ascii=False)
         else:
             otherwise = "has to be given" * (name in self.schema.get("required", ()))
-        meaning = about.get("description", about.get("title", ""))
-        return name, kind, "; ".join(filter(None, (meaning, otherwise)))
+        meaning = about.get("description", about.get("title", "")).rstrip(".")
+        limits = ", ".join(text % about[word] for word, text in self.LIMITS.items()
+                           if word in about)
+        return name, self.kind(schema), "; ".join(filter(None, (meaning, limits, otherwise)))
+
+    @staticmethod
+    def show_all(apps: Sequence[Application]) -> None:
+        """Print a line for each of several."""
+        rows = [(app.name, app.summary or app.description.split("\n")[0]) for app in apps]
+        if rows:
+            Table((Column("NAME"), Column("SUMMARY")), rows).show()
+
+    def example(self) -> str:
+        """A command line that makes a job of it."""
+        words = ["%s=VALUE" % name for name in self.schema.get("required", ())]
+        words += [word for path in self.app.needs for word in ("--in", path.split("/")[0])]
+        return " ".join(["%s run --app %s" % (called(), self.app.name)] + words)
 
     def show(self) -> None:
         """Print all of it."""
@@ -15290,6 +15614,11 @@ class ApplicationText:
                             ("is for the roles", app.roles), ("runs on", app.backend)):
             if words:
                 say("%s: %s" % (what, ", ".join(words)))
+        if app.interactive:
+            say("answers at once, in completed jobs%s: POST /v1/jobs/JOBID/applications/%s" % (
+                " of %s" % app.of if app.of else "", app.name))
+        else:
+            say("example: " + self.example())
 
 
 @command("apps wc", arg("name", metavar="NAME", nargs="?", help="show this one, with its inputs"),
@@ -15309,13 +15638,12 @@ def cmd_apps(opts: Options) -> Optional[ExitStatus]:
         return None
     for line in applications.wrong:
         complain(line)
-    offers = [app.offer() for app in applications.by_name.values()]
+    apps = list(applications.by_name.values())
     if opts.json:
-        say(json.dumps(offers, indent=2))
-    elif offers:
-        Table((Column("NAME"), Column("SUMMARY")),
-              [(str(offer["name"]), str(offer["summary"])) for offer in offers]).show()
-    elif not applications.wrong:
+        say(json.dumps([app.offer() for app in apps], indent=2))
+    else:
+        ApplicationText.show_all(apps)
+    if not apps and not applications.wrong:
         complain('there are none; "applications" in the config names a folder of them')
     return InvalidError.exit_status if applications.wrong else None
 
@@ -15559,6 +15887,9 @@ class Serving:
         """The state of the server; the folders of its backends are made."""
         opts, config = self.opts, self.config()
         mode = "tls" if tls else "local" if config.is_personal else "insecure"
+        if mode == "local" and (config.issuers or config.submit != "scripts"):
+            raise InvalidError([Fault("authz", 'is local, so whoever gets in is you, and `issuers` '
+                                      'and `submit` mean nothing: set "authz": "owner"')], "config")
         limit = min(opts.workers, raise_descriptor_limit() // 3)  # a socket, and files
         api = Api(config, mode, max(1, limit))
         api.access_log = not opts.quiet
@@ -19977,6 +20308,7 @@ async function health() {
 
 addEventListener("hashchange", show)
 addEventListener("unhandledrejection", event => {
+	event.preventDefault()
 	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
 })
 show()

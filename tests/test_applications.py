@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from typing import Any, Dict, List, Optional
 
 import psik
-from harness import DEPS, ROOT, Case, needs, shells
+from harness import DEPS, ROOT, Case, needs, rc_path, shells
 
 GATEWAY = os.path.join(DEPS, "gateway", "bin", "python")
 
@@ -73,7 +74,7 @@ class Schemas(Case):
                   "required": ["word"], "additionalProperties": False}
         self.assertEqual(faults_of(schema, {"list": [1, 9], "n": "x", "wort": 1}), [
             "word: is missing", "list.1: 9 is more than 3", "n: 'x' is not of type integer",
-            "wort: is no input"])
+            "'wort' is no input"])
         self.assertEqual(faults_of({"anyOf": [{"type": "null"}, {"properties": {"a": False}}]},
                                    {"a": 1}),
                          ["{'a': 1} is not of type null; and a: may not be given"])
@@ -116,6 +117,18 @@ class Schemas(Case):
                 self.assertFalse(psik.Pattern.fits(text, pattern), (pattern, text))
         self.assertFalse(psik.Pattern.fits("a" * 1001, "^a*$"))
 
+    def test_no_text_keeps_a_pattern_busy(self) -> None:
+        """By `re` each of these takes seconds, in which no other thread runs."""
+        for pattern, text in ((r"\d+\.?\d*$", "1" * 999 + "x"),
+                              ("^[a-z]*[a-z0-9]*[a-z]*$", "a" * 999 + "!"),
+                              (r"^\w+ ?\w* ?\w*$", "a" * 999 + "!"),
+                              ("^" + "a*" * 50 + "$", "a" * 999 + "!"),
+                              ("^" + "[a-z]{0,9}" * 50 + "$", "abcdefghij" * 99 + "!")):
+            begun = time.process_time()
+            self.assertFalse(psik.Pattern.fits(text, pattern))
+            self.assertLess(time.process_time() - begun, 2)
+        self.assertIn("too long", psik.Pattern.wrong("a{900}b{900}"))
+
     @needs("jsonschema", os.path.exists(GATEWAY))
     def test_beside_the_jsonschema_library(self) -> None:
         done = subprocess.run([GATEWAY, os.path.join(ROOT, "tests", "compare_schemas.py"), "700"],
@@ -135,8 +148,19 @@ class Files(Offered):
                          ["NAME  SUMMARY", "bare", "wc    Count words", ""])
         text = self.psik("apps", "wc").out
         for part in ("wc: Count words\n\nLines,\nwords.\n", "by default 3", "has to be given",
-                     "a.txt"):
+                     "a.txt", "%s run --app wc x=VALUE --in a.txt" % psik.called()):
             self.assertIn(part, text)
+        self.offer("rescore", description="Weigh anew.\nMore.", interactive=True, of="wc",
+                   inputs={"properties": {
+                       "w": {"enum": ["low", "high"]}, "n": {"type": "integer", "minimum": 1,
+                                                             "exclusiveMaximum": 9},
+                       "l": {"type": "array", "items": {"type": "number"}}}})
+        text = self.psik("apps", "rescore").out
+        for part in ("answers at once, in completed jobs of wc", "low | high", "1 or more, below 9",
+                     "list of number"):
+            self.assertIn(part, text)
+        self.assertIn("rescore  Weigh anew.\n", self.psik("apps").out)
+        os.unlink(os.path.join(self.folder, "apps", "rescore.json"))
         offers = json.loads(self.psik("apps", "--json").out)
         self.assertEqual(offers[1]["inputs"]["required"], ["x"])
         self.assertEqual(json.loads(self.psik("apps", "wc", "--json").out)["needs"], ["a.txt"])
@@ -174,8 +198,31 @@ class Files(Offered):
         self.assertIn("good", ran.out)  # which all that does not hurt
         self.psik("run", "--app", "good", "--wait")
         self.assertIn("a b.json", self.psik("doctor", status=1).out)
+        os.unlink(os.path.join(self.folder, "apps", "a b.json"))
+        os.mkfifo(os.path.join(self.folder, "apps", "fifo.json"))
+        os.symlink("/dev/zero", os.path.join(self.folder, "apps", "zero.json"))
+        self.offer("lost", interactive=True, of="goood")
+        self.offer("turned", inputs={"x": {"type": "string"}})
+        ran = self.psik("apps", status=2)
+        for name, said in (("fifo", "is no plain file"), ("zero", "is no plain file"),
+                           ("lost", "of: there is no application 'goood' (did you mean 'good'?)"),
+                           ("turned", "inputs.x: should stand below inputs.properties")):
+            self.assertIn("%s/apps/%s.json: %s" % (self.folder, name, said), ran.err)
         self.configure(applications="nowhere")
         self.assertIn("there is no folder", self.psik("apps", status=2).err)
+
+    def test_schemas_that_are_true_or_false(self) -> None:
+        self.offer("object", inputs={"properties": {
+            "o": {"type": "object", "properties": {"a": True}, "additionalProperties": False},
+            "l": {"items": True}, "any": {"anyOf": [True]}, "all": True, "none": False}})
+        self.assertEqual(self.psik("apps").out, "NAME    SUMMARY\nobject\n")
+        self.psik("run", "--app", "object", 'o={"a": 1}', "all=1")
+        self.assertIn("none: may not be given",
+                      self.psik("run", "--app", "object", "none=1", status=2).err)
+
+    @needs("a real rc", rc_path())
+    def test_a_script_for_another_shell(self) -> None:
+        self.assertIn("it has no #! line", self.wrong(script="if [ -n \"$w\" ]; then echo; fi\n"))
 
     def test_names_that_no_input_may_have(self) -> None:
         for name in ("PATH", "LD_PRELOAD", "BASH_ENV", "BASH_FUNC_x", "ENV", "IFS", "PYTHONPATH",
@@ -273,18 +320,26 @@ class Runs(Offered):
         for words, said in (
                 (["n=9"], ["--app two: x: is missing", "--app two: n: 9 is more than 5"]),
                 (["x=a", "x=b"], ["x: is given twice"]), (["x"], ["'x' is not INPUT=VALUE"]),
-                (["x=a", "y=b"], ["y: is no input"]), (["x=\x01"], ["x: holds what no variable"]),
-                (["x=@nowhere"], ["nowhere"]), (["x=a", "--dir", "/tmp"], ["--app runs in"]),
+                (["x=a", "y=b"], ["'y' is no input"]), (["x=\x01"], ["x: holds what no variable"]),
+                (["x=@nowhere"], ["nowhere"]), (["x=@"], ["x=@FILE wants a file"]),
+                (["=1"], ["'=1' is not INPUT=VALUE"]),
+                (["x=a", "--set", "inputs.n=9"], ["do not change an application's inputs.n"]),
+                (["x=a", "--env", "n=9"], ["do not change an application's environment.n"]),
+                (["x=a", "--in", "apps"], ["two takes no files"]),
+                (["x=a", "--dir", "/tmp"], ["--app runs in"]),
                 (["x=a", "-c", "true"], ["--app and -c exclude each other"]),
                 (["x=a", "--bogus"], ["run takes no '--bogus'"])):
             ran = self.psik("run", "--app", "two", *words, status=None)
             self.assertIn(ran.status, (1, 2, 3), ran)
             for line in said:
                 self.assertIn(line, ran.err)
+        self.assertEqual(self.use("two", "x=@@home").spec().inputs, {"x": "@home"})
+        self.psik("rm", "last")
         big = self.write("big", "x" * 100000)
         self.assertIn("may have 98304", self.psik("run", "--app", "two", "x=@" + big, status=2).err)
         self.assertEqual(psik.paths_in(os.path.join(self.prefix, "local")), [])
-        self.psik("run", "--app", "two", "x=a", "--dry-run")
+        self.assertIn("==> variables <==\nx=a\n",
+                      self.psik("run", "--app", "two", "x=a", "--dry-run").out)
         self.assertEqual(psik.paths_in(os.path.join(self.prefix, "local")), [])
 
     def test_backends_in_turn(self) -> None:

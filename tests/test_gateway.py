@@ -186,6 +186,7 @@ class Users(Gateway):
         self.ask(again, "POST", "/applications/plain", {"count": 1}, 403)
         self.psik("token", "--user", "ada", "--apps", "nothing", status=2)
         self.begin(submit="scripts")
+        self.ask("ada", "PUT", "/jobs/%s/files/x" % jobid, b"x")
         token = self.psik("token", "--user", "ada", "--apps", "show").out.strip()
         self.ask(token, "POST", "/jobs", {"script": "#!/bin/sh\nid\n"}, 403)
         self.ask("ada", "POST", "/jobs/new", {"script": "#!/bin/sh\nid\n"})
@@ -198,9 +199,50 @@ class Users(Gateway):
         self.ask("ada", "PUT", "/jobs/%s/access" % jobid, {"bob": ["GET"]})
         spec = self.ask("bob", "GET", "/jobs/%s/spec" % jobid).json
         self.assertEqual((spec["inputs"], spec["environment"]), ({}, {}))
+        status = self.ask("bob", "GET", "/jobs/%s/status" % jobid).json
+        self.assertEqual((status["spec"], status["callbacks"]), (spec, []))
+        self.ask("ada", "POST", "/jobs/%s/applications/score" % jobid, {"weight": 1})
+        image = base64.b64encode(b"secret").decode()
+        other = self.use("ada", "plain", {"count": 1, "image": image})["jobid"]
+        self.ask("ada", "PUT", "/jobs/%s/access" % other, {"bob": ["GET"]})
+        for who, status, all_names in (("ada", 200, True), ("bob", 404, False)):
+            self.ask(who, "GET", "/jobs/%s/logs/applications" % jobid, status=status)
+            logs = self.ask(who, "GET", "/jobs/%s/logs?all=true" % jobid).json
+            self.assertEqual("applications" in logs, all_names)
+            archive = self.ask(who, "GET", "/jobs/%s/archive" % other).body
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                self.assertEqual(any(".inputs/image" in name for name in tar.getnames()), all_names)
+            self.ask(who, "GET", "/jobs/%s/files/.inputs/image" % other,
+                     status=200 if all_names else 403)
         text = self.psik("status", jobid).out
         self.assertIn("app show", re.sub(" +", " ", text))
         self.assertIn('file = "data.txt"', text)
+
+    def test_who_may_use_applications_says_nothing_of_a_jobs_state(self) -> None:
+        self.offer("slow", script="#!/bin/sh\nsleep 60\n")
+        self.begin()
+        jobid = self.ask("ada", "POST", "/applications/slow", {}).json
+        self.ask("ada", "POST", "/jobs/callback", {"jobid": jobid, "jobndx": 1, "info": 0,
+                                                   "state": "completed"}, 403)
+        self.ask("ada", "POST", "/jobs/%s/cancel" % jobid)
+        self.server.stop()
+        self.server = Server(self, "--uds", "s.sock")
+
+    def test_backends_with_users_of_their_own(self) -> None:
+        self.offer("both", backend=["one", "two"], pick="round")
+        local = {"type": "local"}
+        self.begin(users={}, backends={
+            "one": {"backend": local, "users": ["bob"]},
+            "two": {"backend": local, "users": ["ada", "bob"]}})
+        for who, wanted in (("ada", ["two"] * 3), ("bob", ["one", "two", "one"])):
+            jobs = [self.use(who, "both", {})["jobid"] for _ in range(3)]
+            self.assertEqual([self.job(jobid).backend for jobid in jobs], wanted)
+
+    def test_a_server_of_ones_own_has_no_use_for_it(self) -> None:
+        for setting in ({"submit": "applications"}, {"issuers": {"x": {
+                "key": self.folder + "/k", "prefix": "x:"}}}):
+            self.configure(**setting)
+            self.assertIn('set "authz": "owner"', self.psik("serve", "--uds", "t", status=2).err)
 
     def test_a_config_that_is_read_again(self) -> None:
         self.offer("later")
@@ -213,6 +255,10 @@ class Users(Gateway):
         self.ask("ada", "GET", "/applications/show", status=404)
         self.use("ada", "plain", {"count": 1})
         self.assertIn("apps/show.json:1:2: not JSON", self.server.said())
+        os.mkfifo(os.path.join(self.folder, "apps", "fifo.json"))
+        self.server.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "fifo.json: is no plain file" in self.server.said())
+        self.use("ada", "plain", {"count": 1})
 
 
 class Sent(Gateway):
@@ -246,6 +292,22 @@ class Sent(Gateway):
         self.ask("ada", "GET", "/jobs/%s/files/sub/z/y" % jobid)
 
     def test_archives_that_do_harm(self) -> None:
+        null, odd = zipfile.ZipInfo("null"), zipfile.ZipInfo("data.txt")
+        null.external_attr = 0o120777 << 16
+        nulls = io.BytesIO()
+        with zipfile.ZipFile(nulls, "w") as archive:
+            archive.writestr("data.txt", "x")
+            archive.writestr(null, "b\0c")
+        self.use("ada", "show", nulls.getvalue(), Content_Type="application/zip")
+        end = bytearray(zipped({"data.txt": b"x"}))
+        end[-6:-2] = (int.from_bytes(end[-6:-2], "little") + 1000).to_bytes(4, "little")
+        far = io.BytesIO()
+        with zipfile.ZipFile(far, "w") as archive:
+            archive.writestr(odd, "x")
+            archive.infolist()[0].header_offset = 2 ** 62
+        for data in (bytes(end), far.getvalue()):
+            self.ask("ada", "POST", "/applications/show", data, 422,
+                     Content_Type="application/zip")
         link = zipfile.ZipInfo("out")
         link.external_attr = 0o120777 << 16
         linked = io.BytesIO()
@@ -275,7 +337,7 @@ class Sent(Gateway):
                          Content_Type="application/zip")
         self.begin(max_upload_mb=50)
         self.ask("ada", "POST", "/applications/show", bomb, 422, Content_Type="application/zip")
-        self.assertEqual(len(self.jobs()), 1)     # nothing is left of the others
+        self.assertEqual(len(self.jobs()), 2)     # nothing is left of the others
         self.assertLess(self.server.rss_mb(), 100)
         self.assertNotIn("Traceback", self.server.said())
 
@@ -284,8 +346,9 @@ class Sent(Gateway):
                           {"count": "x", "image": "?", "extra": 1}, 422)
         self.assertEqual([(fault["loc"], fault["msg"]) for fault in answer.json["detail"]], [
             (["body", "count"], "'x' is not of type integer"),
-            (["body", "image"], "'?' is not 'base64'"), (["body", "extra"], "is no input")])
-        for body in ([], {}, b'{"count": 1e999}', b"{", {"count": 1, "image": "\0"},
+            (["body", "image"], "'?' is not base64; on the command line NAME=@FILE takes a file"),
+            (["body"], "'extra' is no input")])
+        for body in ([], {}, b"", b'{"count": 1e999}', b"{", {"count": 1, "image": "\0"},
                      b'{"count": 1, "count": 2}', {"count": [[[]]] * 3}):
             self.ask("ada", "POST", "/applications/plain", body, 422,
                      Content_Type="application/json")
@@ -295,6 +358,16 @@ class Sent(Gateway):
                                                  **headers).text)
         body, headers = form(("files", "../data.txt", b"x"))
         self.ask("ada", "POST", "/applications/show", body, 403, **headers)
+        self.offer("list", inputs={"properties": {"l": {"type": "array"}}})
+        self.begin()
+        body, headers = form(("l", "", b"[abc"), ("l", "", b"x"))
+        self.ask("ada", "POST", "/applications/list", body, 422, **headers)
+        self.ask("ada", "POST", "/applications/list", b'{"l": [' + b"[]," * 300000 + b"1]}", 413,
+                 Content_Type="application/json")
+        many = b'{"count": [' + b"[]," * 90000 + b"1]}"
+        self.ask("ada", "POST", "/applications/plain", many, 413, Content_Type="application/json")
+        self.ask("ada", "POST", "/applications/list", None)     # no body: no inputs
+        self.psik("rm", "--app", "list", "--force", "last")
         body, headers = form(("word", "", b"x" * 100000))
         self.ask("ada", "POST", "/applications/show", body, 413, **headers)
         self.ask("ada", "POST", "/applications/score", {"weight": 1}, 409)
@@ -312,6 +385,8 @@ class Sent(Gateway):
                              **headers).json
         self.assertEqual(len(self.jobs()), 2)
         self.assertEqual(self.ask("ada", "GET", "/jobs/%s/files" % jobid).json.keys(), {"data.txt"})
+        body, headers = form(("files", "data.txt", b"y"))
+        self.ask("ada", "POST", "/applications/show", body, 409, Idempotency_Key="f", **headers)
 
     def test_what_a_killed_server_leaves_is_swept(self) -> None:
         head = ("POST /v1/applications/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
@@ -351,6 +426,8 @@ class Sent(Gateway):
         self.assertEqual(self.ask("ada", "GET", "/jobs/%s/spec" % jobid).json["callback"], url)
         self.ask("ada", "POST", "/applications/plain", {"count": 1}, 422,
                  X_Psik_Callback="ftp://x")
+        self.ask("ada", "POST", "/applications/plain", {"count": 1}, 400,
+                 X_Psik_Callback_Secret="x")
 
     def test_each_is_an_operation_of_its_own(self) -> None:
         document = self.ask("bob", "GET", "/openapi.json").json
@@ -418,7 +495,10 @@ class Interactive(Gateway):
         self.offer("here", interactive=True, script=script, **app)
         job, app_here = self.job(self.shown()), psik.Applications(self.config()).find("here")
         with mock.patch.object(psik.InteractiveRun, "LONGEST_S", longest_s):
-            answer: Dict[str, Any] = psik.InteractiveRun(job, app_here, psik.SH).run({}, "ada")
+            call = psik.InteractiveRun(job, app_here, psik.SH)
+            with call.folder() as folder:
+                inputs = psik.Inputs(app_here, psik.ConfinedFolder(folder))
+                answer: Dict[str, Any] = call.run(inputs, folder, "ada")
         return answer
 
     def test_what_does_not_end(self) -> None:
@@ -444,6 +524,25 @@ class Interactive(Gateway):
             self.assertIn("it printed more than 1048576 bytes", answer["stderr"])
         self.assertEqual(processes_with("yes \n"), [])
 
+    def test_a_server_that_is_killed(self) -> None:
+        mark = "sleep 7%s" % os.getpid()
+        self.offer("slow", interactive=True, script="#!/bin/sh\n%s\n" % mark)
+        self.begin()
+        jobid = self.shown()
+        with mock.patch.object(psik.InteractiveRun, "LONGEST_S", -3):   # timeout(1) waits 5 s more
+            call = psik.InteractiveRun(self.job(jobid), psik.Applications(self.config()).find(
+                "slow"), psik.SH)
+            with call.folder() as folder:
+                argv = call.command(folder)
+                child = subprocess.Popen(argv, start_new_session=True)  # nobody watches it
+                self.assertEqual(child.wait(30), -9)
+        self.gone(mark)
+        left = self.job(jobid).at(".run-old")
+        os.mkdir(left)
+        os.utime(left, (0, 0))
+        self.call(jobid, {"weight": 1})
+        self.assertFalse(os.path.exists(left))
+
     def test_memory(self) -> None:
         answer = self.run_here("#!/usr/bin/env python3\nbytearray(10 ** 9)\n",
                                resources={"memory_per_process": "300M"})
@@ -466,7 +565,7 @@ class Interactive(Gateway):
             thread.start()
         for thread in threads:
             thread.join()
-        self.assertEqual(sorted(statuses), [200] * 4 + [503] * 2)
+        self.assertEqual(sorted(statuses), [200] * 2 + [503] * 4)  # of one user
         self.assertEqual(self.call(jobid, {}, name="slow")["exit_status"], 0)
 
 
@@ -520,6 +619,8 @@ class Issued(Gateway):
         self.ask(token, "POST", "/jobs/%s/start" % jobid)
         self.begin(submit="scripts", users="*")  # which lets certificates in, and not the portal
         self.ask(token, "POST", "/jobs", {"script": "#!/bin/sh\nid\n"}, 403)
+        self.ask(token, "PUT", "/jobs/%s/files/x" % jobid, b"x", 403)
+        self.ask(token, "POST", "/applications/plain", {"count": 1}, 403, X_Psik_Callback="http://x")
         self.begin(submit="scripts", users=["portal:ada"])
         self.ask(token, "POST", "/jobs/new", {"script": "#!/bin/sh\nid\n"})
 
@@ -680,15 +781,18 @@ class Readme(Gateway):
             self.assertIn(name, self.psik("apps").out)
 
     def test_over_rest(self) -> None:
-        dock = self.use("ada", "dock", {})["jobid"]
         lines = re.findall(r"^curl (.*\$URL/v1.*)$", self.text, re.MULTILINE)
+        setting = self.text.split('{"applications": "apps/", ')[1].split("\n")[0]
+        self.begin(**json.loads("{" + setting))
+        dock = self.use("ada", "dock", {})["jobid"]
         self.assertEqual(len(lines), 3)
         answers = []
         for line in lines:
-            command = ("curl -s --unix-socket s.sock -H 'Authorization: Bearer %s' %s" % (
-                self.tokens["ada"], line)).replace("$URL", "http://localhost")
-            done = subprocess.run(["sh", "-c", command.replace("JOBID", dock)], cwd=self.folder,
-                                  stdout=subprocess.PIPE, check=True)
+            command = "curl -s --unix-socket s.sock " + line.replace("JOBID", dock)
+            done = subprocess.run(["sh", "-c", command], cwd=self.folder, check=True,
+                                  stdout=subprocess.PIPE,
+                                  env=dict(self.env, URL="http://localhost",
+                                           TOKEN=self.tokens["ada"]))
             answers.append(json.loads(done.stdout.decode()))
         self.assertEqual([answer["state"] for answer in answers[:2]], ["completed"] * 2)
         self.assertRegex(self.out(answers[1]["jobid"]), r"^[0-9]{4,}\t\.\n$")

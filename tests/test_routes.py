@@ -21,6 +21,7 @@ Call = Tuple[str, str, str, int, Any, Dict[str, str]]
 CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, body, headers
     ("GET", "/", "", 200, None, {}),
     ("GET", "/v1", "", 200, None, {}),
+    ("GET", "/page/{name}", "main.js", 200, None, {}),
     ("GET", "/v1/openapi.json", "", 200, None, {}),
     ("GET", "/v1/health", "", 200, None, {}),
     ("GET", "/v1/metrics", "", 200, None, {}),
@@ -45,6 +46,7 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("POST", "/v1/jobs/{jobid}/hold", "waiting", 200, None, {}),
     ("POST", "/v1/jobs/{jobid}/release", "waiting", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/state", "ended", 200, None, {}),
+    ("GET", "/v1/jobs/{jobid}/status", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/spec", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/logs", "ended", 200, None, {}),
     ("GET", "/v1/jobs/{jobid}/logs/{name}", "ended", 200, None, {}),

@@ -74,6 +74,7 @@ async function health() {
 
 addEventListener("hashchange", show)
 addEventListener("unhandledrejection", event => {
+	event.preventDefault()
 	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
 })
 show()

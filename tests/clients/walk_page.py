@@ -22,6 +22,7 @@ def submit(page: Any) -> None:
     page.fill("#field-script", "#!/bin/sh\nfor i in 1 2 3; do echo line $i; sleep 1; done\n")
     page.fill("#field-duration", "99999999999")
     page.click("text=Submit")
+    expect(page.locator("[data-fault=duration]")).not_to_be_empty()
     print(page.locator("[data-fault=duration]").inner_text())
     page.fill("#field-duration", "2")
     page.click("text=Submit")
@@ -45,6 +46,7 @@ def application(page: Any) -> None:
     """An application: what is wrong is said at its field; a file that it needs; its log."""
     page.goto(URL + "#/new?app=show")
     page.click("text=Submit")
+    expect(page.locator("[data-fault=count]")).not_to_be_empty()
     print(page.locator("[data-fault=count]").inner_text())
     page.fill("#field-count", "3")
     page.fill("#field-word", "it's $(id)")
