@@ -385,9 +385,13 @@ def strict_pairs(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     return values
 
 
-def refuse_constant(name: str) -> None:
-    """Raise ValueError: JSON has no NaN and no Infinity, though Python's reader accepts them."""
-    raise ValueError("%s is not JSON" % name)
+def finite(text: str) -> float:
+    """The number of a text; ValueError for NaN and Infinity, which JSON does not have."""
+    number = float(text)
+    if not abs(number) < float("inf"):
+        raise ValueError("%s is not JSON" % text if text.isalpha() else
+                         "%s is too large a number" % text[:20])
+    return number
 
 
 def without_comma(text: str, position: int) -> str:
@@ -411,7 +415,8 @@ def load_json(text: str) -> Json:
     slips = 100 if len(text) <= MAX_TYPED else 0
     while True:
         try:
-            return json.loads(text, object_pairs_hook=strict_pairs, parse_constant=refuse_constant)
+            return json.loads(text, object_pairs_hook=strict_pairs, parse_constant=finite,
+                              parse_float=finite)
         except json.JSONDecodeError as err:
             tidy = without_comma(text, err.pos)
             if tidy == text or not slips:
@@ -7957,14 +7962,15 @@ def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
 class Pattern:
     """A regular expression that a schema may have: one that JSON Schema and Python read alike.
 
-    It is matched by all ways at once, so no text takes longer than its length; `re` tries one way
-    after another, for minutes at certain texts, and lets no other thread run meanwhile.  No group
+    It is matched by all ways at once, so the time grows with the text and the number of states, and
+    with nothing else; `re` tries one way after another, for minutes at certain texts, and lets no
+    other thread run meanwhile.  No group
     may be repeated, and none referred back to.  `\\s`, `\\w` and `\\b` go by ASCII.
     """
 
     MAX_TEXT = 1000     # characters of a value that is matched
-    MAX_STATES = 1000
-    MAX_STEPS = 5000    # that are remembered
+    MAX_STATES = 256
+    MAX_STEPS = 500     # that are remembered
     ESCAPE = r"\\(?:[dDsSwWfnrtv]|[^A-Za-z0-9])"
     PIECE = re.compile(
         r"(?P<atom>%s|\[\^?(?!\])(?:(?!--|&&|~~|\|\|)(?:%s|[^\]\\\[]))+\]|[^\\\[\](){}*+?^$|])|"
@@ -8104,8 +8110,8 @@ class Pattern:
         key = states, before, after
         found = self.steps.get(key)
         if found is None:
-            passed = [after for state in states if self.tests[state] and self.tests[state](before)
-                      for after in self.nexts[state]]
+            passed = [following for state in states for following in self.nexts[state]
+                      if self.tests[state] and self.tests[state](before)]
             found = self.reached(passed + [self.start], before, after)
             if len(self.steps) < self.MAX_STEPS:
                 self.steps[key] = found
@@ -8150,7 +8156,13 @@ class Keyword(NamedTuple):
     kind: str                               # of these values, or `any`
     wrong: Callable[[Json], str]            # what is wrong with what a schema gives it, or ''
     holds: Callable[[Any, Any], bool]       # whether it holds for a value; the second is the limit
-    message: str                            # of a value for which it does not
+    message: str                            # of a value for which it does not, with the limit
+
+    def faults(self, value: Json, limit: Json, path: str) -> Iterator[Fault]:
+        """The fault of a value for which it does not hold."""
+        if not self.holds(value, limit):
+            message = self.message % shown(limit) if "%" in self.message else self.message
+            yield Fault(path, "%s %s" % (shown(value), message))
 
 
 class Placed(str):
@@ -8207,7 +8219,7 @@ class JsonValue:
     def is_base64(cls, value: str, _: Json) -> bool:
         """Whether a text is base64, with its padding and without blanks."""
         with suppress(ValueError):
-            return isinstance(value, Placed) or cls.decoded(value) is not None
+            return cls.decoded(value) is not None
         return False
 
     @classmethod
@@ -8251,8 +8263,8 @@ KEYWORDS = {
                         "has more than %s items"),
     "contentEncoding": Keyword("string", JsonValue.must("base64, which is the only encoding",
                                                        lambda given: bool(given == "base64")),
-                               JsonValue.is_base64, "is not %s; on the command line NAME=@FILE "
-                               "takes a file"),
+                               JsonValue.is_base64, "is not base64; on the command line "
+                               "NAME=@FILE takes a file"),
 }
 # What describes a schema, and what holds other schemas: {keyword: what its value must be}.
 A_TEXT = JsonValue.must("a text", lambda given: True, "string")
@@ -8321,15 +8333,23 @@ class Schema:
 
     @staticmethod
     def types(schema: Json) -> List[str]:
-        """The types that a schema allows; [] if it does not say."""
+        """The types that a schema names; [] if it names none."""
         given = schema.get("type", []) if isinstance(schema, dict) else []
         return [given] if isinstance(given, str) else list(given)
 
     @classmethod
+    def kinds(cls, schema: Json) -> List[str]:
+        """The types of values that fit, by its type, or else by its values and inner schemas."""
+        about = schema if isinstance(schema, dict) else {}
+        values = about.get("enum", []) + [about[name] for name in ("const",) if name in about]
+        found = cls.types(schema) or [kind for value in values for kind in JsonValue.kinds(value)]
+        return found or [kind for each in about.get("anyOf", ()) for kind in cls.kinds(each)]
+
+    @classmethod
     def faults(cls, schema: Json, value: Json, path: str) -> Iterator[Fault]:
         """What is wrong with a value, by a schema that is right."""
-        if isinstance(schema, bool):
-            if not schema:
+        if isinstance(schema, bool) or isinstance(value, Placed):   # a path tells no content
+            if schema is False:
                 yield Fault(path, "may not be given")
             return
         kinds, types = JsonValue.kinds(value), cls.types(schema)
@@ -8338,10 +8358,8 @@ class Schema:
             yield Fault(path, "%s is not of type %s%s" % (shown(value), " or ".join(types), hint))
             return
         for name, keyword in KEYWORDS.items():
-            is_about = name in schema and keyword.kind in kinds + ("any",)
-            if is_about and not keyword.holds(value, schema[name]):
-                limit = schema[name] if name == "contentEncoding" else shown(schema[name])
-                yield Fault(path, shown(value) + " " + keyword.message % limit)
+            if name in schema and keyword.kind in kinds + ("any",):
+                yield from keyword.faults(value, schema[name], path)
         yield from cls.faults_inside(schema, value, path)
 
     @classmethod
@@ -8462,6 +8480,9 @@ class Application(Model):
             return "is no name of a variable: letters, digits and _"
         if NOT_INPUTS.fullmatch(name):
             return "cannot be the name of an input: shells or psik.py use it"
+        if isinstance(schema, dict) and "contentEncoding" in schema and (
+                Schema.types(schema) != ["string"]):
+            return "must have the type string, because of contentEncoding"
         inner = [each for _, each in Schema.within(schema) if isinstance(each, dict)]
         if any("contentEncoding" in each for each in inner):
             return "contentEncoding is for an input, and not for a part of one"
@@ -8472,6 +8493,12 @@ class Application(Model):
         """The schema of its inputs, which takes no others."""
         return dict({"type": "object", "properties": {}}, **dict(self.inputs,
                                                                  additionalProperties=False))
+
+    @property
+    def file_inputs(self) -> List[str]:
+        """The inputs that are files; as a value, such a one comes in base64."""
+        return [name for name, each in self.schema["properties"].items()
+                if isinstance(each, dict) and "contentEncoding" in each]
 
     @staticmethod
     def text_of(value: Json, is_item: bool = False) -> str:
@@ -8518,7 +8545,8 @@ class Application(Model):
             os.write(fd, b".")
             return os.lseek(fd, 0, os.SEEK_CUR)
 
-    def choose(self, config: Config, allowed: Callable[[Backend], bool] = bool) -> Backend:
+    def choose(self, config: Config,
+               allowed: Callable[[Backend], bool] = lambda backend: True) -> Backend:
         """The backend of its next job, one of those allowed; ForbiddenError if there is none."""
         backends = [config.by_name[name] for name in self.backend or list(config.by_name)[:1]]
         found = [backend for backend in backends if allowed(backend)]
@@ -8615,9 +8643,15 @@ class Inputs:
         self.properties: Dict[str, Json] = app.schema["properties"]
 
     def is_file(self, name: str) -> bool:
-        """Whether an input is a file, which comes in base64 where it is a value."""
-        each = self.properties.get(name)
-        return isinstance(each, dict) and "contentEncoding" in each
+        """Whether an input is a file."""
+        return name in self.app.file_inputs
+
+    def takes_empty(self, name: str) -> bool:
+        """Whether an empty text can be an input's value, and does not just mean that it has none.
+        """
+        kinds = Schema.kinds(self.properties.get(name, {}))
+        return name in self.properties and not self.is_file(name) and (
+            not kinds or "string" in kinds)
 
     @staticmethod
     def value_of(text: str, types: Sequence[str]) -> Json:
@@ -8632,7 +8666,7 @@ class Inputs:
 
         One that is a list may come as JSON, or item by item.
         """
-        types = Schema.types(self.properties.get(name, {}))
+        types = Schema.kinds(self.properties.get(name, {}))
         if "array" not in types or text.startswith("["):
             if name in self.values:
                 raise InvalidError([Fault(name, "is given twice")])
@@ -8641,11 +8675,13 @@ class Inputs:
             before = self.values.get(name, [])
             if not isinstance(before, list):
                 raise InvalidError([Fault(name, "is given twice, as %s too" % shown(before))])
-            item = self.value_of(text, Schema.types(self.properties[name].get("items", {})))
+            item = self.value_of(text, Schema.kinds(self.properties[name].get("items", {})))
             self.values[name] = before + [item]
 
     def add_file(self, name: str, blocks: Iterable[bytes]) -> None:
         """Take the content of an input that is a file."""
+        if isinstance(self.values.get(name), Placed):
+            raise InvalidError([Fault(name, "is given twice")])
         path = "%s/%s" % (INPUT_FILES, name)
         self.folder.save(path, blocks)
         self.values[name] = Placed(path)
@@ -8669,13 +8705,11 @@ class Inputs:
             if isinstance(each, str) and (SURROGATE.search(each) or re.search("[\0\1]", each)):
                 yield Fault(path, "holds what no variable can hold: NUL, \\x01 or half of a "
                             "surrogate pair")
-            elif each in (float("inf"), float("-inf")):
-                yield Fault(path, "is too large")
 
     def faults(self) -> Iterator[Fault]:
         """What is wrong with the values; the schema is asked only of those of bounded size."""
-        odd = [fault for name, value in self.values.items()
-               for fault in self.odd(value, name if name in self.properties else "")]
+        odd = [fault for name, value in self.values.items() for part in (name, value)
+               for fault in self.odd(part, name if name in self.properties else "")]
         yield from odd
         plain = {name: value for name, value in self.values.items() if not self.is_file(name)}
         size = 0 if odd else len(json.dumps(plain, ensure_ascii=False).encode())
@@ -9519,6 +9553,11 @@ class Request:
         return "GET" if self.method == "HEAD" else self.method
 
     @property
+    def media_type(self) -> str:
+        """The media type of the body, without its parameters; '' if the request does not say."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    @property
     def bearer(self) -> Optional[str]:
         """The request's bearer token, or None."""
         scheme, _, token = self.headers.get("authorization", "").strip().partition(" ")
@@ -9999,6 +10038,16 @@ class Caller(NamedTuple):
         return self.user.startswith("addr:")
 
     @property
+    def is_ours(self) -> bool:
+        """Whether he is who runs the server, or an administrator."""
+        return self.trusted or self.user == LOCAL_USER
+
+    @property
+    def names(self) -> List[str]:
+        """What `users` of a config may call him; whom an issuer names is not just anybody."""
+        return [self.user] if self.issuer else [self.user, ANYBODY]
+
+    @property
     def narrowed(self) -> bool:
         """Whether his token allows less than he may do."""
         claims = self.claims or {}
@@ -10114,9 +10163,7 @@ class Policy:
     def is_maker(self, caller: Caller, config: Optional[Config] = None) -> bool:
         """Whether `users`, of this config or of any, lets a caller make jobs; we and admins may."""
         configs = [config] if config else self.configs
-        names = {caller.user} if caller.issuer else {caller.user, ANYBODY}
-        return (caller.trusted or caller.user == LOCAL_USER
-                or any(names & set(each.users) for each in configs))
+        return caller.is_ours or any(set(caller.names) & set(each.users) for each in configs)
 
     def check_is_maker(self, caller: Caller, config: Optional[Config] = None) -> None:
         """ForbiddenError unless is_maker()."""
@@ -10145,9 +10192,8 @@ class Policy:
 
         A user of an issuer may if `users` has him.
         """
-        is_ours = caller.trusted or caller.user == LOCAL_USER
         is_known = not caller.issuer or self.is_maker(caller)
-        return caller.apps is None and (is_ours or (self.scripts and is_known))
+        return caller.apps is None and (caller.is_ours or (self.scripts and is_known))
 
     def check_takes_scripts(self, caller: Caller) -> None:
         """ForbiddenError unless takes_scripts()."""
@@ -10157,14 +10203,12 @@ class Policy:
 
     def roles(self, caller: Caller) -> Set[str]:
         """The roles that a caller has, from the config and from an issuer."""
-        names = [caller.user] + [ANYBODY] * (not caller.issuer)
-        given = {role for config in self.configs for name in names if name in config.users
+        given = {role for config in self.configs for name in caller.names if name in config.users
                  for role in config.users[name].roles}
         return given | caller.roles
 
     def check_is_applicant(self, caller: Caller, config: Optional[Config] = None) -> None:
-        """ForbiddenError unless a caller may use applications: who may make jobs, an issuer's user.
-        """
+        """ForbiddenError unless a caller may use applications: an issuer's user, or a maker."""
         if not caller.issuer:
             self.check_is_maker(caller, config)
 
@@ -10179,8 +10223,7 @@ class Policy:
         """Whether the token and the roles of a caller let him use an application."""
         if caller.anonymous or (caller.apps is not None and app.name not in caller.apps):
             return False
-        is_ours = caller.trusted or caller.user == LOCAL_USER
-        return is_ours or not app.roles or bool(self.roles(caller) & set(app.roles))
+        return caller.is_ours or not app.roles or bool(self.roles(caller) & set(app.roles))
 
     def check_may_use(self, caller: Caller, app: Application) -> None:
         """ForbiddenError unless may_use()."""
@@ -10768,7 +10811,7 @@ class Issuers:
     def part(text: str) -> Dict[str, Json]:
         """The JSON object of a part of a token; ValueError."""
         data = json.loads(decode_base64(text).decode("utf-8"), object_pairs_hook=strict_pairs,
-                          parse_constant=refuse_constant)
+                          parse_constant=finite, parse_float=finite)
         if not isinstance(data, dict):
             raise ValueError("a part of it is no object")
         return data
@@ -11784,12 +11827,11 @@ class Handler:
         self.api, self.req, self.caller = api, req, caller
 
     def json(self, limit: int = MAX_JSON, parts: int = MAX_JSON) -> Json:
-        """The JSON of the request's body; RequestError 413 or 415, InvalidInput.
+        """The JSON of the request's body; RequestError 400, 413 or 415, InvalidInput.
 
         limit: the bytes that it may have; parts: the commas and brackets.
         """
-        kind = self.req.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind != "application/json":
+        if self.req.media_type != "application/json":
             raise RequestError(415, "the body must be application/json, and say so in Content-Type")
         try:
             text = self.req.body.read_all(limit).decode("utf-8")
@@ -11810,7 +11852,7 @@ class Handler:
         return [app for app in self.api.applications.by_name.values()
                 if self.api.policy.may_use(self.caller, app)]
 
-    def values(self, inputs: Inputs) -> Dict[str, Json]:
+    def values(self, app: Application) -> Dict[str, Json]:
         """The inputs of an application that the body holds as JSON; {} if it is empty.
 
         It may be long only where one of them is a file, and has few parts then too: Python's
@@ -11818,8 +11860,8 @@ class Handler:
         """
         if self.req.body.ended:     # it has none
             return {}
-        has_file = any(map(inputs.is_file, inputs.properties))
-        values = self.json(MAX_JSON if has_file else 8 * Application.MAX_VALUES, MAX_INPUT_PARTS)
+        limit = MAX_JSON if app.file_inputs else 8 * Application.MAX_VALUES
+        values = self.json(limit, MAX_INPUT_PARTS)
         if not isinstance(values, dict):
             raise InvalidInput([Fault("", "should be an object {INPUT: VALUE}")], "body")
         return values
@@ -11857,11 +11899,14 @@ class Handler:
                 raise ForbiddenError("job %s is not yours to change" % jobid)
         raise NotFoundError("no job %s" % jobid)
 
-    def find_application(self, name: str) -> Application:
-        """The application of this name; NotFoundError, also if its file is wrong."""
+    def application(self, name: str) -> Application:
+        """The application of this name; NotFoundError, or ForbiddenError if it is not for the
+        caller.
+        """
         applications = self.api.applications.by_name
         if name not in applications:
             raise NotFoundError("no application %s" % shown(name))
+        self.api.policy.check_may_use(self.caller, applications[name])
         return applications[name]
 
     def start(self, job: JobDir, failed_only: bool = False) -> None:
@@ -12056,7 +12101,7 @@ class ServerHandler(Handler):
         req, detail, since = self.req, bool(DETAIL.value(self.req)), SINCE.value(self.req) or 0
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
         state = STATE.value(req)
-        chosen = JobFilter(self.backend_name(), state.split(",") if state else (), NAME.value(req),
+        chosen = JobFilter(self.backend_name(), (state,) if state else (), NAME.value(req),
                            since, app=APP.value(req), reasons=detail,
                            is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
         found = chosen.find(self.api.config, limit, poll=False, index=index)
@@ -12125,7 +12170,7 @@ class ServerHandler(Handler):
         """The job of this spec that make() makes, submitted.
 
         With an Idempotency-Key it is the one that the caller has made with the key already.
-        files: tells the files that were sent from others.
+        backend: whose keys that are; files: tells the files that were sent from others.
         """
         key = self.req.headers.get("idempotency-key")
         if key is None:
@@ -12137,7 +12182,7 @@ class ServerHandler(Handler):
         name, text = "%s\n%s" % (self.caller.user, key), json.dumps(to_json(spec), sort_keys=True)
         text += files
         with IdempotencyKeys(backend.root).entry(name, text) as entry:
-            known = Root(backend.name, backend.root, backend.config).job(entry.jobid)
+            known = next(self.api.tree.of_id(entry.jobid), None) if entry.jobid else None
             if known is None or not known.rows():
                 job = make()
                 entry.keep(job.jobid)
@@ -12156,7 +12201,8 @@ class ServerHandler(Handler):
     def answer(self, job: JobDir) -> Response:
         """The answer to who made a job and submitted it: its id; with `wait` its JobStepInfo.
 
-        That is its state once it has ended, or when the time is over.
+        With `wait` it is answered when the job has ended or the time is over, and tells its state
+        then.
         """
         wait_s = UNTIL_END.value(self.req)
         if wait_s is None:
@@ -12244,19 +12290,13 @@ class ApplicationHandler(ServerHandler):
     ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/x-tar",
                 "application/gzip", "application/x-gzip")
 
-    def application(self) -> Application:
-        """The application that the request is for, which the caller may use."""
-        app = self.find_application(self.req.params["name"])
-        self.api.policy.check_may_use(self.caller, app)
-        return app
-
     def get_applications(self) -> Json:
         """The applications that the caller may use, with their inputs."""
         return [app.offer() for app in self.offered()]
 
     def get_application(self) -> Json:
         """One application, with its inputs."""
-        return self.application().offer()
+        return self.application(self.req.params["name"]).offer()
 
     @staticmethod
     def check_takes_files(app: Application) -> None:
@@ -12273,13 +12313,13 @@ class ApplicationHandler(ServerHandler):
 
     def take_part(self, inputs: Inputs, name: str, filename: str, blocks: Iterable[bytes]) -> None:
         """Take a part of a form: a value, an input that is a file, an archive, or another file."""
-        if not filename:
+        if not filename:    # a browser sends an empty part for a field that was left out
             text = b""
             for block in blocks:
                 text += block
                 if len(text) > Application.MAX_VALUES:
                     raise RequestError(413, "the field %s is too long" % shown(name))
-            if text or name in inputs.properties:   # a browser sends an empty one for no file
+            if text or inputs.takes_empty(name):
                 inputs.add_text(name, text.decode("utf-8", "surrogateescape"))
         elif inputs.is_file(name):
             inputs.add_file(name, blocks)
@@ -12294,7 +12334,7 @@ class ApplicationHandler(ServerHandler):
 
         Beside an archive, the values are in the query.
         """
-        kind = self.req.headers.get("content-type", "").split(";")[0].strip().lower()
+        kind = self.req.media_type
         if kind == "multipart/form-data":
             for name, filename, blocks in Form(self.req, self.upload_limit).parts():
                 self.take_part(inputs, name, filename, blocks)
@@ -12302,10 +12342,11 @@ class ApplicationHandler(ServerHandler):
                     pass
         elif kind in self.ARCHIVES:
             self.take_archive(inputs, self.req.body.blocks(self.upload_limit))
-            for name in set(self.req.query) & set(inputs.properties):
-                inputs.add_text(name, self.req.query[name])
+            for name in inputs.properties:
+                if name in self.req.query:
+                    inputs.add_text(name, self.req.query[name])
         else:
-            inputs.values = self.values(inputs)
+            inputs.values = self.values(inputs.app)
 
     def callback(self) -> Dict[str, Json]:
         """The callback that the request names, as fields of a spec; {} if it names none."""
@@ -12342,7 +12383,7 @@ class ApplicationHandler(ServerHandler):
         The inputs come as JSON; as a form, whose files are those that it needs, those that are
         inputs, and archives (`upload`), which are unpacked; or as an archive.
         """
-        app, config = self.application(), self.api.config
+        app, config = self.application(self.req.params["name"]), self.api.config
         if app.interactive:
             raise ConflictError("%s is interactive: POST /v1/jobs/{jobid}/applications/%s"
                                 % (app.name, app.name))
@@ -12356,7 +12397,8 @@ class ApplicationHandler(ServerHandler):
                 fill_jobdir(job, settle_spec(config, spec, backend.name), self.access)
                 return job
 
-            return self.answer(self.submitted(backend, spec, make, files))
+            first = config.by_name[(app.backend or [backend.name])[0]]  # whichever was chosen
+            return self.answer(self.submitted(first, spec, make, files))
 
 
 class JobHandler(Handler):
@@ -12394,7 +12436,7 @@ class JobHandler(Handler):
         name = self.job.application
         if name:
             policy.check_is_applicant(self.caller, config)
-            policy.check_may_use(self.caller, self.find_application(name))
+            self.application(name)
         else:
             policy.check_is_maker(self.caller, config)
             policy.check_takes_scripts(self.caller)
@@ -12456,14 +12498,14 @@ class JobHandler(Handler):
 
         It may take 30 seconds, and print a mebibyte.
         """
-        api, app = self.api, self.find_application(self.req.params["name"])
+        api, app = self.api, self.application(self.req.params["name"])
         api.policy.check_is_applicant(self.caller, api.backends[self.job.backend].config)
-        api.policy.check_may_use(self.caller, app)
+        values = self.values(app)   # before its turn: they may come slowly
         call = InteractiveRun(self.job, app, Shell.of(api.config))
-        call.check(self.rows)
         with api.turn_of(self.caller.user), given_in("body"), call.folder() as folder:
+            call.check(self.job.rows())
             inputs = Inputs(app, ConfinedFolder(folder))
-            inputs.values = self.values(inputs)
+            inputs.values = values
             return call.run(inputs, folder, self.caller.user)
 
     # Logs, scripts, events.
@@ -14997,7 +15039,10 @@ class NewJob:
 
     def spec(self, kind: str) -> JobSpec:
         """The spec, for a backend of this kind; InvalidError."""
-        text, source = self.text()
+        return self.loaded(*self.text(), kind)
+
+    def loaded(self, text: str, source: str, kind: str) -> JobSpec:
+        """The spec of a text, with what the options set."""
         spec = load_spec(text, source, self.changes(), kind)
         return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
 
@@ -15133,9 +15178,7 @@ class NewUse(NewJob):
 
     def spec_with(self, app: Application, values: Dict[str, Json], kind: str) -> JobSpec:
         """The spec of a job with these inputs, and what the other options set."""
-        text = json.dumps(app.spec(values))
-        spec = load_spec(text, "--app %s.json" % app.name, self.changes(), kind)
-        return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
+        return self.loaded(json.dumps(app.spec(values)), "--app %s.json" % app.name, kind)
 
     def make(self, config: Config) -> Optional[JobDir]:
         """Make the job; with --dry-run show its scripts instead."""
@@ -15572,7 +15615,7 @@ class ApplicationText:
             return "file"
         if "enum" in schema:
             return " | ".join(map(Application.text_of, schema["enum"]))
-        kinds = " or ".join(Schema.types(schema)) or "any"
+        kinds = " or ".join(dict.fromkeys(Schema.kinds(schema))) or "any"
         return "list of " + cls.kind(schema["items"]) if kinds == "array" and (
             "items" in schema) else kinds
 
@@ -19540,10 +19583,8 @@ export async function showApi(_, view, signal) {
 			view.append(el("details", {}, el("summary", {}, el("code", {},
 				`${method.toUpperCase()} ${path}`), " ",
 				about.summary), about.description ? el("p", {}, about.description) : "",
-			about.parameters.length ? table(["parameter", "in", ""], about.parameters
-				.map(each => el("tr", {},
-				el("td", {}, el("code", {}, each.name)), el("td", {}, each.in), el("td", {},
-					each.description || "")))) : "",
+			about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
+				each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
 			el("pre", {}, curl.filter(Boolean).join(" "))))
 		}
 	}
@@ -19554,8 +19595,8 @@ export async function showApi(_, view, signal) {
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
 
-export function el(tag, attributes, ...children) {
-	const element = document.createElement(tag)
+const maker = create => (tag, attributes, ...children) => {
+	const element = create(tag)
 	for (const [name, value] of Object.entries(attributes || {})) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
 		else if (name === "value") element.value = value
@@ -19565,6 +19606,17 @@ export function el(tag, attributes, ...children) {
 	element.append(...children.flat(9).filter(child => child || child === 0).map(
 		child => child instanceof Node ? child : String(child)))
 	return element
+}
+export const el = maker(tag => document.createElement(tag))
+const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
+
+// Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
+export function chart(label, rows, begin, end) {
+	const at = stamp => Math.min(800, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
+	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img", class: "chart",
+		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
+		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
+			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
 }
 
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
@@ -19600,11 +19652,12 @@ export function bytes(size) {
 	}
 }
 
+// A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
 	el("thead", {}, el("tr", {}, heads.map(head => el("th", {scope: "col"}, head)))),
-	el("tbody", {}, rows)))
+	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
-// A word that stays until it was read; problems stand where they arose, too.
+// A word that stays until it was read.
 export function say(text) {
 	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
 	document.getElementById("said").append(line)
@@ -19615,7 +19668,7 @@ export function confirming(label, question, action) {
 	const button = el("button", {onclick: () => {
 		if (button.dataset.asked) return action()
 		button.dataset.asked = "yes"
-		button.textContent = question
+		button.textContent = `${question}? Press again`
 		setTimeout(() => { delete button.dataset.asked; button.textContent = label }, 5000)
 	}, onkeydown: event => {
 		if (event.key === "Escape") { delete button.dataset.asked; button.textContent = label }
@@ -19730,6 +19783,7 @@ export function form(properties, values = {}) {
 	<nav aria-label="Pages">
 		<a href="#/">Jobs</a>
 		<a href="#/new">New job</a>
+		<a href="#/overview">Overview</a>
 		<a href="#/api">API</a>
 	</nav>
 	<p id="health" role="status"></p>
@@ -19740,7 +19794,7 @@ export function form(properties, values = {}) {
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {showLog} from "./log.js"
 
@@ -19748,34 +19802,18 @@ const ended = job => ["completed", "failed", "canceled"].includes(job.state)
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
-	const steps = {}
+	const steps = {}, now = Date.now() / 1000
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
-	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50)
-	if (!rows.length) return []
-	const now = Date.now() / 1000, end = times => times.completed || times.failed || times.canceled
-		|| now
-	const begin = Math.min(...rows.map(([, times]) => times.queued || times.active || end(times)))
-	const whole = Math.max(1, Math.max(...rows.map(([, times]) => end(times))) - begin)
-	const svg = (tag, attributes, text) => {
-		const element = document.createElementNS("http://www.w3.org/2000/svg", tag)
-		Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value))
-		if (text) element.textContent = text
-		return element
-	}
-	const picture = svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img",
-		"aria-label": `${rows.length} steps: how long they waited and ran`, class: "timeline"})
-	rows.forEach(([step, times], line) => {
-		const at = stamp => 800 * (stamp - begin) / whole, began = times.active || end(times)
-		const bar = (from, to, kind) => picture.append(svg("rect", {
-			x: at(from), y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12,
-				class: kind}))
-		if (times.queued) bar(times.queued, began, "waited")
-		if (times.active) bar(times.active, end(times), times.failed ? "failed" : times.canceled
-			? "canceled"
-			: times.completed ? "completed" : "active")
-		picture.append(svg("title", {}, `step ${step}`))
+	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
+		times]) => {
+		const how = ["completed", "failed", "canceled"].find(name => times[name]) || "active"
+		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
+		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
+			...(times.active ? [[began, end, how]] : [])]}
 	})
-	return [picture]
+	const times = rows.flatMap(row => row.bars.flatMap(bar => bar.slice(0, 2)))
+	return rows.length ? [chart(`${rows.length} steps: how long they waited and ran`, rows,
+		Math.min(...times), Math.max(...times))] : []
 }
 
 function facts(job) {
@@ -19819,7 +19857,7 @@ async function showFiles(view, job, folder, signal) {
 	const preview = async name => {
 		const place = view.querySelector("#preview")
 		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {class: "shown", src: await fetched(name), alt: name}))
+			return replace(place, el("img", {src: await fetched(name), alt: name}))
 		}
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
 		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
@@ -19827,17 +19865,14 @@ async function showFiles(view, job, folder, signal) {
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
 			{signal})
-		// A folder's size says nothing, so each name without a dot might be one: it is tried.
 		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => el("tr", {},
-				el("td", {}, el("button", {onclick: () => open(name)}, name)),
-				el("td", {class: "number"}, bytes(file.size)), el("td", {}, moment(file.mtime)),
-				el("td", {}, el("button", {onclick: () => download(name)}, "download"), " ",
-					confirming("remove", "Remove it? Press again", async () => {
+			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
+				moment(file.mtime), [el("button", {onclick: () => download(name)}, "download"), " ",
+					confirming("remove", "Remove it", async () => {
 						await ask(url + part(below(name)), {method: "DELETE"})
 						draw()
-					}))))), Object.keys(found).length ? "" : el("p", {class: "quiet"},
-						"There are no files."))
+					})]])),
+		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	async function open(name) {
 		const answer = await ask(url + part(below(name)), {method: "HEAD"})
@@ -19883,17 +19918,12 @@ const TABS = {
 			el("summary", {}, name), el("pre", {}, text))))
 	},
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
-		job.history.map(row => el("tr", {}, el("td", {}, moment(row.time)), el("td", {},
-			row.jobndx),
-			el("td", {}, state(row.state)), el("td", {}, row.info))))),
+		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
 	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => el("tr", {}, el("td", {}, task.task), el("td", {}, state(task.state)),
-			el("td", {}, task.jobndx), el("td", {class: "why"}, task.reason))))),
-	callbacks: (view, job) => view.append(table(["step", "state", "attempts", "answer"],
-		job.callbacks.map(
-		event => el("tr", {}, el("td", {}, event.jobndx), el("td", {}, event.state),
-			el("td", {}, event.attempts), el("td", {}, event.answer || event.delivered
-				|| "waits")))))
+		task => [task.task, state(task.state), task.jobndx, task.reason]))),
+	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
+		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
+			event.said])))
 }
 
 export async function showJob([jobid, rest], view, signal) {
@@ -19917,7 +19947,7 @@ export async function showJob([jobid, rest], view, signal) {
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 		replace(actions,
-			!over && job.state !== "new" && confirming("Cancel", "Cancel it? Press again",
+			!over && job.state !== "new" && confirming("Cancel", "Cancel it",
 				doing("cancel", () => post(`${url}/cancel`))),
 			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
 			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
@@ -19926,7 +19956,7 @@ export async function showJob([jobid, rest], view, signal) {
 				job.state === "queued"),
 			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
 			(over || job.state === "new") && confirming("Remove",
-				"Remove it with its logs and files? Press again", doing("remove", async () => {
+				"Remove it with its logs and files", doing("remove", async () => {
 					await ask(`${url}?purge=true`, {method: "DELETE"})
 					location.hash = "#/"
 				})))
@@ -20036,10 +20066,10 @@ export async function showList([query], view, signal) {
 		load(0)
 	}
 	const actions = el("span", {class: "bar last", hidden: true},
-		confirming("Cancel", "Cancel them? Press again", act("cancel",
+		confirming("Cancel", "Cancel them", act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
-		confirming("Remove", "Remove them and their files? Press again",
+		confirming("Remove", "Remove them and their files",
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	function put(job, before) {
@@ -20241,10 +20271,12 @@ import {get} from "./api.js"
 import {showList} from "./list.js"
 import {showJob} from "./job.js"
 import {showNew} from "./new.js"
+import {showOverview} from "./overview.js"
 import {showApi} from "./apidoc.js"
 
 const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
-	[/^#\/api$/, showApi], [/^#?\/?(?:\?(.*))?$/, showList]]
+	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
+	[/^#?\/?(?:\?(.*))?$/, showList]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
 
@@ -20254,7 +20286,7 @@ function show() {
 	shown.abort()
 	shown = new AbortController()
 	const view = document.getElementById("view")
-	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS[3]
+	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
 	document.querySelectorAll("nav a").forEach(link => {
 		const is = link.hash === location.hash.split("?")[0] || (draw === showList
 			&& link.hash === "#/")
@@ -20454,7 +20486,57 @@ export async function showNew([query], view, signal) {
 	}
 }
 ''',
-    'page/style.css': r'''/* Six colours, defined once; a 4 px grid; four sizes of type. */
+    'page/overview.js': r'''// When things ran, how long they waited, and why they failed.
+import {chart, el, span, state, table} from "./dom.js"
+import {get, part} from "./api.js"
+
+const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
+const group = (jobs, key) => jobs.reduce((found, job) => {
+	(found[key(job)] ??= []).push(job)
+	return found
+}, {})
+
+export async function showOverview([query], view, signal) {
+	const days = Number(new URLSearchParams(query).get("days")) || 1
+	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
+	const [jobs, backends] = await Promise.all([
+		get(`jobs?detail=true&limit=1000&since=${begin}`, {signal}), get("backends", {signal})])
+	for (const job of jobs) {
+		job.made = Number(job.jobid)
+		const over = ["completed", "failed", "canceled"].includes(job.state)
+		job.start = job.began ?? (over ? job.updated : now)
+		job.end = job.start + (job.elapsed || 0)
+	}
+	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
+		"aria-current": number === days && "page"}, text)
+	view.append(el("h1", {}, "Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
+		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length} jobs; grey: waiting`))
+	const found = group(jobs, job => job.backend)
+	for (const [name, about] of Object.entries(backends)) {
+		const own = found[name] || [], ran = own.filter(job => job.began)
+		view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
+			about.notes.map(note => el("p", {class: "box wait"}, note)))
+		if (!own.length) continue
+		view.append(el("p", {}, ran.length ? `${own.length} jobs waited ${span(median(ran.map(
+			job => job.start - job.made)))} and ran ${span(median(ran.map(job => job.elapsed)))}, `
+			+ "by the median" : `${own.length} jobs`),
+		chart(`${own.length} jobs of ${name}, when they waited and ran`, own.slice(0, 100).map(
+			job => ({title: `${job.name || job.jobid}: ${job.state}`,
+				href: `#/job/${part(job.jobid)}`,
+				bars: [[job.made, job.start, "waited"],
+					...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
+	}
+	const failed = Object.entries(group(jobs.filter(job => job.state === "failed"),
+		job => job.reason || `exit ${job.info}`)).sort((one,
+			other) => other[1].length - one[1].length)
+	if (failed.length) view.append(el("h2", {}, "Failures by cause"), table(["jobs", "cause",
+		"the newest"],
+		failed.map(([cause, those]) => [those.length, cause, [el("a", {
+			href: `#/job/${part(those[0].jobid)}`}, those[0].name || those[0].jobid), " ",
+		state("failed")]])))
+}
+''',
+    'page/style.css': r'''/* Six colours, defined once; a 4 px grid. */
 :root {
 	--ground: #fff; --text: #1c2024; --quiet: #5b636b; --line: #d9dde1; --field: #f5f7f8;
 	--accent: #0b57a4;
@@ -20488,7 +20570,7 @@ button, input, select, textarea {
 	font: inherit; color: inherit; background: var(--field); border: 1px solid var(--quiet);
 	border-radius: 4px; padding: 4px 8px; min-height: 30px
 }
-textarea { width: 100%; min-height: 180px; font: 13px/18px ui-monospace, monospace; tab-size: 4 }
+textarea { width: 100%; min-height: 180px; font: 13px/18px ui-monospace, monospace }
 input[type=checkbox] { min-height: 0; margin: 0; vertical-align: middle }
 button { cursor: pointer }
 button.main { background: var(--accent); border-color: var(--accent); color: var(--ground) }
@@ -20516,7 +20598,7 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
 .drop { outline: 2px dashed var(--accent); outline-offset: 4px }
 .box { border-left: 3px solid var(--bad); background: var(--field); padding: 8px 12px;
 	margin: 8px 0 }
-.box.wait { border-color: var(--wait) }
+.wait { border-color: var(--wait) }
 #said { position: fixed; bottom: 8px; left: 16px; right: 16px; max-width: 720px }
 #said p { background: var(--text); color: var(--ground); padding: 8px 12px; margin: 4px 0;
 	display: flex; gap: 16px; border-radius: 4px; overflow-wrap: anywhere }
@@ -20530,16 +20612,16 @@ legend { color: var(--quiet); padding: 0 4px }
 .field input:not([type=checkbox]), .field select { width: 100%; max-width: 480px }
 .field input[type=checkbox] { justify-self: start; height: 20px; width: 20px }
 dialog { color: inherit; background: var(--ground); border: 1px solid var(--quiet) }
-img.shown { max-width: 100% }
+img { max-width: 100% }
 @media (max-width: 640px) {
 	.field { grid-template-columns: 1fr }
 	.field small, .field .fault { grid-column: 1 }
 	.wide { display: none }
 	td, th { padding-right: 8px }
 }
-@media print { header, .bar, #said { display: none } pre { max-height: none } }
-.timeline { width: 100%; max-height: 200px } .timeline rect { fill: currentColor }
-.timeline .waited { color: var(--line) }
+.chart { width: 100%; max-height: 60vh; border: 1px solid var(--line) }
+.chart rect { fill: currentColor }
+.chart .waited { color: var(--line) }
 ''',
     'sge/array': r'''#!@shell@
 # sge: the largest index of an array; its indices must follow one another.

@@ -270,7 +270,7 @@ class Sent(Gateway):
         jobid = self.use("ada", "show", body, **headers)["jobid"]
         self.assertEqual(self.out(jobid), "moo\n[ä $(id)]\n")
         image = bytes(range(256)) * 1000
-        body, headers = form(("count", "", b"7"), ("image", "me.png", image))
+        body, headers = form(("count", "", b"7"), ("image", "", b""), ("image", "me.png", image))
         jobid = self.use("ada", "plain", body, **headers)["jobid"]
         self.assertEqual(self.out(jobid), "256000\n7\n")
         value = base64.b64encode(image).decode()
@@ -348,8 +348,8 @@ class Sent(Gateway):
             (["body", "count"], "'x' is not of type integer"),
             (["body", "image"], "'?' is not base64; on the command line NAME=@FILE takes a file"),
             (["body"], "'extra' is no input")])
-        for body in ([], {}, b"", b'{"count": 1e999}', b"{", {"count": 1, "image": "\0"},
-                     b'{"count": 1, "count": 2}', {"count": [[[]]] * 3}):
+        for body in ([], {}, b"", b'{"\\ud800": 1}', b'{"count": 1e999}', b"{",
+                     {"count": 1, "image": "\0"}, b'{"count": 1, "count": 2}', {"count": [[[]]] * 3}):
             self.ask("ada", "POST", "/applications/plain", body, 422,
                      Content_Type="application/json")
         self.ask("ada", "POST", "/applications/plain", b"x", 415, Content_Type="text/plain")
@@ -367,6 +367,9 @@ class Sent(Gateway):
         many = b'{"count": [' + b"[]," * 90000 + b"1]}"
         self.ask("ada", "POST", "/applications/plain", many, 413, Content_Type="application/json")
         self.ask("ada", "POST", "/applications/list", None)     # no body: no inputs
+        body, headers = form(("count", "", b"1"), ("image", "a", b"a"), ("image", "b", b"b"))
+        self.assertIn("given twice", self.ask("ada", "POST", "/applications/plain", body, 422,
+                                              **headers).text)
         self.psik("rm", "--app", "list", "--force", "last")
         body, headers = form(("word", "", b"x" * 100000))
         self.ask("ada", "POST", "/applications/show", body, 413, **headers)
@@ -387,6 +390,14 @@ class Sent(Gateway):
         self.assertEqual(self.ask("ada", "GET", "/jobs/%s/files" % jobid).json.keys(), {"data.txt"})
         body, headers = form(("files", "data.txt", b"y"))
         self.ask("ada", "POST", "/applications/show", body, 409, Idempotency_Key="f", **headers)
+
+    def test_the_same_key_on_backends_in_turn(self) -> None:
+        self.offer("round", backend=["a", "b"], pick="round")
+        local = {"backend": {"type": "local"}}
+        self.begin(backends={"a": local, "b": local})
+        found = {self.ask("ada", "POST", "/applications/round", {}, Idempotency_Key="k").json
+                 for _ in range(3)}
+        self.assertEqual(len(found), 1)
 
     def test_what_a_killed_server_leaves_is_swept(self) -> None:
         head = ("POST /v1/applications/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"

@@ -21,10 +21,8 @@ export async function showApi(_, view, signal) {
 			view.append(el("details", {}, el("summary", {}, el("code", {},
 				`${method.toUpperCase()} ${path}`), " ",
 				about.summary), about.description ? el("p", {}, about.description) : "",
-			about.parameters.length ? table(["parameter", "in", ""], about.parameters
-				.map(each => el("tr", {},
-				el("td", {}, el("code", {}, each.name)), el("td", {}, each.in), el("td", {},
-					each.description || "")))) : "",
+			about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
+				each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
 			el("pre", {}, curl.filter(Boolean).join(" "))))
 		}
 	}

@@ -3,8 +3,8 @@
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
 
-export function el(tag, attributes, ...children) {
-	const element = document.createElement(tag)
+const maker = create => (tag, attributes, ...children) => {
+	const element = create(tag)
 	for (const [name, value] of Object.entries(attributes || {})) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
 		else if (name === "value") element.value = value
@@ -14,6 +14,17 @@ export function el(tag, attributes, ...children) {
 	element.append(...children.flat(9).filter(child => child || child === 0).map(
 		child => child instanceof Node ? child : String(child)))
 	return element
+}
+export const el = maker(tag => document.createElement(tag))
+const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
+
+// Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
+export function chart(label, rows, begin, end) {
+	const at = stamp => Math.min(800, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
+	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img", class: "chart",
+		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
+		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
+			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
 }
 
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
@@ -49,11 +60,12 @@ export function bytes(size) {
 	}
 }
 
+// A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
 	el("thead", {}, el("tr", {}, heads.map(head => el("th", {scope: "col"}, head)))),
-	el("tbody", {}, rows)))
+	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
-// A word that stays until it was read; problems stand where they arose, too.
+// A word that stays until it was read.
 export function say(text) {
 	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
 	document.getElementById("said").append(line)
@@ -64,7 +76,7 @@ export function confirming(label, question, action) {
 	const button = el("button", {onclick: () => {
 		if (button.dataset.asked) return action()
 		button.dataset.asked = "yes"
-		button.textContent = question
+		button.textContent = `${question}? Press again`
 		setTimeout(() => { delete button.dataset.asked; button.textContent = label }, 5000)
 	}, onkeydown: event => {
 		if (event.key === "Escape") { delete button.dataset.asked; button.textContent = label }

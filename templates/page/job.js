@@ -1,5 +1,5 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {showLog} from "./log.js"
 
@@ -7,34 +7,18 @@ const ended = job => ["completed", "failed", "canceled"].includes(job.state)
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
-	const steps = {}
+	const steps = {}, now = Date.now() / 1000
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
-	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50)
-	if (!rows.length) return []
-	const now = Date.now() / 1000, end = times => times.completed || times.failed || times.canceled
-		|| now
-	const begin = Math.min(...rows.map(([, times]) => times.queued || times.active || end(times)))
-	const whole = Math.max(1, Math.max(...rows.map(([, times]) => end(times))) - begin)
-	const svg = (tag, attributes, text) => {
-		const element = document.createElementNS("http://www.w3.org/2000/svg", tag)
-		Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value))
-		if (text) element.textContent = text
-		return element
-	}
-	const picture = svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img",
-		"aria-label": `${rows.length} steps: how long they waited and ran`, class: "timeline"})
-	rows.forEach(([step, times], line) => {
-		const at = stamp => 800 * (stamp - begin) / whole, began = times.active || end(times)
-		const bar = (from, to, kind) => picture.append(svg("rect", {
-			x: at(from), y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12,
-				class: kind}))
-		if (times.queued) bar(times.queued, began, "waited")
-		if (times.active) bar(times.active, end(times), times.failed ? "failed" : times.canceled
-			? "canceled"
-			: times.completed ? "completed" : "active")
-		picture.append(svg("title", {}, `step ${step}`))
+	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
+		times]) => {
+		const how = ["completed", "failed", "canceled"].find(name => times[name]) || "active"
+		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
+		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
+			...(times.active ? [[began, end, how]] : [])]}
 	})
-	return [picture]
+	const times = rows.flatMap(row => row.bars.flatMap(bar => bar.slice(0, 2)))
+	return rows.length ? [chart(`${rows.length} steps: how long they waited and ran`, rows,
+		Math.min(...times), Math.max(...times))] : []
 }
 
 function facts(job) {
@@ -78,7 +62,7 @@ async function showFiles(view, job, folder, signal) {
 	const preview = async name => {
 		const place = view.querySelector("#preview")
 		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {class: "shown", src: await fetched(name), alt: name}))
+			return replace(place, el("img", {src: await fetched(name), alt: name}))
 		}
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
 		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
@@ -86,17 +70,14 @@ async function showFiles(view, job, folder, signal) {
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
 			{signal})
-		// A folder's size says nothing, so each name without a dot might be one: it is tried.
 		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => el("tr", {},
-				el("td", {}, el("button", {onclick: () => open(name)}, name)),
-				el("td", {class: "number"}, bytes(file.size)), el("td", {}, moment(file.mtime)),
-				el("td", {}, el("button", {onclick: () => download(name)}, "download"), " ",
-					confirming("remove", "Remove it? Press again", async () => {
+			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
+				moment(file.mtime), [el("button", {onclick: () => download(name)}, "download"), " ",
+					confirming("remove", "Remove it", async () => {
 						await ask(url + part(below(name)), {method: "DELETE"})
 						draw()
-					}))))), Object.keys(found).length ? "" : el("p", {class: "quiet"},
-						"There are no files."))
+					})]])),
+		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	async function open(name) {
 		const answer = await ask(url + part(below(name)), {method: "HEAD"})
@@ -142,17 +123,12 @@ const TABS = {
 			el("summary", {}, name), el("pre", {}, text))))
 	},
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
-		job.history.map(row => el("tr", {}, el("td", {}, moment(row.time)), el("td", {},
-			row.jobndx),
-			el("td", {}, state(row.state)), el("td", {}, row.info))))),
+		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
 	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => el("tr", {}, el("td", {}, task.task), el("td", {}, state(task.state)),
-			el("td", {}, task.jobndx), el("td", {class: "why"}, task.reason))))),
-	callbacks: (view, job) => view.append(table(["step", "state", "attempts", "answer"],
-		job.callbacks.map(
-		event => el("tr", {}, el("td", {}, event.jobndx), el("td", {}, event.state),
-			el("td", {}, event.attempts), el("td", {}, event.answer || event.delivered
-				|| "waits")))))
+		task => [task.task, state(task.state), task.jobndx, task.reason]))),
+	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
+		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
+			event.said])))
 }
 
 export async function showJob([jobid, rest], view, signal) {
@@ -176,7 +152,7 @@ export async function showJob([jobid, rest], view, signal) {
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 		replace(actions,
-			!over && job.state !== "new" && confirming("Cancel", "Cancel it? Press again",
+			!over && job.state !== "new" && confirming("Cancel", "Cancel it",
 				doing("cancel", () => post(`${url}/cancel`))),
 			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
 			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
@@ -185,7 +161,7 @@ export async function showJob([jobid, rest], view, signal) {
 				job.state === "queued"),
 			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
 			(over || job.state === "new") && confirming("Remove",
-				"Remove it with its logs and files? Press again", doing("remove", async () => {
+				"Remove it with its logs and files", doing("remove", async () => {
 					await ask(`${url}?purge=true`, {method: "DELETE"})
 					location.hash = "#/"
 				})))

@@ -78,10 +78,10 @@ export async function showList([query], view, signal) {
 		load(0)
 	}
 	const actions = el("span", {class: "bar last", hidden: true},
-		confirming("Cancel", "Cancel them? Press again", act("cancel",
+		confirming("Cancel", "Cancel them", act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
-		confirming("Remove", "Remove them and their files? Press again",
+		confirming("Remove", "Remove them and their files",
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	function put(job, before) {

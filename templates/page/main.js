@@ -7,10 +7,12 @@ import {get} from "./api.js"
 import {showList} from "./list.js"
 import {showJob} from "./job.js"
 import {showNew} from "./new.js"
+import {showOverview} from "./overview.js"
 import {showApi} from "./apidoc.js"
 
 const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
-	[/^#\/api$/, showApi], [/^#?\/?(?:\?(.*))?$/, showList]]
+	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
+	[/^#?\/?(?:\?(.*))?$/, showList]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
 
@@ -20,7 +22,7 @@ function show() {
 	shown.abort()
 	shown = new AbortController()
 	const view = document.getElementById("view")
-	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS[3]
+	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
 	document.querySelectorAll("nav a").forEach(link => {
 		const is = link.hash === location.hash.split("?")[0] || (draw === showList
 			&& link.hash === "#/")

@@ -154,8 +154,20 @@ def api(page: Any) -> None:
     print(page.locator("main summary").count())
 
 
+def overview(page: Any) -> None:
+    """When the jobs ran, and why some failed."""
+    page.goto(URL + "#/overview")
+    expect(page.locator("td", has_text="no-such-command: not found")).to_be_visible()
+    print(page.locator("svg.chart a").count())
+    page.click("text=7 days")
+    expect(page.locator("[aria-current=page]", has_text="7 days")).to_be_visible()
+    page.locator("svg.chart a").last.click()
+    expect(page.locator("h1")).to_be_visible()
+    print(page.url.rpartition("#")[2].startswith("/job/"))
+
+
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
-    submit, application, listing, files, keyboard, hostile, api)}
+    submit, application, listing, files, keyboard, hostile, api, overview)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
