@@ -2591,6 +2591,12 @@ class JobDir:
         """Whether only another host knows a step's native id."""
         return self.host(jobndx) not in ("", os.uname().nodename)
 
+    def log_sizes(self) -> Dict[str, int]:
+        """{name: bytes} of what the job has written, in order."""
+        paths = [path for path in paths_in(self.at("log"))
+                 if not OUR_LOG.fullmatch(os.path.basename(path))]
+        return {os.path.basename(path): os.path.getsize(path) for path in sorted(paths)}
+
     def claimed(self) -> List[int]:
         """The steps that a supervisor has claimed."""
         names = [os.path.basename(path) for path in paths_in(self.at("log"))]
@@ -8429,7 +8435,8 @@ class Application(Model):
     inputs: Dict[str, Any] = option(
         dict, "a JSON Schema of its inputs: an object, whose properties become variables",
         read="document")
-    needs: List[str] = option(list, "files that have to be there before it runs")
+    needs: List[str] = option(
+        list, "files that have to be there before it runs; [] takes files, whichever they are")
     outputs: List[str] = option(list, "patterns of the files that it makes, [\"*.csv\"]")
     roles: List[str] = option(list, "who may use it: whoever has one of these; by default all")
     interactive: bool = option(
@@ -8450,9 +8457,14 @@ class Application(Model):
         for name in ("backend", "outputs") if self.interactive else ():
             if getattr(self, name):
                 yield Fault(name, "is not for an interactive application")
-        yield from (Fault("needs", "%s is no path below the directory" % shown(path))
-                    for path in self.needs if {"", ".", ".."} & set(path.split("/")))
+        yield from self.faults_of_needs()
         yield from self.faults_of_inputs()
+
+    def faults_of_needs(self) -> Iterator[Fault]:
+        """The faults of the files that it needs."""
+        for path in self.needs:
+            if {"", ".", ".."} & set(path.split("/")) or re.search(r"[*?\[]", path):
+                yield Fault("needs", "%s is no path below the directory" % shown(path))
 
     def faults_of_inputs(self) -> Iterator[Fault]:
         """The faults of the schema of its inputs."""
@@ -8524,6 +8536,16 @@ class Application(Model):
         return {"name": self.name, "script": self.script, "setup": self.setup, "resources": needs,
                 "environment": self.variables(values), "application": self.name, "inputs": values}
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether it says what files it needs, be it none."""
+        return "needs" in self.given
+
+    def check_takes_files(self) -> None:
+        """InvalidError if it has no use for files: they would lie where its script runs."""
+        if not self.takes_files:
+            raise InvalidError("%s takes no files" % self.name)
+
     def missing(self, folder: ConfinedFolder) -> Iterator[Fault]:
         """The files that it needs and a folder does not have."""
         for path in self.needs:
@@ -8533,7 +8555,8 @@ class Application(Model):
 
     def offer(self) -> Dict[str, Json]:
         """What those who may use it are told of it."""
-        names = ("name", "summary", "description", "needs", "outputs", "roles", "interactive", "of")
+        names = ("name", "summary", "description", "needs", "outputs", "roles", "interactive", "of",
+                 "takes_files")
         return dict({name: getattr(self, name) for name in names}, inputs=self.schema)
 
     def turn(self, prefix: str) -> int:
@@ -9151,7 +9174,7 @@ def describe(config: Config, job: JobDir, accounts: bool = False, poll: bool = T
                 why=Explanation.of_job(job, rows, statuses, summary)._asdict(),
                 directory=spec.directory, shell=shell_of(job),
                 spec=to_json(spec, secrets=False), history=[row._asdict() for row in rows],
-                callbacks=Outbox(job).describe())
+                callbacks=Outbox(job).describe(), logs=job.log_sizes())
 
 
 # ----------------------------------------------------------------------------------------- 17. HTTP
@@ -11953,6 +11976,8 @@ class ServerHandler(Handler):
 
     def get_page(self) -> Response:
         """A page for people."""
+        if self.req.path.endswith("1/"):    # its files are named relative to the path above
+            return Response(308, b"", (("Location", "../v1"),))
         return Response.of_text(TEMPLATES["page/index.html"], "text/html").plus(*PAGE_HEADERS)
 
     def get_page_file(self) -> Response:
@@ -12298,15 +12323,9 @@ class ApplicationHandler(ServerHandler):
         """One application, with its inputs."""
         return self.application(self.req.params["name"]).offer()
 
-    @staticmethod
-    def check_takes_files(app: Application) -> None:
-        """InvalidError if an application has no use for files: they lie where its script runs."""
-        if not app.needs:
-            raise InvalidError("%s takes no files" % app.name)
-
     def take_archive(self, inputs: Inputs, blocks: Iterable[bytes]) -> None:
         """Unpack an archive to where the job will run."""
-        self.check_takes_files(inputs.app)
+        inputs.app.check_takes_files()
         folder = inputs.folder
         with ZipReader.or_tar(blocks, "the archive", self.upload_limit, folder.root) as entries:
             folder.take_in(entries)
@@ -12326,7 +12345,7 @@ class ApplicationHandler(ServerHandler):
         elif name in ("upload", "archive"):
             self.take_archive(inputs, blocks)
         else:
-            self.check_takes_files(inputs.app)
+            inputs.app.check_takes_files()
             inputs.folder.save(filename, blocks)
 
     def take_body(self, inputs: Inputs) -> None:
@@ -12916,7 +12935,8 @@ SCHEMAS: Dict[str, Json] = {
         spec={"$ref": "#/components/schemas/JobSpec"}, why={"type": "object"},
         usage={"anyOf": [{"type": "object"}, NULL]},
         tasks=list_of({"$ref": "#/components/schemas/TaskState"}),
-        history=list_of({"type": "object"}), callbacks=list_of({"type": "object"})),
+        history=list_of({"type": "object"}), callbacks=list_of({"type": "object"}),
+        logs=map_of(NUMBER)),
     "TaskState": object_of(
         task=NUMBER, state=STATE_SCHEMA, jobndx=NUMBER, info={"anyOf": [NUMBER, TEXT]},
         updated={"type": "number"}, reason=TEXT),
@@ -12930,7 +12950,7 @@ SCHEMAS: Dict[str, Json] = {
     "Health": object_of(status=TEXT, version=TEXT, writable=FLAG, backends=map_of(TEXT)),
     "Application": object_of(
         name=TEXT, summary=TEXT, description=TEXT, needs=list_of(TEXT), outputs=list_of(TEXT),
-        roles=list_of(TEXT), interactive=FLAG, of={"anyOf": [TEXT, NULL]},
+        roles=list_of(TEXT), interactive=FLAG, takes_files=FLAG, of={"anyOf": [TEXT, NULL]},
         inputs={"type": "object", "description": "a JSON Schema of its inputs"}),
     "Finished": object_of(exit_status=NUMBER, stdout=TEXT, stderr=TEXT),
     "Inputs": {"type": "object", "description": "the inputs, by name", "examples": [{}]},
@@ -15210,9 +15230,8 @@ class NewUse(NewJob):
             folder = ConfinedFolder(job.incoming())
             spec = self.spec_with(app, self.take_inputs(app, folder), backend.kind)
             self.warn(backend, spec)
-            if opts.inputs and not app.needs:
-                raise InvalidError("%s takes no files: it has no `needs`" % app.name, "--in")
             if opts.inputs:
+                app.check_takes_files()
                 Exchange.put(folder, opts.inputs)
             missing = [] if opts.no_submit else list(app.missing(folder))
             if missing:
@@ -19477,28 +19496,31 @@ psik_walltime_s=0
 // A token stands behind the # of the address that `open` and `serve --token` print; browsers send
 // that to nobody.  It is kept for this tab alone, and leaves the address.
 
-const given = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token")
-if (given) {
+export function takeToken() {
+	const given = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token")
+	if (!given) return
 	sessionStorage.setItem("token", given)
 	history.replaceState(null, "", location.pathname + "#/")
 }
+export const token = () => sessionStorage.getItem("token")
 
 // The page is shown at / and at /v1, and a proxy may put a path before both.
 export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
 export class Failure extends Error {
-	constructor(status, detail) {
+	constructor(status, detail, body) {
 		const faults = Array.isArray(detail) ? detail : []
 		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
 			.join("; ") : detail)
 		this.status = status
 		this.faults = faults
+		this.body = body
 	}
 }
 
 export async function ask(path, options = {}) {
-	const headers = {...options.headers}, token = sessionStorage.getItem("token")
-	if (token) headers.Authorization = `Bearer ${token}`
+	const headers = {...options.headers}
+	if (token()) headers.Authorization = `Bearer ${token()}`
 	let answer
 	try {
 		answer = await fetch(base + path, {cache: "no-cache", ...options, headers})
@@ -19508,7 +19530,7 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
-	throw new Failure(answer.status, body.detail)
+	throw new Failure(answer.status, body.detail || answer.statusText, body)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
@@ -19520,7 +19542,9 @@ export const part = name => name.split("/").map(encodeURIComponent).join("/")
 
 async function* events(path, last, signal) {
 	const answer = await ask(path, {signal, headers: last.id ? {"Last-Event-ID": last.id} : {}})
-	if (answer.status === 204) return
+	last.told("")
+	last.over = answer.status === 204
+	if (last.over) return
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
@@ -19538,23 +19562,22 @@ async function* events(path, last, signal) {
 	}
 }
 
-// Hands over each event, comes again when the connection breaks, and says whether there is one.
-// EventSource cannot send a token, so the stream is read by fetch.
+// Hands over each event until there will be no more (204), comes again when the connection breaks,
+// and says whether there is one.  EventSource cannot send a token, so it is read by fetch.
 export async function follow(path, take, signal, told = () => {}) {
-	const last = {}
-	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
+	const last = {told}
+	for (let pause = 1; !signal.aborted && !last.over; pause = Math.min(2 * pause, 30)) {
 		try {
 			for await (const event of events(path, last, signal)) {
 				pause = 1
-				told("")
 				take(event)
 			}
-			if (path.startsWith("jobs/")) return
+			if (last.over) return
 		} catch (error) {
 			if (signal.aborted) return
 			told(error.status === 401 ? "the token is no longer valid: open the page's address anew"
 				: error.status === 404 ? "" : String(error.message))
-			if (error.status >= 400 && error.status < 500) return
+			if ([401, 403, 404].includes(error.status)) return
 		}
 		await new Promise(done => setTimeout(done, 1000 * pause))
 	}
@@ -19612,8 +19635,8 @@ const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", 
 
 // Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
 export function chart(label, rows, begin, end) {
-	const at = stamp => Math.min(800, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img", class: "chart",
+	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
+	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
 		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
 		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
 			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
@@ -19659,20 +19682,29 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 
 // A word that stays until it was read.
 export function say(text) {
-	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
-	document.getElementById("said").append(line)
+	const said = document.getElementById("said")
+	if ([...said.children].some(line => line.dataset.text === text)) return
+	const line = el("p", {"data-text": text}, text,
+		el("button", {onclick: () => line.remove()}, "close"))
+	said.append(line)
 }
 
 // Asks in place before what cannot be undone: the button becomes the question.
 export function confirming(label, question, action) {
+	let asked = null
+	const settle = () => {
+		clearTimeout(asked)
+		asked = null
+		button.textContent = label
+	}
 	const button = el("button", {onclick: () => {
-		if (button.dataset.asked) return action()
-		button.dataset.asked = "yes"
+		if (asked) {
+			settle()
+			return action()
+		}
 		button.textContent = `${question}? Press again`
-		setTimeout(() => { delete button.dataset.asked; button.textContent = label }, 5000)
-	}, onkeydown: event => {
-		if (event.key === "Escape") { delete button.dataset.asked; button.textContent = label }
-	}}, label)
+		asked = setTimeout(settle, 5000)
+	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button
 }
 ''',
@@ -19684,7 +19716,7 @@ const kinds = schema => (schema.anyOf ? schema.anyOf.flatMap(kinds) : [schema.ty
 const alone = schema => (schema.anyOf || [schema]).find(each => each.type !== "null") || schema
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
-function field(name, schema, value) {
+function field(name, schema, value, required) {
 	const types = kinds(schema), one = alone(schema), id = `field-${name}`
 	const given = value ?? schema.default
 	let input
@@ -19695,7 +19727,9 @@ function field(name, schema, value) {
 	} else if (one.contentEncoding) {
 		input = el("input", {id, type: "file"})
 	} else if (types.length && types.every(type => type === "boolean" || type === "null")) {
-		input = el("input", {id, type: "checkbox", checked: given === true})
+		// With a default it is on or off; without one it may also be left out.
+		input = given === undefined ? el("select", {id}, ["", "true", "false"].map(each => el(
+			"option", {value: each}, each))) : el("input", {id, type: "checkbox", checked: given})
 	} else if (["integer", "number"].includes(one.type) && types.every(type => type !== "string")) {
 		input = el("input", {id, type: "number", min: one.minimum, max: one.maximum,
 			step: one.type === "integer" ? 1 : "any", value: given ?? ""})
@@ -19706,25 +19740,19 @@ function field(name, schema, value) {
 			: el("input", {id, type: "text", value: text, placeholder: one.type === "object" ? "{}"
 				: one.type === "array" ? "[]" : ""})
 	}
-	const fault = el("span", {class: "fault", role: "alert", "data-fault": name})
-	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name), input,
+	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
+		id: `fault-${name}`})
+	input.setAttribute("aria-describedby", `fault-${name}`)
+	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name,
+		required ? " (needed)" : ""), input,
 		el("small", {}, schema.description || ""), fault)
 }
 
-// What a field holds; undefined if nothing.
-async function valueOf(input, schema) {
+// What a field holds, of an input that is a file the File; undefined if nothing.
+function valueOf(input, schema) {
 	const types = kinds(schema)
-	if (input.type === "checkbox") return input.checked || schema.default !== undefined
-		? input.checked : undefined
-	if (input.type === "file") {
-		const file = input.files[0]
-		if (!file) return undefined
-		const data = new Uint8Array(await file.arrayBuffer())
-		let text = ""
-		for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(
-			at, at + 8192))
-		return btoa(text)
-	}
+	if (input.type === "checkbox") return input.checked
+	if (input.type === "file") return input.files[0]
 	if (input.value === "") return undefined
 	if (input.tagName === "SELECT") return JSON.parse(input.value)
 	if (input.type === "number") return Number(input.value)
@@ -19743,12 +19771,12 @@ export function form(properties, values = {}) {
 		: schema, values[name]))
 	return {
 		fields,
-		async read() {
+		read() {
 			const read = {}
 			for (const [name, schema] of Object.entries(properties)) {
 				const input = fields.find(each => each.querySelector(`#field-${CSS.escape(name)}`))
 					.querySelector(`#field-${CSS.escape(name)}`)
-				const value = await valueOf(input, schema === true ? {} : schema)
+				const value = valueOf(input, schema === true ? {} : schema)
 				if (value !== undefined) read[name] = value
 			}
 			return read
@@ -19795,7 +19823,7 @@ export function form(properties, values = {}) {
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
 import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
-import {ask, follow, get, part, post} from "./api.js"
+import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
 const ended = job => ["completed", "failed", "canceled"].includes(job.state)
@@ -19851,23 +19879,32 @@ async function showFiles(view, job, folder, signal) {
 		}
 		draw()
 	}
-	const fetched = async name => URL.createObjectURL(await (await ask(url
-		+ part(below(name)))).blob())
-	const download = async name => el("a", {href: await fetched(name), download: name}).click()
+	const blob = async path => {
+		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
+		setTimeout(() => URL.revokeObjectURL(made), 60000)
+		return made
+	}
+	// Without a token the server saves the file itself; with one it goes through memory.
+	const save = async (path, name) => el("a", {href: token() ? await blob(path) : base + path,
+		download: name}).click()
 	const preview = async name => {
 		const place = view.querySelector("#preview")
 		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {src: await fetched(name), alt: name}))
+			return replace(place, el("img", {
+				src: await blob(url + part(below(name))), alt: name}))
 		}
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
-		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
+			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
+		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
+			el("pre", {}, head))
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
 			{signal})
 		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
 			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [el("button", {onclick: () => download(name)}, "download"), " ",
+				moment(file.mtime), [el("button", {onclick: () => save(url + part(below(name)),
+					name)}, "download"), " ",
 					confirming("remove", "Remove it", async () => {
 						await ask(url + part(below(name)), {method: "DELETE"})
 						draw()
@@ -19880,12 +19917,8 @@ async function showFiles(view, job, folder, signal) {
 			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
 		} else preview(name)
 	}
-	const archive = async () => {
-		const answer = await ask(
-			`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`)
-		el("a", {href: URL.createObjectURL(await answer.blob()),
-			download: `${job.jobid}.tar.gz`}).click()
-	}
+	const archive = () => save(`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`,
+		`${job.jobid}.tar.gz`)
 	const up = folder.split("/").slice(0, -1).join("/")
 	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
 		"drop") },
@@ -19933,17 +19966,18 @@ export async function showJob([jobid, rest], view, signal) {
 	const doing = (label, action) => async () => {
 		try {
 			await action()
-			await refresh()
+			if (!signal.aborted) await refresh()
 		} catch (error) {
-			say(`${label}: ${error.message}`)
+			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
 	}
 	let job = await get(`${url}/status`, {signal})
 
-	function draw() {
+	function draw(anew = true) {
 		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
 			why(job),
 			facts(job))
+		if (!anew) return   // a question that stands there stays
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 		replace(actions,
@@ -19961,9 +19995,22 @@ export async function showJob([jobid, rest], view, signal) {
 					location.hash = "#/"
 				})))
 	}
+	let followed = false
+	async function watch() {    // as long as it goes on, also when it was started again
+		if (followed || ended(job)) return
+		followed = true
+		let waiting = null
+		await follow(`${url}/events`, () => {
+			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
+				500)
+		}, signal)
+		followed = false
+	}
 	async function refresh() {
+		const before = JSON.stringify([job.state, job.jobndx])
 		job = await get(`${url}/status`, {signal})
-		draw()
+		draw(before !== JSON.stringify([job.state, job.jobndx]))
+		watch()
 		if (["history", "tasks", "callbacks"].includes(tab)) {
 			replace(content)
 			await TABS[tab](content, job, path.join("/"), signal)
@@ -19976,13 +20023,7 @@ export async function showJob([jobid, rest], view, signal) {
 		names.map(name => el("a", {
 		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
 			content)
-	if (!ended(job)) {
-		let waiting = null
-		follow(`${url}/events`, () => {
-			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
-				300)
-		}, signal)
-	}
+	watch()
 	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
 }
 ''',
@@ -20073,28 +20114,31 @@ export async function showList([query], view, signal) {
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	function put(job, before) {
-		let row = rows.get(job.jobid)
-		const key = JSON.stringify(job)
-		if (row && row.dataset.key !== key) {
-			const focused = row.contains(document.activeElement)
-			row.replaceChildren(row.firstChild, ...cells(job))
-			row.classList.add("changed")
-			if (focused) row.querySelector("a").focus()
-		} else if (!row) {
-			row = el("tr", {onanimationend: () => row.classList.remove("changed")},
-				el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
-					onchange: event => {
-						event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
-						actions.hidden = !chosen.size
-					}})), cells(job))
-			rows.set(job.jobid, row)
-		}
-		row.dataset.key = key
+		const known = rows.get(job.jobid)
+		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
+			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
+				onchange: event => {
+					event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
+					actions.hidden = !chosen.size
+				}})))
+		cells(job).forEach((cell, at) => {  // only those that differ: who is in one stays there
+			const old = row.children[at + 1]
+			if (!old) row.append(cell)
+			else if (!old.isEqualNode(cell)) old.replaceWith(cell)
+		})
+		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
+		rows.set(job.jobid, row)
 		if (body.children[before] !== row) body.insertBefore(row, body.children[before] || null)
 	}
 
-	async function load(index) {
+	// One at a time, so that the answer to an older filter never comes last.
+	let loading = Promise.resolve()
+	const load = index => {
+		loading = loading.catch(() => {}).then(() => fetchJobs(index))
+		return loading
+	}
+	async function fetchJobs(index) {
 		if (index) wanted = index + PAGE
 		const asked = new URLSearchParams(filter)
 		if (filter.get("since")) asked.set("since", Math.floor(Date.now() / 1000 - filter.get(
@@ -20109,13 +20153,14 @@ export async function showList([query], view, signal) {
 		}
 		actions.hidden = !chosen.size
 		more.hidden = jobs.length < wanted
-		count.textContent = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
+		const text = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
+		if (count.textContent !== text) count.textContent = text
 		for (const name of STATES) {
 			const number = jobs.filter(job => job.state === name).length
 			view.querySelector(`[data-count=${name}]`).textContent = number || ""
 		}
 		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...(query || [...filter].length ? [el("p", {},
+		empty.replaceChildren(...([...filter].length ? [el("p", {},
 			"No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			el("pre", {}, "psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
@@ -20135,21 +20180,23 @@ export async function showList([query], view, signal) {
 					head
 				|| el("span", {class: "quiet"}, "☐"))))), body)),
 		more, empty)
-	await load(0)
-	get("backends", {signal}).then(found => backends.append(...Object.keys(found)
-		.map(name => el("option", {
-		value: name, selected: filter.get("backend") === name}, name))))
+	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
+		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
 	const soon = () => {
 		waiting = waiting || setTimeout(() => {
 			waiting = null
-			if (!signal.aborted) load(0).catch(error => { if (!signal.aborted) say(error.message) })
+			if (!signal.aborted) load(0).then(() => trouble(""), error => {
+				if (!signal.aborted) trouble(error.message)
+			})
 		}, 1000)
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", soon, signal, text => { lost.textContent = text; lost.hidden = !text })
+	follow("events", soon, signal, trouble)
+	await load(0).catch(error => { if (!signal.aborted) trouble(error.message) })
 }
 ''',
     'page/log.js': r'''// What a job wrote, from its end.
@@ -20162,56 +20209,56 @@ const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at onc
 const MOST = 4 * WINDOW     // characters that stay in the page
 
 export async function showLog(view, job, name, signal) {
-	const url = `jobs/${part(job.jobid)}/logs`, names = async () => Object.keys(
-		await get(url, {signal})).sort()
-	let found = await names()
-	while (!found.length) {
-		const state = await get(`jobs/${part(job.jobid)}/state`, {signal})
-		found = await names()
-		const over = ["completed", "failed", "canceled"].includes(state)
-		replace(view, found.length ? "" : el("p", {class: "quiet"}, over ? "It wrote nothing."
+	const url = `jobs/${part(job.jobid)}/`
+	const ended = state => ["completed", "failed", "canceled"].includes(state)
+	let status = job
+	while (!Object.keys(status.logs).length) {
+		const over = ended(status.state)
+		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
 			: "It has written nothing yet."))
-		if (over && !found.length) return
-		if (!found.length) await new Promise(done => setTimeout(done, 500))
+		if (over) return
+		await new Promise(done => setTimeout(done, 500))
+		status = await get(`${url}status`, {signal})
 	}
-	const last = job.history[job.history.length - 1].jobndx
-	const first = job.state === "failed" && found.includes(`stderr.${last}`) ? `stderr.${last}`
-		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found[found.length - 1]
-	let log = found.includes(name) ? name : first, begin = 0, end = 0, following = true
+	const found = Object.keys(status.logs), last = status.history.at(-1).jobndx
+	const first = status.state === "failed" && status.logs[`stderr.${last}`] ? `stderr.${last}`
+		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
+	let shown = null    // the log that is shown: its name, what is shown of it, and what ends that
+	let following = true
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
 		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
 		news.hidden = following
 	}})
-	const news = el("button", {hidden: true, onclick: () => { text.scrollTop = text.scrollHeight }},
-		"▼ to the end")
-	const size = el("span", {class: "quiet", role: "status"})
-	const earlier = el("button", {hidden: true, onclick: () => before()}, "earlier lines")
+	const news = el("button", {hidden: true,
+		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
+	const size = el("span", {class: "quiet"})
+	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
-		"aria-label": "Search in the log",
-		onchange: () => find()})
-	const read = async (from, wait = 0) => {
-		const answer = await ask(`${url}/${part(log)}?offset=${from}&wait=${wait}`, {signal})
-		end = Number(answer.headers.get("X-Psik-Offset"))
-		return [await answer.text(), answer.headers.get("X-Psik-State")]
+		"aria-label": "Search in the log", onchange: () => find()})
+	const read = async (log, from, to) => to <= from ? ""
+		: (await ask(`${url}logs/${part(log.name)}`, {
+		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
+	const look = async (log, wait) => {
+		const answer = await ask(`${url}logs/${part(log.name)}?offset=${log.end}&wait=${wait}`,
+			{method: "HEAD", signal: log.signal})
+		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
 	}
-	const head = async (from, to) => (await ask(`${url}/${part(log)}`, {
-		signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
-
-	function add(more) {
+	function add(log, more) {
 		text.append(more)
 		while (text.textContent.length > MOST && text.childNodes.length > 1) {
-			begin += new Blob([text.firstChild.textContent]).size
+			log.begin += new Blob([text.firstChild.textContent]).size
 			text.firstChild.remove()
 		}
-		earlier.hidden = begin === 0
-		size.textContent = `${bytes(end)}${begin ? `, from ${bytes(begin)}` : ""}`
+		earlier.hidden = log.begin === 0
+		size.textContent = `${bytes(log.end)}${log.begin ? `, from ${bytes(log.begin)}` : ""}`
 		if (following) text.scrollTop = text.scrollHeight
 	}
-	async function before() {
-		const from = Math.max(0, begin - WINDOW)
-		text.prepend(await head(from, begin))
-		begin = from
-		earlier.hidden = begin === 0
+	async function before(log) {
+		const from = Math.max(0, log.begin - WINDOW), more = await read(log, from, log.begin)
+		if (log !== shown) return
+		text.prepend(more)
+		log.begin = from
+		earlier.hidden = from === 0
 		text.scrollTop = 0
 	}
 	function find() {
@@ -20229,37 +20276,54 @@ export async function showLog(view, job, name, signal) {
 		}
 		if (wanted) size.textContent = `${wanted} is not in what is shown`
 	}
-	let turn = 0
+	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {
-		const mine = ++turn
-		log = wanted
+		shown?.leave.abort()
+		const leave = new AbortController(), log = {name: wanted, begin: 0, end: 0, leave,
+			signal: leave.signal}
+		shown = log
 		replace(text)
 		following = true
-		const length = Number((await ask(`${url}/${part(log)}`, {method: "HEAD", signal}))
-			.headers.get("X-Psik-Offset") || 0)
-		begin = Math.max(0, length - WINDOW)
-		let [more, state] = await read(begin)
-		add(more)
-		while (mine === turn && !signal.aborted && ["active", "queued", "new"].includes(state)) {
-			[more, state] = await read(end, 30)
-			if (mine === turn && more) add(more)
+		for (let wait = 0, begun = false, state = ""; !leave.signal.aborted;) {
+			try {
+				const [end, now] = await look(log, wait)
+				// Of what has come, at most the last of it: it may be much.
+				const from = Math.max(log.end, end - WINDOW)
+				if (!begun || from > log.end) {
+					replace(text)
+					log.begin = from
+				}
+				const more = await read(log, from, end)
+				if (log !== shown) return
+				log.end = end
+				if (more || !begun) add(log, more)
+				begun = true
+				state = now
+				wait = 30
+			} catch (error) {
+				if (leave.signal.aborted) return
+				size.textContent = error.message
+				await new Promise(done => setTimeout(done, 3000))
+			}
+			if (ended(state)) return
 		}
 	}
-	const line = `psik.py logs ${job.state === "active" ? "-f " : ""}${job.jobid}`
+	signal.addEventListener("abort", () => shown?.leave.abort())
+	const line = `psik.py logs ${ended(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
-		onchange: event => open(event.target.value).catch(() => {})})
+		onchange: event => open(event.target.value)})
 	async function list() {     // of an array, others have come meanwhile
-		found = await names()
-		replace(logs, found.map(each => el("option", {value: each, selected: each === log}, each)))
+		const names = Object.keys((await get(`${url}status`, {signal})).logs)
+		if (names.length !== logs.options.length) options(names)
 	}
-	list()
-	view.append(el("div", {class: "bar"}, logs,
-		search, el("label", {}, el("input", {type: "checkbox",
-			onchange: event => text.classList.toggle(
-			"wrap", event.target.checked)}), " wrap"), earlier, size, news,
-		el("span", {class: "last"}, el("code", {}, line), " ",
-			el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
-	open(log).catch(error => { if (!signal.aborted) size.textContent = error.message })
+	const options = names => replace(logs, names.map(each => el("option", {value: each,
+		selected: each === shown.name}, each)))
+	replace(view, el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
+		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
+	" wrap"), earlier, size, news, el("span", {class: "last"}, el("code", {}, line), " ",
+		el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
+	open(found.includes(name) ? name : first)
+	options(found)
 }
 ''',
     'page/main.js': r'''// The addresses behind the #, and what is shown there.
@@ -20267,7 +20331,7 @@ export async function showLog(view, job, name, signal) {
 // Each view is a function of the rest of the address, the element to fill, and a signal that says
 // that another view is shown.
 import {el, replace, say} from "./dom.js"
-import {get} from "./api.js"
+import {get, takeToken} from "./api.js"
 import {showList} from "./list.js"
 import {showJob} from "./job.js"
 import {showNew} from "./new.js"
@@ -20278,11 +20342,12 @@ const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/
 	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
 	[/^#?\/?(?:\?(.*))?$/, showList]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
-	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
+	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()
 
 function show() {
+	takeToken()
 	shown.abort()
 	shown = new AbortController()
 	const view = document.getElementById("view")
@@ -20290,8 +20355,9 @@ function show() {
 	document.querySelectorAll("nav a").forEach(link => {
 		const is = link.hash === location.hash.split("?")[0] || (draw === showList
 			&& link.hash === "#/")
-		link.toggleAttribute("aria-current", is)
+		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
+	view.focus()
 	replace(view)
 	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
 		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
@@ -20310,7 +20376,7 @@ document.addEventListener("keydown", event => {
 	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
 		&& event.target.type !== "checkbox"
 	if (event.key === "Escape" && typing) return event.target.blur()
-	if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+	if (typing || keys.open || event.ctrlKey || event.metaKey || event.altKey) return
 	const acts = {
 		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
 		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
@@ -20327,14 +20393,11 @@ el("form", {method: "dialog"}, el("button", {}, "close")))
 
 async function health() {
 	const line = document.getElementById("health")
-	try {
-		const said = await get("health")
-		line.textContent = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`)
-			.join(" · ")
-		document.title = "psik"
-	} catch (error) {
-		line.textContent = error.message
-	}
+	const said = await get("health").catch(error => error.body?.backends ? error.body
+		: {backends: {}, status: error.message})
+	const text = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`).concat(
+		said.status === "ok" ? [] : said.status).join(" · ")
+	if (line.textContent !== text) line.textContent = text
 	setTimeout(health, 30000)
 }
 
@@ -20348,7 +20411,7 @@ health()
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
 import {el, replace, say} from "./dom.js"
-import {ask, get, part, post} from "./api.js"
+import {ask, base, get, part, post} from "./api.js"
 import {form} from "./form.js"
 
 const FIRST = ["name", "script"]
@@ -20389,23 +20452,26 @@ function sending(fields, send) {
 }
 
 function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values)
+	const fields = form(app.inputs.properties, values, app.inputs.required)
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
 	const send = async () => {
-		const values = await fields.read()
-		if (!app.needs.length) return post(`applications/${part(app.name)}`, values)
+		const values = fields.read(), files = Object.values(values).some(
+			each => each instanceof File)
+		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
 		const body = new FormData()
 		for (const [name, value] of Object.entries(values)) {
-			body.append(name, typeof value === "string" ? value : JSON.stringify(value))
+			body.append(name, typeof value === "string" || value instanceof File ? value
+				: JSON.stringify(value))
 		}
-		for (const [name, input] of slots) if (input.files[0]) body.append("files", input.files[0],
-			name)
+		for (const [name, input] of slots) {
+			if (input.files[0]) body.append("files", input.files[0], name)
+		}
 		if (archive.files[0]) body.append("upload", archive.files[0])
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
 	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.needs.length ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
+		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
 			input]) => el("div", {
 			class: "field"}, el("label", {for: `needs-${name}`}, name), input)),
 		el("div", {class: "field"}, el("label", {for: "upload"}, "or an archive of them"), archive))
@@ -20435,15 +20501,19 @@ function scriptForm(schemas, spec, backends) {
 	}
 	backend.addEventListener("change", ask_queues)
 	ask_queues()
-	const whole = async () => ({...await first.read(), ...await rest.read(),
-		resources: await asked.read(),
-		...(queue.value ? {backend: {type: backends[backend.value].system_type,
-			queue_name: queue.value}} : {})})
+	// What the form does not show stays as it was in the job that is copied.
+	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
+		...REST,
+		"resources", "backend", "application", "inputs"].includes(name)))
+	const whole = () => ({...kept, ...first.read(), ...rest.read(),
+		resources: {...named(spec.resources || {}), ...asked.read()},
+		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
+			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
 	const lines = el("pre", {})
-	const copy = async event => {
+	const copy = event => {
 		if (!event.target.open) return
-		const text = JSON.stringify(await whole(), null, 1), name = backend.value
-		const url = new URL(`v1/jobs?backend=${part(name)}`, document.baseURI)
+		const text = JSON.stringify(whole(), null, 1), name = backend.value
+		const url = location.origin + base + `jobs?backend=${part(name)}`
 		lines.textContent = [`psik.py run --backend ${name} - <<'END'`, text, "END", "",
 			`curl --json '${text.replaceAll("'", "'\\''")}' '${url}'`].join("\n")
 	}
@@ -20455,7 +20525,7 @@ function scriptForm(schemas, spec, backends) {
 		el("details", {}, el("summary", {}, "more"), rest.fields),
 		el("details", {ontoggle: copy}, el("summary", {}, "the same on the command line"), lines),
 		sending([first, asked, rest], async () => post(`jobs?backend=${part(backend.value)}`,
-			await whole())))
+			whole())))
 }
 
 export async function showNew([query], view, signal) {
@@ -20599,7 +20669,8 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
 .box { border-left: 3px solid var(--bad); background: var(--field); padding: 8px 12px;
 	margin: 8px 0 }
 .wait { border-color: var(--wait) }
-#said { position: fixed; bottom: 8px; left: 16px; right: 16px; max-width: 720px }
+#said { position: fixed; bottom: 8px; left: 16px; right: 16px; max-width: 720px;
+	max-height: 50vh; overflow: auto }
 #said p { background: var(--text); color: var(--ground); padding: 8px 12px; margin: 4px 0;
 	display: flex; gap: 16px; border-radius: 4px; overflow-wrap: anywhere }
 #said button { background: none; color: inherit; border-color: currentColor; min-height: 0;

@@ -178,6 +178,7 @@ class Files(Offered):
                 ({"script": "#!/bin/sh\r\necho\r\n"}, "CR LF"),
                 ({"backend": ["nowhere"]}, "backend: 'nowhere' is not configured"),
                 ({"needs": ["../x"]}, "needs:"), ({"needs": ["/x"]}, "needs:"),
+                ({"needs": ["*"]}, "needs:"),
                 ({"of": "x"}, "of:"),
                 ({"interactive": True, "outputs": ["a"]}, "outputs:"),
                 ({"inputs": {"type": "array"}}, "inputs.type:"), ({"inputs": []}, "inputs:"),

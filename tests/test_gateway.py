@@ -349,13 +349,19 @@ class Sent(Gateway):
             (["body", "image"], "'?' is not base64; on the command line NAME=@FILE takes a file"),
             (["body"], "'extra' is no input")])
         for body in ([], {}, b"", b'{"\\ud800": 1}', b'{"count": 1e999}', b"{",
-                     {"count": 1, "image": "\0"}, b'{"count": 1, "count": 2}', {"count": [[[]]] * 3}):
+                     {"count": 1, "image": "\0"}, b'{"count": 1, "count": 2}',
+                     {"count": [[[]]] * 3}):
             self.ask("ada", "POST", "/applications/plain", body, 422,
                      Content_Type="application/json")
         self.ask("ada", "POST", "/applications/plain", b"x", 415, Content_Type="text/plain")
         body, headers = form(("count", "", b"1"), ("files", "x", b"x"))
         self.assertIn("takes no files", self.ask("ada", "POST", "/applications/plain", body, 422,
                                                  **headers).text)
+        self.offer("any", needs=[], script="#!/bin/sh\nls\n")
+        self.begin()
+        body, headers = form(("files", "x y", b"x"))
+        self.ask("ada", "POST", "/applications/any", body, **headers)
+        self.psik("rm", "--app", "any", "--force", "last")
         body, headers = form(("files", "../data.txt", b"x"))
         self.ask("ada", "POST", "/applications/show", body, 403, **headers)
         self.offer("list", inputs={"properties": {"l": {"type": "array"}}})

@@ -3,28 +3,31 @@
 // A token stands behind the # of the address that `open` and `serve --token` print; browsers send
 // that to nobody.  It is kept for this tab alone, and leaves the address.
 
-const given = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token")
-if (given) {
+export function takeToken() {
+	const given = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token")
+	if (!given) return
 	sessionStorage.setItem("token", given)
 	history.replaceState(null, "", location.pathname + "#/")
 }
+export const token = () => sessionStorage.getItem("token")
 
 // The page is shown at / and at /v1, and a proxy may put a path before both.
 export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
 export class Failure extends Error {
-	constructor(status, detail) {
+	constructor(status, detail, body) {
 		const faults = Array.isArray(detail) ? detail : []
 		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
 			.join("; ") : detail)
 		this.status = status
 		this.faults = faults
+		this.body = body
 	}
 }
 
 export async function ask(path, options = {}) {
-	const headers = {...options.headers}, token = sessionStorage.getItem("token")
-	if (token) headers.Authorization = `Bearer ${token}`
+	const headers = {...options.headers}
+	if (token()) headers.Authorization = `Bearer ${token()}`
 	let answer
 	try {
 		answer = await fetch(base + path, {cache: "no-cache", ...options, headers})
@@ -34,7 +37,7 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
-	throw new Failure(answer.status, body.detail)
+	throw new Failure(answer.status, body.detail || answer.statusText, body)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
@@ -46,7 +49,9 @@ export const part = name => name.split("/").map(encodeURIComponent).join("/")
 
 async function* events(path, last, signal) {
 	const answer = await ask(path, {signal, headers: last.id ? {"Last-Event-ID": last.id} : {}})
-	if (answer.status === 204) return
+	last.told("")
+	last.over = answer.status === 204
+	if (last.over) return
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
@@ -64,23 +69,22 @@ async function* events(path, last, signal) {
 	}
 }
 
-// Hands over each event, comes again when the connection breaks, and says whether there is one.
-// EventSource cannot send a token, so the stream is read by fetch.
+// Hands over each event until there will be no more (204), comes again when the connection breaks,
+// and says whether there is one.  EventSource cannot send a token, so it is read by fetch.
 export async function follow(path, take, signal, told = () => {}) {
-	const last = {}
-	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
+	const last = {told}
+	for (let pause = 1; !signal.aborted && !last.over; pause = Math.min(2 * pause, 30)) {
 		try {
 			for await (const event of events(path, last, signal)) {
 				pause = 1
-				told("")
 				take(event)
 			}
-			if (path.startsWith("jobs/")) return
+			if (last.over) return
 		} catch (error) {
 			if (signal.aborted) return
 			told(error.status === 401 ? "the token is no longer valid: open the page's address anew"
 				: error.status === 404 ? "" : String(error.message))
-			if (error.status >= 400 && error.status < 500) return
+			if ([401, 403, 404].includes(error.status)) return
 		}
 		await new Promise(done => setTimeout(done, 1000 * pause))
 	}

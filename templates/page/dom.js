@@ -20,8 +20,8 @@ const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", 
 
 // Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
 export function chart(label, rows, begin, end) {
-	const at = stamp => Math.min(800, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "img", class: "chart",
+	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
+	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
 		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
 		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
 			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
@@ -67,19 +67,28 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 
 // A word that stays until it was read.
 export function say(text) {
-	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
-	document.getElementById("said").append(line)
+	const said = document.getElementById("said")
+	if ([...said.children].some(line => line.dataset.text === text)) return
+	const line = el("p", {"data-text": text}, text,
+		el("button", {onclick: () => line.remove()}, "close"))
+	said.append(line)
 }
 
 // Asks in place before what cannot be undone: the button becomes the question.
 export function confirming(label, question, action) {
+	let asked = null
+	const settle = () => {
+		clearTimeout(asked)
+		asked = null
+		button.textContent = label
+	}
 	const button = el("button", {onclick: () => {
-		if (button.dataset.asked) return action()
-		button.dataset.asked = "yes"
+		if (asked) {
+			settle()
+			return action()
+		}
 		button.textContent = `${question}? Press again`
-		setTimeout(() => { delete button.dataset.asked; button.textContent = label }, 5000)
-	}, onkeydown: event => {
-		if (event.key === "Escape") { delete button.dataset.asked; button.textContent = label }
-	}}, label)
+		asked = setTimeout(settle, 5000)
+	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button
 }

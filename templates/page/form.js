@@ -6,7 +6,7 @@ const kinds = schema => (schema.anyOf ? schema.anyOf.flatMap(kinds) : [schema.ty
 const alone = schema => (schema.anyOf || [schema]).find(each => each.type !== "null") || schema
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
-function field(name, schema, value) {
+function field(name, schema, value, required) {
 	const types = kinds(schema), one = alone(schema), id = `field-${name}`
 	const given = value ?? schema.default
 	let input
@@ -17,7 +17,9 @@ function field(name, schema, value) {
 	} else if (one.contentEncoding) {
 		input = el("input", {id, type: "file"})
 	} else if (types.length && types.every(type => type === "boolean" || type === "null")) {
-		input = el("input", {id, type: "checkbox", checked: given === true})
+		// With a default it is on or off; without one it may also be left out.
+		input = given === undefined ? el("select", {id}, ["", "true", "false"].map(each => el(
+			"option", {value: each}, each))) : el("input", {id, type: "checkbox", checked: given})
 	} else if (["integer", "number"].includes(one.type) && types.every(type => type !== "string")) {
 		input = el("input", {id, type: "number", min: one.minimum, max: one.maximum,
 			step: one.type === "integer" ? 1 : "any", value: given ?? ""})
@@ -28,25 +30,19 @@ function field(name, schema, value) {
 			: el("input", {id, type: "text", value: text, placeholder: one.type === "object" ? "{}"
 				: one.type === "array" ? "[]" : ""})
 	}
-	const fault = el("span", {class: "fault", role: "alert", "data-fault": name})
-	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name), input,
+	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
+		id: `fault-${name}`})
+	input.setAttribute("aria-describedby", `fault-${name}`)
+	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name,
+		required ? " (needed)" : ""), input,
 		el("small", {}, schema.description || ""), fault)
 }
 
-// What a field holds; undefined if nothing.
-async function valueOf(input, schema) {
+// What a field holds, of an input that is a file the File; undefined if nothing.
+function valueOf(input, schema) {
 	const types = kinds(schema)
-	if (input.type === "checkbox") return input.checked || schema.default !== undefined
-		? input.checked : undefined
-	if (input.type === "file") {
-		const file = input.files[0]
-		if (!file) return undefined
-		const data = new Uint8Array(await file.arrayBuffer())
-		let text = ""
-		for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(
-			at, at + 8192))
-		return btoa(text)
-	}
+	if (input.type === "checkbox") return input.checked
+	if (input.type === "file") return input.files[0]
 	if (input.value === "") return undefined
 	if (input.tagName === "SELECT") return JSON.parse(input.value)
 	if (input.type === "number") return Number(input.value)
@@ -65,12 +61,12 @@ export function form(properties, values = {}) {
 		: schema, values[name]))
 	return {
 		fields,
-		async read() {
+		read() {
 			const read = {}
 			for (const [name, schema] of Object.entries(properties)) {
 				const input = fields.find(each => each.querySelector(`#field-${CSS.escape(name)}`))
 					.querySelector(`#field-${CSS.escape(name)}`)
-				const value = await valueOf(input, schema === true ? {} : schema)
+				const value = valueOf(input, schema === true ? {} : schema)
 				if (value !== undefined) read[name] = value
 			}
 			return read

@@ -1,6 +1,6 @@
 // One job: what it does and why, its logs, its files, what it was made from.
 import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
-import {ask, follow, get, part, post} from "./api.js"
+import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
 const ended = job => ["completed", "failed", "canceled"].includes(job.state)
@@ -56,23 +56,32 @@ async function showFiles(view, job, folder, signal) {
 		}
 		draw()
 	}
-	const fetched = async name => URL.createObjectURL(await (await ask(url
-		+ part(below(name)))).blob())
-	const download = async name => el("a", {href: await fetched(name), download: name}).click()
+	const blob = async path => {
+		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
+		setTimeout(() => URL.revokeObjectURL(made), 60000)
+		return made
+	}
+	// Without a token the server saves the file itself; with one it goes through memory.
+	const save = async (path, name) => el("a", {href: token() ? await blob(path) : base + path,
+		download: name}).click()
 	const preview = async name => {
 		const place = view.querySelector("#preview")
 		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {src: await fetched(name), alt: name}))
+			return replace(place, el("img", {
+				src: await blob(url + part(below(name))), alt: name}))
 		}
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
-		replace(place, el("h2", {}, name), el("pre", {}, await head.text()))
+			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
+		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
+			el("pre", {}, head))
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
 			{signal})
 		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
 			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [el("button", {onclick: () => download(name)}, "download"), " ",
+				moment(file.mtime), [el("button", {onclick: () => save(url + part(below(name)),
+					name)}, "download"), " ",
 					confirming("remove", "Remove it", async () => {
 						await ask(url + part(below(name)), {method: "DELETE"})
 						draw()
@@ -85,12 +94,8 @@ async function showFiles(view, job, folder, signal) {
 			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
 		} else preview(name)
 	}
-	const archive = async () => {
-		const answer = await ask(
-			`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`)
-		el("a", {href: URL.createObjectURL(await answer.blob()),
-			download: `${job.jobid}.tar.gz`}).click()
-	}
+	const archive = () => save(`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`,
+		`${job.jobid}.tar.gz`)
 	const up = folder.split("/").slice(0, -1).join("/")
 	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
 		"drop") },
@@ -138,17 +143,18 @@ export async function showJob([jobid, rest], view, signal) {
 	const doing = (label, action) => async () => {
 		try {
 			await action()
-			await refresh()
+			if (!signal.aborted) await refresh()
 		} catch (error) {
-			say(`${label}: ${error.message}`)
+			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
 	}
 	let job = await get(`${url}/status`, {signal})
 
-	function draw() {
+	function draw(anew = true) {
 		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
 			why(job),
 			facts(job))
+		if (!anew) return   // a question that stands there stays
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 		replace(actions,
@@ -166,9 +172,22 @@ export async function showJob([jobid, rest], view, signal) {
 					location.hash = "#/"
 				})))
 	}
+	let followed = false
+	async function watch() {    // as long as it goes on, also when it was started again
+		if (followed || ended(job)) return
+		followed = true
+		let waiting = null
+		await follow(`${url}/events`, () => {
+			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
+				500)
+		}, signal)
+		followed = false
+	}
 	async function refresh() {
+		const before = JSON.stringify([job.state, job.jobndx])
 		job = await get(`${url}/status`, {signal})
-		draw()
+		draw(before !== JSON.stringify([job.state, job.jobndx]))
+		watch()
 		if (["history", "tasks", "callbacks"].includes(tab)) {
 			replace(content)
 			await TABS[tab](content, job, path.join("/"), signal)
@@ -181,12 +200,6 @@ export async function showJob([jobid, rest], view, signal) {
 		names.map(name => el("a", {
 		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
 			content)
-	if (!ended(job)) {
-		let waiting = null
-		follow(`${url}/events`, () => {
-			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
-				300)
-		}, signal)
-	}
+	watch()
 	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
 }

@@ -85,28 +85,31 @@ export async function showList([query], view, signal) {
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	function put(job, before) {
-		let row = rows.get(job.jobid)
-		const key = JSON.stringify(job)
-		if (row && row.dataset.key !== key) {
-			const focused = row.contains(document.activeElement)
-			row.replaceChildren(row.firstChild, ...cells(job))
-			row.classList.add("changed")
-			if (focused) row.querySelector("a").focus()
-		} else if (!row) {
-			row = el("tr", {onanimationend: () => row.classList.remove("changed")},
-				el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
-					onchange: event => {
-						event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
-						actions.hidden = !chosen.size
-					}})), cells(job))
-			rows.set(job.jobid, row)
-		}
-		row.dataset.key = key
+		const known = rows.get(job.jobid)
+		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
+			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
+				onchange: event => {
+					event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
+					actions.hidden = !chosen.size
+				}})))
+		cells(job).forEach((cell, at) => {  // only those that differ: who is in one stays there
+			const old = row.children[at + 1]
+			if (!old) row.append(cell)
+			else if (!old.isEqualNode(cell)) old.replaceWith(cell)
+		})
+		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
+		rows.set(job.jobid, row)
 		if (body.children[before] !== row) body.insertBefore(row, body.children[before] || null)
 	}
 
-	async function load(index) {
+	// One at a time, so that the answer to an older filter never comes last.
+	let loading = Promise.resolve()
+	const load = index => {
+		loading = loading.catch(() => {}).then(() => fetchJobs(index))
+		return loading
+	}
+	async function fetchJobs(index) {
 		if (index) wanted = index + PAGE
 		const asked = new URLSearchParams(filter)
 		if (filter.get("since")) asked.set("since", Math.floor(Date.now() / 1000 - filter.get(
@@ -121,13 +124,14 @@ export async function showList([query], view, signal) {
 		}
 		actions.hidden = !chosen.size
 		more.hidden = jobs.length < wanted
-		count.textContent = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
+		const text = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
+		if (count.textContent !== text) count.textContent = text
 		for (const name of STATES) {
 			const number = jobs.filter(job => job.state === name).length
 			view.querySelector(`[data-count=${name}]`).textContent = number || ""
 		}
 		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...(query || [...filter].length ? [el("p", {},
+		empty.replaceChildren(...([...filter].length ? [el("p", {},
 			"No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			el("pre", {}, "psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
@@ -147,19 +151,21 @@ export async function showList([query], view, signal) {
 					head
 				|| el("span", {class: "quiet"}, "☐"))))), body)),
 		more, empty)
-	await load(0)
-	get("backends", {signal}).then(found => backends.append(...Object.keys(found)
-		.map(name => el("option", {
-		value: name, selected: filter.get("backend") === name}, name))))
+	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
+		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
 	const soon = () => {
 		waiting = waiting || setTimeout(() => {
 			waiting = null
-			if (!signal.aborted) load(0).catch(error => { if (!signal.aborted) say(error.message) })
+			if (!signal.aborted) load(0).then(() => trouble(""), error => {
+				if (!signal.aborted) trouble(error.message)
+			})
 		}, 1000)
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", soon, signal, text => { lost.textContent = text; lost.hidden = !text })
+	follow("events", soon, signal, trouble)
+	await load(0).catch(error => { if (!signal.aborted) trouble(error.message) })
 }

@@ -8,56 +8,56 @@ const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at onc
 const MOST = 4 * WINDOW     // characters that stay in the page
 
 export async function showLog(view, job, name, signal) {
-	const url = `jobs/${part(job.jobid)}/logs`, names = async () => Object.keys(
-		await get(url, {signal})).sort()
-	let found = await names()
-	while (!found.length) {
-		const state = await get(`jobs/${part(job.jobid)}/state`, {signal})
-		found = await names()
-		const over = ["completed", "failed", "canceled"].includes(state)
-		replace(view, found.length ? "" : el("p", {class: "quiet"}, over ? "It wrote nothing."
+	const url = `jobs/${part(job.jobid)}/`
+	const ended = state => ["completed", "failed", "canceled"].includes(state)
+	let status = job
+	while (!Object.keys(status.logs).length) {
+		const over = ended(status.state)
+		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
 			: "It has written nothing yet."))
-		if (over && !found.length) return
-		if (!found.length) await new Promise(done => setTimeout(done, 500))
+		if (over) return
+		await new Promise(done => setTimeout(done, 500))
+		status = await get(`${url}status`, {signal})
 	}
-	const last = job.history[job.history.length - 1].jobndx
-	const first = job.state === "failed" && found.includes(`stderr.${last}`) ? `stderr.${last}`
-		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found[found.length - 1]
-	let log = found.includes(name) ? name : first, begin = 0, end = 0, following = true
+	const found = Object.keys(status.logs), last = status.history.at(-1).jobndx
+	const first = status.state === "failed" && status.logs[`stderr.${last}`] ? `stderr.${last}`
+		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
+	let shown = null    // the log that is shown: its name, what is shown of it, and what ends that
+	let following = true
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
 		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
 		news.hidden = following
 	}})
-	const news = el("button", {hidden: true, onclick: () => { text.scrollTop = text.scrollHeight }},
-		"▼ to the end")
-	const size = el("span", {class: "quiet", role: "status"})
-	const earlier = el("button", {hidden: true, onclick: () => before()}, "earlier lines")
+	const news = el("button", {hidden: true,
+		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
+	const size = el("span", {class: "quiet"})
+	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
-		"aria-label": "Search in the log",
-		onchange: () => find()})
-	const read = async (from, wait = 0) => {
-		const answer = await ask(`${url}/${part(log)}?offset=${from}&wait=${wait}`, {signal})
-		end = Number(answer.headers.get("X-Psik-Offset"))
-		return [await answer.text(), answer.headers.get("X-Psik-State")]
+		"aria-label": "Search in the log", onchange: () => find()})
+	const read = async (log, from, to) => to <= from ? ""
+		: (await ask(`${url}logs/${part(log.name)}`, {
+		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
+	const look = async (log, wait) => {
+		const answer = await ask(`${url}logs/${part(log.name)}?offset=${log.end}&wait=${wait}`,
+			{method: "HEAD", signal: log.signal})
+		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
 	}
-	const head = async (from, to) => (await ask(`${url}/${part(log)}`, {
-		signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
-
-	function add(more) {
+	function add(log, more) {
 		text.append(more)
 		while (text.textContent.length > MOST && text.childNodes.length > 1) {
-			begin += new Blob([text.firstChild.textContent]).size
+			log.begin += new Blob([text.firstChild.textContent]).size
 			text.firstChild.remove()
 		}
-		earlier.hidden = begin === 0
-		size.textContent = `${bytes(end)}${begin ? `, from ${bytes(begin)}` : ""}`
+		earlier.hidden = log.begin === 0
+		size.textContent = `${bytes(log.end)}${log.begin ? `, from ${bytes(log.begin)}` : ""}`
 		if (following) text.scrollTop = text.scrollHeight
 	}
-	async function before() {
-		const from = Math.max(0, begin - WINDOW)
-		text.prepend(await head(from, begin))
-		begin = from
-		earlier.hidden = begin === 0
+	async function before(log) {
+		const from = Math.max(0, log.begin - WINDOW), more = await read(log, from, log.begin)
+		if (log !== shown) return
+		text.prepend(more)
+		log.begin = from
+		earlier.hidden = from === 0
 		text.scrollTop = 0
 	}
 	function find() {
@@ -75,35 +75,52 @@ export async function showLog(view, job, name, signal) {
 		}
 		if (wanted) size.textContent = `${wanted} is not in what is shown`
 	}
-	let turn = 0
+	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {
-		const mine = ++turn
-		log = wanted
+		shown?.leave.abort()
+		const leave = new AbortController(), log = {name: wanted, begin: 0, end: 0, leave,
+			signal: leave.signal}
+		shown = log
 		replace(text)
 		following = true
-		const length = Number((await ask(`${url}/${part(log)}`, {method: "HEAD", signal}))
-			.headers.get("X-Psik-Offset") || 0)
-		begin = Math.max(0, length - WINDOW)
-		let [more, state] = await read(begin)
-		add(more)
-		while (mine === turn && !signal.aborted && ["active", "queued", "new"].includes(state)) {
-			[more, state] = await read(end, 30)
-			if (mine === turn && more) add(more)
+		for (let wait = 0, begun = false, state = ""; !leave.signal.aborted;) {
+			try {
+				const [end, now] = await look(log, wait)
+				// Of what has come, at most the last of it: it may be much.
+				const from = Math.max(log.end, end - WINDOW)
+				if (!begun || from > log.end) {
+					replace(text)
+					log.begin = from
+				}
+				const more = await read(log, from, end)
+				if (log !== shown) return
+				log.end = end
+				if (more || !begun) add(log, more)
+				begun = true
+				state = now
+				wait = 30
+			} catch (error) {
+				if (leave.signal.aborted) return
+				size.textContent = error.message
+				await new Promise(done => setTimeout(done, 3000))
+			}
+			if (ended(state)) return
 		}
 	}
-	const line = `psik.py logs ${job.state === "active" ? "-f " : ""}${job.jobid}`
+	signal.addEventListener("abort", () => shown?.leave.abort())
+	const line = `psik.py logs ${ended(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
-		onchange: event => open(event.target.value).catch(() => {})})
+		onchange: event => open(event.target.value)})
 	async function list() {     // of an array, others have come meanwhile
-		found = await names()
-		replace(logs, found.map(each => el("option", {value: each, selected: each === log}, each)))
+		const names = Object.keys((await get(`${url}status`, {signal})).logs)
+		if (names.length !== logs.options.length) options(names)
 	}
-	list()
-	view.append(el("div", {class: "bar"}, logs,
-		search, el("label", {}, el("input", {type: "checkbox",
-			onchange: event => text.classList.toggle(
-			"wrap", event.target.checked)}), " wrap"), earlier, size, news,
-		el("span", {class: "last"}, el("code", {}, line), " ",
-			el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
-	open(log).catch(error => { if (!signal.aborted) size.textContent = error.message })
+	const options = names => replace(logs, names.map(each => el("option", {value: each,
+		selected: each === shown.name}, each)))
+	replace(view, el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
+		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
+	" wrap"), earlier, size, news, el("span", {class: "last"}, el("code", {}, line), " ",
+		el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
+	open(found.includes(name) ? name : first)
+	options(found)
 }

@@ -3,7 +3,7 @@
 // Each view is a function of the rest of the address, the element to fill, and a signal that says
 // that another view is shown.
 import {el, replace, say} from "./dom.js"
-import {get} from "./api.js"
+import {get, takeToken} from "./api.js"
 import {showList} from "./list.js"
 import {showJob} from "./job.js"
 import {showNew} from "./new.js"
@@ -14,11 +14,12 @@ const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/
 	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
 	[/^#?\/?(?:\?(.*))?$/, showList]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
-	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "close, or back"}
+	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()
 
 function show() {
+	takeToken()
 	shown.abort()
 	shown = new AbortController()
 	const view = document.getElementById("view")
@@ -26,8 +27,9 @@ function show() {
 	document.querySelectorAll("nav a").forEach(link => {
 		const is = link.hash === location.hash.split("?")[0] || (draw === showList
 			&& link.hash === "#/")
-		link.toggleAttribute("aria-current", is)
+		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
+	view.focus()
 	replace(view)
 	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
 		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
@@ -46,7 +48,7 @@ document.addEventListener("keydown", event => {
 	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
 		&& event.target.type !== "checkbox"
 	if (event.key === "Escape" && typing) return event.target.blur()
-	if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+	if (typing || keys.open || event.ctrlKey || event.metaKey || event.altKey) return
 	const acts = {
 		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
 		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
@@ -63,14 +65,11 @@ el("form", {method: "dialog"}, el("button", {}, "close")))
 
 async function health() {
 	const line = document.getElementById("health")
-	try {
-		const said = await get("health")
-		line.textContent = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`)
-			.join(" · ")
-		document.title = "psik"
-	} catch (error) {
-		line.textContent = error.message
-	}
+	const said = await get("health").catch(error => error.body?.backends ? error.body
+		: {backends: {}, status: error.message})
+	const text = Object.entries(said.backends).map(([name, how]) => `${name} ${how}`).concat(
+		said.status === "ok" ? [] : said.status).join(" · ")
+	if (line.textContent !== text) line.textContent = text
 	setTimeout(health, 30000)
 }
 

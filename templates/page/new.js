@@ -1,6 +1,6 @@
 // A new job: of an application, with a form of its own, or of a script.
 import {el, replace, say} from "./dom.js"
-import {ask, get, part, post} from "./api.js"
+import {ask, base, get, part, post} from "./api.js"
 import {form} from "./form.js"
 
 const FIRST = ["name", "script"]
@@ -41,23 +41,26 @@ function sending(fields, send) {
 }
 
 function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values)
+	const fields = form(app.inputs.properties, values, app.inputs.required)
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
 	const send = async () => {
-		const values = await fields.read()
-		if (!app.needs.length) return post(`applications/${part(app.name)}`, values)
+		const values = fields.read(), files = Object.values(values).some(
+			each => each instanceof File)
+		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
 		const body = new FormData()
 		for (const [name, value] of Object.entries(values)) {
-			body.append(name, typeof value === "string" ? value : JSON.stringify(value))
+			body.append(name, typeof value === "string" || value instanceof File ? value
+				: JSON.stringify(value))
 		}
-		for (const [name, input] of slots) if (input.files[0]) body.append("files", input.files[0],
-			name)
+		for (const [name, input] of slots) {
+			if (input.files[0]) body.append("files", input.files[0], name)
+		}
 		if (archive.files[0]) body.append("upload", archive.files[0])
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
 	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.needs.length ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
+		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
 			input]) => el("div", {
 			class: "field"}, el("label", {for: `needs-${name}`}, name), input)),
 		el("div", {class: "field"}, el("label", {for: "upload"}, "or an archive of them"), archive))
@@ -87,15 +90,19 @@ function scriptForm(schemas, spec, backends) {
 	}
 	backend.addEventListener("change", ask_queues)
 	ask_queues()
-	const whole = async () => ({...await first.read(), ...await rest.read(),
-		resources: await asked.read(),
-		...(queue.value ? {backend: {type: backends[backend.value].system_type,
-			queue_name: queue.value}} : {})})
+	// What the form does not show stays as it was in the job that is copied.
+	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
+		...REST,
+		"resources", "backend", "application", "inputs"].includes(name)))
+	const whole = () => ({...kept, ...first.read(), ...rest.read(),
+		resources: {...named(spec.resources || {}), ...asked.read()},
+		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
+			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
 	const lines = el("pre", {})
-	const copy = async event => {
+	const copy = event => {
 		if (!event.target.open) return
-		const text = JSON.stringify(await whole(), null, 1), name = backend.value
-		const url = new URL(`v1/jobs?backend=${part(name)}`, document.baseURI)
+		const text = JSON.stringify(whole(), null, 1), name = backend.value
+		const url = location.origin + base + `jobs?backend=${part(name)}`
 		lines.textContent = [`psik.py run --backend ${name} - <<'END'`, text, "END", "",
 			`curl --json '${text.replaceAll("'", "'\\''")}' '${url}'`].join("\n")
 	}
@@ -107,7 +114,7 @@ function scriptForm(schemas, spec, backends) {
 		el("details", {}, el("summary", {}, "more"), rest.fields),
 		el("details", {ontoggle: copy}, el("summary", {}, "the same on the command line"), lines),
 		sending([first, asked, rest], async () => post(`jobs?backend=${part(backend.value)}`,
-			await whole())))
+			whole())))
 }
 
 export async function showNew([query], view, signal) {

@@ -40,6 +40,13 @@ def submit(page: Any) -> None:
     page.click("text=Cancel")
     page.click("text=Cancel it? Press again")
     expect(page.locator("dd .state")).to_contain_text("canceled")
+    page.click("text=Start again")
+    expect(page.locator("dd .state")).to_contain_text("active")     # it is followed again
+    expect(page.locator("dd .state")).to_contain_text("completed")
+    page.click("text=Remove")
+    page.click("text=Remove it with its logs and files? Press again")
+    expect(page.locator("h1")).to_have_text("Jobs")
+    print(page.locator("#said p").count())
 
 
 def application(page: Any) -> None:
@@ -50,7 +57,7 @@ def application(page: Any) -> None:
     print(page.locator("[data-fault=count]").inner_text())
     page.fill("#field-count", "3")
     page.fill("#field-word", "it's $(id)")
-    page.check("#field-flag")
+    page.select_option("#field-flag", "true")
     page.select_option("#field-how", label="b")
     page.fill("#field-list", "[1, 2.5]")
     page.set_input_files("#field-picture", {"name": "p.png", "mimeType": "image/png",
@@ -154,6 +161,23 @@ def api(page: Any) -> None:
     print(page.locator("main summary").count())
 
 
+def log(page: Any) -> None:
+    """A log of 100 MB: its end at once, earlier lines on demand, another log and back."""
+    page.goto(URL + "#/job/%s/log" % WORDS[0])
+    expect(page.locator("pre")).to_contain_text("the last line")
+    print(len(page.locator("pre").inner_text()) < 300000)
+    page.click("text=earlier lines")
+    expect(page.locator(".bar .quiet")).to_contain_text("from")
+    page.wait_for_function("document.querySelector('pre').textContent.length > 400000")
+    page.select_option("select", "stderr.1")
+    page.select_option("select", "stdout.1")
+    page.select_option("select", "stderr.1")
+    expect(page.locator("pre")).to_have_text("loud\n")
+    page.fill("[aria-label='Search in the log']", "oud")
+    page.keyboard.press("Enter")
+    print(page.evaluate("String(getSelection())"))
+
+
 def overview(page: Any) -> None:
     """When the jobs ran, and why some failed."""
     page.goto(URL + "#/overview")
@@ -167,7 +191,7 @@ def overview(page: Any) -> None:
 
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
-    submit, application, listing, files, keyboard, hostile, api, overview)}
+    submit, application, listing, files, keyboard, hostile, api, overview, log)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
