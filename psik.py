@@ -10861,8 +10861,10 @@ class Issuers:
     def read(self, issuer: str, head: str, body: str, signature: str) -> Caller:
         """Whom a token of an issuer names; an error says why it is invalid."""
         config, header = self.known[issuer], self.part(head)
-        if header.get("alg") != "RS256" or "crit" in header:
-            raise ValueError("its algorithm is not RS256, or its header demands an extension")
+        if header.get("alg") != "RS256":
+            raise ValueError("its algorithm is %s, and must be RS256" % shown(header.get("alg")))
+        if "crit" in header:    # it must be understood
+            raise ValueError("its header demands an extension: %s" % shown(header["crit"]))
         if not self.keys[issuer].has_signed(("%s.%s" % (head, body)).encode(),
                                             decode_base64(signature)):
             raise ValueError("its signature is not the issuer's")

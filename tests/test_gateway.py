@@ -696,7 +696,12 @@ class Issued(Gateway):
         self.ask(self.token(jti="t1"), "GET", "/applications")
         self.psik("token", "--revoke", "t1")
         self.ask(self.token(jti="t1"), "GET", "/applications", status=401)
-        self.assertNotIn("Traceback", self.server.said())
+        said = self.server.said()
+        for why in ("its algorithm is 'PS256', and must be RS256", "it has no 'exp'",
+                    "it is for 'other', and not for 'psik'", "demands an extension: ['exp']",
+                    "a token is of the issuer 'https://evil', which the config does not name"):
+            self.assertIn(why, said)
+        self.assertNotIn("Traceback", said)
 
     def test_keys(self) -> None:
         openssl(self.folder, "rsa", "-in", "portal.pem", "-RSAPublicKey_out", "-out", "pkcs1.pub")
