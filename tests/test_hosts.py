@@ -129,6 +129,25 @@ class Commands(Hosts):
         self.on("run", "nowhere.json", status=2)
         self.on("run", "--array", "nowhere.csv", "-c", "true", status=2)
 
+    def test_an_application_there(self) -> None:
+        os.makedirs(os.path.join(self.far, ".config", "apps"))
+        with open(os.path.join(self.far, ".config", "psik.json"), "w") as file:
+            json.dump({"applications": "apps"}, file)
+        with open(os.path.join(self.far, ".config", "apps", "wc.json"), "w") as file:
+            json.dump({"script": '#!/bin/sh\nwc -c <"$blob"\ncat data.txt\necho "$word"\n',
+                       "needs": ["data.txt"], "inputs": {"properties": {
+                           "blob": {"type": "string", "contentEncoding": "base64"},
+                           "word": {"type": "string"}}, "required": ["blob"]}}, file)
+        with open(os.path.join(self.folder, "odd.bin"), "wb") as data:
+            data.write(bytes(range(256)))
+        self.write("data.txt", "moo\n")
+        self.assertIn("wc", self.on("apps").out)
+        ran = self.on("run", "--app", "wc", "--follow", "blob=@odd.bin", "word=it's $x",
+                      "--in", "data.txt")
+        self.assertEqual(ran.out, "256\nmoo\nit's $x\n")
+        self.assertIn("blob: is missing", self.on("run", "--app", "wc", status=2).err)
+        self.assertIn("nowhere", self.on("run", "--app", "wc", "blob=@nowhere", status=None).err)
+
     def test_arguments_arrive_as_they_are(self) -> None:
         words = ["it's", 'a "b"', "$HOME `x` \\ !! %s", "two\nlines", "\u00e9"]
         self.on("run", "--wait", "--env", "V=é\n'", "--", "printf", "%s|", *words)
