@@ -19586,7 +19586,7 @@ export async function follow(path, take, signal, told = () => {}) {
 }
 ''',
     'page/apidoc.js': r'''// The routes, as openapi.json describes them, each with a line for curl.
-import {el, table} from "./dom.js"
+import {el, plain, table} from "./dom.js"
 import {base, get} from "./api.js"
 
 export async function showApi(_, view, signal) {
@@ -19610,7 +19610,7 @@ export async function showApi(_, view, signal) {
 				about.summary), about.description ? el("p", {}, about.description) : "",
 			about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
 				each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
-			el("pre", {}, curl.filter(Boolean).join(" "))))
+			plain(curl.filter(Boolean).join(" "))))
 		}
 	}
 }
@@ -19677,9 +19677,13 @@ export function bytes(size) {
 	}
 }
 
+// Text as it is, which can be scrolled by the keyboard too.
+export const plain = (text, attributes) => el("pre", {tabindex: 0, ...attributes}, text)
+
 // A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
-	el("thead", {}, el("tr", {}, heads.map(head => el("th", {scope: "col"}, head)))),
+	el("thead", {}, el("tr", {}, heads.map(head => head ? el("th", {scope: "col"},
+		head) : el("td")))),
 	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
 // A word that stays until it was read.
@@ -19824,7 +19828,8 @@ export function form(properties, values = {}) {
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {bytes, chart, confirming, el, moment, plain, replace, say, span, state,
+	table} from "./dom.js"
 import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
@@ -19864,7 +19869,7 @@ function why(job) {
 	if (!job.why?.cause || job.state === "completed") return ""
 	return el("div", {class: job.state === "failed" ? "box" : "box wait"}, el("strong", {},
 		job.why.cause),
-		(job.why.evidence || []).map(line => el("pre", {class: "wrap"}, line)),
+		(job.why.evidence || []).map(line => plain(line, {class: "wrap"})),
 		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
 }
 
@@ -19898,7 +19903,7 @@ async function showFiles(view, job, folder, signal) {
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
 			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
 		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
-			el("pre", {}, head))
+			plain(head))
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
@@ -19945,12 +19950,12 @@ const TABS = {
 	log: showLog,
 	files: showFiles,
 	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
-		"copy as a new job")), el("pre", {}, JSON.stringify(job.spec, null, 4))),
+		"copy as a new job")), plain(JSON.stringify(job.spec, null, 4))),
 	scripts: async (view, job, _, signal) => {
 		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
 		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
 			{open: name === "run"},
-			el("summary", {}, name), el("pre", {}, text))))
+			el("summary", {}, name), plain(text))))
 	},
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
@@ -20030,7 +20035,7 @@ export async function showJob([jobid, rest], view, signal) {
 }
 ''',
     'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, moment, say, span, state} from "./dom.js"
+import {confirming, el, moment, plain, say, span, state} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 
 const STATES = ["active", "queued", "new", "failed", "canceled", "completed"]
@@ -20165,7 +20170,7 @@ export async function showList([query], view, signal) {
 		empty.replaceChildren(...([...filter].length ? [el("p", {},
 			"No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
-			el("pre", {}, "psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
+			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
 	}
 
@@ -20412,7 +20417,7 @@ show()
 health()
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
-import {el, replace, say} from "./dom.js"
+import {el, plain, replace, say} from "./dom.js"
 import {ask, base, get, part, post} from "./api.js"
 import {form} from "./form.js"
 
@@ -20511,7 +20516,7 @@ function scriptForm(schemas, spec, backends) {
 		resources: {...named(spec.resources || {}), ...asked.read()},
 		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
 			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
-	const lines = el("pre", {})
+	const lines = plain("")
 	const copy = event => {
 		if (!event.target.open) return
 		const text = JSON.stringify(whole(), null, 1), name = backend.value

@@ -45,7 +45,7 @@ environment clients "$newest" 'openapi-python-client==0.29.1' 'ruff==0.17.6' \
 environment gateway "$newest" 'jsonschema==4.26.0' 'hypothesis-jsonschema==0.23.1' \
 	'hypothesis==6.112.0' 'pyjwt[crypto]==2.15.1' 'authlib==1.9.10' 'httpx==0.28.1' 'pyyaml==6.0.4'
 node_packages 'openapi-typescript@7.13.0' 'openapi-fetch@0.17.0' 'typescript@5.9.3' \
-	'@redocly/cli@2.77.0'
+	'@redocly/cli@2.77.0' 'axe-core@4.14.1'
 test -e "$deps/dataclasses.py" || { # for Python 3.6
 	"$python" -m pip -q download --disable-pip-version-check --no-deps --only-binary :all: \
 		--python-version 3.6 -d "$deps/wheel" 'dataclasses==0.8'

@@ -13,6 +13,7 @@ from serving import Server
 
 PYTHON = os.path.join(DEPS, "clients", "bin", "python")
 CHROMIUM = shutil.which("chromium")
+AXE = os.path.join(DEPS, "node", "node_modules", "axe-core", "axe.min.js")
 
 
 @needs("chromium and playwright, in .deps/clients (make test-deps)",
@@ -43,6 +44,12 @@ class Walks(Case):
         script = "#!/bin/sh\nyes 'a line of a log' | head -c 100000000\necho the last line\n"
         jobid = self.run_spec("--wait", script=script + "echo loud >&2\n")
         self.assertEqual(self.walk("log", jobid), ["True", "oud"])
+
+    @needs("axe-core, in .deps/node (make test-deps)", os.path.exists(AXE))
+    def test_it_is_accessible(self) -> None:
+        self.offer("show", needs=["a"], inputs={"properties": {"n": {"type": "integer"}}})
+        jobid = self.run_spec("--wait", script="#!/bin/sh\necho moo\n>a\n")
+        self.assertEqual(self.walk("accessible", AXE, jobid), [])
 
     def test_where_it_is(self) -> None:
         server = Server(self, "--port", "0", "--quiet")

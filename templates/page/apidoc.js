@@ -1,5 +1,5 @@
 // The routes, as openapi.json describes them, each with a line for curl.
-import {el, table} from "./dom.js"
+import {el, plain, table} from "./dom.js"
 import {base, get} from "./api.js"
 
 export async function showApi(_, view, signal) {
@@ -23,7 +23,7 @@ export async function showApi(_, view, signal) {
 				about.summary), about.description ? el("p", {}, about.description) : "",
 			about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
 				each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
-			el("pre", {}, curl.filter(Boolean).join(" "))))
+			plain(curl.filter(Boolean).join(" "))))
 		}
 	}
 }

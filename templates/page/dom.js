@@ -60,9 +60,13 @@ export function bytes(size) {
 	}
 }
 
+// Text as it is, which can be scrolled by the keyboard too.
+export const plain = (text, attributes) => el("pre", {tabindex: 0, ...attributes}, text)
+
 // A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
-	el("thead", {}, el("tr", {}, heads.map(head => el("th", {scope: "col"}, head)))),
+	el("thead", {}, el("tr", {}, heads.map(head => head ? el("th", {scope: "col"},
+		head) : el("td")))),
 	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
 // A word that stays until it was read.

@@ -1,5 +1,6 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, moment, replace, say, span, state, table} from "./dom.js"
+import {bytes, chart, confirming, el, moment, plain, replace, say, span, state,
+	table} from "./dom.js"
 import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
@@ -39,7 +40,7 @@ function why(job) {
 	if (!job.why?.cause || job.state === "completed") return ""
 	return el("div", {class: job.state === "failed" ? "box" : "box wait"}, el("strong", {},
 		job.why.cause),
-		(job.why.evidence || []).map(line => el("pre", {class: "wrap"}, line)),
+		(job.why.evidence || []).map(line => plain(line, {class: "wrap"})),
 		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
 }
 
@@ -73,7 +74,7 @@ async function showFiles(view, job, folder, signal) {
 		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
 			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
 		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
-			el("pre", {}, head))
+			plain(head))
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
@@ -120,12 +121,12 @@ const TABS = {
 	log: showLog,
 	files: showFiles,
 	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
-		"copy as a new job")), el("pre", {}, JSON.stringify(job.spec, null, 4))),
+		"copy as a new job")), plain(JSON.stringify(job.spec, null, 4))),
 	scripts: async (view, job, _, signal) => {
 		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
 		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
 			{open: name === "run"},
-			el("summary", {}, name), el("pre", {}, text))))
+			el("summary", {}, name), plain(text))))
 	},
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),

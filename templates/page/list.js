@@ -1,5 +1,5 @@
 // The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, moment, say, span, state} from "./dom.js"
+import {confirming, el, moment, plain, say, span, state} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 
 const STATES = ["active", "queued", "new", "failed", "canceled", "completed"]
@@ -134,7 +134,7 @@ export async function showList([query], view, signal) {
 		empty.replaceChildren(...([...filter].length ? [el("p", {},
 			"No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
-			el("pre", {}, "psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
+			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
 	}
 

@@ -1,5 +1,5 @@
 // A new job: of an application, with a form of its own, or of a script.
-import {el, replace, say} from "./dom.js"
+import {el, plain, replace, say} from "./dom.js"
 import {ask, base, get, part, post} from "./api.js"
 import {form} from "./form.js"
 
@@ -98,7 +98,7 @@ function scriptForm(schemas, spec, backends) {
 		resources: {...named(spec.resources || {}), ...asked.read()},
 		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
 			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
-	const lines = el("pre", {})
+	const lines = plain("")
 	const copy = event => {
 		if (!event.target.open) return
 		const text = JSON.stringify(whole(), null, 1), name = backend.value
