@@ -17,8 +17,7 @@ HOSTILE = ["", " ", "-n", "$(touch owned)", "`touch owned`", "'; touch owned; '"
            '"; touch owned; "', "a\nb", "\ttab", "*", "~", "$HOME", "\\", "!!", "%s", "&", "|",
            "a;b", "${IFS}", "#",
            "ünïcode ☺", "\x7f\x1b[31m", "=", "--", "{x,y}", "x" * 90000, "$'\\n'", "^", "''", '""']
-ECHO = {"script": "#!/bin/sh\nprintf %s \"$x\" >got\nenv -0 >environment\n",
-        "inputs": {"properties": {"x": {"type": "string"}}, "required": ["x"]}}
+ONE_TEXT = {"properties": {"x": {"type": "string"}}, "required": ["x"]}
 
 
 def faults_of(inputs: Any, values: Dict[str, Any]) -> List[str]:
@@ -129,6 +128,8 @@ class Schemas(Case):
             self.assertLess(time.process_time() - begun, 2)
         self.assertIn("too long", psik.Pattern.wrong("a{200}b{200}"))
 
+
+class Beside(Case):
     @needs("jsonschema", os.path.exists(GATEWAY))
     def test_beside_the_jsonschema_library(self) -> None:
         done = subprocess.run([GATEWAY, os.path.join(ROOT, "tests", "compare_schemas.py"), "700"],
@@ -259,21 +260,26 @@ class Runs(Offered):
         return self.job(jobid)
 
     def test_no_value_becomes_a_part_of_the_script(self) -> None:
+        names = ["x%d" % number for number in range(len(HOSTILE))]
+        inputs = {"properties": {name: {"type": "string"} for name in names}}
+        words = ["%s=%s" % pair for pair in zip(names, HOSTILE)]
         for shell, path in shells().items():
             if not path:
                 continue
             self.configure(applications="apps", rc_path=path)
-            quoted = "$x" if shell == "rc" else '"$x"'
-            for script in ECHO["script"], "printf %%s %s >got; env -0 >environment\n" % quoted:
-                self.offer("echo", script=script, inputs=ECHO["inputs"])
-                for value in HOSTILE:
-                    work = self.use("echo", "x=" + value).at("work")
-                    with self.subTest(shell=shell, value=value[:20]):
-                        self.assertEqual(psik.read_text(work + "/got"), value)
-                        self.assertEqual(sorted(os.listdir(work)), ["environment", "got"])
-                        environment = dict(part.split("=", 1) for part in psik.read_text(
-                            work + "/environment").split("\0") if part)
-                        self.assertEqual(json.loads(environment["inputs"]), {"x": value})
+            own = "$%s" if shell == "rc" else '"$%s"'
+            for head, quoted in (("#!/bin/sh\n", '"$%s"'), ("", own)):
+                lines = ["printf %%s %s >%s" % (quoted % name, name) for name in names]
+                self.offer("echo", script=head + "\n".join(lines + ["env -0 >environment", ""]),
+                           inputs=inputs)
+                work = self.use("echo", *words).at("work")
+                self.assertEqual(sorted(os.listdir(work)), sorted(names + ["environment"]))
+                for name, value in zip(names, HOSTILE):
+                    with self.subTest(shell=shell, head=head, value=value[:20]):
+                        self.assertEqual(psik.read_text(work + "/" + name), value)
+                environment = dict(part.split("=", 1) for part in psik.read_text(
+                    work + "/environment").split("\0") if part)
+                self.assertEqual(json.loads(environment["inputs"]), dict(zip(names, HOSTILE)))
 
     def test_how_values_arrive(self) -> None:
         self.offer("all", script="#!/bin/sh\nenv -0 >all\n", inputs={"properties": {
@@ -364,7 +370,7 @@ class Runs(Offered):
     def test_set_up_and_resources(self) -> None:
         self.configure(applications="apps", defaults={"duration": 7})
         self.offer("loaded", script='#!/bin/sh\necho "$made $x"\n', setup=["export made=there"],
-                   resources={"process_count": 2}, inputs=ECHO["inputs"])
+                   resources={"process_count": 2}, inputs=ONE_TEXT)
         job = self.use("loaded", "x=given")
         self.assertEqual(self.psik("logs", job.jobid).out, "there given\n")
         needs = job.spec().resources

@@ -394,10 +394,11 @@ class Connections(Hosts):
                                   "psik: ssh to north failed, with exit status 1\n")
 
     def test_ctrl_c_before_anything_runs(self) -> None:
-        self.write("bin/ssh", "#!/bin/sh\nexec sleep 60\n", 0o755)
+        self.write("bin/ssh", "#!/bin/sh\n>'%s/begun'\nexec sleep 60\n" % self.folder, 0o755)
         child = subprocess.Popen(FAST + ["--on", "north", "ls"], cwd=self.folder, env=self.env)
         self.addCleanup(child.kill)
-        time.sleep(1)
+        self.until(lambda: os.path.exists(self.folder + "/begun"))
+        time.sleep(0.2)
         begun = time.monotonic()
         child.send_signal(signal.SIGINT)
         self.assertEqual(child.wait(30), 130)
