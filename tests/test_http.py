@@ -354,7 +354,7 @@ class Api(Case):
         self.ask("GET", "/v1/nothing", status=404)
 
     def test_the_page_and_the_health(self) -> None:
-        self.assertIn("<title>psik</title>", self.ask("GET", "/v1/").text)
+        self.assertIn("<title>psik</title>", self.ask("GET", "/v1").text)
         self.assertEqual(self.ask("GET", "/v1/health").json["status"], "ok")
 
     def test_backends(self) -> None:
