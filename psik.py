@@ -7816,8 +7816,9 @@ class ZipReader:
     def __init__(self, file: IO[bytes], what: str, limit: float = float("inf")) -> None:
         import zipfile
         self.what, self.limit = what, limit
+        bounded: Any = BoundedReads(file)
         with self.faults():
-            self.zip: Any = zipfile.ZipFile(BoundedReads(file))     # type: ignore[arg-type]
+            self.zip: Any = zipfile.ZipFile(bounded)
 
     @classmethod
     @contextmanager
