@@ -12226,13 +12226,11 @@ class ServerHandler(Handler):
         place = os.path.relpath("/v1/jobs/" + job.jobid, os.path.dirname(self.req.path))
         return Response.of_json(job.jobid).plus(("Location", place))
 
-    def answer(self, job: JobDir) -> Response:
-        """The answer to who made a job and submitted it: its id; with `wait` its JobStepInfo.
+    def answer(self, job: JobDir, wait_s: Optional[float]) -> Response:
+        """The answer to who made a job and submitted it: its id; with a time its JobStepInfo.
 
-        With `wait` it is answered when the job has ended or the time is over, and tells its state
-        then.
+        Then it is answered when the job has ended or the time is over, and tells its state then.
         """
-        wait_s = UNTIL_END.value(self.req)
         if wait_s is None:
             return self.created(job)
         deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
@@ -12252,9 +12250,9 @@ class ServerHandler(Handler):
 
         With `wait`, its JobStepInfo.
         """
-        spec = self.model(JobSpec)
+        spec, wait_s = self.model(JobSpec), UNTIL_END.value(self.req)
         return self.answer(self.submitted(self.backend_of_new(spec), spec,
-                                          lambda: self.new_job(spec)))
+                                          lambda: self.new_job(spec)), wait_s)
 
     def post_new(self) -> Response:
         """Make a job and do not submit it; its id."""
@@ -12406,6 +12404,7 @@ class ApplicationHandler(ServerHandler):
         inputs, and archives (`upload`), which are unpacked; or as an archive.
         """
         app, config = self.application(self.req.params["name"]), self.api.config
+        wait_s = UNTIL_END.value(self.req)
         if app.interactive:
             raise ConflictError("%s is interactive: POST /v1/jobs/{jobid}/applications/%s"
                                 % (app.name, app.name))
@@ -12420,7 +12419,7 @@ class ApplicationHandler(ServerHandler):
                 return job
 
             first = config.by_name[(app.backend or [backend.name])[0]]  # whichever was chosen
-            return self.answer(self.submitted(first, spec, make, files))
+            return self.answer(self.submitted(first, spec, make, files), wait_s)
 
 
 class JobHandler(Handler):

@@ -354,6 +354,8 @@ class Sent(Gateway):
             self.ask("ada", "POST", "/applications/plain", body, 422,
                      Content_Type="application/json")
         self.ask("ada", "POST", "/applications/plain", b"x", 415, Content_Type="text/plain")
+        self.ask("ada", "POST", "/applications/plain?wait=soon", {"count": 1}, 422)
+        self.ask("root", "POST", "/jobs?wait=soon", {"script": "true"}, 422)
         body, headers = form(("count", "", b"1"), ("files", "x", b"x"))
         self.assertIn("takes no files", self.ask("ada", "POST", "/applications/plain", body, 422,
                                                  **headers).text)
