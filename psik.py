@@ -96,6 +96,7 @@ import _thread
 import errno
 import fcntl
 import json
+import operator
 import os
 import re
 import stat
@@ -407,12 +408,12 @@ def without_comma(text: str, position: int) -> str:
     return head[:-1] + rest if is_slip else text
 
 
-def load_json(text: str) -> Json:
+def load_json(text: str, forgiving: bool = True) -> Json:
     """The value of a JSON text; ValueError or RecursionError if it is invalid.
 
-    A comma before a closing bracket is forgiven in a text that is short enough to have been typed.
+    forgiving: a comma before a closing bracket passes in a text short enough to have been typed.
     """
-    slips = 100 if len(text) <= MAX_TYPED else 0
+    slips = 100 if forgiving and len(text) <= MAX_TYPED else 0
     while True:
         try:
             return json.loads(text, object_pairs_hook=strict_pairs, parse_constant=finite,
@@ -769,6 +770,12 @@ class Finished(NamedTuple):
     out: str
     err: str
 
+    @classmethod
+    def of(cls, child: Any, out: bytes, err: bytes) -> "Finished":
+        """The result of a program that has ended, and what it printed."""
+        status = child.returncode if child.returncode >= 0 else 128 - child.returncode
+        return cls(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
     @property
     def fault(self) -> str:
         """Why a script failed: what it said on stderr, else its exit status."""
@@ -835,8 +842,7 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
     except subprocess.TimeoutExpired:
         end_session(child)
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
-    status = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    done = Finished(status, out.decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))
+    done = Finished.of(child, out, err or b"")
     done.tell(argv, time.monotonic() - begun)
     return done
 
@@ -7971,19 +7977,19 @@ class Pattern:
 
     It is matched by all ways at once, so the time grows with the text and the number of states, and
     with nothing else; `re` tries one way after another, for minutes at certain texts, and lets no
-    other thread run meanwhile.  No group
-    may be repeated, and none referred back to.  `\\s`, `\\w` and `\\b` go by ASCII.
+    other thread run meanwhile.  No group may be repeated, and none referred back to.  `\\s`, `\\w`
+    and `\\b` go by ASCII.
     """
 
     MAX_TEXT = 1000     # characters of a value that is matched
     MAX_STATES = 256
     MAX_STEPS = 500     # that are remembered
     ESCAPE = r"\\(?:[dDsSwWfnrtv]|[^A-Za-z0-9])"
-    PIECE = re.compile(
+    PIECE = (   # not compiled yet: most starts of psik.py need no pattern
         r"(?P<atom>%s|\[\^?(?!\])(?:(?!--|&&|~~|\|\|)(?:%s|[^\]\\\[]))+\]|[^\\\[\](){}*+?^$|])|"
         r"(?P<times>(?:[*+?]|\{[0-9]{1,3}(?:,[0-9]{0,3})?\})\??)|"
         r"(?P<edge>\\[bB]|\^|\$)|(?P<open>\(\?:|\((?!\?))|(?P<close>\))|(?P<or>\|)"
-        % (ESCAPE, ESCAPE), re.DOTALL)
+        % (ESCAPE, ESCAPE))
     END = 0     # the state in which it is found
 
     def __init__(self, text: str) -> None:
@@ -8000,9 +8006,9 @@ class Pattern:
     @classmethod
     def pieces(cls, text: str) -> Iterator[Tuple[str, str]]:
         """(kind, text) of each piece of a pattern; ValueError if there is another."""
-        place, before = 0, ""
+        piece, place, before = re.compile(cls.PIECE, re.DOTALL), 0, ""
         while place < len(text):
-            match = cls.PIECE.match(text, place)
+            match = piece.match(text, place)
             if not match:
                 raise ValueError("%s is not understood at %s" % (shown(text), shown(text[place:])))
             if match.lastgroup == "times" and before != "atom":
@@ -8230,7 +8236,7 @@ class JsonValue:
         return False
 
     @classmethod
-    def must(cls, what: str, fits: Callable[[Any], bool], kind: str = "any"
+    def must(cls, what: str, kind: str = "any", fits: Callable[[Any], bool] = lambda given: True
              ) -> Callable[[Json], str]:
         """For Keyword.wrong: what a schema gives must be of a kind, and fit."""
         def wrong(given: Json) -> str:
@@ -8239,23 +8245,21 @@ class JsonValue:
         return wrong
 
 
-A_NUMBER = JsonValue.must("a number", lambda given: abs(given) < 1e300, "number")
-A_COUNT = JsonValue.must("a count", lambda given: 0 <= given < 1e9, "integer")
+ANYTHING = JsonValue.must("")
+A_TEXT = JsonValue.must("a text", "string")
+A_LIST = JsonValue.must("a list", "array")
+A_NUMBER = JsonValue.must("a number", "number", lambda given: abs(given) < 1e300)
+A_COUNT = JsonValue.must("a count", "integer", lambda given: 0 <= given < 1e9)
 KEYWORDS = {
-    "enum": Keyword("any", JsonValue.must("a list", lambda given: True, "array"),
-                    lambda value, given: any(JsonValue.are_equal(value, each) for each in given),
-                    "is none of %s"),
-    "const": Keyword("any", lambda given: "", JsonValue.are_equal, "is not %s"),
-    "minimum": Keyword("number", A_NUMBER, lambda value, least: bool(value >= least),
-                       "is less than %s"),
-    "maximum": Keyword("number", A_NUMBER, lambda value, most: bool(value <= most),
-                       "is more than %s"),
-    "exclusiveMinimum": Keyword("number", A_NUMBER, lambda value, least: bool(value > least),
-                                "is not more than %s"),
-    "exclusiveMaximum": Keyword("number", A_NUMBER, lambda value, most: bool(value < most),
-                                "is not less than %s"),
-    "multipleOf": Keyword("number", JsonValue.must("a number above 0", lambda given: given > 0,
-                                                  "number"),
+    "enum": Keyword("any", A_LIST, lambda value, given: any(
+        JsonValue.are_equal(value, each) for each in given), "is none of %s"),
+    "const": Keyword("any", ANYTHING, JsonValue.are_equal, "is not %s"),
+    "minimum": Keyword("number", A_NUMBER, operator.ge, "is less than %s"),
+    "maximum": Keyword("number", A_NUMBER, operator.le, "is more than %s"),
+    "exclusiveMinimum": Keyword("number", A_NUMBER, operator.gt, "is not more than %s"),
+    "exclusiveMaximum": Keyword("number", A_NUMBER, operator.lt, "is not less than %s"),
+    "multipleOf": Keyword("number", JsonValue.must("a number above 0", "number",
+                                                   lambda given: bool(given > 0)),
                           JsonValue.is_multiple, "is no multiple of %s"),
     "minLength": Keyword("string", A_COUNT, lambda value, least: len(value) >= least,
                          "has fewer than %s characters"),
@@ -8268,22 +8272,19 @@ KEYWORDS = {
                         "has fewer than %s items"),
     "maxItems": Keyword("array", A_COUNT, lambda value, most: len(value) <= most,
                         "has more than %s items"),
-    "contentEncoding": Keyword("string", JsonValue.must("base64, which is the only encoding",
-                                                       lambda given: bool(given == "base64")),
-                               JsonValue.is_base64, "is not base64; on the command line "
-                               "NAME=@FILE takes a file"),
+    "contentEncoding": Keyword("string", JsonValue.must(
+        "base64, which is the only encoding", "string", lambda given: bool(given == "base64")),
+        JsonValue.is_base64, "is not base64; on the command line NAME=@FILE takes a file"),
 }
 # What describes a schema, and what holds other schemas: {keyword: what its value must be}.
-A_TEXT = JsonValue.must("a text", lambda given: True, "string")
-AN_OBJECT = JsonValue.must("an object", lambda given: True, "object")
 STRUCTURE: Dict[str, Callable[[Json], str]] = {
-    "title": A_TEXT, "description": A_TEXT, "contentMediaType": A_TEXT,
-    "examples": JsonValue.must("a list", lambda given: True, "array"), "default": lambda given: "",
-    "type": JsonValue.must("a type, or a list of types", JsonValue.are_types),
-    "required": JsonValue.must("a list of names",
-                              lambda given: all(isinstance(each, str) for each in given), "array"),
-    "properties": AN_OBJECT, "items": lambda given: "", "additionalProperties": lambda given: "",
-    "anyOf": JsonValue.must("a list of schemas", bool, "array"),
+    "title": A_TEXT, "description": A_TEXT, "contentMediaType": A_TEXT, "examples": A_LIST,
+    "default": ANYTHING, "items": ANYTHING, "additionalProperties": ANYTHING,
+    "properties": JsonValue.must("an object", "object"),
+    "type": JsonValue.must("a type, or a list of types", fits=JsonValue.are_types),
+    "required": JsonValue.must("a list of names", "array",
+                               lambda given: all(isinstance(each, str) for each in given)),
+    "anyOf": JsonValue.must("a list of schemas", "array", bool),
 }
 
 
@@ -8409,7 +8410,7 @@ class Schema:
 
 
 # What no input may be called: variables that change what shells and other programs do, and ours.
-NOT_INPUTS = re.compile("|".join((
+NOT_INPUTS = "|".join((
     "_ UID EUID PPID PATH CDPATH HOME SHELL USER LOGNAME ENV PS[0-9] PWD OLDPWD OPTIND OPTARG "
     "RANDOM SECONDS LINENO TMPDIR LANG LOCPATH NLSPATH GCONV_PATH HOSTALIASES PROMPT_COMMAND "
     "SHELLOPTS JOB_ID inputs "
@@ -8417,7 +8418,7 @@ NOT_INPUTS = re.compile("|".join((
     "(BASH|PYTHON|PERL|RUBY|MODULE).* "
     # Of rc, which also takes each fn_NAME for a function; and of zsh.
     "fn_.* prompt path home cdpath ifs status pid apid apids bqstatus history version tab nl argv "
-    "fpath manpath signals").split() + OUR_VARIABLES))
+    "fpath manpath signals").split() + OUR_VARIABLES)
 
 
 @dataclass(eq=False)    # each is known by itself
@@ -8491,7 +8492,7 @@ class Application(Model):
         """What is wrong with an input of this name, or ''."""
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", name):
             return "is no name of a variable: letters, digits and _"
-        if NOT_INPUTS.fullmatch(name):
+        if re.fullmatch(NOT_INPUTS, name):
             return "cannot be the name of an input: shells or psik.py use it"
         if isinstance(schema, dict) and "contentEncoding" in schema and (
                 Schema.types(schema) != ["string"]):
@@ -8662,13 +8663,14 @@ class Inputs:
     MAX_DEPTH = 32      # of a value
 
     def __init__(self, app: Application, folder: ConfinedFolder) -> None:
-        self.app, self.folder = app, folder
+        self.app, self.folder, self.schema = app, folder, app.schema
         self.values: Dict[str, Json] = {}
-        self.properties: Dict[str, Json] = app.schema["properties"]
+        self.properties: Dict[str, Json] = self.schema["properties"]
+        self.file_inputs = app.file_inputs
 
     def is_file(self, name: str) -> bool:
         """Whether an input is a file."""
-        return name in self.app.file_inputs
+        return name in self.file_inputs
 
     def takes_empty(self, name: str) -> bool:
         """Whether an empty text can be an input's value, and does not just mean that it has none.
@@ -8741,7 +8743,7 @@ class Inputs:
             yield Fault("", "the values have %d bytes as JSON, and may have %d; an input with "
                         "contentEncoding base64 may be larger" % (size, Application.MAX_VALUES))
         elif not odd:
-            yield from Schema.faults(self.app.schema, self.values, "")
+            yield from Schema.faults(self.schema, self.values, "")
 
     def settle(self) -> Dict[str, Json]:
         """The values, with their defaults; what comes in base64 becomes a file.
@@ -8869,11 +8871,10 @@ class InteractiveRun:
         finally:
             with suppress(ProcessLookupError):
                 end_session(child)
-        said = [bytes(self.out[pipe]).decode("utf-8", "replace")
-                for pipe in (child.stdout, child.stderr)]
-        status = child.returncode if child.returncode >= 0 else 128 - child.returncode
+        done = Finished.of(child, *(bytes(self.out[pipe])
+                                    for pipe in (child.stdout, child.stderr)))
         ended = "psik: ended: %s\n" % why if why else ""
-        return {"exit_status": status, "stdout": said[0], "stderr": said[1] + ended}
+        return {"exit_status": done.status, "stdout": done.out, "stderr": done.err + ended}
 
     def run(self, inputs: Inputs, folder: str, user: str) -> Dict[str, Json]:
         """Run it with these inputs, and note in the job's log who did; as answer().
@@ -10077,12 +10078,16 @@ class Caller(NamedTuple):
         claims = self.claims or {}
         return any(name in claims for name in NARROWINGS) or claims.get("narrowed", False)
 
+    def reaches_backend(self, name: str) -> bool:
+        """Whether his token is not too narrow for a backend."""
+        return self.backends is None or name in self.backends
+
     def reaches(self, job: Optional[JobDir]) -> bool:
         """Whether his token is not too narrow for a job; without a job, to make one."""
         if job is None:
             return self.jobs is None
         return ((self.jobs is None or job.jobid in self.jobs)
-                and (self.backends is None or job.backend in self.backends)
+                and self.reaches_backend(job.backend)
                 and (self.apps is None or job.application in self.apps))
 
     def owns(self, job: JobDir) -> bool:
@@ -10197,15 +10202,15 @@ class Policy:
 
     def check_may_create(self, caller: Caller) -> None:
         """ForbiddenError if the token, `users` or the rule does not let a caller make jobs."""
-        if caller.jobs is not None:
-            raise ForbiddenError("the token does not let you make jobs")
         self.check_is_maker(caller)
         self.check_takes_scripts(caller)
-        self.check_rule(caller)
+        self.check_may_make(caller)
 
-    def check_rule(self, caller: Caller) -> None:
-        """ForbiddenError if the rule does not let a caller make jobs."""
-        # It is for users; LOCAL_USER is who runs the server.
+    def check_may_make(self, caller: Caller) -> None:
+        """ForbiddenError if the token or the rule does not let a caller make jobs."""
+        if caller.jobs is not None:
+            raise ForbiddenError("the token does not let you make jobs")
+        # The rule is for users; LOCAL_USER is who runs the server.
         if caller.user != LOCAL_USER and not self.allows(caller, "POST", None):
             raise ForbiddenError("the policy does not let %s make jobs" % caller.user)
 
@@ -10231,17 +10236,19 @@ class Policy:
                  for role in config.users[name].roles}
         return given | caller.roles
 
+    def is_applicant(self, caller: Caller, config: Optional[Config] = None) -> bool:
+        """Whether a caller may use applications: a user of an issuer, or who may make jobs."""
+        return bool(caller.issuer) or self.is_maker(caller, config)
+
     def check_is_applicant(self, caller: Caller, config: Optional[Config] = None) -> None:
-        """ForbiddenError unless a caller may use applications: an issuer's user, or a maker."""
-        if not caller.issuer:
+        """ForbiddenError unless is_applicant()."""
+        if not self.is_applicant(caller, config):
             self.check_is_maker(caller, config)
 
     def check_may_apply(self, caller: Caller) -> None:
         """ForbiddenError if token, config or rule do not let a caller make jobs of applications."""
-        if caller.jobs is not None:
-            raise ForbiddenError("the token does not let you make jobs")
         self.check_is_applicant(caller)
-        self.check_rule(caller)
+        self.check_may_make(caller)
 
     def may_use(self, caller: Caller, app: Application) -> bool:
         """Whether the token and the roles of a caller let him use an application."""
@@ -10339,11 +10346,14 @@ class Keyring:
             file.write(jti + "\n")
 
 
-def refused_token(why: str) -> RequestError:
-    """The 401 for an invalid token; only the log has the reason, unless it has expired."""
+class ExpiredError(ValueError):
+    """A token was valid once."""
+
+
+def refused_token(why: str, said: str = "is invalid") -> RequestError:
+    """The 401 for a token; what is wrong with it is for the log, and `said` for the client."""
     complain("refused: a token, for %s" % one_line(why)[:200])
-    return RequestError(401, "the token has expired" if why.endswith("it has expired")
-                        else "the token is invalid",
+    return RequestError(401, "the token " + said,
                         WWW_Authenticate='Bearer error="invalid_token"')
 
 
@@ -10402,6 +10412,8 @@ class Tokens:
             raise refused_token("it is longer than %d characters" % MAX_TOKEN)
         try:
             return self.decode(token, facts)
+        except ExpiredError as err:
+            raise refused_token(str(err), "has expired") from None
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
                 RecursionError) as err:
             raise refused_token(str(err)) from None
@@ -10467,7 +10479,7 @@ class JwtTokens(Tokens):
         if not all(type(each) in (int, float) and math.isfinite(each) for each in times.values()):
             raise ValueError("its times are not numbers")
         if not now <= times["exp"] + CLOCK_SKEW_S:
-            raise ValueError("it has expired")
+            raise ExpiredError("it has expired")
         if not max(times["nbf"], times["iat"]) <= now + CLOCK_SKEW_S:
             raise ValueError("it is not valid yet")
 
@@ -10834,8 +10846,7 @@ class Issuers:
     @staticmethod
     def part(text: str) -> Dict[str, Json]:
         """The JSON object of a part of a token; ValueError."""
-        data = json.loads(decode_base64(text).decode("utf-8"), object_pairs_hook=strict_pairs,
-                          parse_constant=finite, parse_float=finite)
+        data = load_json(decode_base64(text).decode("utf-8"), forgiving=False)
         if not isinstance(data, dict):
             raise ValueError("a part of it is no object")
         return data
@@ -10854,6 +10865,8 @@ class Issuers:
             return None
         try:
             return self.read(issuer, *parts)
+        except ExpiredError as err:
+            raise refused_token("%s: %s" % (issuer, err), "has expired") from None
         except KeyError as err:
             raise refused_token("%s: it has no %s" % (issuer, err)) from None
         except (ValueError, TypeError, ArithmeticError, RecursionError) as err:
@@ -11979,7 +11992,7 @@ class ServerHandler(Handler):
 
     def get_page(self) -> Response:
         """A page for people."""
-        if self.req.path.endswith("1/"):    # its files are named relative to the path above
+        if self.req.path == "/v1/":     # its files are named relative to the path above
             return Response(308, b"", (("Location", "../v1"),))
         return Response.of_text(TEMPLATES["page/index.html"], "text/html").plus(*PAGE_HEADERS)
 
@@ -12165,7 +12178,7 @@ class ServerHandler(Handler):
         name = self.backend_name()
         with given_in("body"):
             backend = self.api.config.choose_backend(spec, name)
-        if self.caller.backends is not None and backend.name not in self.caller.backends:
+        if not self.caller.reaches_backend(backend.name):
             raise ForbiddenError("the token does not let you make jobs on " + backend.name)
         self.api.policy.check_is_maker(self.caller, backend.config)
         if spec.directory and not self.caller.trusted and self.is_among_jobs(spec.directory):
@@ -12382,9 +12395,8 @@ class ApplicationHandler(ServerHandler):
 
     def may_use_backend(self, backend: Backend) -> bool:
         """Whether token and `users` let the caller make jobs on a backend."""
-        if self.caller.backends is not None and backend.name not in self.caller.backends:
-            return False
-        return bool(self.caller.issuer) or self.api.policy.is_maker(self.caller, backend.config)
+        return self.caller.reaches_backend(backend.name) and self.api.policy.is_applicant(
+            self.caller, backend.config)
 
     def spec_of(self, app: Application, folder: ConfinedFolder) -> JobSpec:
         """The spec of a job with the inputs of the request, whose files go into a folder."""
@@ -16047,7 +16059,8 @@ def token_for(config: Config, opts: Options) -> str:
     user = LOCAL_USER if opts.user is None else opts.user
     if not is_user(user):
         raise InvalidError("%r is no user" % user)
-    is_backend, is_app = config.by_name.__contains__, Applications(config).by_name.__contains__
+    apps = Applications(config).by_name if opts.apps else {}
+    is_backend, is_app = config.by_name.__contains__, apps.__contains__
     methods = ("GET", "POST", "PUT", "DELETE")
     narrow = {"ops": [each.upper() for each in opts.ops], "jobs": opts.jobs,
               "backends": opts.backends, "apps": opts.apps}
