@@ -19665,6 +19665,8 @@ const SHAPES = {active: "●", queued: "◌", new: "○", completed: "✓", fail
 export const state = name => el("span", {class: "state " + name},
 	el("span", {"aria-hidden": "true"}, SHAPES[name] + " "), name)
 
+export const isFinal = name => ["completed", "failed", "canceled"].includes(name)
+
 // Seconds as 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
@@ -19841,12 +19843,12 @@ export function form(properties, values = {}) {
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, moment, plain, replace, say, span, state,
+import {bytes, chart, confirming, el, isFinal, moment, plain, replace, say, span, state,
 	table} from "./dom.js"
 import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
-const ended = job => ["completed", "failed", "canceled"].includes(job.state)
+const ended = job => isFinal(job.state)
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -19854,7 +19856,7 @@ function timeline(job) {
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
 	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
 		times]) => {
-		const how = ["completed", "failed", "canceled"].find(name => times[name]) || "active"
+		const how = Object.keys(times).find(isFinal) || "active"
 		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
 		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
 			...(times.active ? [[began, end, how]] : [])]}
@@ -20222,7 +20224,7 @@ export async function showList([query], view, signal) {
     'page/log.js': r'''// What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, replace} from "./dom.js"
+import {bytes, el, isFinal, replace} from "./dom.js"
 import {ask, get, part} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
@@ -20230,10 +20232,9 @@ const MOST = 4 * WINDOW     // characters that stay in the page
 
 export async function showLog(view, job, name, signal) {
 	const url = `jobs/${part(job.jobid)}/`
-	const ended = state => ["completed", "failed", "canceled"].includes(state)
 	let status = job
 	while (!Object.keys(status.logs).length) {
-		const over = ended(status.state)
+		const over = isFinal(status.state)
 		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
 			: "It has written nothing yet."))
 		if (over) return
@@ -20325,11 +20326,11 @@ export async function showLog(view, job, name, signal) {
 				size.textContent = error.message
 				await new Promise(done => setTimeout(done, 3000))
 			}
-			if (ended(state)) return
+			if (isFinal(state)) return
 		}
 	}
 	signal.addEventListener("abort", () => shown?.leave.abort())
-	const line = `psik.py logs ${ended(job.state) ? "" : "-f "}${job.jobid}`
+	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
 		onchange: event => open(event.target.value)})
 	async function list() {     // of an array, others have come meanwhile
@@ -20509,7 +20510,7 @@ function scriptForm(schemas, spec, backends) {
 		value: spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"})
 	const free = el("small")
-	const ask_queues = async () => {
+	const askQueues = async () => {
 		replace(queues)
 		free.textContent = ""
 		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
@@ -20519,8 +20520,8 @@ function scriptForm(schemas, spec, backends) {
 			each => `${each.name}: ${each.free_nodes ?? "?"} of ${each.nodes ?? "?"} nodes free`)
 			.join(", ")
 	}
-	backend.addEventListener("change", ask_queues)
-	ask_queues()
+	backend.addEventListener("change", askQueues)
+	askQueues()
 	// What the form does not show stays as it was in the job that is copied.
 	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
 		...REST,
@@ -20551,7 +20552,7 @@ function scriptForm(schemas, spec, backends) {
 export async function showNew([query], view, signal) {
 	const from = new URLSearchParams(query || "").get("from"), wanted = new URLSearchParams(query
 		|| "").get("app")
-	const [document_, backends, apps] = await Promise.all([get("openapi.json", {signal}),
+	const [api, backends, apps] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}),
 		get("applications", {signal}).catch(() => [])])
 	const spec = from ? await get(`jobs/${part(from)}/spec`, {signal}) : {}
@@ -20559,7 +20560,7 @@ export async function showNew([query], view, signal) {
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
 		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
-			: scriptForm(document_.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
+			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
 				backends))
 	}
 	const first = wanted || spec.application || ""
@@ -20577,7 +20578,7 @@ export async function showNew([query], view, signal) {
 }
 ''',
     'page/overview.js': r'''// When things ran, how long they waited, and why they failed.
-import {chart, el, span, state, table} from "./dom.js"
+import {chart, el, isFinal, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
@@ -20593,8 +20594,7 @@ export async function showOverview([query], view, signal) {
 		get(`jobs?detail=true&limit=1000&since=${begin}`, {signal}), get("backends", {signal})])
 	for (const job of jobs) {
 		job.made = Number(job.jobid)
-		const over = ["completed", "failed", "canceled"].includes(job.state)
-		job.start = job.began ?? (over ? job.updated : now)
+		job.start = job.began ?? (isFinal(job.state) ? job.updated : now)
 		job.end = job.start + (job.elapsed || 0)
 	}
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,

@@ -35,6 +35,8 @@ const SHAPES = {active: "●", queued: "◌", new: "○", completed: "✓", fail
 export const state = name => el("span", {class: "state " + name},
 	el("span", {"aria-hidden": "true"}, SHAPES[name] + " "), name)
 
+export const isFinal = name => ["completed", "failed", "canceled"].includes(name)
+
 // Seconds as 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""

@@ -1,10 +1,10 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, moment, plain, replace, say, span, state,
+import {bytes, chart, confirming, el, isFinal, moment, plain, replace, say, span, state,
 	table} from "./dom.js"
 import {ask, base, follow, get, part, post, token} from "./api.js"
 import {showLog} from "./log.js"
 
-const ended = job => ["completed", "failed", "canceled"].includes(job.state)
+const ended = job => isFinal(job.state)
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -12,7 +12,7 @@ function timeline(job) {
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
 	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
 		times]) => {
-		const how = ["completed", "failed", "canceled"].find(name => times[name]) || "active"
+		const how = Object.keys(times).find(isFinal) || "active"
 		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
 		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
 			...(times.active ? [[began, end, how]] : [])]}

@@ -1,7 +1,7 @@
 // What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, replace} from "./dom.js"
+import {bytes, el, isFinal, replace} from "./dom.js"
 import {ask, get, part} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
@@ -9,10 +9,9 @@ const MOST = 4 * WINDOW     // characters that stay in the page
 
 export async function showLog(view, job, name, signal) {
 	const url = `jobs/${part(job.jobid)}/`
-	const ended = state => ["completed", "failed", "canceled"].includes(state)
 	let status = job
 	while (!Object.keys(status.logs).length) {
-		const over = ended(status.state)
+		const over = isFinal(status.state)
 		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
 			: "It has written nothing yet."))
 		if (over) return
@@ -104,11 +103,11 @@ export async function showLog(view, job, name, signal) {
 				size.textContent = error.message
 				await new Promise(done => setTimeout(done, 3000))
 			}
-			if (ended(state)) return
+			if (isFinal(state)) return
 		}
 	}
 	signal.addEventListener("abort", () => shown?.leave.abort())
-	const line = `psik.py logs ${ended(job.state) ? "" : "-f "}${job.jobid}`
+	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
 		onchange: event => open(event.target.value)})
 	async function list() {     // of an array, others have come meanwhile

@@ -78,7 +78,7 @@ function scriptForm(schemas, spec, backends) {
 		value: spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"})
 	const free = el("small")
-	const ask_queues = async () => {
+	const askQueues = async () => {
 		replace(queues)
 		free.textContent = ""
 		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
@@ -88,8 +88,8 @@ function scriptForm(schemas, spec, backends) {
 			each => `${each.name}: ${each.free_nodes ?? "?"} of ${each.nodes ?? "?"} nodes free`)
 			.join(", ")
 	}
-	backend.addEventListener("change", ask_queues)
-	ask_queues()
+	backend.addEventListener("change", askQueues)
+	askQueues()
 	// What the form does not show stays as it was in the job that is copied.
 	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
 		...REST,
@@ -120,7 +120,7 @@ function scriptForm(schemas, spec, backends) {
 export async function showNew([query], view, signal) {
 	const from = new URLSearchParams(query || "").get("from"), wanted = new URLSearchParams(query
 		|| "").get("app")
-	const [document_, backends, apps] = await Promise.all([get("openapi.json", {signal}),
+	const [api, backends, apps] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}),
 		get("applications", {signal}).catch(() => [])])
 	const spec = from ? await get(`jobs/${part(from)}/spec`, {signal}) : {}
@@ -128,7 +128,7 @@ export async function showNew([query], view, signal) {
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
 		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
-			: scriptForm(document_.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
+			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
 				backends))
 	}
 	const first = wanted || spec.application || ""

@@ -1,5 +1,5 @@
 // When things ran, how long they waited, and why they failed.
-import {chart, el, span, state, table} from "./dom.js"
+import {chart, el, isFinal, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
@@ -15,8 +15,7 @@ export async function showOverview([query], view, signal) {
 		get(`jobs?detail=true&limit=1000&since=${begin}`, {signal}), get("backends", {signal})])
 	for (const job of jobs) {
 		job.made = Number(job.jobid)
-		const over = ["completed", "failed", "canceled"].includes(job.state)
-		job.start = job.began ?? (over ? job.updated : now)
+		job.start = job.began ?? (isFinal(job.state) ? job.updated : now)
 		job.end = job.start + (job.elapsed || 0)
 	}
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
