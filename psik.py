@@ -225,6 +225,7 @@ MAX_PARTS = 1000               # of a multipart form
 MAX_TOKEN = 4096               # characters
 MAX_PARENTS = 8                # in a chain of tokens, each issued to the bearer of the one before
 MAX_KEY = 255                  # characters of an Idempotency-Key
+MAX_TICKETS = 1000             # that a server knows at once
 MAX_KEYS = 10000               # Idempotency-Keys that a backend remembers
 BEAT_S = 2                     # between checks that an event stream is still read and admitted
 MAX_FAULTS = 100               # about so many are reported of one document
@@ -254,6 +255,7 @@ MAX_NEWS = 2000                # transitions that a server has in memory, and se
 JOURNAL_LINES = 5000           # of a file of the journal, before the next one is begun
 JOURNAL_FILES = 8              # of them are kept
 JOURNAL_GAP = 1000000          # a server that starts begins with a multiple of this
+TICKET_LIFE_S = 60             # how long a ticket opens its path
 KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
 UPLOAD_PREFIX = ".psik-upload-"      # begins the name of an upload until it is complete
 INPUT_FILES = ".inputs"         # the folder, where a job runs, of its inputs that are files
@@ -5355,13 +5357,16 @@ class Answer:
         is_there = nameless is not None and nameless.state in LIVE
         return time.time() if is_there and not status.state else status.since
 
-    @staticmethod
-    def fault_of(root: str) -> str:
-        """Why the scheduler of the backend with this folder did not answer of late, or ''."""
+    @classmethod
+    def latest(cls, root: str) -> "Answer":
+        """The last answer that the scheduler of the backend with this folder gave here.
+
+        An empty one if nobody has asked it of late.
+        """
         names = (".poll.json", ".poll-%s.json" % os.uname().nodename)
-        answers = (Answer.read(os.path.join(root, name)) for name in names)
-        return next((answer.fault for answer in answers
-                     if answer.fault and age_s(answer.time) < WANTED_S), "")
+        answers = [cls.read(os.path.join(root, name)) for name in names]
+        last = max(answers, key=lambda answer: answer.time)
+        return last if age_s(last.time) < WANTED_S else cls()
 
 
 class Poll:
@@ -9796,6 +9801,14 @@ class Response(NamedTuple):
         """A text of this media type."""
         return cls(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
 
+    def compressed(self) -> "Response":
+        """The same answer, its body as gzip; for a body of bytes."""
+        import zlib
+        assert isinstance(self.body, bytes)
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)     # as gzip, without the time: one ETag
+        body = packer.compress(self.body) + packer.flush()
+        return self._replace(body=body).plus(("Content-Encoding", "gzip"))
+
     @classmethod
     def of_file(cls, req: Request, file: IO[bytes], kind: str, name: str = "") -> "Response":
         """A file, the range of it that is asked for, or 304, as in RFC 9110; takes the file over.
@@ -9854,7 +9867,7 @@ class Response(NamedTuple):
         """The same with what caches must know: it is for one caller, and to be asked for again."""
         has_rule = any(name == "Cache-Control" for name, _ in self.headers)
         rule = () if has_rule else (("Cache-Control", "private, no-cache"),)
-        return self.plus(*rule, ("Vary", "Authorization"))
+        return self.plus(*rule, ("Vary", "Authorization, Accept-Encoding"))
 
     def head(self, closes: bool, chunks: bool) -> bytes:
         """The status line and the headers, with the blank line after them."""
@@ -11276,11 +11289,12 @@ class Tracker:
             if not has_news(job, rows):  # though no row was added
                 self.live.pop(job.path, None)
 
-    def counts(self) -> Dict[Tuple[str, str], int]:
-        """{(backend, state): number of jobs}."""
+    def counts(self, chosen: Optional[JobFilter] = None) -> Dict[Tuple[str, str], int]:
+        """{(backend, state): number of jobs}; of those that a filter admits in any state."""
         counts: Dict[Tuple[str, str], int] = {}
-        for shape in list(self.known.values()):
-            counts[shape.backend, shape.state] = counts.get((shape.backend, shape.state), 0) + 1
+        for path, shape in list(self.known.items()):
+            if chosen is None or chosen.admits(JobDir(path, shape.backend)):
+                counts[shape[2:]] = counts.get(shape[2:], 0) + 1
         return counts
 
     def place_of(self, number: Optional[int]) -> Optional[int]:
@@ -11382,6 +11396,35 @@ class IdempotencyKeys:
             with suppress(FileNotFoundError):  # another server was first
                 if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
                     os.unlink(path)
+
+
+class Tickets:
+    """Words in an address that let a browser save a file, as it sends no bearer token then.
+
+    Each is for one path and a minute, for GET alone, and stands for who asked for it.
+    """
+
+    def __init__(self) -> None:
+        self.known: Dict[str, Tuple[str, Caller, float]] = {}   # {ticket: (path, whose, its end)}
+
+    def issue(self, caller: Caller, path: str) -> str:
+        """A new ticket for a path; those that are over are forgotten, and the oldest of too many.
+        """
+        import secrets
+        now, held = time.monotonic(), list(self.known.items())
+        over = [ticket for ticket, (_, _, end) in held if end < now]
+        for ticket in over + [ticket for ticket, _ in held[:1 - MAX_TICKETS]]:
+            self.known.pop(ticket, None)
+        ticket = secrets.token_urlsafe(24)
+        self.known[ticket] = path, caller, now + TICKET_LIFE_S
+        return ticket
+
+    def caller(self, req: Request, route: "Route") -> Optional[Caller]:
+        """Whom the ticket of a request stands for; None if it has none that is valid."""
+        path, caller, end = self.known.get(req.query.get("ticket", ""), ("", None, 0.0))
+        is_valid = (path == req.path and req.verb == route.method == "GET"
+                    and route.scope == "job" and time.monotonic() < end)
+        return caller if is_valid else None
 
 
 class UploadFolders:
@@ -11585,6 +11628,7 @@ class Api:
         self.access_log = True
         self.connections = Connections(limit)
         self.begun, self.lock = time.monotonic(), threading.Lock()
+        self.tickets = Tickets()
         self.interactive: List[str] = []    # the users whose interactive applications run
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
@@ -11689,6 +11733,7 @@ TAIL = Param("tail", "integer", "only so many last lines")
 ALL = Param("all", "boolean", "also what psik.py itself keeps there")
 UNTIL_END = Param("wait", "integer", "seconds to wait for the job's end, at most 60; then the "
                   "answer is its JobStepInfo, whether it has ended or not")
+DOWNLOAD = Param("path", "string", "a ticket for this path")
 WITHIN = Param("path", "string", "a directory in the work directory")
 TASK = Param("task", "tasks", "only these tasks of an array: 3, or 3,7")
 FAILED = Param("failed", "boolean", "only the tasks of an array that failed or were canceled")
@@ -11994,7 +12039,14 @@ class ServerHandler(Handler):
         """A page for people."""
         if self.req.path == "/v1/":     # its files are named relative to the path above
             return Response(308, b"", (("Location", "../v1"),))
-        return Response.of_text(TEMPLATES["page/index.html"], "text/html").plus(*PAGE_HEADERS)
+        return self.page_file("index.html", "text/html")
+
+    def page_file(self, name: str, kind: str) -> Response:
+        """A file of the page, compressed where the client takes that: it may come by a tunnel."""
+        response = Response.of_text(TEMPLATES["page/" + name], kind).plus(*PAGE_HEADERS)
+        coding = self.req.headers.get("accept-encoding", "")
+        return response.compressed() if re.search(r"\bgzip\b(?!;q=0(\.0*)?\s*(,|$))", coding) \
+            else response
 
     def get_page_file(self) -> Response:
         """A file of the page: a style sheet, or a module of its script."""
@@ -12002,7 +12054,7 @@ class ServerHandler(Handler):
         kind = {"css": "text/css", "js": "text/javascript"}.get(name.rpartition(".")[2])
         if not kind or "page/" + name not in TEMPLATES:
             raise NotFoundError("the page has no file %s" % shown(name))
-        return Response.of_text(TEMPLATES["page/" + name], kind).plus(*PAGE_HEADERS)
+        return self.page_file(name, kind)
 
     def get_health(self) -> Response:
         """Whether jobs can be written, and the state of each backend; 503 if jobs cannot."""
@@ -12044,18 +12096,19 @@ class ServerHandler(Handler):
         return missing
 
     def system_status(self, backend: Backend) -> Dict[str, Json]:
-        """A backend as psik_api's SystemStatus.
+        """A backend as psik_api's SystemStatus, and when its scheduler was last asked.
 
         It is unavailable where it lacks something, degraded where its scheduler gives no answer.
         """
         missing, trusted = self.lacks(backend), self.caller.trusted
-        fault = Answer.fault_of(backend.root)
-        notes = missing + ([fault] if fault else [])
+        answer = Answer.latest(backend.root)
+        notes = missing + ([answer.fault] if answer.fault else [])
         return {"name": backend.name, "full_name": backend.name,
                 "description": backend.kind + " jobs" + (" in " + backend.root if trusted else ""),
                 "system_type": backend.kind,
                 "notes": notes if trusted else ["see the server's log"] * bool(notes),
-                "status": "unavailable" if missing else "degraded" if fault else "active",
+                "status": "unavailable" if missing else "degraded" if answer.fault else "active",
+                "answered": answer.time or None,
                 "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
     def get_backends(self) -> Json:
@@ -12100,10 +12153,16 @@ class ServerHandler(Handler):
         return tokens.make(self.caller.user, left_s, parents, certificate, **narrowings)
 
     def get_token(self) -> Response:
-        """A token for who asks, for a day; no wider than the one that he shows."""
-        caller, bearer = self.caller, self.req.bearer
+        """A token for who asks, for a day; no wider than the one that he shows.
+
+        With `path`, a ticket instead, which `?ticket=` shows for this path below /v1/jobs/: what is
+        there can be read with it for a minute.
+        """
+        caller, bearer, path = self.caller, self.req.bearer, DOWNLOAD.value(self.req)
         if caller.anonymous:
             raise unauthorized("no token for an address: nobody vouches for it")
+        if path is not None:
+            return Response.of_text(self.api.tickets.issue(caller, path)).plus(NOT_STORED)
         if caller.issuer:
             raise ForbiddenError("your tokens come from " + caller.issuer)
         # What the holder of a biscuit has narrowed must not come back wide.
@@ -12134,18 +12193,28 @@ class ServerHandler(Handler):
                         application=str(spec.get("application") or ""))
         return info
 
+    def chosen(self, reasons: bool = False) -> JobFilter:
+        """The jobs that the query asks for and the caller may see; with their reasons if wanted."""
+        req, state = self.req, STATE.value(self.req)
+        return JobFilter(self.backend_name(), (state,) if state else (), NAME.value(req),
+                         SINCE.value(req) or 0, app=APP.value(req), reasons=reasons,
+                         is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
+
+    def get_counts(self) -> Json:
+        """How many jobs are in each state, {state: number}, as the server has last seen them."""
+        counts = dict.fromkeys(STATES, 0)
+        for (_, state), number in self.api.tracker.counts(self.chosen()).items():
+            counts[state] += number
+        return counts
+
     def get_jobs(self) -> Response:
         """Jobs, newest first, each with its latest step.
 
         With `detail` also its backend, its reason, its times, its walltime and its application.
         """
-        req, detail, since = self.req, bool(DETAIL.value(self.req)), SINCE.value(self.req) or 0
+        req, detail = self.req, bool(DETAIL.value(self.req))
         index, limit = INDEX.value(req) or 0, LIMIT.value(req)
-        state = STATE.value(req)
-        chosen = JobFilter(self.backend_name(), (state,) if state else (), NAME.value(req),
-                           since, app=APP.value(req), reasons=detail,
-                           is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
-        found = chosen.find(self.api.config, limit, poll=False, index=index)
+        found = self.chosen(detail).find(self.api.config, limit, poll=False, index=index)
         answer = Response.of_json([self.job_info(job, summary, detail) for job, summary in found])
         if not limit or len(found) < limit:
             return answer
@@ -12500,6 +12569,7 @@ class JobHandler(Handler):
         if TASK.value(self.req):
             raise InvalidInput([Fault("task", "purge and task exclude each other")], "query")
         remove(self.job)
+        self.api.tracker.forget([self.job.path])
         return None
 
     def get_state(self) -> Json:
@@ -12837,11 +12907,13 @@ ROUTES = (
     Route("GET", "/v1/backends", "open", ServerHandler.get_backends, "{SystemStatus}", "", (NAME,)),
     Route("GET", "/v1/backends/{name}", "open", ServerHandler.get_backend, "SystemStatus"),
     Route("GET", "/v1/backends/{name}/queues", "user", ServerHandler.get_queues, "[Queue]"),
-    Route("GET", "/v1/token", "user", ServerHandler.get_token, "text/plain"),
+    Route("GET", "/v1/token", "user", ServerHandler.get_token, "text/plain", "", (DOWNLOAD,)),
     Route("POST", "/v1/token", "token", ServerHandler.post_token, "Blocks"),
     Route("GET", "/v1/events", "user", ServerHandler.get_events, "text/event-stream"),
     Route("GET", "/v1/jobs", "user", ServerHandler.get_jobs, "[JobStepInfo]", "",
           (INDEX, LIMIT, STATE, BACKEND_PARAM, NAME, APP, SINCE, DETAIL)),
+    Route("GET", "/v1/jobs/counts", "user", ServerHandler.get_counts, "Counts", "",
+          (BACKEND_PARAM, NAME, APP, SINCE)),
     Route("POST", "/v1/jobs", "create", ServerHandler.post_job, "Created", "JobSpec",
           (BACKEND_PARAM, UNTIL_END)),
     Route("POST", "/v1/jobs/new", "create", ServerHandler.post_new, "string", "JobSpec",
@@ -12951,12 +13023,14 @@ SCHEMAS: Dict[str, Json] = {
         tasks=list_of({"$ref": "#/components/schemas/TaskState"}),
         history=list_of({"type": "object"}), callbacks=list_of({"type": "object"}),
         logs=map_of(NUMBER)),
+    "Counts": map_of(NUMBER),
     "TaskState": object_of(
         task=NUMBER, state=STATE_SCHEMA, jobndx=NUMBER, info={"anyOf": [NUMBER, TEXT]},
         updated={"type": "number"}, reason=TEXT),
     "SystemStatus": object_of(
         name=TEXT, full_name=TEXT, description=TEXT, system_type=TEXT, notes=list_of(TEXT),
         status={"type": "string", "enum": ["active", "unavailable", "degraded", "other"]},
+        answered={"anyOf": [{"type": "number"}, NULL]},
         updated_at={"type": "string", "format": "date-time"}),
     "Queue": object_of(name=TEXT, state=TEXT, **dict.fromkeys(
         Queue._fields[2:], {"anyOf": [NUMBER, NULL]})),
@@ -13478,18 +13552,18 @@ class Authentication:
     def check_local(self, req: Request, route: Route) -> None:
         """Admit only ourselves and root, by the kernel's word; with --token, only with the token.
 
-        The page itself needs none: it reads the token from the URL's fragment.
+        The page itself needs none: it reads the token from the URL's fragment.  A ticket will do.
         """
         import hmac
         self.check_host(req)
         if self.is_stranger:
             raise ForbiddenError(STRANGER.message)
-        token = self.api.local_token
+        token, has_ticket = self.api.local_token, bool(self.api.tickets.caller(req, route))
         if self.peer.uid is None and not token:
             raise unauthorized("the system does not tell whose connection this is; use a UNIX "
                                "socket, or --token")
-        bearer = (req.bearer or "").encode()
-        if token and route.scope != "page" and not hmac.compare_digest(bearer, token.encode()):
+        needs_token = token and route.scope != "page" and not has_ticket
+        if needs_token and not hmac.compare_digest((req.bearer or "").encode(), token.encode()):
             raise unauthorized("open the address that `serve` printed, token and all; or send it: "
                                "Authorization: Bearer TOKEN")
 
@@ -13525,20 +13599,25 @@ class Authentication:
         user = claims["sub"]
         return Caller(user, user in self.api.config.admins, claims=claims, **narrow)
 
+    def named_caller(self, req: Request, route: Route) -> Caller:
+        """Whom the request's ticket or token names, else the certificate, else only an address."""
+        peer, holder = self.peer, self.api.tickets.caller(req, route)
+        if holder and self.takes_tokens:
+            return holder
+        if req.bearer and self.takes_tokens:
+            return self.bearer_caller(req, route, req.bearer)
+        is_admin = bool(peer.subject) and peer.subject in self.api.config.admins
+        return Caller(peer.subject or "addr:" + peer.address, is_admin)
+
     def caller(self, req: Request, route: Route) -> Caller:
         """Who sends a request; RequestError 401 if the route needs a name and he has none."""
-        api, peer = self.api, self.peer
         self.check_origin(req)
-        if api.mode == "local":
+        if self.api.mode == "local":
             self.check_local(req, route)
             return Caller(LOCAL_USER, trusted=True)
-        if peer.serial and peer.serial in self.refused_serials:
+        if self.peer.serial and self.peer.serial in self.refused_serials:
             raise ForbiddenError("the certificate was withdrawn")
-        if req.bearer and self.takes_tokens:
-            caller = self.bearer_caller(req, route, req.bearer)
-        else:
-            is_admin = bool(peer.subject) and peer.subject in api.config.admins
-            caller = Caller(peer.subject or "addr:" + peer.address, is_admin)
+        caller = self.named_caller(req, route)
         if route.scope in ("user", "create", "apply", "job") and caller.anonymous:
             raise unauthorized("show a client certificate, or a token: Authorization: Bearer TOKEN")
         return caller

@@ -90,7 +90,7 @@ def expected(who: str, method: str, path: str, narrowed: int) -> Union[str, int]
         return 401
     if path in ("/v1/metrics", "/v1/token", "/v1/events") or path.endswith("/queues"):
         return "yes"
-    if (path, method) == ("/v1/jobs", "GET"):
+    if (path, method) in (("/v1/jobs", "GET"), ("/v1/jobs/counts", "GET")):
         return "yes"
     if path.startswith("/v1/applications") and method == "GET" and who.endswith("another backend"):
         return "yes"

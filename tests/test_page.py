@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import unittest
+import zlib
 from typing import List
 
 import psik
@@ -60,6 +61,16 @@ class Walks(Case):
             self.assertEqual((answer.status, answer.headers["x-content-type-options"]),
                              (200, "nosniff"))
             self.assertNotIn("unsafe", answer.headers["content-security-policy"])
+        plain = server.ask("GET", "/page/main.js")
+        packed = server.ask("GET", "/page/main.js", Accept_Encoding="br, gzip")
+        self.assertEqual(zlib.decompress(packed.body, 31), plain.body)
+        self.assertEqual((packed.headers["content-encoding"], packed.headers["vary"]),
+                         ("gzip", "Authorization, Accept-Encoding"))
+        again = {"Accept_Encoding": "gzip", "If_None_Match": packed.headers["etag"]}
+        self.assertEqual(server.ask("GET", "/page/main.js", **again).status, 304)
+        self.assertNotEqual(packed.headers["etag"], plain.headers["etag"])
+        refused = server.ask("GET", "/", Accept_Encoding="gzip;q=0, br")
+        self.assertNotIn("content-encoding", refused.headers)
         for path in ("/page/../index.html", "/page/job", "/page/none.js", "/page/x.html"):
             self.assertEqual(server.ask("GET", path).status, 404)
 

@@ -32,6 +32,7 @@ CALLS: List[Call] = [  # method, route, which job (or what `name` is), status, b
     ("POST", "/v1/token", "", 200, None, {"Authorization": "Bearer TOKEN"}),
     ("GET", "/v1/events", "", 200, None, {}),
     ("GET", "/v1/jobs", "", 200, None, {}),
+    ("GET", "/v1/jobs/counts", "", 200, None, {}),
     ("POST", "/v1/jobs", "", 200, SPEC, {}),
     ("POST", "/v1/jobs/new", "", 200, SPEC, {}),
     ("POST", "/v1/jobs/callback", "fresh", 200, {"jobndx": 1, "state": "active", "info": 7}, {}),

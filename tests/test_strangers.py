@@ -723,6 +723,50 @@ class Strangers(test_access.Secure):
             self.assertTrue(said.endswith(b"\r\n0\r\n\r\n"), said)
             sock.close()
 
+    def test_a_ticket_opens_one_path_for_a_minute(self) -> None:
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        path, bob = "/v1/jobs/%s/spec" % jobid, self.token("--user", "bob")
+        taken = self.ask("ada", "GET", "/v1/token?path=" + path)
+        self.assertEqual((taken.status, taken.headers["cache-control"]), (200, "no-store"))
+        shown = path + "?ticket=" + taken.text
+        self.assertEqual(self.ask("", "GET", shown).json["script"], "true")
+        self.assertEqual(self.ask("", "HEAD", shown).status, 200)
+        others = [("GET", path + "?ticket=x"), ("GET", path + "?ticket="), ("DELETE", shown),
+                  ("GET", shown.replace("/spec", "/state")), ("POST", shown)]
+        self.assertEqual([self.ask("", *each).status for each in others], [401, 401, 405, 401, 405])
+        job = path[:-5] + "?ticket=" + self.ask("ada", "GET", "/v1/token?path=" + path[:-5]).text
+        self.assertEqual([self.ask("", method, job).status for method in ("GET", "DELETE")],
+                         [200, 401])
+        self.assertEqual(self.ask("", "GET", "/v1/token?path=" + path).status, 401)
+        hers = path + "?ticket=" + self.ask(bob, "GET", "/v1/token?path=" + path).text
+        self.assertEqual(self.ask("", "GET", hers).status, 404)      # it gives no right
+        self.assertNotIn(taken.text, self.server.said())
+        api, clock = psik.Api(self.config(), "tls"), [100.0]
+        req = psik.Request("GET", path, {}, psik.Body(psik.Wire(), 0))
+        route = [each for each in psik.ROUTES if each.path == "/v1/jobs/{jobid}/spec"][0]
+        with mock.patch("time.monotonic", lambda: clock[0]):
+            tickets = [api.tickets.issue(psik.Caller("ada"), path) for _ in range(1010)]
+            for ticket, known in ((tickets[9], False), (tickets[-1], True), (tickets[10], True)):
+                req.query["ticket"] = ticket
+                self.assertEqual(bool(api.tickets.caller(req, route)), known)
+            clock[0] = 161.0
+            self.assertIsNone(api.tickets.caller(req, route))
+            api.tickets.issue(psik.Caller("ada"), path)
+            self.assertEqual(len(api.tickets.known), 1)
+
+    def test_counts_of_what_one_may_see(self) -> None:
+        bob, carl = self.token("--user", "bob"), self.token("--user", "carl")
+        for who, name in (("ada", "sweep-1"), ("ada", "other"), (bob, "his")):
+            self.ask(who, "POST", "/v1/jobs/new", {"script": "true", "name": name})
+
+        def counted(who: str, query: str = "") -> int:
+            return int(self.ask(who, "GET", "/v1/jobs/counts" + query).json["new"])
+
+        self.until(lambda: counted("root") == 3)
+        self.assertEqual([counted("ada"), counted("ada", "?name=sweep*"), counted(carl),
+                          counted("ada", "?backend=other"), counted("ada", "?since=2000000000")],
+                         [2, 1, 0, 0, 0])
+
     def test_a_certificate_that_is_withdrawn_while_the_server_runs(self) -> None:
         self.assertEqual(self.ask("gone", "GET", "/v1/jobs").json["detail"],
                          "the certificate was withdrawn")
@@ -847,6 +891,11 @@ class Requests(Case):
                 self.assertEqual(server.ask("GET", "/v1/jobs", **headers).status, status)
             answer = server.ask("GET", "/", Authorization="Bearer " + token)
             self.assertNotIn("set-cookie", answer.headers)
+            path = "/v1/jobs/%s/spec" % server.ask("POST", "/v1/jobs/new", {"script": "true"},
+                                                   Authorization="Bearer " + token).json
+            ticket = server.ask("GET", "/v1/token?path=" + path, Authorization="Bearer " + token)
+            self.assertEqual(server.ask("GET", path + "?ticket=" + ticket.text).status, 200)
+            self.assertEqual(server.ask("GET", path[:-5] + "?ticket=" + ticket.text).status, 401)
             server.stop()
         self.assertIn("leave out", self.psik("serve", "--token", "--inetd", status=2).err)
 
