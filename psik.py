@@ -19602,13 +19602,14 @@ export const token = () => sessionStorage.getItem("token")
 export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
 export class Failure extends Error {
-	constructor(status, detail, body) {
+	constructor(status, detail, body, headers = new Headers()) {
 		const faults = Array.isArray(detail) ? detail : []
 		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
 			.join("; ") : detail)
 		this.status = status
 		this.faults = faults
 		this.body = body
+		this.headers = headers
 	}
 }
 
@@ -19624,7 +19625,7 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
-	throw new Failure(answer.status, body.detail || answer.statusText, body)
+	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
@@ -19632,6 +19633,18 @@ export const post = (path, body) => ask(path, {
 	method: "POST", ...(body === undefined ? {} : {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
+// The address under which the browser saves what is at a path: it sends no token there, so with one
+// it gets a ticket for this path.
+export async function savable(path) {
+	if (!token()) return base + path
+	const url = decodeURIComponent(`/v1/${path.split("?")[0]}`)
+	const ticket = await (await ask(`token?path=${encodeURIComponent(url)}`)).text()
+	return `${base}${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`
+}
+// A line for curl; the token is left to who types it.
+export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
+	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
+	`'${location.origin}${base.replace(/\/v1\/$/, "")}${path}'`].filter(Boolean).join(" ")
 export const part = name => name.split("/").map(encodeURIComponent).join("/")
 
 async function* events(path, last, signal) {
@@ -19678,32 +19691,29 @@ export async function follow(path, take, signal, told = () => {}) {
 }
 ''',
     'page/apidoc.js': r'''// The routes, as openapi.json describes them, each with a line for curl.
-import {el, plain, table} from "./dom.js"
-import {base, get} from "./api.js"
+import {el, heading, plain, table} from "./dom.js"
+import {curl, get} from "./api.js"
+
+function showRoute(method, path, about) {
+	const media = Object.keys(about.requestBody?.content || {})[0]
+	const body = media === "application/json" ? ["--json '{}'"] : media ? ["--data-binary @FILE"]
+		: []
+	return el("details", {}, el("summary", {}, el("code", {}, `${method} ${path}`), " ",
+		about.summary), about.description ? el("p", {}, about.description) : "",
+	about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
+		each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
+	plain(curl(method, path, ...body)))
+}
 
 export async function showApi(_, view, signal) {
 	const found = await get("openapi.json", {signal})
-	const url = path => location.origin + base.replace(/\/v1\/$/, "") + path
-	view.append(el("h1", {}, "API"), el("p", {}, "The whole of it is ", el("code", {},
-		url("/v1/openapi.json")), "."))
+	view.append(heading("API"), el("p", {}, "The whole of it is ", el("code", {},
+		"/v1/openapi.json"), "."))
 	for (const tag of found.tags) {
-		const operations = Object.entries(found.paths).flatMap(([path,
-			methods]) => Object.entries(methods)
-			.filter(([, about]) => about.tags.includes(tag.name)).map(([method, about]) => [method,
-				path, about]))
-		view.append(el("h2", {}, tag.description))
-		for (const [method, path, about] of operations) {
-			const media = Object.keys(about.requestBody?.content || {})[0]
-			const curl = ["curl", method === "get" ? "" : `-X ${method.toUpperCase()}`,
-				media === "application/json" ? "--json '{}'" : media ? "--data-binary @FILE" : "",
-					url(path)]
-			view.append(el("details", {}, el("summary", {}, el("code", {},
-				`${method.toUpperCase()} ${path}`), " ",
-				about.summary), about.description ? el("p", {}, about.description) : "",
-			about.parameters.length ? table(["parameter", "in", ""], about.parameters.map(
-				each => [el("code", {}, each.name), each.in, each.description || ""])) : "",
-			plain(curl.filter(Boolean).join(" "))))
-		}
+		view.append(el("h2", {}, tag.description), ...Object.entries(found.paths).flatMap(
+			([path, methods]) => Object.entries(methods)
+				.filter(([, about]) => about.tags.includes(tag.name))
+				.map(([method, about]) => showRoute(method.toUpperCase(), path, about))))
 	}
 }
 ''',
@@ -19712,7 +19722,7 @@ export async function showApi(_, view, signal) {
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
 
-const maker = create => (tag, attributes, ...children) => {
+export const maker = create => (tag, attributes, ...children) => {
 	const element = create(tag)
 	for (const [name, value] of Object.entries(attributes || {})) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
@@ -19725,26 +19735,26 @@ const maker = create => (tag, attributes, ...children) => {
 	return element
 }
 export const el = maker(tag => document.createElement(tag))
-const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 
-// Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
-export function chart(label, rows, begin, end) {
-	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
-		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
-		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
-			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
+// The heading of a view, which is the window's title too.
+export function heading(text) {
+	document.title = text === "Jobs" ? "psik" : `${text} · psik`
+	return el("h1", {}, text)
 }
 
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
 
 // A shape, a colour and a word: nobody has to tell states by colour.
-const SHAPES = {active: "●", queued: "◌", new: "○", completed: "✓", failed: "✗", canceled: "⊘"}
+const SHAPES = {active: "●", queued: "◌", new: "○", failed: "✗", canceled: "⊘", completed: "✓"}
+export const STATES = Object.keys(SHAPES)
 export const state = name => el("span", {class: "state " + name},
 	el("span", {"aria-hidden": "true"}, SHAPES[name] + " "), name)
 
 export const isFinal = name => ["completed", "failed", "canceled"].includes(name)
+
+// Why a job, or a task, is in its state.
+export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
 // Seconds as 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
@@ -19802,93 +19812,215 @@ export function confirming(label, question, action) {
 			settle()
 			return action()
 		}
-		button.textContent = `${question}? Press again`
+		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
 		asked = setTimeout(settle, 5000)
 	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button
 }
 ''',
+    'page/files.js': r'''// The files of a job's work directory: up, down, seen and removed.
+import {bytes, confirming, el, moment, plain, replace, say, table} from "./dom.js"
+import {ask, get, part, savable} from "./api.js"
+import {begun, dropped, upload} from "./upload.js"
+
+const PICTURES = /\.(png|jpe?g|gif|webp)$/i
+const HEAD = 65536                  // bytes of a text that are shown
+const MOST = 32 * 1024 * 1024       // bytes of a picture that is shown
+
+// A file that is on its way: what has come, and what is asked if some of it came before.
+async function sendOne(place, url, path, file, signal) {
+	const line = el("span", {role: "status"}), bar = el("progress", {max: file.size || 1, value: 0,
+		"aria-label": path})
+	const row = el("p", {}, path, " ", bar, " ", line)
+	const told = (done, trouble) => {
+		bar.value = done
+		line.textContent = `${bytes(done)} of ${bytes(file.size)}${trouble ? ": " + trouble : ""}`
+	}
+	place.append(row)
+	try {
+		const had = await begun(url)
+		const from = had && had < file.size ? await new Promise(choose => replace(line,
+			`${bytes(had)} have come before. `,
+			el("button", {onclick: () => choose(had)}, "go on there"), " ",
+			el("button", {onclick: () => choose(0)}, "begin anew"))) : 0
+		await upload(url, file, from, told, signal)
+	} catch (error) {
+		if (!signal.aborted) say(`${path}: ${error.message}`)
+	}
+	row.remove()
+}
+
+// A place that files are dropped onto; take() gets [path, file] of each.
+export function dropping(take, ...children) {
+	const place = el("div", {
+		ondragover: event => { event.preventDefault(); place.classList.add("drop") },
+		ondragleave: () => place.classList.remove("drop"),
+		ondrop: async event => {
+			event.preventDefault()
+			place.classList.remove("drop")
+			take(await dropped(event.dataTransfer))
+		}}, children)
+	return place
+}
+
+export async function showFiles(view, job, folder, signal) {
+	const top = `jobs/${part(job.jobid)}`, url = `${top}/files/`
+	const list = el("div"), coming = el("div")
+	const shown = el("div", {id: "preview"})
+	const below = name => (folder ? folder + "/" : "") + name
+	const at = path => `#/job/${part(job.jobid)}/files/${part(path)}`
+	async function send(files) {
+		for (const [path, file] of files) {
+			await sendOne(coming, url + part(below(path)), path, file, signal)
+		}
+		if (!signal.aborted) await draw()
+	}
+	const save = async (path, name) => el("a", {href: await savable(path), download: name}).click()
+	async function preview(name, size) {
+		const path = url + part(below(name))
+		if (PICTURES.test(name) && size <= MOST) {
+			const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
+			return replace(shown, el("img", {src: made, alt: name,
+				onload: () => URL.revokeObjectURL(made)}))
+		}
+		const head = size ? await (await ask(path, {signal,
+			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : ""
+		replace(shown, el("h2", {}, name, size > HEAD ? ", its beginning" : ""), plain(head))
+	}
+	async function open(name) {
+		const answer = await ask(url + part(below(name)), {method: "HEAD", signal})
+		const isFolder = answer.headers.get("Content-Type").startsWith("application/json")
+		if (isFolder) location.hash = at(below(name))
+		else await preview(name, Number(answer.headers.get("Content-Length")))
+	}
+	const remove = async name => {
+		await ask(url + part(below(name)), {method: "DELETE"})
+		await draw()
+	}
+	async function draw() {
+		const found = await get(folder ? url + part(folder) : `${top}/files`, {signal})
+		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
+			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
+				moment(file.mtime), [
+					el("button", {onclick: () => save(url + part(below(name)), name)}, "download"),
+					" ", confirming("remove", "Remove it", () => remove(name))]])),
+		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
+	}
+	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`
+		: ""}`, `${job.jobid}.tar.gz`)
+	const parts = folder.split("/").filter(Boolean)
+	view.append(dropping(send, el("div", {class: "bar"},
+		el("nav", {"aria-label": "Folders"}, el("a", {href: at("")}, "work"), parts.map(
+			(name, place) => [" / ", el("a", {href: at(parts.slice(0, place + 1).join("/"))},
+				name)])),
+		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
+			onchange: event => send([...event.target.files].map(file => [file.name, file]))})),
+		el("button", {onclick: archive}, "download all of it"),
+		el("span", {class: "quiet"}, "or drop files and folders here")), coming, list, shown))
+	await draw()
+}
+''',
     'page/form.js': r'''// Fields made from a JSON Schema, with the server's names, types and texts.
 import {el} from "./dom.js"
 
-const kinds = schema => (schema.anyOf ? schema.anyOf.flatMap(kinds) : [schema.type].flat())
+const types = schema => (schema.anyOf ? schema.anyOf.flatMap(types) : [schema.type].flat())
 	.filter(Boolean)
 const alone = schema => (schema.anyOf || [schema]).find(each => each.type !== "null") || schema
+const choices = schema => schema.enum || alone(schema).enum
+const area = (id, value, lines) => el("textarea", {id, value, rows: lines, spellcheck: "false"})
+const asJson = text => {
+	try {
+		return JSON.parse(text)
+	} catch { return text }     // the server says what is wrong with it
+}
+const isJson = text => /^\s*[[{]/.test(text)
+const inLines = text => text.split("\n").filter(line => line.trim())
+const oneLine = value => typeof value === "string" && !value.includes("\n")
+
+// The kinds of fields: for which schemas, made how, from which value, and what is read from one.
+// The first that fits is taken.
+const KINDS = [{
+	fits: choices,
+	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
+		choices(schema).map(each => el("option", {value: JSON.stringify(each),
+			selected: each === given}, String(each)))),
+	read: input => JSON.parse(input.value)
+}, {
+	fits: schema => alone(schema).contentEncoding,
+	make: id => el("input", {id, type: "file"}),
+	read: input => input.files[0]
+}, {    // with a default it is on or off; without one it may also be left out
+	fits: schema => types(schema).length && types(schema).every(
+		type => ["boolean", "null"].includes(type)),
+	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
+		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
+		checked: given}),
+	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
+}, {
+	fits: schema => types(schema).length && types(schema).every(
+		type => ["integer", "number", "null"].includes(type)),
+	make: (id, schema, given) => el("input", {id, type: "number", min: alone(schema).minimum,
+		max: alone(schema).maximum, step: alone(schema).type === "integer" ? 1 : "any",
+		value: given ?? ""}),
+	read: input => Number(input.value)
+}, {    // a line each
+	fits: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
+	make: (id, schema, given = []) => area(id, given.every(oneLine) ? given.join("\n")
+		: JSON.stringify(given), 2),
+	read: input => isJson(input.value) ? asJson(input.value) : inLines(input.value)
+}, {    // a line NAME=VALUE each
+	fits: schema => alone(schema).type === "object"
+		&& alone(schema).additionalProperties?.type === "string",
+	make: (id, schema, given = {}) => area(id, Object.values(given).every(oneLine)
+		? Object.entries(given).map(pair => pair.join("=")).join("\n") : JSON.stringify(given), 2),
+	read: input => isJson(input.value) ? asJson(input.value) : Object.fromEntries(inLines(
+		input.value).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)]))
+}, {
+	fits: () => true,
+	make: (id, schema, given) => {
+		const text = given === undefined || given === null ? "" : typeof given === "string"
+			? given : JSON.stringify(given)
+		return text.includes("\n") || id === "field-script" ? area(id, text, 12)
+			: el("input", {id, type: "text", value: text, placeholder:
+				{object: "{}", array: "[]"}[alone(schema).type] || ""})
+	},
+	read: (input, schema) => {
+		const takesText = types(schema).includes("string")
+		const others = types(schema).some(type => !["string", "null"].includes(type))
+		return others && (isJson(input.value) || !takesText) ? asJson(input.value) : input.value
+	}
+}]
+const kindOf = schema => KINDS.find(kind => kind.fits(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
-function field(name, schema, value, required) {
-	const types = kinds(schema), one = alone(schema), id = `field-${name}`
-	const given = value ?? schema.default
-	let input
-	if (schema.enum || one.enum) {
-		input = el("select", {id}, el("option", {value: ""}, ""), (schema.enum || one.enum)
-			.map(each => el(
-			"option", {value: JSON.stringify(each), selected: each === given}, String(each))))
-	} else if (one.contentEncoding) {
-		input = el("input", {id, type: "file"})
-	} else if (types.length && types.every(type => type === "boolean" || type === "null")) {
-		// With a default it is on or off; without one it may also be left out.
-		input = given === undefined ? el("select", {id}, ["", "true", "false"].map(each => el(
-			"option", {value: each}, each))) : el("input", {id, type: "checkbox", checked: given})
-	} else if (["integer", "number"].includes(one.type) && types.every(type => type !== "string")) {
-		input = el("input", {id, type: "number", min: one.minimum, max: one.maximum,
-			step: one.type === "integer" ? 1 : "any", value: given ?? ""})
-	} else {
-		const text = given === undefined || given === null ? "" : typeof given === "string" ? given
-			: JSON.stringify(given)
-		input = name === "script" ? el("textarea", {id, value: text, spellcheck: "false"})
-			: el("input", {id, type: "text", value: text, placeholder: one.type === "object" ? "{}"
-				: one.type === "array" ? "[]" : ""})
-	}
+function field(name, schema, value, required, extra) {
+	const id = `field-${name}`, input = kindOf(schema).make(id, schema, value ?? schema.default)
+	input.setAttribute("aria-describedby", `fault-${name}`)
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
-	input.setAttribute("aria-describedby", `fault-${name}`)
-	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name,
-		required ? " (needed)" : ""), input,
-		el("small", {}, schema.description || ""), fault)
+	return {name, schema, input, fault, element: el("div", {class: "field"},
+		el("label", {for: id}, schema.title || name, required ? " (needed)" : ""), input,
+		extra ? el("div", {class: "bar"}, extra(input)) : "",
+		el("small", {}, schema.description || ""), fault)}
 }
 
-// What a field holds, of an input that is a file the File; undefined if nothing.
-function valueOf(input, schema) {
-	const types = kinds(schema)
-	if (input.type === "checkbox") return input.checked
-	if (input.type === "file") return input.files[0]
-	if (input.value === "") return undefined
-	if (input.tagName === "SELECT") return JSON.parse(input.value)
-	if (input.type === "number") return Number(input.value)
-	const typed = /^\s*[[{]/.test(input.value) || !types.includes("string")
-	if (typed && types.some(type => type !== "string")) {
-		try {
-			return JSON.parse(input.value)
-		} catch { /* the server says what is wrong with it */ }
-	}
-	return input.value
-}
-
-export function form(properties, values = {}) {
-	const fields = Object.entries(properties).map(([name, schema]) => field(name, schema === true
-		? {}
-		: schema, values[name]))
+// The fields of some properties, with what they hold at first.  extras: {name: what stands below
+// the field, made from its input}.
+export function form(properties, values = {}, {required = [], extras = {}} = {}) {
+	const fields = Object.entries(properties).map(([name, schema]) => field(name,
+		schema === true ? {} : schema, values[name], required.includes(name), extras[name]))
 	return {
-		fields,
-		read() {
-			const read = {}
-			for (const [name, schema] of Object.entries(properties)) {
-				const input = fields.find(each => each.querySelector(`#field-${CSS.escape(name)}`))
-					.querySelector(`#field-${CSS.escape(name)}`)
-				const value = valueOf(input, schema === true ? {} : schema)
-				if (value !== undefined) read[name] = value
-			}
-			return read
-		},
+		fields: fields.map(each => each.element),
+		read: () => Object.fromEntries(fields.filter(({input}) => input.type === "checkbox"
+			|| input.value !== "").map(({name, schema, input}) => [name, kindOf(schema).read(
+			input, schema)])),
 		// Puts each fault of a refused request beside its field; what has none is returned.
-		show(faults) {
-			fields.forEach(each => { each.querySelector("[data-fault]").textContent = "" })
+		show: faults => {
+			fields.forEach(each => { each.fault.textContent = "" })
 			return faults.filter(fault => {
-				const name = fault.loc[1] === "resources" || fault.loc[1] === "backend"
-					? fault.loc[2] : fault.loc[1]
-				const place = fields.map(each => each.querySelector("[data-fault]")).find(
-					each => each.dataset.fault === name)
+				const name = ["resources", "backend"].includes(fault.loc[1]) ? fault.loc[2]
+					: fault.loc[1]
+				const place = fields.find(each => each.name === name)?.fault
 				if (place) place.textContent = fault.msg
 				return !place
 			})
@@ -19922,12 +20054,15 @@ export function form(properties, values = {}) {
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, isFinal, moment, plain, replace, say, span, state,
+import {bytes, confirming, el, heading, isFinal, moment, plain, reason, replace, say, span, state,
 	table} from "./dom.js"
-import {ask, base, follow, get, part, post, token} from "./api.js"
+import {ask, follow, get, part, post} from "./api.js"
+import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
+import {chart, strip} from "./picture.js"
 
 const ended = job => isFinal(job.state)
+const logOf = job => task => `#/job/${part(job.jobid)}/log/stdout.${task.jobndx}`
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -19967,77 +20102,26 @@ function why(job) {
 		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
 }
 
-async function showFiles(view, job, folder, signal) {
-	const url = `jobs/${part(job.jobid)}/files/`, list = el("div")
-	const below = name => (folder ? folder + "/" : "") + name
-	const send = async files => {
-		for (const file of files) {
-			try {
-				await ask(url + part(below(file.name)), {method: "PUT", body: file})
-			} catch (error) {
-				say(`${file.name}: ${error.message}`)
-			}
-		}
-		draw()
-	}
-	const blob = async path => {
-		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
-		setTimeout(() => URL.revokeObjectURL(made), 60000)
-		return made
-	}
-	// Without a token the server saves the file itself; with one it goes through memory.
-	const save = async (path, name) => el("a", {href: token() ? await blob(path) : base + path,
-		download: name}).click()
-	const preview = async name => {
-		const place = view.querySelector("#preview")
-		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {
-				src: await blob(url + part(below(name))), alt: name}))
-		}
-		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
-			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
-		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
-			plain(head))
-	}
-	async function draw() {
-		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
-			{signal})
-		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [el("button", {onclick: () => save(url + part(below(name)),
-					name)}, "download"), " ",
-					confirming("remove", "Remove it", async () => {
-						await ask(url + part(below(name)), {method: "DELETE"})
-						draw()
-					})]])),
-		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
-	}
-	async function open(name) {
-		const answer = await ask(url + part(below(name)), {method: "HEAD"})
-		if (answer.headers.get("Content-Type").startsWith("application/json")) {
-			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
-		} else preview(name)
-	}
-	const archive = () => save(`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`,
-		`${job.jobid}.tar.gz`)
-	const up = folder.split("/").slice(0, -1).join("/")
-	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
-		"drop") },
-		ondragleave: () => drop.classList.remove("drop"), ondrop: event => {
-			event.preventDefault()
-			drop.classList.remove("drop")
-			send([...event.dataTransfer.files])
-		}},
-	el("div", {class: "bar"},
-		folder ? el("a", {href: `#/job/${part(job.jobid)}/files/${part(up)}`}, "↑ " + (up || "top"))
-			: "",
-		el("code", {}, folder || "."),
-		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
-			onchange: event => send([...event.target.files])})),
-		el("button", {onclick: archive}, "download all of it"),
-		el("span", {class: "quiet"}, "or drop files here")), list, el("div", {id: "preview"}))
-	view.append(drop)
-	await draw()
+// Who else may look at the job, or change it.
+async function showSharing(view, job, _, signal) {
+	const url = `jobs/${part(job.jobid)}/access`
+	const give = async shares => draw(await (await ask(url, {method: "PUT",
+		body: JSON.stringify(shares), headers: {"Content-Type": "application/json"}})).json())
+	const user = el("input", {id: "user", type: "text", required: true})
+	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
+		el("option", {value: "POST"}, "change it too"))
+	const list = el("div")
+	const draw = access => replace(list, el("p", {}, `It belongs to ${access.owner}.`),
+		table(["shared with", "who may", ""], Object.entries(access.shared).map(
+			([name, operations]) => [name, operations.includes("POST") ? "change it" : "look at it",
+				el("button", {onclick: () => give({[name]: []})}, "withdraw")])))
+	view.append(list, el("form", {class: "bar", onsubmit: event => {
+		event.preventDefault()
+		give({[user.value]: [may.value]})
+	}}, el("label", {for: "user"}, "let"), user, el("label", {for: "may"}, "to"), may,
+	el("button", {}, "Share")), el("p", {class: "quiet"},
+		"This counts at a server that has several users."))
+	draw(await get(url, {signal}))
 }
 
 const TABS = {
@@ -20054,7 +20138,9 @@ const TABS = {
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
 	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => [task.task, state(task.state), task.jobndx, task.reason]))),
+		task => [task.jobndx ? el("a", {href: logOf(job)(task)}, task.task) : task.task,
+			state(task.state), task.jobndx, reason(task)]))),
+	sharing: showSharing,
 	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
 		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
 			event.said])))
@@ -20075,9 +20161,8 @@ export async function showJob([jobid, rest], view, signal) {
 	let job = await get(`${url}/status`, {signal})
 
 	function draw(anew = true) {
-		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
-			why(job),
-			facts(job))
+		replace(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, logOf(job))) : "")
 		if (!anew) return   // a question that stands there stays
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
@@ -20129,92 +20214,107 @@ export async function showJob([jobid, rest], view, signal) {
 }
 ''',
     'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, moment, plain, say, span, state} from "./dom.js"
+import {confirming, el, heading, moment, plain, reason, say, span, state, STATES} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
+import {share, strip} from "./picture.js"
 
-const STATES = ["active", "queued", "new", "failed", "canceled", "completed"]
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
+const COLUMNS = ["", "state", "id", "name", "backend", "progress", "why", "changed"]
+const WIDE = ["backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 100
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
-function progress(job) {
+function progress(job, tasks) {
 	if (job.tasks) {
 		const all = Object.values(job.tasks).reduce((sum, count) => sum + count, 0)
-		const done = job.tasks.completed, failed = job.tasks.failed + job.tasks.canceled
-		return [el("progress", {max: all, value: done + failed,
-			"aria-label": "tasks that have ended"}),
-			` ${done}/${all} done${failed ? `, ${failed} failed` : ""}`]
+		const failed = job.tasks.failed + job.tasks.canceled
+		return [share(job.tasks),
+			` ${job.tasks.completed}/${all} done${failed ? `, ${failed} failed` : ""}`,
+			tasks && el("div", {}, strip(tasks,
+				each => `#/job/${part(job.jobid)}/log/stdout.${each.jobndx}`))]
 	}
 	const elapsed = span(job.elapsed)
 	if (job.state !== "active" || !job.duration) return elapsed
 	return [el("progress", {max: job.duration * 60, value: job.elapsed,
-		"aria-label": "of its walltime"}),
-		` ${elapsed} of ${span(job.duration * 60)}`]
-}
-
-function cells(job) {
-	return [
-		el("td", {}, state(job.state)),
-		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
-		el("td", {class: "name"}, job.name, job.application && job.application !== job.name
-			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
-		el("td", {class: "wide"}, job.backend),
-		el("td", {}, progress(job)),
-		el("td", {class: "why wide"}, (job.tasks ? "" : job.reason) || (job.state === "failed"
-			? `exit ${job.info}` : "")),
-		el("td", {class: "wide"}, moment(job.updated))]
+		"aria-label": "of its walltime"}), ` ${elapsed}, `, el("span", {class: "quiet"},
+		`${span(Math.max(0, job.duration * 60 - job.elapsed))} left`)]
 }
 
 export async function showList([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
-	const chosen = new Set(), rows = new Map()
+	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
-	const more = el("button", {onclick: () => load(rows.size)}, "older jobs")
-	let wanted = PAGE
+	const empty = el("div", {hidden: true})
+	const lost = el("p", {class: "box", role: "alert", hidden: true})
+	const trouble = text => { lost.textContent = text; lost.hidden = !text }
 
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
+		if (name !== "page") filter.delete("page")
 		history.replaceState(null, "", `#/?${filter}`)
-		wanted = PAGE
-		load(0)
+		soon(0)
 	}
 	const chips = STATES.map(name => el("button", {
-		"aria-pressed": String(filter.get("state") === name), onclick: event => {
-			const is = filter.get("state") === name
-			set("state", is ? "" : name)
-			chips.forEach(chip => chip.setAttribute("aria-pressed", "false"))
-			event.currentTarget.setAttribute("aria-pressed", String(!is))
-		}}, state(name), " ", el("span", {class: "quiet", "data-count": name})))
-	const search = el("input", {type: "search", placeholder: "name, or sweep*",
-		value: filter.get("name") || "",
-		"aria-label": "Filter by name", onchange: event => set("name", event.target.value)})
+		"aria-pressed": String(filter.get("state") === name), onclick: () => {
+			set("state", filter.get("state") === name ? "" : name)
+			chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
+				String(filter.get("state") === STATES[at])))
+		}}, state(name), " ", el("span", {class: "quiet"})))
+	const search = el("input", {type: "search", placeholder: "name, or sweep-*", size: 16,
+		value: filter.get("name") || "", "aria-label": "Filter by name",
+		oninput: () => set("name", search.value)})
 	const pick = (label, name, options) => el("select", {"aria-label": label,
 		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
 		"option", {value, selected: (filter.get(name) || "") === value}, text)))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
-	const since = pick("Made", "since", Object.entries(PERIODS))
+	const page = () => Number(filter.get("page")) || 1
+	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
+	const newer = turn("newer", -1), older = turn("older", 1)
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
+		chosen.clear()
 		for (const jobid of jobs) {
+			const box = rows.get(jobid)?.querySelector("[type=checkbox]")
+			if (box) box.checked = false
 			try {
 				await verb(part(jobid))
 			} catch (error) {
 				say(`${label} ${jobid}: ${error.message}`)
 			}
 		}
-		chosen.clear()
-		load(0)
+		soon(0)
 	}
 	const actions = el("span", {class: "bar last", hidden: true},
-		confirming("Cancel", "Cancel them", act("cancel",
+		confirming("Cancel", () => `Cancel ${chosen.size}`, act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
-		confirming("Remove", "Remove them and their files",
+		confirming("Remove", () => `Remove ${chosen.size} with their files`,
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
-	function put(job, before) {
+	async function unfold(button, jobid) {
+		if (tasks.delete(jobid)) button.setAttribute("aria-expanded", "false")
+		else {
+			button.setAttribute("aria-expanded", "true")
+			tasks.set(jobid, [])
+		}
+		await load()
+	}
+	const cells = job => [
+		el("td", {}, state(job.state)),
+		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
+		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
+			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
+			onclick: event => unfold(event.currentTarget, job.jobid)}),
+		job.name, job.application && job.application !== job.name
+			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
+		el("td", {class: "wide"}, job.backend),
+		el("td", {}, progress(job, tasks.get(job.jobid))),
+		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
+		el("td", {class: "wide"}, moment(job.updated))]
+
+	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
 			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
@@ -20230,21 +20330,29 @@ export async function showList([query], view, signal) {
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
-		if (body.children[before] !== row) body.insertBefore(row, body.children[before] || null)
+		if (body.children[place] !== row) body.insertBefore(row, body.children[place] || null)
 	}
 
 	// One at a time, so that the answer to an older filter never comes last.
 	let loading = Promise.resolve()
-	const load = index => {
-		loading = loading.catch(() => {}).then(() => fetchJobs(index))
+	const load = () => {
+		loading = loading.catch(() => {}).then(fetchJobs)
 		return loading
 	}
-	async function fetchJobs(index) {
-		if (index) wanted = index + PAGE
-		const asked = new URLSearchParams(filter)
-		if (filter.get("since")) asked.set("since", Math.floor(Date.now() / 1000 - filter.get(
+	function asked() {
+		const query = new URLSearchParams(filter), name = filter.get("name")
+		query.delete("page")
+		if (name && !/[*?[]/.test(name)) query.set("name", `*${name}*`)
+		if (filter.get("since")) query.set("since", Math.floor(Date.now() / 1000 - filter.get(
 			"since")))
-		const jobs = await get(`jobs?detail=true&limit=${wanted}&${asked}`, {signal})
+		return query
+	}
+	async function fetchJobs() {
+		const begin = PAGE * (page() - 1), query = asked()
+		const jobs = await get(`jobs?detail=true&limit=${PAGE}&index=${begin}&${query}`, {signal})
+		for (const jobid of tasks.keys()) {
+			tasks.set(jobid, await get(`jobs/${part(jobid)}/tasks`, {signal}).catch(() => []))
+		}
 		jobs.forEach(put)
 		const found = new Set(jobs.map(job => job.jobid))
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
@@ -20253,51 +20361,52 @@ export async function showList([query], view, signal) {
 			chosen.delete(jobid)
 		}
 		actions.hidden = !chosen.size
-		more.hidden = jobs.length < wanted
-		const text = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
-		if (count.textContent !== text) count.textContent = text
-		for (const name of STATES) {
-			const number = jobs.filter(job => job.state === name).length
-			view.querySelector(`[data-count=${name}]`).textContent = number || ""
-		}
 		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...([...filter].length ? [el("p", {},
-			"No job is like that.")] : [
+		empty.replaceChildren(...([...filter].length ? [el("p", {}, "No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
+		newer.hidden = begin === 0
+		older.hidden = jobs.length < PAGE
+		await countJobs(begin, jobs.length, query)
+	}
+	async function countJobs(begin, shown, query) {
+		query.delete("state")
+		const counts = await get(`jobs/counts?${query}`, {signal})
+		STATES.forEach((name, at) => { chips[at].lastChild.textContent = counts[name] || "" })
+		const all = Object.entries(counts).reduce((sum, [name, number]) => sum
+			+ ([null, name].includes(filter.get("state")) ? number : 0), 0)
+		const text = !shown ? "" : newer.hidden && older.hidden ? `${shown} jobs`
+			: `${begin + 1}–${begin + shown} of ${Math.max(all, begin + shown)} jobs`
+		if (count.textContent !== text) count.textContent = text
 	}
 
-	const empty = el("div", {hidden: true})
-	const lost = el("p", {class: "box", role: "alert", hidden: true})
-	view.append(
-		el("h1", {}, "Jobs"),
+	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
-		el("div", {class: "bar"}, search, backends, since, count, actions), lost,
-		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {},
-			["", "state", "id", "name", "backend", "progress", "why", "changed"]
-				.map(head => el("th", {
-				scope: "col", class: ["backend", "why", "changed"].includes(head) ? "wide" : ""},
-					head
-				|| el("span", {class: "quiet"}, "☐"))))), body)),
-		more, empty)
-	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
+			count, actions), lost,
+		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
+			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
+				head || el("span", {class: "quiet"}, "☐"))))), body)),
+		empty, el("div", {class: "bar"}, newer, older))
 	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
 		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
-	const soon = () => {
-		waiting = waiting || setTimeout(() => {
+	function soon(pause = 1000) {
+		if (pause === 0) clearTimeout(waiting)
+		else if (waiting) return
+		waiting = setTimeout(() => {
 			waiting = null
-			if (!signal.aborted) load(0).then(() => trouble(""), error => {
+			if (!signal.aborted) load().then(() => trouble(""), error => {
 				if (!signal.aborted) trouble(error.message)
 			})
-		}, 1000)
+		}, pause || 200)
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", soon, signal, trouble)
-	await load(0).catch(error => { if (!signal.aborted) trouble(error.message) })
+	follow("events", () => soon(), signal, trouble)
+	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
 }
 ''',
     'page/log.js': r'''// What a job wrote, from its end.
@@ -20334,7 +20443,8 @@ export async function showLog(view, job, name, signal) {
 	const size = el("span", {class: "quiet"})
 	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
-		"aria-label": "Search in the log", onchange: () => find()})
+		"aria-label": "Search in the log",
+		onkeydown: event => { if (event.key === "Enter") find() }})
 	const read = async (log, from, to) => to <= from ? ""
 		: (await ask(`${url}logs/${part(log.name)}`, {
 		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
@@ -20361,20 +20471,26 @@ export async function showLog(view, job, name, signal) {
 		earlier.hidden = from === 0
 		text.scrollTop = 0
 	}
+	// The next place of what is searched, behind the one found before; after the last, the first.
 	function find() {
-		const range = document.createRange(), wanted = search.value
-		for (const node of text.childNodes) {
-			const at = wanted ? node.textContent.indexOf(wanted) : -1
-			if (at < 0) continue
-			range.setStart(node, at)
-			range.setEnd(node, at + wanted.length)
-			getSelection().removeAllRanges()
-			getSelection().addRange(range)
-			const top = each => each.getBoundingClientRect().top
-			text.scrollTop += top(range) - top(text) - 40
+		const range = document.createRange(), wanted = search.value.toLowerCase()
+		if (!wanted) return
+		text.normalize()
+		const whole = text.textContent.toLowerCase(), selected = getSelection()
+		const before = text.contains(selected.anchorNode) ? selected.focusOffset : 0
+		const at = whole.includes(wanted, before) ? whole.indexOf(wanted, before)
+			: whole.indexOf(wanted)
+		if (at < 0) {
+			size.textContent = `${search.value} is not in what is shown`
 			return
 		}
-		if (wanted) size.textContent = `${wanted} is not in what is shown`
+		range.setStart(text.firstChild, at)
+		range.setEnd(text.firstChild, at + wanted.length)
+		selected.removeAllRanges()
+		selected.addRange(range)
+		const top = each => each.getBoundingClientRect().top
+		text.scrollTop += top(range) - top(text) - 40
+		size.textContent = `${whole.split(wanted).length - 1} found; Enter: the next`
 	}
 	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {
@@ -20510,27 +20626,30 @@ show()
 health()
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
-import {el, plain, replace, say} from "./dom.js"
-import {ask, base, get, part, post} from "./api.js"
+import {bytes, el, heading, plain, replace, say} from "./dom.js"
+import {ask, curl, get, part, post} from "./api.js"
+import {dropping} from "./files.js"
 import {form} from "./form.js"
+import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
 const RESOURCES = ["duration", "node_count", "process_count", "cpu_cores_per_process",
-	"memory_per_process",
-	"gpu_cores_per_process"]
-const REST = ["setup", "environment", "array", "after", "join_output", "requeue", "callback",
-	"cb_secret",
-	"callback_on", "directory"]
+	"memory_per_process", "gpu_cores_per_process"]
+const REST = ["array", "at_once", "after", "setup", "environment", "join_output", "requeue",
+	"callback", "cb_secret", "callback_on", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
+const AFTER = {"": "after it ended well", "any:": "after it ended, however",
+	"notok:": "after it failed"}
 
 const some = (properties, names) => Object.fromEntries(names.filter(name => properties[name]).map(
 	name => [name, properties[name]]))
-const named = values => Object.fromEntries(Object.entries(values).filter(
-	([, value]) => value !== null && value !== "" && JSON.stringify(value) !== "{}"
-		&& JSON.stringify(value) !== "[]"))
+const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).filter(
+	([, value]) => value !== null && !["\"\"", "{}", "[]"].includes(JSON.stringify(value))))
+const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
+	input)
 
 // Sends, and goes to the job; what is refused is said at its field, the rest below the button.
-function sending(fields, send) {
+function sending(forms, send) {
 	const said = el("p", {class: "box", role: "alert", hidden: true})
 	const button = el("button", {class: "main", onclick: async event => {
 		event.preventDefault()
@@ -20539,7 +20658,7 @@ function sending(fields, send) {
 		try {
 			location.hash = `#/job/${part(await send())}`
 		} catch (error) {
-			const rest = fields.reduce((left, each) => each.show(left), error.faults || [])
+			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
 			said.textContent = error.faults?.length && !rest.length
 				? "Some fields are not right yet."
 				: rest.map(fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim())
@@ -20552,7 +20671,7 @@ function sending(fields, send) {
 }
 
 function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values, app.inputs.required)
+	const fields = form(app.inputs.properties, values, app.inputs)
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
 	const send = async () => {
@@ -20571,85 +20690,147 @@ function applicationForm(app, values) {
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
 	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
-			input]) => el("div", {
-			class: "field"}, el("label", {for: `needs-${name}`}, name), input)),
-		el("div", {class: "field"}, el("label", {for: "upload"}, "or an archive of them"), archive))
-			: "",
+		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
+			slots.map(([name, input]) => labelled(`needs-${name}`, name, input)),
+			labelled("upload", "or an archive of them", archive)) : "",
 		sending([fields], send))
 }
 
-function scriptForm(schemas, spec, backends) {
-	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
-	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
-	const rest = form(some(all, REST), named(spec))
+// The rows of a CSV as objects whose names its head gives.
+function readCsv(text) {
+	const rows = [[]], taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
+		/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy)]
+	for (const [, quoted, bare, end] of taken) {
+		rows.at(-1).push(quoted?.replaceAll('""', '"') ?? bare)
+		if (end === "") break
+		if (end !== ",") rows.push([])
+	}
+	const head = rows.shift(), wrong = rows.findIndex(row => row.length !== head.length)
+	if (taken.at(-1)?.[3] !== "" || wrong >= 0 || !rows.length) {
+		throw new Error(`is no CSV with a head: row ${wrong < 0 ? rows.length + 1 : wrong + 2}`)
+	}
+	return rows.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
+}
+const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input", {type: "file",
+	accept: ".csv,text/csv", onchange: async event => {
+		const file = event.target.files[0]
+		try {
+			if (file) input.value = JSON.stringify(readCsv(await file.text()))
+		} catch (error) {
+			say(`${file.name} ${error.message}`)
+		}
+	}}))
+
+// Jobs to wait for, chosen from the newest.
+function jobPicker(input, jobs) {
+	const how = el("select", {"aria-label": "when it may start"}, Object.entries(AFTER).map(
+		([word, text]) => el("option", {value: word}, text)))
+	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
+		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
+		which.value = ""
+	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
+		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
+	return [how, which]
+}
+
+// Where it runs: the backend, and its queues with what is free in them.
+function placeFields(backends, spec, query) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name}, name)))
+		{value: name, selected: name === query.get("backend")}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
-		value: spec.backend?.queue_name || ""})
-	const queues = el("datalist", {id: "queues"})
-	const free = el("small")
+		value: query.get("queue") || spec.backend?.queue_name || ""})
+	const queues = el("datalist", {id: "queues"}), free = el("small")
 	const askQueues = async () => {
-		replace(queues)
-		free.textContent = ""
 		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
-		queues.append(...found.map(each => el("option", {value: each.name})))
-		free.textContent = found
-			.map(
-			each => `${each.name}: ${each.free_nodes ?? "?"} of ${each.nodes ?? "?"} nodes free`)
-			.join(", ")
+		replace(queues, found.map(each => el("option", {value: each.name})))
+		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
+			each.nodes ?? "?"} nodes free`).join(", ")
 	}
 	backend.addEventListener("change", askQueues)
 	askQueues()
-	// What the form does not show stays as it was in the job that is copied.
-	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
-		...REST,
-		"resources", "backend", "application", "inputs"].includes(name)))
-	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...named(spec.resources || {}), ...asked.read()},
-		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
-			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
-	const lines = plain("")
-	const copy = event => {
-		if (!event.target.open) return
-		const text = JSON.stringify(whole(), null, 1), name = backend.value
-		const url = location.origin + base + `jobs?backend=${part(name)}`
-		lines.textContent = [`psik.py run --backend ${name} - <<'END'`, text, "END", "",
-			`curl --json '${text.replaceAll("'", "'\\''")}' '${url}'`].join("\n")
-	}
-	return el("form", {}, first.fields,
-		el("fieldset", {}, el("legend", {}, "where"),
-			el("div", {class: "field"}, el("label", {for: "backend"}, "backend"), backend),
-			el("div", {class: "field"}, el("label", {for: "queue"}, "queue"), queue, queues, free)),
-		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
-		el("details", {}, el("summary", {}, "more"), rest.fields),
-		el("details", {ontoggle: copy}, el("summary", {}, "the same on the command line"), lines),
-		sending([first, asked, rest], async () => post(`jobs?backend=${part(backend.value)}`,
-			whole())))
+	return {backend, queue, element: el("fieldset", {}, el("legend", {}, "where"),
+		labelled("backend", "backend", backend), labelled("queue", "queue", queue, queues, free))}
 }
 
-export async function showNew([query], view, signal) {
-	const from = new URLSearchParams(query || "").get("from"), wanted = new URLSearchParams(query
-		|| "").get("app")
-	const [api, backends, apps] = await Promise.all([get("openapi.json", {signal}),
-		get("backends", {signal}),
-		get("applications", {signal}).catch(() => [])])
-	const spec = from ? await get(`jobs/${part(from)}/spec`, {signal}) : {}
+// Files that the job finds in its work directory.
+function inputFiles() {
+	const files = new Map(), list = el("ul")
+	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
+		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
+			onclick: () => { files.delete(path); draw() }}, "leave out"))))
+	const take = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
+	return {files, element: dropping(take, el("fieldset", {}, el("legend", {}, "input files"),
+		el("label", {}, "add ", el("input", {type: "file", id: "inputs", multiple: true,
+			onchange: event => take([...event.target.files].map(file => [file.name, file]))})),
+		el("span", {class: "quiet"}, " or drop files and folders here"), list))}
+}
+
+function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
+	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
+	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
+	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
+		after: input => jobPicker(input, jobs)}})
+	const place = placeFields(backends, spec, query), inputs = inputFiles()
+	const target = () => `?backend=${part(place.backend.value)}`
+	// What the form does not show stays as it was in the job that is copied.
+	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
+		...REST, "resources", "backend", "application", "inputs"].includes(name)))
+	const whole = () => ({...kept, ...first.read(), ...rest.read(),
+		resources: {...named(spec.resources), ...asked.read()},
+		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
+			type: backends[place.backend.value].system_type,
+			queue_name: place.queue.value || null}} : {})})
+	const lines = plain("")
+	const showLines = event => {
+		const text = JSON.stringify(whole(), null, 1)
+		const files = [...inputs.files.keys()].map(path => ` --in '${path}'`).join("")
+		if (event.target.open) lines.textContent = [
+			`psik.py run --backend ${place.backend.value}${files} - <<'END'`, text, "END", "",
+			curl("POST", `/v1/jobs${target()}`, `--json '${text.replaceAll("'", "'\\''")}'`)
+		].join("\n")
+	}
+	const said = el("p", {role: "status"})
+	async function send() {
+		if (!inputs.files.size) return post(`jobs${target()}`, whole())
+		const jobid = await post(`jobs/new${target()}`, whole())
+		try {
+			for (const [path, file] of inputs.files) {
+				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
+					done => { said.textContent = `${path}: ${bytes(done)}` }, signal)
+			}
+			await post(`jobs/${part(jobid)}/start`)
+		} catch (error) {
+			say(`The job is there and not submitted: ${error.message}`)
+		}
+		return jobid
+	}
+	return el("form", {}, first.fields, inputs.element, place.element,
+		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
+			rest.fields),
+		el("details", {ontoggle: showLines}, el("summary", {}, "the same on the command line"),
+			lines), said, sending([first, asked, rest], send))
+}
+
+export async function showNew([text], view, signal) {
+	const query = new URLSearchParams(text || ""), from = query.get("from")
+	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
+		get("backends", {signal}), get("applications", {signal}).catch(() => []),
+		get("jobs?detail=true&limit=50", {signal}),
+		from ? get(`jobs/${part(from)}/spec`, {signal}) : {}])
 	const offered = apps.filter(app => !app.interactive), place = el("div")
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
 		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
 			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
-				backends))
+				{backends, jobs, query}, signal))
 	}
-	const first = wanted || spec.application || ""
-	view.append(el("h1", {}, "New job"), offered.length ? el("div", {class: "field"},
-		el("label", {for: "kind"}, "what it runs"), el("select", {id: "kind",
-			onchange: event => pick(event.target.value)},
+	const first = query.get("app") || spec.application || ""
+	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",
+		el("select", {id: "kind", onchange: event => pick(event.target.value)},
 			el("option", {value: ""}, "a script of your own"), offered.map(app => el("option", {
 				value: app.name, selected: app.name === first}, app.summary
-					? `${app.name}: ${app.summary}` : app.name)))) : "",
-	place)
+				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
 	pick(first)
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
 		say(`the application ${spec.application} is not offered any more`)
@@ -20657,52 +20838,153 @@ export async function showNew([query], view, signal) {
 }
 ''',
     'page/overview.js': r'''// When things ran, how long they waited, and why they failed.
-import {chart, el, isFinal, span, state, table} from "./dom.js"
+import {el, heading, isFinal, moment, reason, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
+import {chart, scatter} from "./picture.js"
+
+const MOST = 1000       // jobs that are asked for
+const DRAWN = 100       // of them, those of one backend that get a bar
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
 const group = (jobs, key) => jobs.reduce((found, job) => {
 	(found[key(job)] ??= []).push(job)
 	return found
 }, {})
+const href = job => `#/job/${part(job.jobid)}`
+const title = job => `${job.name || job.jobid}: ${job.state}`
+
+// A job with the times of its picture: made, start, end.
+function timed(job, now) {
+	const made = Number(job.jobid)
+	const start = Math.max(made, job.began ?? (isFinal(job.state) ? job.updated : now))
+	return {...job, made, start, end: start + (job.elapsed || 0)}
+}
+
+function showWaits(view, ran) {
+	if (!ran.length) return
+	const typical = key => span(median(ran.map(key)))
+	view.append(el("h2", {}, "Queue time against run time"), el("p", {},
+		`By the median, a job waited ${typical(job => job.start - job.made)} and ran ${
+			typical(job => job.end - job.start)}.`),
+	scatter(`${ran.length} jobs: how long they waited and ran`, ran.map(job => ({
+		title: title(job), href: href(job), kind: job.state, waited: job.start - job.made,
+		ran: job.end - job.start}))))
+}
+
+function showFailures(view, jobs) {
+	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"),
+		reason)).sort((one, other) => other[1].length
+			- one[1].length)
+	if (!causes.length) return
+	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
+		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
+			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: href(those[0])},
+			those[0].name || those[0].jobid), " ", state("failed")]])))
+}
+
+// One backend: its health, what its scheduler said last, its queues, and when its jobs ran.
+async function showBackend(view, name, about, jobs, begin, now, signal) {
+	const queues = el("div")
+	view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
+		about.answered ? el("p", {class: "quiet"}, "Its scheduler was asked ",
+			moment(about.answered), about.notes.length ? "." : " and answered.") : "",
+		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
+	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
+		? `, of which the newest ${DRAWN} are drawn` : ""}`),
+	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN).map(job => ({
+		title: title(job), href: href(job), bars: [[job.made, job.start, "waited"],
+			...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
+	const found = await get(`backends/${part(name)}/queues`, {signal}).catch(error => {
+		if (error.status !== 404) queues.append(el("p", {class: "box wait"}, error.message))
+		return []
+	})
+	const free = (some, all) => all === null ? "" : `${some ?? "?"} of ${all}`
+	if (found.length) queues.append(table(["queue", "state", "free nodes", "free cores",
+		"longest walltime"], found.map(queue => [el("a", {
+		href: `#/new?backend=${part(name)}&queue=${part(queue.name)}`}, queue.name), queue.state,
+	free(queue.free_nodes, queue.nodes), free(queue.free_cores, queue.cores),
+	queue.max_walltime_min === null ? "" : span(60 * queue.max_walltime_min)])))
+}
 
 export async function showOverview([query], view, signal) {
 	const days = Number(new URLSearchParams(query).get("days")) || 1
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
-	const [jobs, backends] = await Promise.all([
-		get(`jobs?detail=true&limit=1000&since=${begin}`, {signal}), get("backends", {signal})])
-	for (const job of jobs) {
-		job.made = Number(job.jobid)
-		job.start = job.began ?? (isFinal(job.state) ? job.updated : now)
-		job.end = job.start + (job.elapsed || 0)
-	}
+	const [found, backends] = await Promise.all([
+		get(`jobs?detail=true&limit=${MOST}&since=${begin}`, {signal}), get("backends", {signal})])
+	const jobs = found.map(job => timed(job, now)), own = group(jobs, job => job.backend)
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
 		"aria-current": number === days && "page"}, text)
-	view.append(el("h1", {}, "Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
-		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length} jobs; grey: waiting`))
-	const found = group(jobs, job => job.backend)
-	for (const [name, about] of Object.entries(backends)) {
-		const own = found[name] || [], ran = own.filter(job => job.began)
-		view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
-			about.notes.map(note => el("p", {class: "box wait"}, note)))
-		if (!own.length) continue
-		view.append(el("p", {}, ran.length ? `${own.length} jobs waited ${span(median(ran.map(
-			job => job.start - job.made)))} and ran ${span(median(ran.map(job => job.elapsed)))}, `
-			+ "by the median" : `${own.length} jobs`),
-		chart(`${own.length} jobs of ${name}, when they waited and ran`, own.slice(0, 100).map(
-			job => ({title: `${job.name || job.jobid}: ${job.state}`,
-				href: `#/job/${part(job.jobid)}`,
-				bars: [[job.made, job.start, "waited"],
-					...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
-	}
-	const failed = Object.entries(group(jobs.filter(job => job.state === "failed"),
-		job => job.reason || `exit ${job.info}`)).sort((one,
-			other) => other[1].length - one[1].length)
-	if (failed.length) view.append(el("h2", {}, "Failures by cause"), table(["jobs", "cause",
-		"the newest"],
-		failed.map(([cause, those]) => [those.length, cause, [el("a", {
-			href: `#/job/${part(those[0].jobid)}`}, those[0].name || those[0].jobid), " ",
-		state("failed")]])))
+	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
+		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
+		jobs.length} jobs. In grey: waiting.`))
+	showWaits(view, jobs.filter(job => job.began))
+	showFailures(view, jobs)
+	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
+		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
+}
+''',
+    'page/picture.js': r'''// Pictures of jobs in time, and of the tasks of an array.
+//
+// Each part has its words as a title and, where it can, a link; colours are those of the states.
+import {maker, reason, span, STATES} from "./dom.js"
+
+const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
+const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
+	svg("title", {}, title), shapes)
+
+// Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
+export function chart(label, rows, begin, end) {
+	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
+	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
+		"aria-label": label}, rows.map(({title, href, bars}, line) => part(href, title,
+		bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
+			width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
+}
+
+// The tasks of an array, a small field each, in their order.
+export function strip(tasks, href) {
+	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
+	const lines = Math.ceil(shown.length / 80)
+	return svg("svg", {width: 10 * Math.min(80, shown.length), height: 14 * lines, class: "strip",
+		viewBox: `0 0 ${10 * Math.min(80, shown.length)} ${14 * lines}`, role: "group",
+		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
+		each.jobndx ? href(each) : "",
+		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
+		svg("rect", {x: place % 80 * 10, y: Math.floor(place / 80) * 14, width: 8, height: 12,
+			class: each.state}))))
+}
+
+// How many tasks are in each state, as one bar.
+export function share(counts) {
+	const all = Object.values(counts).reduce((sum, count) => sum + count, 0)
+	let from = 0
+	return svg("svg", {width: 96, height: 10, class: "strip", role: "img",
+		"aria-label": STATES.filter(state => counts[state]).map(
+			state => `${counts[state]} ${state}`).join(", ")},
+	["completed", "failed", "canceled", "active", "queued", "new"].map(state => {
+		const width = 96 * (counts[state] || 0) / all, x = from
+		from += width
+		return width ? svg("rect", {x, y: 0, width, height: 10, class: state}) : ""
+	}))
+}
+
+// How long jobs waited against how long they ran, {title, href, waited, ran, kind} each.
+export function scatter(label, jobs) {
+	const most = Math.max(60, ...jobs.flatMap(job => [job.waited, job.ran]))
+	const at = seconds => 210 * Math.log1p(seconds) / Math.log1p(most)
+	const ticks = [[1, "1 s"], [60, "1 min"], [3600, "1 h"], [86400, "1 d"]].filter(
+		([seconds]) => seconds <= most)
+	return svg("svg", {viewBox: "0 0 300 250", role: "group", class: "scatter",
+		"aria-label": label},
+	svg("path", {d: "M50 5 V220 H270"}),
+	ticks.map(([seconds, text]) => [
+		svg("text", {x: 50 + at(seconds), y: 234, "text-anchor": "middle"}, text),
+		svg("text", {x: 46, y: 224 - at(seconds), "text-anchor": "end"}, text)]),
+	svg("text", {x: 270, y: 248, "text-anchor": "end"}, "waited →"),
+	svg("text", {x: 4, y: 12}, "ran ↑"),
+	jobs.map(job => part(job.href, `${job.title}: waited ${span(job.waited)}, ran ${
+		span(job.ran)}`, svg("circle", {cx: 50 + at(job.waited), cy: 220 - at(job.ran), r: 4,
+		class: job.kind}))))
 }
 ''',
     'page/style.css': r'''/* Six colours, defined once; a 4 px grid. */
@@ -20792,6 +21074,72 @@ img { max-width: 100% }
 .chart { width: 100%; max-height: 60vh; border: 1px solid var(--line) }
 .chart rect { fill: currentColor }
 .chart .waited { color: var(--line) }
+.strip rect, .scatter circle, .scatter text { fill: currentColor }
+.strip { max-width: 100%; height: auto; vertical-align: baseline }
+.scatter { width: 100%; max-width: 480px; color: var(--quiet); font-size: 11px }
+.scatter path { fill: none; stroke: var(--quiet) }
+.scatter circle { fill-opacity: .6 }
+.fold { min-height: 0; border: 0; background: none; padding: 0 4px }
+.fold::before { content: "▸" }
+.fold[aria-expanded=true]::before { content: "▾" }
+''',
+    'page/upload.js': r'''// Files up: large ones in parts, so that they go on after a break.
+import {ask} from "./api.js"
+
+const PIECE = 8 * 1024 * 1024       // bytes of one request
+const BREAKS = 100                  // that one part may have
+
+const pause = seconds => new Promise(done => setTimeout(done, 1000 * seconds))
+
+// [path, file] of each file that was dropped, with those in dropped folders.
+export async function dropped(transfer) {
+	const found = []
+	async function walk(entry, above) {
+		const path = above + entry.name
+		if (entry.isFile) {
+			found.push([path, await new Promise((take, refuse) => entry.file(take, refuse))])
+			return
+		}
+		const reader = entry.createReader()
+		for (;;) {      // it gives a hundred at a time
+			const some = await new Promise((take, refuse) => reader.readEntries(take, refuse))
+			if (!some.length) return
+			for (const each of some) await walk(each, path + "/")
+		}
+	}
+	// All are taken before the first wait: what was dropped is gone afterwards.
+	const entries = [...transfer.items].map(item => item.webkitGetAsEntry()).filter(Boolean)
+	for (const entry of entries) await walk(entry, "")
+	return found
+}
+
+// How many bytes of an upload that is not complete have come.
+export async function begun(url) {
+	const headers = await ask(url, {method: "HEAD"}).then(answer => answer.headers,
+		error => { if (error.status === 404) return error.headers; throw error })
+	return Number(headers.get("Upload-Offset"))
+}
+
+// Sends a file, from a byte on; told(bytes) is called with what is there.
+export async function upload(url, file, from, told, signal) {
+	if (file.size <= PIECE) return ask(url, {method: "PUT", body: file, signal})
+	for (let at = from, breaks = 0; at < file.size;) {
+		const end = Math.min(at + PIECE, file.size)
+		try {
+			await ask(url, {method: "PUT", body: file.slice(at, end), signal,
+				headers: {"Content-Range": `bytes ${at}-${end - 1}/${file.size}`}})
+			at = end
+			breaks = 0
+		} catch (error) {
+			// Without an answer, or where an earlier request still writes, it goes on later.
+			if (![0, 409, 503].includes(error.status) || ++breaks > BREAKS) throw error
+			told(at, error.message)
+			await pause(3)
+			at = await begun(url).catch(() => at)
+		}
+		told(at)
+	}
+}
 ''',
     'sge/array': r'''#!@shell@
 # sge: the largest index of an array; its indices must follow one another.

@@ -38,8 +38,9 @@ WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
                    "test_array.At.", "test_array.Sge.", "test_array.LsfFile.", "test_after.Slurm.",
                    "test_after.TwoHosts.", "test_hosts.Sshd.",
                    "test_slots.BesideAt.", "test_strangers.Installed.", "test_why.OnACluster.",
-                   "test_why.DoctorOfAt.", "test_page.Walks.",
-                   "test_applications.Beside.")
+                   "test_why.DoctorOfAt.", "test_page.Walks.", "test_applications.Beside.",
+                   "test_hosts.Connections.", "test_local.InRc.", "test_array.InRc.",
+                   "test_why.OnOneHost.", "test_gateway.Issued.", "test_access.Secured.")
 # What depends on the Python most.
 BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "test_routes",
          "test_structure")

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import unittest
 import zlib
 from typing import List
@@ -25,13 +26,17 @@ class Walks(Case):
         self.configure(applications="apps")
         os.makedirs(os.path.join(self.folder, "apps"))
 
+    @staticmethod
+    def argv(name: str, url: str, *words: str) -> List[str]:
+        """The command of a walk over the page."""
+        program = os.path.join(ROOT, "tests", "clients", "walk_page.py")
+        return [PYTHON, program, name, url, CHROMIUM or "", *words]
+
     def walk(self, name: str, *words: str, url: str = "") -> List[str]:
         """What a walk over the page shows, line by line."""
         url = url or Server(self, "--host", "127.0.0.1", "--port", "0", "--quiet").where
-        done = subprocess.run(
-            [PYTHON, os.path.join(ROOT, "tests", "clients", "walk_page.py"), name, url,
-             CHROMIUM or "", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=200, env=self.env)
+        done = subprocess.run(self.argv(name, url, *words), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=200, env=self.env)
         said = done.stdout.decode("utf-8", "replace")
         self.assertEqual(done.returncode, 0, said)
         self.assertNotIn("error in the page", said)
@@ -50,7 +55,8 @@ class Walks(Case):
     def test_it_is_accessible(self) -> None:
         self.offer("show", needs=["a"], inputs={"properties": {"n": {"type": "integer"}}})
         jobid = self.run_spec("--wait", script="#!/bin/sh\necho moo\n>a\n")
-        self.assertEqual(self.walk("accessible", AXE, jobid), [])
+        array = self.run_spec("--wait", script="#!/bin/sh\ntest $task != 2\n", array=3, status=1)
+        self.assertEqual(self.walk("accessible", AXE, jobid, array), [])
 
     def test_where_it_is(self) -> None:
         server = Server(self, "--port", "0", "--quiet")
@@ -96,7 +102,73 @@ class Walks(Case):
         self.addCleanup(self.psik, "cancel", waits, status=None)
         failed = self.run_spec("--wait", name="fails", script="#!/bin/sh\nno-such-command\n",
                                status=127)
-        self.assertEqual(self.walk("listing", waits, failed), ["/?state=failed", "200"])
+        self.assertEqual(self.walk("listing", waits, failed), ["psik", "/?state=failed", "200"])
+
+    def test_ten_thousand_jobs(self) -> None:
+        begun = int(time.time()) - 20000
+        for number in range(10000):
+            folder = os.path.join(self.prefix, "local", "%d.000" % (begun + number))
+            os.makedirs(folder)
+            for name, text in (("spec.json", '{"name": "job-%d", "script": "true"}' % number),
+                               ("status.csv", "%d.000,0,new,0\n" % (begun + number))):
+                with open(os.path.join(folder, name), "w") as file:
+                    file.write(text)
+        self.assertEqual(self.walk("many"), ["100", "/?name=9999"])
+
+    def test_an_array(self) -> None:
+        script = "#!/bin/sh\necho task $task\ntest -e ok || case $task in 2|4) exit 3; esac\n"
+        jobid = self.run_spec("--wait", script=script, array=5, status=3)
+        self.write(os.path.relpath(self.job(jobid).at("work", "ok"), self.folder), "")
+        self.assertEqual(self.walk("array", jobid), [
+            "['2', '✗ failed', '2', 'exit 3']", "7"])
+
+    def test_the_server_is_started_again(self) -> None:
+        jobid = self.run_spec("--wait", script="true")
+        server = Server(self, "--port", "0", "--quiet")
+        walk = subprocess.Popen(self.argv("restart", server.where, jobid), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, env=self.env)
+        self.addCleanup(walk.kill)
+        assert walk.stdout is not None
+        self.assertEqual(walk.stdout.readline(), b"shown\n")
+        server.stop()
+        self.assertEqual(walk.stdout.readline(), b"lost\n")
+        Server(self, "--port", str(server.port), "--quiet")
+        self.run_spec("--wait", name="made-meanwhile", script="true")
+        said, _ = walk.communicate(timeout=200)
+        self.assertEqual(walk.returncode, 0, said.decode("utf-8", "replace"))
+
+    def test_a_token(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/sh\necho moo | tee out.txt\n")
+        server = Server(self, "--port", "0", "--token")
+        token = self.until(lambda: re.search("#token=[0-9a-f]+", server.said())).group(0)
+        lines = self.walk("token", token, jobid, url=server.where.partition("#")[0])
+        self.assertEqual(lines[:4], ["/", "moo", "True", "True"])
+        self.assertIn("open the address", lines[4])
+
+    def test_inputs_and_tasks_of_a_csv(self) -> None:
+        lines = self.walk("inputs", self.run_spec("--wait", script="false", status=1))
+        self.assertEqual(json.loads(lines[0]), [{"temp": "300", "word": 'a, "b"'},
+                                                {"temp": "310", "word": "c"}])
+        self.assertEqual(lines[1], "True")
+        job = self.job(lines[2])
+        self.assertEqual(job.spec().environment, {"A": "1=2", " B": "x"})
+        self.assertEqual(job.spec().setup, ["true", "echo set up >&2"])
+        self.assertTrue(os.path.exists(job.at("work", "sub", "deep", "c.txt")))
+
+    def test_uploads_that_break(self) -> None:
+        jobid, size = self.run_spec("--wait", script="true"), 2 ** 24 + 7
+        self.assertEqual(self.walk("uploads", jobid), [str(["", *(
+            "bytes %d-%d/%d" % (first, last, size) for first, last in (
+                (0, 2 ** 23 - 1), (2 ** 24, size - 1), (2 ** 23, 2 ** 24 - 1)))])])
+        work = self.job(jobid).at("work")
+        self.assertEqual(sorted(os.listdir(work)), ["large.bin", "other.bin", "sub"])
+        self.assertEqual(os.listdir(os.path.join(work, "sub", "deep")), ["c.txt"])
+        for name in ("large.bin", "other.bin"):
+            with open(os.path.join(work, name), "rb") as file:
+                self.assertEqual(file.read(), b"0123456789abcdef" * 2 ** 20 + b"its end")
+
+    def test_sharing(self) -> None:
+        self.assertEqual(self.walk("sharing", self.run_spec("--wait", script="true")), ["bob"])
 
     def test_files(self) -> None:
         jobid = self.run_spec("--wait", script="#!/bin/sh\nmkdir sub\n")
@@ -111,12 +183,14 @@ class Walks(Case):
         evil = "<img src=x onerror=alert(1)>"
         jobid = self.run_spec("--wait", name=evil, script="#!/bin/sh\necho '%s'\n>'%s'\n" % (
             evil, evil.replace("/", "")))
-        self.assertEqual(self.walk("hostile", jobid), ["0 0 0"] * 7)
+        self.assertEqual(self.walk("hostile", jobid), ["0 0 0"] * 8)
 
     def test_the_overview(self) -> None:
+        self.configure_pond()
+        self.write("site/pond/queues", "#!@shell@\necho batch up 4 2 64 32 120\n")
         self.run_spec("--wait", script="true")
         self.run_spec("--wait", script="#!/bin/sh\nno-such-command\n", status=127)
-        self.assertEqual(self.walk("overview"), ["2", "True"])
+        self.assertEqual(self.walk("overview"), ["2 2", "pond", "True"])
 
     def test_the_routes(self) -> None:
         self.assertEqual(self.walk("api"), [str(len(psik.ROUTES))])
@@ -127,7 +201,7 @@ class Files(unittest.TestCase):
 
     def test_it_stays_small_and_plain(self) -> None:
         files = {name: text for name, text in psik.TEMPLATES.items() if name.startswith("page/")}
-        self.assertLess(sum(len(text.encode()) for text in files.values()), 55000)
+        self.assertLess(sum(len(text.encode()) for text in files.values()), 75000)
         for name, text in files.items():
             self.assertIsNone(re.search(
                 r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|document\.write", text), name)

@@ -15,13 +15,14 @@ export const token = () => sessionStorage.getItem("token")
 export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
 export class Failure extends Error {
-	constructor(status, detail, body) {
+	constructor(status, detail, body, headers = new Headers()) {
 		const faults = Array.isArray(detail) ? detail : []
 		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
 			.join("; ") : detail)
 		this.status = status
 		this.faults = faults
 		this.body = body
+		this.headers = headers
 	}
 }
 
@@ -37,7 +38,7 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
-	throw new Failure(answer.status, body.detail || answer.statusText, body)
+	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
@@ -45,6 +46,18 @@ export const post = (path, body) => ask(path, {
 	method: "POST", ...(body === undefined ? {} : {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
+// The address under which the browser saves what is at a path: it sends no token there, so with one
+// it gets a ticket for this path.
+export async function savable(path) {
+	if (!token()) return base + path
+	const url = decodeURIComponent(`/v1/${path.split("?")[0]}`)
+	const ticket = await (await ask(`token?path=${encodeURIComponent(url)}`)).text()
+	return `${base}${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`
+}
+// A line for curl; the token is left to who types it.
+export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
+	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
+	`'${location.origin}${base.replace(/\/v1\/$/, "")}${path}'`].filter(Boolean).join(" ")
 export const part = name => name.split("/").map(encodeURIComponent).join("/")
 
 async function* events(path, last, signal) {

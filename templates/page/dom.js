@@ -3,7 +3,7 @@
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
 
-const maker = create => (tag, attributes, ...children) => {
+export const maker = create => (tag, attributes, ...children) => {
 	const element = create(tag)
 	for (const [name, value] of Object.entries(attributes || {})) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
@@ -16,26 +16,26 @@ const maker = create => (tag, attributes, ...children) => {
 	return element
 }
 export const el = maker(tag => document.createElement(tag))
-const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 
-// Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
-export function chart(label, rows, begin, end) {
-	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
-		"aria-label": label}, rows.map(({title, href, bars}, line) => svg(href ? "a" : "g",
-		{href}, svg("title", {}, title), bars.map(([from, to, kind]) => svg("rect", {x: at(from),
-			y: line * 16 + 2, width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
+// The heading of a view, which is the window's title too.
+export function heading(text) {
+	document.title = text === "Jobs" ? "psik" : `${text} · psik`
+	return el("h1", {}, text)
 }
 
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
 
 // A shape, a colour and a word: nobody has to tell states by colour.
-const SHAPES = {active: "●", queued: "◌", new: "○", completed: "✓", failed: "✗", canceled: "⊘"}
+const SHAPES = {active: "●", queued: "◌", new: "○", failed: "✗", canceled: "⊘", completed: "✓"}
+export const STATES = Object.keys(SHAPES)
 export const state = name => el("span", {class: "state " + name},
 	el("span", {"aria-hidden": "true"}, SHAPES[name] + " "), name)
 
 export const isFinal = name => ["completed", "failed", "canceled"].includes(name)
+
+// Why a job, or a task, is in its state.
+export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
 // Seconds as 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
@@ -93,7 +93,7 @@ export function confirming(label, question, action) {
 			settle()
 			return action()
 		}
-		button.textContent = `${question}? Press again`
+		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
 		asked = setTimeout(settle, 5000)
 	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button

@@ -1,84 +1,104 @@
 // Fields made from a JSON Schema, with the server's names, types and texts.
 import {el} from "./dom.js"
 
-const kinds = schema => (schema.anyOf ? schema.anyOf.flatMap(kinds) : [schema.type].flat())
+const types = schema => (schema.anyOf ? schema.anyOf.flatMap(types) : [schema.type].flat())
 	.filter(Boolean)
 const alone = schema => (schema.anyOf || [schema]).find(each => each.type !== "null") || schema
+const choices = schema => schema.enum || alone(schema).enum
+const area = (id, value, lines) => el("textarea", {id, value, rows: lines, spellcheck: "false"})
+const asJson = text => {
+	try {
+		return JSON.parse(text)
+	} catch { return text }     // the server says what is wrong with it
+}
+const isJson = text => /^\s*[[{]/.test(text)
+const inLines = text => text.split("\n").filter(line => line.trim())
+const oneLine = value => typeof value === "string" && !value.includes("\n")
+
+// The kinds of fields: for which schemas, made how, from which value, and what is read from one.
+// The first that fits is taken.
+const KINDS = [{
+	fits: choices,
+	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
+		choices(schema).map(each => el("option", {value: JSON.stringify(each),
+			selected: each === given}, String(each)))),
+	read: input => JSON.parse(input.value)
+}, {
+	fits: schema => alone(schema).contentEncoding,
+	make: id => el("input", {id, type: "file"}),
+	read: input => input.files[0]
+}, {    // with a default it is on or off; without one it may also be left out
+	fits: schema => types(schema).length && types(schema).every(
+		type => ["boolean", "null"].includes(type)),
+	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
+		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
+		checked: given}),
+	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
+}, {
+	fits: schema => types(schema).length && types(schema).every(
+		type => ["integer", "number", "null"].includes(type)),
+	make: (id, schema, given) => el("input", {id, type: "number", min: alone(schema).minimum,
+		max: alone(schema).maximum, step: alone(schema).type === "integer" ? 1 : "any",
+		value: given ?? ""}),
+	read: input => Number(input.value)
+}, {    // a line each
+	fits: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
+	make: (id, schema, given = []) => area(id, given.every(oneLine) ? given.join("\n")
+		: JSON.stringify(given), 2),
+	read: input => isJson(input.value) ? asJson(input.value) : inLines(input.value)
+}, {    // a line NAME=VALUE each
+	fits: schema => alone(schema).type === "object"
+		&& alone(schema).additionalProperties?.type === "string",
+	make: (id, schema, given = {}) => area(id, Object.values(given).every(oneLine)
+		? Object.entries(given).map(pair => pair.join("=")).join("\n") : JSON.stringify(given), 2),
+	read: input => isJson(input.value) ? asJson(input.value) : Object.fromEntries(inLines(
+		input.value).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)]))
+}, {
+	fits: () => true,
+	make: (id, schema, given) => {
+		const text = given === undefined || given === null ? "" : typeof given === "string"
+			? given : JSON.stringify(given)
+		return text.includes("\n") || id === "field-script" ? area(id, text, 12)
+			: el("input", {id, type: "text", value: text, placeholder:
+				{object: "{}", array: "[]"}[alone(schema).type] || ""})
+	},
+	read: (input, schema) => {
+		const takesText = types(schema).includes("string")
+		const others = types(schema).some(type => !["string", "null"].includes(type))
+		return others && (isJson(input.value) || !takesText) ? asJson(input.value) : input.value
+	}
+}]
+const kindOf = schema => KINDS.find(kind => kind.fits(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
-function field(name, schema, value, required) {
-	const types = kinds(schema), one = alone(schema), id = `field-${name}`
-	const given = value ?? schema.default
-	let input
-	if (schema.enum || one.enum) {
-		input = el("select", {id}, el("option", {value: ""}, ""), (schema.enum || one.enum)
-			.map(each => el(
-			"option", {value: JSON.stringify(each), selected: each === given}, String(each))))
-	} else if (one.contentEncoding) {
-		input = el("input", {id, type: "file"})
-	} else if (types.length && types.every(type => type === "boolean" || type === "null")) {
-		// With a default it is on or off; without one it may also be left out.
-		input = given === undefined ? el("select", {id}, ["", "true", "false"].map(each => el(
-			"option", {value: each}, each))) : el("input", {id, type: "checkbox", checked: given})
-	} else if (["integer", "number"].includes(one.type) && types.every(type => type !== "string")) {
-		input = el("input", {id, type: "number", min: one.minimum, max: one.maximum,
-			step: one.type === "integer" ? 1 : "any", value: given ?? ""})
-	} else {
-		const text = given === undefined || given === null ? "" : typeof given === "string" ? given
-			: JSON.stringify(given)
-		input = name === "script" ? el("textarea", {id, value: text, spellcheck: "false"})
-			: el("input", {id, type: "text", value: text, placeholder: one.type === "object" ? "{}"
-				: one.type === "array" ? "[]" : ""})
-	}
+function field(name, schema, value, required, extra) {
+	const id = `field-${name}`, input = kindOf(schema).make(id, schema, value ?? schema.default)
+	input.setAttribute("aria-describedby", `fault-${name}`)
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
-	input.setAttribute("aria-describedby", `fault-${name}`)
-	return el("div", {class: "field"}, el("label", {for: id}, schema.title || name,
-		required ? " (needed)" : ""), input,
-		el("small", {}, schema.description || ""), fault)
+	return {name, schema, input, fault, element: el("div", {class: "field"},
+		el("label", {for: id}, schema.title || name, required ? " (needed)" : ""), input,
+		extra ? el("div", {class: "bar"}, extra(input)) : "",
+		el("small", {}, schema.description || ""), fault)}
 }
 
-// What a field holds, of an input that is a file the File; undefined if nothing.
-function valueOf(input, schema) {
-	const types = kinds(schema)
-	if (input.type === "checkbox") return input.checked
-	if (input.type === "file") return input.files[0]
-	if (input.value === "") return undefined
-	if (input.tagName === "SELECT") return JSON.parse(input.value)
-	if (input.type === "number") return Number(input.value)
-	const typed = /^\s*[[{]/.test(input.value) || !types.includes("string")
-	if (typed && types.some(type => type !== "string")) {
-		try {
-			return JSON.parse(input.value)
-		} catch { /* the server says what is wrong with it */ }
-	}
-	return input.value
-}
-
-export function form(properties, values = {}) {
-	const fields = Object.entries(properties).map(([name, schema]) => field(name, schema === true
-		? {}
-		: schema, values[name]))
+// The fields of some properties, with what they hold at first.  extras: {name: what stands below
+// the field, made from its input}.
+export function form(properties, values = {}, {required = [], extras = {}} = {}) {
+	const fields = Object.entries(properties).map(([name, schema]) => field(name,
+		schema === true ? {} : schema, values[name], required.includes(name), extras[name]))
 	return {
-		fields,
-		read() {
-			const read = {}
-			for (const [name, schema] of Object.entries(properties)) {
-				const input = fields.find(each => each.querySelector(`#field-${CSS.escape(name)}`))
-					.querySelector(`#field-${CSS.escape(name)}`)
-				const value = valueOf(input, schema === true ? {} : schema)
-				if (value !== undefined) read[name] = value
-			}
-			return read
-		},
+		fields: fields.map(each => each.element),
+		read: () => Object.fromEntries(fields.filter(({input}) => input.type === "checkbox"
+			|| input.value !== "").map(({name, schema, input}) => [name, kindOf(schema).read(
+			input, schema)])),
 		// Puts each fault of a refused request beside its field; what has none is returned.
-		show(faults) {
-			fields.forEach(each => { each.querySelector("[data-fault]").textContent = "" })
+		show: faults => {
+			fields.forEach(each => { each.fault.textContent = "" })
 			return faults.filter(fault => {
-				const name = fault.loc[1] === "resources" || fault.loc[1] === "backend"
-					? fault.loc[2] : fault.loc[1]
-				const place = fields.map(each => each.querySelector("[data-fault]")).find(
-					each => each.dataset.fault === name)
+				const name = ["resources", "backend"].includes(fault.loc[1]) ? fault.loc[2]
+					: fault.loc[1]
+				const place = fields.find(each => each.name === name)?.fault
 				if (place) place.textContent = fault.msg
 				return !place
 			})

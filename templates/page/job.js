@@ -1,10 +1,13 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, chart, confirming, el, isFinal, moment, plain, replace, say, span, state,
+import {bytes, confirming, el, heading, isFinal, moment, plain, reason, replace, say, span, state,
 	table} from "./dom.js"
-import {ask, base, follow, get, part, post, token} from "./api.js"
+import {ask, follow, get, part, post} from "./api.js"
+import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
+import {chart, strip} from "./picture.js"
 
 const ended = job => isFinal(job.state)
+const logOf = job => task => `#/job/${part(job.jobid)}/log/stdout.${task.jobndx}`
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -44,77 +47,26 @@ function why(job) {
 		job.why.way_out ? el("p", {}, "→ ", job.why.way_out) : "")
 }
 
-async function showFiles(view, job, folder, signal) {
-	const url = `jobs/${part(job.jobid)}/files/`, list = el("div")
-	const below = name => (folder ? folder + "/" : "") + name
-	const send = async files => {
-		for (const file of files) {
-			try {
-				await ask(url + part(below(file.name)), {method: "PUT", body: file})
-			} catch (error) {
-				say(`${file.name}: ${error.message}`)
-			}
-		}
-		draw()
-	}
-	const blob = async path => {
-		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
-		setTimeout(() => URL.revokeObjectURL(made), 60000)
-		return made
-	}
-	// Without a token the server saves the file itself; with one it goes through memory.
-	const save = async (path, name) => el("a", {href: token() ? await blob(path) : base + path,
-		download: name}).click()
-	const preview = async name => {
-		const place = view.querySelector("#preview")
-		if (/\.(png|jpe?g|gif|webp)$/i.test(name)) {
-			return replace(place, el("img", {
-				src: await blob(url + part(below(name))), alt: name}))
-		}
-		const head = await ask(url + part(below(name)), {headers: {Range: "bytes=0-65535"}})
-			.then(answer => answer.text(), error => error.status === 416 ? "" : error.message)
-		replace(place, el("h2", {}, name, head.length < 65536 ? "" : ", its beginning"),
-			plain(head))
-	}
-	async function draw() {
-		const found = await get(folder ? url + part(folder) : `jobs/${part(job.jobid)}/files`,
-			{signal})
-		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [el("button", {onclick: () => save(url + part(below(name)),
-					name)}, "download"), " ",
-					confirming("remove", "Remove it", async () => {
-						await ask(url + part(below(name)), {method: "DELETE"})
-						draw()
-					})]])),
-		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
-	}
-	async function open(name) {
-		const answer = await ask(url + part(below(name)), {method: "HEAD"})
-		if (answer.headers.get("Content-Type").startsWith("application/json")) {
-			location.hash = `#/job/${part(job.jobid)}/files/${part(below(name))}`
-		} else preview(name)
-	}
-	const archive = () => save(`jobs/${part(job.jobid)}/archive?path=${encodeURIComponent(folder)}`,
-		`${job.jobid}.tar.gz`)
-	const up = folder.split("/").slice(0, -1).join("/")
-	const drop = el("div", {ondragover: event => { event.preventDefault(); drop.classList.add(
-		"drop") },
-		ondragleave: () => drop.classList.remove("drop"), ondrop: event => {
-			event.preventDefault()
-			drop.classList.remove("drop")
-			send([...event.dataTransfer.files])
-		}},
-	el("div", {class: "bar"},
-		folder ? el("a", {href: `#/job/${part(job.jobid)}/files/${part(up)}`}, "↑ " + (up || "top"))
-			: "",
-		el("code", {}, folder || "."),
-		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
-			onchange: event => send([...event.target.files])})),
-		el("button", {onclick: archive}, "download all of it"),
-		el("span", {class: "quiet"}, "or drop files here")), list, el("div", {id: "preview"}))
-	view.append(drop)
-	await draw()
+// Who else may look at the job, or change it.
+async function showSharing(view, job, _, signal) {
+	const url = `jobs/${part(job.jobid)}/access`
+	const give = async shares => draw(await (await ask(url, {method: "PUT",
+		body: JSON.stringify(shares), headers: {"Content-Type": "application/json"}})).json())
+	const user = el("input", {id: "user", type: "text", required: true})
+	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
+		el("option", {value: "POST"}, "change it too"))
+	const list = el("div")
+	const draw = access => replace(list, el("p", {}, `It belongs to ${access.owner}.`),
+		table(["shared with", "who may", ""], Object.entries(access.shared).map(
+			([name, operations]) => [name, operations.includes("POST") ? "change it" : "look at it",
+				el("button", {onclick: () => give({[name]: []})}, "withdraw")])))
+	view.append(list, el("form", {class: "bar", onsubmit: event => {
+		event.preventDefault()
+		give({[user.value]: [may.value]})
+	}}, el("label", {for: "user"}, "let"), user, el("label", {for: "may"}, "to"), may,
+	el("button", {}, "Share")), el("p", {class: "quiet"},
+		"This counts at a server that has several users."))
+	draw(await get(url, {signal}))
 }
 
 const TABS = {
@@ -131,7 +83,9 @@ const TABS = {
 	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
 	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => [task.task, state(task.state), task.jobndx, task.reason]))),
+		task => [task.jobndx ? el("a", {href: logOf(job)(task)}, task.task) : task.task,
+			state(task.state), task.jobndx, reason(task)]))),
+	sharing: showSharing,
 	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
 		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
 			event.said])))
@@ -152,9 +106,8 @@ export async function showJob([jobid, rest], view, signal) {
 	let job = await get(`${url}/status`, {signal})
 
 	function draw(anew = true) {
-		replace(head, el("h1", {}, job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
-			why(job),
-			facts(job))
+		replace(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, logOf(job))) : "")
 		if (!anew) return   // a question that stands there stays
 		const over = ended(job), button = (label, verb, show) => show && el("button", {
 			onclick: doing(label, () => post(`${url}/${verb}`))}, label)

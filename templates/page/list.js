@@ -1,90 +1,105 @@
 // The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, moment, plain, say, span, state} from "./dom.js"
+import {confirming, el, heading, moment, plain, reason, say, span, state, STATES} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
+import {share, strip} from "./picture.js"
 
-const STATES = ["active", "queued", "new", "failed", "canceled", "completed"]
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
+const COLUMNS = ["", "state", "id", "name", "backend", "progress", "why", "changed"]
+const WIDE = ["backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 100
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
-function progress(job) {
+function progress(job, tasks) {
 	if (job.tasks) {
 		const all = Object.values(job.tasks).reduce((sum, count) => sum + count, 0)
-		const done = job.tasks.completed, failed = job.tasks.failed + job.tasks.canceled
-		return [el("progress", {max: all, value: done + failed,
-			"aria-label": "tasks that have ended"}),
-			` ${done}/${all} done${failed ? `, ${failed} failed` : ""}`]
+		const failed = job.tasks.failed + job.tasks.canceled
+		return [share(job.tasks),
+			` ${job.tasks.completed}/${all} done${failed ? `, ${failed} failed` : ""}`,
+			tasks && el("div", {}, strip(tasks,
+				each => `#/job/${part(job.jobid)}/log/stdout.${each.jobndx}`))]
 	}
 	const elapsed = span(job.elapsed)
 	if (job.state !== "active" || !job.duration) return elapsed
 	return [el("progress", {max: job.duration * 60, value: job.elapsed,
-		"aria-label": "of its walltime"}),
-		` ${elapsed} of ${span(job.duration * 60)}`]
-}
-
-function cells(job) {
-	return [
-		el("td", {}, state(job.state)),
-		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
-		el("td", {class: "name"}, job.name, job.application && job.application !== job.name
-			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
-		el("td", {class: "wide"}, job.backend),
-		el("td", {}, progress(job)),
-		el("td", {class: "why wide"}, (job.tasks ? "" : job.reason) || (job.state === "failed"
-			? `exit ${job.info}` : "")),
-		el("td", {class: "wide"}, moment(job.updated))]
+		"aria-label": "of its walltime"}), ` ${elapsed}, `, el("span", {class: "quiet"},
+		`${span(Math.max(0, job.duration * 60 - job.elapsed))} left`)]
 }
 
 export async function showList([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
-	const chosen = new Set(), rows = new Map()
+	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
-	const more = el("button", {onclick: () => load(rows.size)}, "older jobs")
-	let wanted = PAGE
+	const empty = el("div", {hidden: true})
+	const lost = el("p", {class: "box", role: "alert", hidden: true})
+	const trouble = text => { lost.textContent = text; lost.hidden = !text }
 
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
+		if (name !== "page") filter.delete("page")
 		history.replaceState(null, "", `#/?${filter}`)
-		wanted = PAGE
-		load(0)
+		soon(0)
 	}
 	const chips = STATES.map(name => el("button", {
-		"aria-pressed": String(filter.get("state") === name), onclick: event => {
-			const is = filter.get("state") === name
-			set("state", is ? "" : name)
-			chips.forEach(chip => chip.setAttribute("aria-pressed", "false"))
-			event.currentTarget.setAttribute("aria-pressed", String(!is))
-		}}, state(name), " ", el("span", {class: "quiet", "data-count": name})))
-	const search = el("input", {type: "search", placeholder: "name, or sweep*",
-		value: filter.get("name") || "",
-		"aria-label": "Filter by name", onchange: event => set("name", event.target.value)})
+		"aria-pressed": String(filter.get("state") === name), onclick: () => {
+			set("state", filter.get("state") === name ? "" : name)
+			chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
+				String(filter.get("state") === STATES[at])))
+		}}, state(name), " ", el("span", {class: "quiet"})))
+	const search = el("input", {type: "search", placeholder: "name, or sweep-*", size: 16,
+		value: filter.get("name") || "", "aria-label": "Filter by name",
+		oninput: () => set("name", search.value)})
 	const pick = (label, name, options) => el("select", {"aria-label": label,
 		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
 		"option", {value, selected: (filter.get(name) || "") === value}, text)))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
-	const since = pick("Made", "since", Object.entries(PERIODS))
+	const page = () => Number(filter.get("page")) || 1
+	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
+	const newer = turn("newer", -1), older = turn("older", 1)
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
+		chosen.clear()
 		for (const jobid of jobs) {
+			const box = rows.get(jobid)?.querySelector("[type=checkbox]")
+			if (box) box.checked = false
 			try {
 				await verb(part(jobid))
 			} catch (error) {
 				say(`${label} ${jobid}: ${error.message}`)
 			}
 		}
-		chosen.clear()
-		load(0)
+		soon(0)
 	}
 	const actions = el("span", {class: "bar last", hidden: true},
-		confirming("Cancel", "Cancel them", act("cancel",
+		confirming("Cancel", () => `Cancel ${chosen.size}`, act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
-		confirming("Remove", "Remove them and their files",
+		confirming("Remove", () => `Remove ${chosen.size} with their files`,
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
-	function put(job, before) {
+	async function unfold(button, jobid) {
+		if (tasks.delete(jobid)) button.setAttribute("aria-expanded", "false")
+		else {
+			button.setAttribute("aria-expanded", "true")
+			tasks.set(jobid, [])
+		}
+		await load()
+	}
+	const cells = job => [
+		el("td", {}, state(job.state)),
+		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
+		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
+			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
+			onclick: event => unfold(event.currentTarget, job.jobid)}),
+		job.name, job.application && job.application !== job.name
+			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
+		el("td", {class: "wide"}, job.backend),
+		el("td", {}, progress(job, tasks.get(job.jobid))),
+		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
+		el("td", {class: "wide"}, moment(job.updated))]
+
+	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
 			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
@@ -100,21 +115,29 @@ export async function showList([query], view, signal) {
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
-		if (body.children[before] !== row) body.insertBefore(row, body.children[before] || null)
+		if (body.children[place] !== row) body.insertBefore(row, body.children[place] || null)
 	}
 
 	// One at a time, so that the answer to an older filter never comes last.
 	let loading = Promise.resolve()
-	const load = index => {
-		loading = loading.catch(() => {}).then(() => fetchJobs(index))
+	const load = () => {
+		loading = loading.catch(() => {}).then(fetchJobs)
 		return loading
 	}
-	async function fetchJobs(index) {
-		if (index) wanted = index + PAGE
-		const asked = new URLSearchParams(filter)
-		if (filter.get("since")) asked.set("since", Math.floor(Date.now() / 1000 - filter.get(
+	function asked() {
+		const query = new URLSearchParams(filter), name = filter.get("name")
+		query.delete("page")
+		if (name && !/[*?[]/.test(name)) query.set("name", `*${name}*`)
+		if (filter.get("since")) query.set("since", Math.floor(Date.now() / 1000 - filter.get(
 			"since")))
-		const jobs = await get(`jobs?detail=true&limit=${wanted}&${asked}`, {signal})
+		return query
+	}
+	async function fetchJobs() {
+		const begin = PAGE * (page() - 1), query = asked()
+		const jobs = await get(`jobs?detail=true&limit=${PAGE}&index=${begin}&${query}`, {signal})
+		for (const jobid of tasks.keys()) {
+			tasks.set(jobid, await get(`jobs/${part(jobid)}/tasks`, {signal}).catch(() => []))
+		}
 		jobs.forEach(put)
 		const found = new Set(jobs.map(job => job.jobid))
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
@@ -123,49 +146,50 @@ export async function showList([query], view, signal) {
 			chosen.delete(jobid)
 		}
 		actions.hidden = !chosen.size
-		more.hidden = jobs.length < wanted
-		const text = jobs.length ? `${jobs.length}${more.hidden ? "" : " newest"} jobs` : ""
-		if (count.textContent !== text) count.textContent = text
-		for (const name of STATES) {
-			const number = jobs.filter(job => job.state === name).length
-			view.querySelector(`[data-count=${name}]`).textContent = number || ""
-		}
 		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...([...filter].length ? [el("p", {},
-			"No job is like that.")] : [
+		empty.replaceChildren(...([...filter].length ? [el("p", {}, "No job is like that.")] : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
+		newer.hidden = begin === 0
+		older.hidden = jobs.length < PAGE
+		await countJobs(begin, jobs.length, query)
+	}
+	async function countJobs(begin, shown, query) {
+		query.delete("state")
+		const counts = await get(`jobs/counts?${query}`, {signal})
+		STATES.forEach((name, at) => { chips[at].lastChild.textContent = counts[name] || "" })
+		const all = Object.entries(counts).reduce((sum, [name, number]) => sum
+			+ ([null, name].includes(filter.get("state")) ? number : 0), 0)
+		const text = !shown ? "" : newer.hidden && older.hidden ? `${shown} jobs`
+			: `${begin + 1}–${begin + shown} of ${Math.max(all, begin + shown)} jobs`
+		if (count.textContent !== text) count.textContent = text
 	}
 
-	const empty = el("div", {hidden: true})
-	const lost = el("p", {class: "box", role: "alert", hidden: true})
-	view.append(
-		el("h1", {}, "Jobs"),
+	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
-		el("div", {class: "bar"}, search, backends, since, count, actions), lost,
-		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {},
-			["", "state", "id", "name", "backend", "progress", "why", "changed"]
-				.map(head => el("th", {
-				scope: "col", class: ["backend", "why", "changed"].includes(head) ? "wide" : ""},
-					head
-				|| el("span", {class: "quiet"}, "☐"))))), body)),
-		more, empty)
-	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
+			count, actions), lost,
+		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
+			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
+				head || el("span", {class: "quiet"}, "☐"))))), body)),
+		empty, el("div", {class: "bar"}, newer, older))
 	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
 		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
-	const soon = () => {
-		waiting = waiting || setTimeout(() => {
+	function soon(pause = 1000) {
+		if (pause === 0) clearTimeout(waiting)
+		else if (waiting) return
+		waiting = setTimeout(() => {
 			waiting = null
-			if (!signal.aborted) load(0).then(() => trouble(""), error => {
+			if (!signal.aborted) load().then(() => trouble(""), error => {
 				if (!signal.aborted) trouble(error.message)
 			})
-		}, 1000)
+		}, pause || 200)
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", soon, signal, trouble)
-	await load(0).catch(error => { if (!signal.aborted) trouble(error.message) })
+	follow("events", () => soon(), signal, trouble)
+	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
 }

@@ -32,7 +32,8 @@ export async function showLog(view, job, name, signal) {
 	const size = el("span", {class: "quiet"})
 	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
-		"aria-label": "Search in the log", onchange: () => find()})
+		"aria-label": "Search in the log",
+		onkeydown: event => { if (event.key === "Enter") find() }})
 	const read = async (log, from, to) => to <= from ? ""
 		: (await ask(`${url}logs/${part(log.name)}`, {
 		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
@@ -59,20 +60,26 @@ export async function showLog(view, job, name, signal) {
 		earlier.hidden = from === 0
 		text.scrollTop = 0
 	}
+	// The next place of what is searched, behind the one found before; after the last, the first.
 	function find() {
-		const range = document.createRange(), wanted = search.value
-		for (const node of text.childNodes) {
-			const at = wanted ? node.textContent.indexOf(wanted) : -1
-			if (at < 0) continue
-			range.setStart(node, at)
-			range.setEnd(node, at + wanted.length)
-			getSelection().removeAllRanges()
-			getSelection().addRange(range)
-			const top = each => each.getBoundingClientRect().top
-			text.scrollTop += top(range) - top(text) - 40
+		const range = document.createRange(), wanted = search.value.toLowerCase()
+		if (!wanted) return
+		text.normalize()
+		const whole = text.textContent.toLowerCase(), selected = getSelection()
+		const before = text.contains(selected.anchorNode) ? selected.focusOffset : 0
+		const at = whole.includes(wanted, before) ? whole.indexOf(wanted, before)
+			: whole.indexOf(wanted)
+		if (at < 0) {
+			size.textContent = `${search.value} is not in what is shown`
 			return
 		}
-		if (wanted) size.textContent = `${wanted} is not in what is shown`
+		range.setStart(text.firstChild, at)
+		range.setEnd(text.firstChild, at + wanted.length)
+		selected.removeAllRanges()
+		selected.addRange(range)
+		const top = each => each.getBoundingClientRect().top
+		text.scrollTop += top(range) - top(text) - 40
+		size.textContent = `${whole.split(wanted).length - 1} found; Enter: the next`
 	}
 	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {

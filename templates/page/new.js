@@ -1,25 +1,28 @@
 // A new job: of an application, with a form of its own, or of a script.
-import {el, plain, replace, say} from "./dom.js"
-import {ask, base, get, part, post} from "./api.js"
+import {bytes, el, heading, plain, replace, say} from "./dom.js"
+import {ask, curl, get, part, post} from "./api.js"
+import {dropping} from "./files.js"
 import {form} from "./form.js"
+import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
 const RESOURCES = ["duration", "node_count", "process_count", "cpu_cores_per_process",
-	"memory_per_process",
-	"gpu_cores_per_process"]
-const REST = ["setup", "environment", "array", "after", "join_output", "requeue", "callback",
-	"cb_secret",
-	"callback_on", "directory"]
+	"memory_per_process", "gpu_cores_per_process"]
+const REST = ["array", "at_once", "after", "setup", "environment", "join_output", "requeue",
+	"callback", "cb_secret", "callback_on", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
+const AFTER = {"": "after it ended well", "any:": "after it ended, however",
+	"notok:": "after it failed"}
 
 const some = (properties, names) => Object.fromEntries(names.filter(name => properties[name]).map(
 	name => [name, properties[name]]))
-const named = values => Object.fromEntries(Object.entries(values).filter(
-	([, value]) => value !== null && value !== "" && JSON.stringify(value) !== "{}"
-		&& JSON.stringify(value) !== "[]"))
+const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).filter(
+	([, value]) => value !== null && !["\"\"", "{}", "[]"].includes(JSON.stringify(value))))
+const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
+	input)
 
 // Sends, and goes to the job; what is refused is said at its field, the rest below the button.
-function sending(fields, send) {
+function sending(forms, send) {
 	const said = el("p", {class: "box", role: "alert", hidden: true})
 	const button = el("button", {class: "main", onclick: async event => {
 		event.preventDefault()
@@ -28,7 +31,7 @@ function sending(fields, send) {
 		try {
 			location.hash = `#/job/${part(await send())}`
 		} catch (error) {
-			const rest = fields.reduce((left, each) => each.show(left), error.faults || [])
+			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
 			said.textContent = error.faults?.length && !rest.length
 				? "Some fields are not right yet."
 				: rest.map(fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim())
@@ -41,7 +44,7 @@ function sending(fields, send) {
 }
 
 function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values, app.inputs.required)
+	const fields = form(app.inputs.properties, values, app.inputs)
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
 	const send = async () => {
@@ -60,85 +63,147 @@ function applicationForm(app, values) {
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
 	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"), slots.map(([name,
-			input]) => el("div", {
-			class: "field"}, el("label", {for: `needs-${name}`}, name), input)),
-		el("div", {class: "field"}, el("label", {for: "upload"}, "or an archive of them"), archive))
-			: "",
+		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
+			slots.map(([name, input]) => labelled(`needs-${name}`, name, input)),
+			labelled("upload", "or an archive of them", archive)) : "",
 		sending([fields], send))
 }
 
-function scriptForm(schemas, spec, backends) {
-	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
-	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
-	const rest = form(some(all, REST), named(spec))
+// The rows of a CSV as objects whose names its head gives.
+function readCsv(text) {
+	const rows = [[]], taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
+		/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy)]
+	for (const [, quoted, bare, end] of taken) {
+		rows.at(-1).push(quoted?.replaceAll('""', '"') ?? bare)
+		if (end === "") break
+		if (end !== ",") rows.push([])
+	}
+	const head = rows.shift(), wrong = rows.findIndex(row => row.length !== head.length)
+	if (taken.at(-1)?.[3] !== "" || wrong >= 0 || !rows.length) {
+		throw new Error(`is no CSV with a head: row ${wrong < 0 ? rows.length + 1 : wrong + 2}`)
+	}
+	return rows.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
+}
+const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input", {type: "file",
+	accept: ".csv,text/csv", onchange: async event => {
+		const file = event.target.files[0]
+		try {
+			if (file) input.value = JSON.stringify(readCsv(await file.text()))
+		} catch (error) {
+			say(`${file.name} ${error.message}`)
+		}
+	}}))
+
+// Jobs to wait for, chosen from the newest.
+function jobPicker(input, jobs) {
+	const how = el("select", {"aria-label": "when it may start"}, Object.entries(AFTER).map(
+		([word, text]) => el("option", {value: word}, text)))
+	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
+		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
+		which.value = ""
+	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
+		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
+	return [how, which]
+}
+
+// Where it runs: the backend, and its queues with what is free in them.
+function placeFields(backends, spec, query) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name}, name)))
+		{value: name, selected: name === query.get("backend")}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
-		value: spec.backend?.queue_name || ""})
-	const queues = el("datalist", {id: "queues"})
-	const free = el("small")
+		value: query.get("queue") || spec.backend?.queue_name || ""})
+	const queues = el("datalist", {id: "queues"}), free = el("small")
 	const askQueues = async () => {
-		replace(queues)
-		free.textContent = ""
 		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
-		queues.append(...found.map(each => el("option", {value: each.name})))
-		free.textContent = found
-			.map(
-			each => `${each.name}: ${each.free_nodes ?? "?"} of ${each.nodes ?? "?"} nodes free`)
-			.join(", ")
+		replace(queues, found.map(each => el("option", {value: each.name})))
+		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
+			each.nodes ?? "?"} nodes free`).join(", ")
 	}
 	backend.addEventListener("change", askQueues)
 	askQueues()
-	// What the form does not show stays as it was in the job that is copied.
-	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
-		...REST,
-		"resources", "backend", "application", "inputs"].includes(name)))
-	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...named(spec.resources || {}), ...asked.read()},
-		...(queue.value || spec.backend ? {backend: {...named(spec.backend || {}),
-			type: backends[backend.value].system_type, queue_name: queue.value || null}} : {})})
-	const lines = plain("")
-	const copy = event => {
-		if (!event.target.open) return
-		const text = JSON.stringify(whole(), null, 1), name = backend.value
-		const url = location.origin + base + `jobs?backend=${part(name)}`
-		lines.textContent = [`psik.py run --backend ${name} - <<'END'`, text, "END", "",
-			`curl --json '${text.replaceAll("'", "'\\''")}' '${url}'`].join("\n")
-	}
-	return el("form", {}, first.fields,
-		el("fieldset", {}, el("legend", {}, "where"),
-			el("div", {class: "field"}, el("label", {for: "backend"}, "backend"), backend),
-			el("div", {class: "field"}, el("label", {for: "queue"}, "queue"), queue, queues, free)),
-		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
-		el("details", {}, el("summary", {}, "more"), rest.fields),
-		el("details", {ontoggle: copy}, el("summary", {}, "the same on the command line"), lines),
-		sending([first, asked, rest], async () => post(`jobs?backend=${part(backend.value)}`,
-			whole())))
+	return {backend, queue, element: el("fieldset", {}, el("legend", {}, "where"),
+		labelled("backend", "backend", backend), labelled("queue", "queue", queue, queues, free))}
 }
 
-export async function showNew([query], view, signal) {
-	const from = new URLSearchParams(query || "").get("from"), wanted = new URLSearchParams(query
-		|| "").get("app")
-	const [api, backends, apps] = await Promise.all([get("openapi.json", {signal}),
-		get("backends", {signal}),
-		get("applications", {signal}).catch(() => [])])
-	const spec = from ? await get(`jobs/${part(from)}/spec`, {signal}) : {}
+// Files that the job finds in its work directory.
+function inputFiles() {
+	const files = new Map(), list = el("ul")
+	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
+		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
+			onclick: () => { files.delete(path); draw() }}, "leave out"))))
+	const take = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
+	return {files, element: dropping(take, el("fieldset", {}, el("legend", {}, "input files"),
+		el("label", {}, "add ", el("input", {type: "file", id: "inputs", multiple: true,
+			onchange: event => take([...event.target.files].map(file => [file.name, file]))})),
+		el("span", {class: "quiet"}, " or drop files and folders here"), list))}
+}
+
+function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
+	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
+	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
+	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
+		after: input => jobPicker(input, jobs)}})
+	const place = placeFields(backends, spec, query), inputs = inputFiles()
+	const target = () => `?backend=${part(place.backend.value)}`
+	// What the form does not show stays as it was in the job that is copied.
+	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
+		...REST, "resources", "backend", "application", "inputs"].includes(name)))
+	const whole = () => ({...kept, ...first.read(), ...rest.read(),
+		resources: {...named(spec.resources), ...asked.read()},
+		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
+			type: backends[place.backend.value].system_type,
+			queue_name: place.queue.value || null}} : {})})
+	const lines = plain("")
+	const showLines = event => {
+		const text = JSON.stringify(whole(), null, 1)
+		const files = [...inputs.files.keys()].map(path => ` --in '${path}'`).join("")
+		if (event.target.open) lines.textContent = [
+			`psik.py run --backend ${place.backend.value}${files} - <<'END'`, text, "END", "",
+			curl("POST", `/v1/jobs${target()}`, `--json '${text.replaceAll("'", "'\\''")}'`)
+		].join("\n")
+	}
+	const said = el("p", {role: "status"})
+	async function send() {
+		if (!inputs.files.size) return post(`jobs${target()}`, whole())
+		const jobid = await post(`jobs/new${target()}`, whole())
+		try {
+			for (const [path, file] of inputs.files) {
+				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
+					done => { said.textContent = `${path}: ${bytes(done)}` }, signal)
+			}
+			await post(`jobs/${part(jobid)}/start`)
+		} catch (error) {
+			say(`The job is there and not submitted: ${error.message}`)
+		}
+		return jobid
+	}
+	return el("form", {}, first.fields, inputs.element, place.element,
+		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
+			rest.fields),
+		el("details", {ontoggle: showLines}, el("summary", {}, "the same on the command line"),
+			lines), said, sending([first, asked, rest], send))
+}
+
+export async function showNew([text], view, signal) {
+	const query = new URLSearchParams(text || ""), from = query.get("from")
+	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
+		get("backends", {signal}), get("applications", {signal}).catch(() => []),
+		get("jobs?detail=true&limit=50", {signal}),
+		from ? get(`jobs/${part(from)}/spec`, {signal}) : {}])
 	const offered = apps.filter(app => !app.interactive), place = el("div")
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
 		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
 			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
-				backends))
+				{backends, jobs, query}, signal))
 	}
-	const first = wanted || spec.application || ""
-	view.append(el("h1", {}, "New job"), offered.length ? el("div", {class: "field"},
-		el("label", {for: "kind"}, "what it runs"), el("select", {id: "kind",
-			onchange: event => pick(event.target.value)},
+	const first = query.get("app") || spec.application || ""
+	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",
+		el("select", {id: "kind", onchange: event => pick(event.target.value)},
 			el("option", {value: ""}, "a script of your own"), offered.map(app => el("option", {
 				value: app.name, selected: app.name === first}, app.summary
-					? `${app.name}: ${app.summary}` : app.name)))) : "",
-	place)
+				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
 	pick(first)
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
 		say(`the application ${spec.application} is not offered any more`)

@@ -1,48 +1,85 @@
 // When things ran, how long they waited, and why they failed.
-import {chart, el, isFinal, span, state, table} from "./dom.js"
+import {el, heading, isFinal, moment, reason, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
+import {chart, scatter} from "./picture.js"
+
+const MOST = 1000       // jobs that are asked for
+const DRAWN = 100       // of them, those of one backend that get a bar
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
 const group = (jobs, key) => jobs.reduce((found, job) => {
 	(found[key(job)] ??= []).push(job)
 	return found
 }, {})
+const href = job => `#/job/${part(job.jobid)}`
+const title = job => `${job.name || job.jobid}: ${job.state}`
+
+// A job with the times of its picture: made, start, end.
+function timed(job, now) {
+	const made = Number(job.jobid)
+	const start = Math.max(made, job.began ?? (isFinal(job.state) ? job.updated : now))
+	return {...job, made, start, end: start + (job.elapsed || 0)}
+}
+
+function showWaits(view, ran) {
+	if (!ran.length) return
+	const typical = key => span(median(ran.map(key)))
+	view.append(el("h2", {}, "Queue time against run time"), el("p", {},
+		`By the median, a job waited ${typical(job => job.start - job.made)} and ran ${
+			typical(job => job.end - job.start)}.`),
+	scatter(`${ran.length} jobs: how long they waited and ran`, ran.map(job => ({
+		title: title(job), href: href(job), kind: job.state, waited: job.start - job.made,
+		ran: job.end - job.start}))))
+}
+
+function showFailures(view, jobs) {
+	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"),
+		reason)).sort((one, other) => other[1].length
+			- one[1].length)
+	if (!causes.length) return
+	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
+		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
+			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: href(those[0])},
+			those[0].name || those[0].jobid), " ", state("failed")]])))
+}
+
+// One backend: its health, what its scheduler said last, its queues, and when its jobs ran.
+async function showBackend(view, name, about, jobs, begin, now, signal) {
+	const queues = el("div")
+	view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
+		about.answered ? el("p", {class: "quiet"}, "Its scheduler was asked ",
+			moment(about.answered), about.notes.length ? "." : " and answered.") : "",
+		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
+	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
+		? `, of which the newest ${DRAWN} are drawn` : ""}`),
+	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN).map(job => ({
+		title: title(job), href: href(job), bars: [[job.made, job.start, "waited"],
+			...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
+	const found = await get(`backends/${part(name)}/queues`, {signal}).catch(error => {
+		if (error.status !== 404) queues.append(el("p", {class: "box wait"}, error.message))
+		return []
+	})
+	const free = (some, all) => all === null ? "" : `${some ?? "?"} of ${all}`
+	if (found.length) queues.append(table(["queue", "state", "free nodes", "free cores",
+		"longest walltime"], found.map(queue => [el("a", {
+		href: `#/new?backend=${part(name)}&queue=${part(queue.name)}`}, queue.name), queue.state,
+	free(queue.free_nodes, queue.nodes), free(queue.free_cores, queue.cores),
+	queue.max_walltime_min === null ? "" : span(60 * queue.max_walltime_min)])))
+}
 
 export async function showOverview([query], view, signal) {
 	const days = Number(new URLSearchParams(query).get("days")) || 1
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
-	const [jobs, backends] = await Promise.all([
-		get(`jobs?detail=true&limit=1000&since=${begin}`, {signal}), get("backends", {signal})])
-	for (const job of jobs) {
-		job.made = Number(job.jobid)
-		job.start = job.began ?? (isFinal(job.state) ? job.updated : now)
-		job.end = job.start + (job.elapsed || 0)
-	}
+	const [found, backends] = await Promise.all([
+		get(`jobs?detail=true&limit=${MOST}&since=${begin}`, {signal}), get("backends", {signal})])
+	const jobs = found.map(job => timed(job, now)), own = group(jobs, job => job.backend)
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
 		"aria-current": number === days && "page"}, text)
-	view.append(el("h1", {}, "Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
-		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length} jobs; grey: waiting`))
-	const found = group(jobs, job => job.backend)
-	for (const [name, about] of Object.entries(backends)) {
-		const own = found[name] || [], ran = own.filter(job => job.began)
-		view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
-			about.notes.map(note => el("p", {class: "box wait"}, note)))
-		if (!own.length) continue
-		view.append(el("p", {}, ran.length ? `${own.length} jobs waited ${span(median(ran.map(
-			job => job.start - job.made)))} and ran ${span(median(ran.map(job => job.elapsed)))}, `
-			+ "by the median" : `${own.length} jobs`),
-		chart(`${own.length} jobs of ${name}, when they waited and ran`, own.slice(0, 100).map(
-			job => ({title: `${job.name || job.jobid}: ${job.state}`,
-				href: `#/job/${part(job.jobid)}`,
-				bars: [[job.made, job.start, "waited"],
-					...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
-	}
-	const failed = Object.entries(group(jobs.filter(job => job.state === "failed"),
-		job => job.reason || `exit ${job.info}`)).sort((one,
-			other) => other[1].length - one[1].length)
-	if (failed.length) view.append(el("h2", {}, "Failures by cause"), table(["jobs", "cause",
-		"the newest"],
-		failed.map(([cause, those]) => [those.length, cause, [el("a", {
-			href: `#/job/${part(those[0].jobid)}`}, those[0].name || those[0].jobid), " ",
-		state("failed")]])))
+	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
+		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
+		jobs.length} jobs. In grey: waiting.`))
+	showWaits(view, jobs.filter(job => job.began))
+	showFailures(view, jobs)
+	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
+		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
 }

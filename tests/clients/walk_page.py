@@ -84,7 +84,10 @@ def listing(page: Any) -> None:
     waits, failed = WORDS
     page.goto(URL)
     expect(row(page, waits)).to_contain_text("active")
+    expect(row(page, waits)).to_contain_text("left")
     expect(row(page, failed)).to_contain_text("no-such-command: not found")
+    expect(page.locator("button:has-text('failed')")).to_have_text("✗ failed 1")
+    print(page.title())
     page.click("button:has-text('failed')")
     expect(row(page, waits)).to_have_count(0)
     print(page.url.rpartition("#")[2])
@@ -92,12 +95,11 @@ def listing(page: Any) -> None:
     expect(row(page, failed)).to_have_count(1)
     expect(row(page, waits)).to_have_count(0)
     page.goto(URL + "#/")
-    page.fill("main [type=search]", "wai*")
-    page.keyboard.press("Enter")
+    page.fill("main [type=search]", "wai")
     expect(row(page, failed)).to_have_count(0)
     row(page, waits).locator("[type=checkbox]").check()
     page.click(".bar button:text-is('Cancel')")
-    page.click("text=Cancel them? Press again")
+    page.click("text=Cancel 1? Press again")
     expect(row(page, waits)).to_contain_text("canceled", timeout=20000)
     expect(page.locator("text=Start again")).to_be_hidden()
     print(page.evaluate("fetch('v1/jobs', {method: 'POST', body: '{\"script\": \"true\", \"name\": "
@@ -114,17 +116,187 @@ def files(page: Any) -> None:
     page.click("button:text-is('a b.txt')")
     expect(page.locator("#preview pre")).to_have_text("<script>moo</script>\n")
     page.click("button:text-is('sub')")
-    expect(page.locator("code", has_text="sub").first).to_be_visible()
+    expect(page.locator("[aria-label=Folders]")).to_contain_text("work / sub")
     page.set_input_files("[type=file]", [{"name": "c", "mimeType": "", "buffer": b"c"}])
     expect(page.locator("button:text-is('c')")).to_be_visible()
     with page.expect_download() as got:
         page.click("text=download all of it")
     print(got.value.suggested_filename == WORDS[0] + ".tar.gz")
-    page.click("text=↑ top")
+    page.click("[aria-label=Folders] >> text=work")
     expect(page.locator("button:text-is('a b.txt')")).to_be_visible()
     page.locator("tr", has_text="a b.txt").locator("text=remove").click()
     page.click("text=Remove it? Press again")
     expect(page.locator("button:text-is('a b.txt')")).to_have_count(0)
+
+
+def many(page: Any) -> None:
+    """Ten thousand jobs: page by page, and counted; one page is what a reload shows."""
+    page.goto(URL)
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("1–100 of 10000 jobs")
+    print(page.locator("tbody tr").count())
+    page.click("text=older")
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("101–200 of 10000 jobs")
+    page.reload()
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("101–200 of 10000 jobs")
+    page.fill("main [type=search]", "9999")
+    expect(page.locator("[role=status]", has_text="jobs")).to_have_text("1 jobs")
+    print(page.url.rpartition("#")[2])
+
+
+def array(page: Any) -> None:
+    """An array: its row unfolds, its tasks lead to their logs; those that failed run again."""
+    jobid = WORDS[0]
+    page.goto(URL)
+    expect(row(page, jobid)).to_contain_text("3/5 done, 2 failed")
+    expect(row(page, jobid).locator("svg")).to_have_attribute("aria-label", "2 failed, 3 completed")
+    row(page, jobid).locator("[aria-label='its tasks']").click()
+    expect(row(page, jobid).locator("svg a")).to_have_count(5)
+    row(page, jobid).locator("svg a").nth(3).dispatch_event("click")
+    expect(page.locator("[aria-label=Log]")).to_have_text("task 4\n")
+    expect(page.locator("section svg, .strip")).to_have_count(1)
+    page.click("main nav >> text=tasks")
+    expect(page.locator("tbody tr")).to_have_count(5)
+    print(page.locator("tbody tr").first.inner_text().split("\t"))
+    page.click("text=Start the failed tasks")
+    expect(page.locator("dd", has_text="completed")).to_have_count(1, timeout=20000)
+    page.click("main nav >> text=history")
+    expect(page.locator("svg.chart")).to_be_visible()
+    print(page.locator("svg.chart g").count())
+
+
+def restart(page: Any) -> None:
+    """The server goes and comes again, while the list is shown."""
+    page.goto(URL)
+    expect(row(page, WORDS[0])).to_be_visible()
+    print("shown", flush=True)
+    expect(page.locator("[role=alert]")).to_contain_text("does not answer", timeout=60000)
+    print("lost", flush=True)
+    expect(page.locator("tbody")).to_contain_text("made-meanwhile", timeout=60000)
+    expect(page.locator("[role=alert]")).to_be_hidden()
+
+
+def token(page: Any) -> None:
+    """A server that wants a token: it leaves the address, and serves streams and downloads."""
+    jobid = WORDS[1]
+    page.goto(URL + WORDS[0])
+    expect(row(page, jobid)).to_be_visible()
+    print(page.url.partition("#")[2])
+    page.goto(URL + "#/job/%s/files" % jobid)
+    with page.expect_download() as got:
+        page.click("td >> text=download")
+    with open(got.value.path(), encoding="utf-8") as file:
+        print(file.read().strip())
+    with page.expect_download() as got:
+        page.click("text=download all of it")
+    print(got.value.suggested_filename == jobid + ".tar.gz")
+    page.goto(URL + "#/job/%s/log" % jobid)
+    expect(page.locator("pre")).to_have_text("moo\n")
+    page.goto(URL + "#/api")
+    page.click("summary:has-text('GET /v1/jobs/{jobid}/state')")
+    print("Bearer $TOKEN" in page.locator("pre", has_text="/v1/jobs/{jobid}/state").inner_text())
+    page.evaluate("sessionStorage.setItem('token', 'wrong')")
+    page.goto(URL + "#/")
+    expect(page.locator("[role=alert]:visible").first).to_contain_text("token")
+    print(page.locator("[role=alert]:visible").first.inner_text())
+
+
+def inputs(page: Any) -> None:
+    """A job with input files, for each row of a CSV a task, after another job."""
+    first = WORDS[0]
+    page.goto(URL + "#/new")
+    page.fill("#field-name", "sweep")
+    page.fill("#field-script", '#!/bin/sh\ncat data.txt; echo "$temp/$word"\n')
+    page.set_input_files("#inputs", [{"name": "data.txt", "mimeType": "", "buffer": b"moo\n"}])
+    drop(page, "legend:has-text('input files')", {"sub": {"deep": {"c.txt": "c"}}, "d.txt": "d"})
+    expect(page.locator("li")).to_have_count(3)
+    page.click("summary:has-text('more')")
+    page.set_input_files("[accept='.csv,text/csv']", {"name": "bad.csv", "mimeType": "text/csv",
+                                                      "buffer": b"a,b\n1\n"})
+    expect(page.locator("#said p")).to_contain_text("bad.csv is no CSV with a head: row 2")
+    page.click("#said button")
+    page.set_input_files("[accept='.csv,text/csv']", {
+        "name": "p.csv", "mimeType": "text/csv",
+        "buffer": b'temp,word\r\n300,"a, ""b"""\r\n310,c\r\n'})
+    expect(page.locator("#field-array")).not_to_have_value("")
+    print(page.locator("#field-array").input_value())
+    page.select_option("[aria-label='when it may start']", "any:")
+    page.select_option("[aria-label='add a job to wait for']", first)
+    print(page.locator("#field-after").input_value() == "any:" + first)
+    page.fill("#field-environment", "A=1=2\n B=x")
+    page.fill("#field-setup", "true\n\necho set up >&2")
+    page.click("text=the same on the command line")
+    expect(page.locator("details pre").last).to_contain_text("--in 'sub/deep/c.txt'")
+    page.click("text=Submit")
+    expect(page.locator("h1")).to_have_text("sweep")
+    expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
+    page.goto(page.url + "/log/stdout.1")
+    expect(page.locator("pre")).to_have_text('moo\n300/a, "b"\n')
+    print(page.url.rpartition("/job/")[2].split("/")[0])
+
+
+def drop(page: Any, place: str, tree: Dict[str, Any]) -> None:
+    """Drop files and folders, {name: text or {...}}, as a browser hands them over."""
+    page.locator(place).evaluate("""(place, tree) => {
+        const entry = ([name, content]) => typeof content === "string" ? {
+            isFile: true, name, file: take => take(new File([content], name))} : {
+            isFile: false, name, createReader: () => {
+                const some = [Object.entries(content).map(entry), []]
+                return {readEntries: take => take(some.shift())}
+            }}
+        const items = Object.entries(tree).map(pair => ({webkitGetAsEntry: () => entry(pair)}))
+        const event = new Event("drop", {bubbles: true, cancelable: true})
+        event.dataTransfer = {items}
+        place.dispatchEvent(event)
+    }""", tree)
+
+
+def uploads(page: Any) -> None:
+    """A large file whose connection breaks; then one whose upload was left, and goes on."""
+    page.goto(URL + "#/job/%s/files" % WORDS[0])
+    expect(page.locator("text=There are no files")).to_be_visible()
+    drop(page, "main nav >> nth=-1", {"sub": {"deep": {"c.txt": "c"}}})
+    expect(page.locator("button:text-is('sub')")).to_be_visible()
+    large, sent = b"0123456789abcdef" * 2 ** 20 + b"its end", []
+
+    def breaks(route: Any) -> None:
+        sent.append(route.request.headers.get("content-range", ""))
+        if route.request.method == "PUT" and len([each for each in sent if each]) in ending:
+            route.abort()
+        else:
+            route.continue_()
+
+    ending = [2]
+    page.route("**/files/large.bin", breaks)
+    page.set_input_files("main [type=file]", {"name": "large.bin", "mimeType": "", "buffer": large})
+    expect(page.locator("button:text-is('large.bin')")).to_be_visible(timeout=30000)
+    print(sorted(set(sent)))
+    ending[:] = range(2, 200)
+    del sent[:]
+    page.unroute("**/files/large.bin")
+    page.route("**/files/other.bin", breaks)
+    page.set_input_files("main [type=file]", {"name": "other.bin", "mimeType": "", "buffer": large})
+    expect(page.locator("p [role=status]")).to_contain_text("does not answer")
+    page.unroute("**/files/other.bin")
+    page.goto(URL)
+    page.goto(URL + "#/job/%s/files" % WORDS[0])
+    page.set_input_files("main [type=file]", {"name": "other.bin", "mimeType": "", "buffer": large})
+    page.click("text=go on there")
+    expect(page.locator("button:text-is('other.bin')")).to_be_visible(timeout=30000)
+
+
+def sharing(page: Any) -> None:
+    """A job is shared, and that is withdrawn."""
+    page.goto(URL + "#/job/%s/sharing" % WORDS[0])
+    page.fill("#user", "bob")
+    page.select_option("#may", "POST")
+    page.click("button:text-is('Share')")
+    expect(page.locator("tbody")).to_contain_text("change it")
+    print(page.locator("tbody td").first.inner_text())
+    page.click("text=withdraw")
+    expect(page.locator("tbody tr")).to_have_count(0)
+    page.fill("#user", "addr:x")
+    page.click("button:text-is('Share')")
+    expect(page.locator("#said p")).to_contain_text("is not a user's name")
 
 
 def keyboard(page: Any) -> None:
@@ -153,7 +325,7 @@ def hostile(page: Any) -> None:
     page.on("dialog", lambda dialog: said.append(dialog.message) or dialog.dismiss())
     for place in ("#/", "#/job/%s" % WORDS[0], "#/job/%s/files" % WORDS[0],
                   "#/job/%s/spec" % WORDS[0], "#/job/%s/scripts" % WORDS[0],
-                  "#/job/%s/history" % WORDS[0], "#/new?from=" + WORDS[0]):
+                  "#/job/%s/history" % WORDS[0], "#/new?from=" + WORDS[0], "#/overview"):
         page.goto(URL + place)
         page.wait_for_timeout(700)
         print(page.locator("main img").count(), page.locator("main script").count(), len(said))
@@ -192,7 +364,8 @@ def accessible(page: Any) -> None:
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for place in ("#/", "#/new", "#/new?app=show", "#/overview", "#/api", job, job + "/files",
-                      job + "/spec", job + "/scripts", job + "/history"):
+                      job + "/spec", job + "/scripts", job + "/history", job + "/sharing",
+                      "#/job/" + WORDS[2] + "/tasks"):
             page.goto(URL + place)
             expect(page.locator("h1")).to_be_visible()
             page.wait_for_timeout(500)
@@ -206,16 +379,21 @@ def overview(page: Any) -> None:
     """When the jobs ran, and why some failed."""
     page.goto(URL + "#/overview")
     expect(page.locator("td", has_text="no-such-command: not found")).to_be_visible()
-    print(page.locator("svg.chart a").count())
+    print(page.locator("svg.chart a").count(), page.locator("svg.scatter a").count())
+    page.click("td >> text=batch")
+    expect(page.locator("#queue")).to_have_value("batch")
+    print(page.locator("#backend").input_value())
+    page.go_back()
     page.click("text=7 days")
     expect(page.locator("[aria-current=page]", has_text="7 days")).to_be_visible()
-    page.locator("svg.chart a").last.click()
+    page.locator("svg.chart a").last.dispatch_event("click")
     expect(page.locator("h1")).to_be_visible()
     print(page.url.rpartition("#")[2].startswith("/job/"))
 
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
-    submit, application, listing, files, keyboard, hostile, api, overview, log, accessible)}
+    submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
+    keyboard, hostile, api, overview, log, accessible)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
