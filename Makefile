@@ -47,6 +47,9 @@ cover: ## line coverage of psik.py, subprocesses included
 bench: ## what psik.py costs beside its peers: tables and curves; QUICK=1 in two minutes, to the terminal only
 	$(PYTHON) tests/bench/bench.py $(if $(QUICK),--quick) $(DEPS)
 
+pictures: ## README's pictures of the page, made anew
+	$(PYTHON) tests/pictures.py tests/page
+
 soak: ## twenty minutes of mixed load on a server, over TLS and locally; MINUTES=N
 	$(PYTHON) tests/soak.py --tls --minutes $(or $(MINUTES),20)
 	$(PYTHON) tests/soak.py --local --minutes $(or $(MINUTES),20)
@@ -60,4 +63,4 @@ install: ## psik.py to $(prefix)/bin/psik
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench soak storm install clean
+.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench pictures soak storm install clean

@@ -19756,9 +19756,10 @@ export const isFinal = name => ["completed", "failed", "canceled"].includes(name
 // Why a job, or a task, is in its state.
 export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
-// Seconds as 0:42, 1:02:03 or 2-03:04:05.
+// Seconds as 4.2 s, 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
+	if (seconds < 10) return `${seconds.toFixed(1)} s`
 	const two = number => String(number).padStart(2, "0")
 	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
 	if (minutes < 60) return `${minutes}:${two(whole % 60)}`
@@ -20091,7 +20092,7 @@ function facts(job) {
 			([name, value]) => `${name} ${value}`).join(", "),
 		application: job.spec.application || "", directory: job.directory}
 	return el("dl", {}, Object.entries(pairs).filter(([, value]) => value).map(
-		([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))
+		([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))
 }
 
 function why(job) {
@@ -20220,8 +20221,8 @@ import {share, strip} from "./picture.js"
 
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
-const COLUMNS = ["", "state", "id", "name", "backend", "progress", "why", "changed"]
-const WIDE = ["backend", "why", "changed"]    // columns that a narrow screen does without
+const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
+const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 100
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
@@ -20303,12 +20304,13 @@ export async function showList([query], view, signal) {
 	}
 	const cells = job => [
 		el("td", {}, state(job.state)),
-		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
 		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
-		job.name, job.application && job.application !== job.name
+		el("a", {class: "job", href: `#/job/${part(job.jobid)}`}, job.name || job.jobid),
+		job.application && job.application !== job.name
 			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
+		el("td", {class: "id wide"}, job.jobid),
 		el("td", {class: "wide"}, job.backend),
 		el("td", {}, progress(job, tasks.get(job.jobid))),
 		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
@@ -20582,7 +20584,7 @@ function show() {
 }
 
 function move(step) {
-	const links = [...document.querySelectorAll("main tbody a.id")]
+	const links = [...document.querySelectorAll("main tbody a.job")]
 	const at = links.indexOf(document.activeElement)
 	links[Math.max(0, Math.min(links.length - 1, at + step))]?.focus()
 }
@@ -20603,8 +20605,8 @@ document.addEventListener("keydown", event => {
 		acts[event.key]()
 	}
 })
-replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => [
-	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => el("div", {},
+	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)))),
 el("form", {method: "dialog"}, el("button", {}, "close")))
 
 async function health() {
@@ -20872,9 +20874,9 @@ function showWaits(view, ran) {
 }
 
 function showFailures(view, jobs) {
-	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"),
-		reason)).sort((one, other) => other[1].length
-			- one[1].length)
+	const cause = job => job.tasks ? "tasks of an array failed" : reason(job)
+	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"), cause)).sort(
+		(one, other) => other[1].length - one[1].length)
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
 		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
@@ -20886,8 +20888,8 @@ function showFailures(view, jobs) {
 async function showBackend(view, name, about, jobs, begin, now, signal) {
 	const queues = el("div")
 	view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
-		about.answered ? el("p", {class: "quiet"}, "Its scheduler was asked ",
-			moment(about.answered), about.notes.length ? "." : " and answered.") : "",
+		about.answered ? el("p", {class: "quiet"}, `Its scheduler ${about.status === "degraded"
+			? "was asked" : "answered"} `, moment(about.answered), ".") : "",
 		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
 	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
 		? `, of which the newest ${DRAWN} are drawn` : ""}`),
@@ -20917,8 +20919,9 @@ export async function showOverview([query], view, signal) {
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
 		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
 		jobs.length} jobs. In grey: waiting.`))
-	showWaits(view, jobs.filter(job => job.began))
-	showFailures(view, jobs)
+	const sides = view.appendChild(el("div", {class: "sides"}, el("section"), el("section")))
+	showWaits(sides.firstChild, jobs.filter(job => job.began))
+	showFailures(sides.lastChild, jobs)
 	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
 		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
 }
@@ -20926,7 +20929,7 @@ export async function showOverview([query], view, signal) {
     'page/picture.js': r'''// Pictures of jobs in time, and of the tasks of an array.
 //
 // Each part has its words as a title and, where it can, a link; colours are those of the states.
-import {maker, reason, span, STATES} from "./dom.js"
+import {el, maker, reason, span, STATES} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -20935,22 +20938,24 @@ const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: 
 // Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
 export function chart(label, rows, begin, end) {
 	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
-		"aria-label": label}, rows.map(({title, href, bars}, line) => part(href, title,
-		bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
-			width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
+	const when = stamp => el("span", {}, new Date(stamp * 1000).toLocaleString())
+	return el("figure", {}, svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group",
+		class: "chart", "aria-label": label}, rows.map(({title, href, bars}, line) => part(href,
+		title, bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
+			width: Math.max(2, at(to) - at(from)), height: 12, class: kind}))))),
+	el("figcaption", {}, when(begin), when(end)))
 }
 
 // The tasks of an array, a small field each, in their order.
 export function strip(tasks, href) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
-	const lines = Math.ceil(shown.length / 80)
-	return svg("svg", {width: 10 * Math.min(80, shown.length), height: 14 * lines, class: "strip",
-		viewBox: `0 0 ${10 * Math.min(80, shown.length)} ${14 * lines}`, role: "group",
+	const lines = Math.ceil(shown.length / 50)
+	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
+		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
 		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
 		each.jobndx ? href(each) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
-		svg("rect", {x: place % 80 * 10, y: Math.floor(place / 80) * 14, width: 8, height: 12,
+		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
 			class: each.state}))))
 }
 
@@ -20971,17 +20976,17 @@ export function share(counts) {
 // How long jobs waited against how long they ran, {title, href, waited, ran, kind} each.
 export function scatter(label, jobs) {
 	const most = Math.max(60, ...jobs.flatMap(job => [job.waited, job.ran]))
-	const at = seconds => 210 * Math.log1p(seconds) / Math.log1p(most)
+	const at = seconds => 200 * Math.log1p(seconds) / Math.log1p(most)
 	const ticks = [[1, "1 s"], [60, "1 min"], [3600, "1 h"], [86400, "1 d"]].filter(
 		([seconds]) => seconds <= most)
 	return svg("svg", {viewBox: "0 0 300 250", role: "group", class: "scatter",
 		"aria-label": label},
-	svg("path", {d: "M50 5 V220 H270"}),
+	svg("path", {d: "M50 4 V220 H270"}),
 	ticks.map(([seconds, text]) => [
 		svg("text", {x: 50 + at(seconds), y: 234, "text-anchor": "middle"}, text),
 		svg("text", {x: 46, y: 224 - at(seconds), "text-anchor": "end"}, text)]),
 	svg("text", {x: 270, y: 248, "text-anchor": "end"}, "waited →"),
-	svg("text", {x: 4, y: 12}, "ran ↑"),
+	svg("text", {x: 56, y: 12}, "ran ↑"),
 	jobs.map(job => part(job.href, `${job.title}: waited ${span(job.waited)}, ran ${
 		span(job.ran)}`, svg("circle", {cx: 50 + at(job.waited), cy: 220 - at(job.ran), r: 4,
 		class: job.kind}))))
@@ -21034,15 +21039,18 @@ th { text-align: left; font-weight: 600; font-size: 13px; color: var(--quiet) }
 td, th { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: baseline }
 td.number, th.number { text-align: right }
 td.name { overflow-wrap: anywhere; min-width: 96px }
-td.why { color: var(--quiet); font-size: 13px; overflow-wrap: anywhere }
+td.why { color: var(--quiet); font-size: 13px; overflow-wrap: break-word; min-width: 160px }
+time { white-space: nowrap }
 .scroll { overflow-x: auto }
 .state { white-space: nowrap }
 .completed { color: var(--good) } .failed { color: var(--bad) } .canceled { color: var(--odd) }
 .active { color: var(--live) } .queued, .new { color: var(--wait) }
 .quiet { color: var(--quiet) }
 progress { width: 96px; height: 8px; accent-color: var(--live) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 8px 0 }
-dt { color: var(--quiet) } dd { margin: 0; overflow-wrap: anywhere }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr));
+	gap: 4px 24px; margin: 8px 0 }
+dl div { display: flex; gap: 8px }
+dt { color: var(--quiet); flex: 0 0 80px } dd { margin: 0; overflow-wrap: anywhere }
 pre { background: var(--field); border: 1px solid var(--line); padding: 8px; margin: 8px 0;
 	overflow: auto; max-height: 70vh; tab-size: 4 }
 pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
@@ -21071,12 +21079,16 @@ img { max-width: 100% }
 	.wide { display: none }
 	td, th { padding-right: 8px }
 }
+figure { margin: 8px 0 }
+figcaption { display: flex; justify-content: space-between; color: var(--quiet); font-size: 13px }
 .chart { width: 100%; max-height: 60vh; border: 1px solid var(--line) }
 .chart rect { fill: currentColor }
 .chart .waited { color: var(--line) }
 .strip rect, .scatter circle, .scatter text { fill: currentColor }
 .strip { max-width: 100%; height: auto; vertical-align: baseline }
-.scatter { width: 100%; max-width: 480px; color: var(--quiet); font-size: 11px }
+.scatter { width: 100%; max-width: 360px; color: var(--quiet); font-size: 11px }
+.sides { display: flex; flex-wrap: wrap; gap: 0 48px }
+.sides section { flex: 1 1 340px }
 .scatter path { fill: none; stroke: var(--quiet) }
 .scatter circle { fill-opacity: .6 }
 .fold { min-height: 0; border: 0; background: none; padding: 0 4px }

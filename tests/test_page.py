@@ -18,13 +18,8 @@ CHROMIUM = shutil.which("chromium")
 AXE = os.path.join(DEPS, "node", "node_modules", "axe-core", "axe.min.js")
 
 
-@needs("chromium and playwright, in .deps/clients (make test-deps)",
-       CHROMIUM and os.path.exists(PYTHON))
-class Walks(Case):
-    def setUp(self) -> None:
-        super().setUp()
-        self.configure(applications="apps")
-        os.makedirs(os.path.join(self.folder, "apps"))
+class Browsed(Case):
+    """What is done in a real browser."""
 
     @staticmethod
     def argv(name: str, url: str, *words: str) -> List[str]:
@@ -41,6 +36,15 @@ class Walks(Case):
         self.assertEqual(done.returncode, 0, said)
         self.assertNotIn("error in the page", said)
         return said.splitlines()
+
+
+@needs("chromium and playwright, in .deps/clients (make test-deps)",
+       CHROMIUM and os.path.exists(PYTHON))
+class Walks(Browsed):
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(applications="apps")
+        os.makedirs(os.path.join(self.folder, "apps"))
 
     def test_a_script_is_submitted(self) -> None:
         self.assertEqual(self.walk("submit"), ["99999999999 is too large", "2", "0"])
@@ -178,6 +182,11 @@ class Walks(Case):
 
     def test_the_keyboard_alone(self) -> None:
         self.assertEqual(self.walk("keyboard", self.run_spec("--wait", script="true")), ["True"])
+
+    def test_the_tour_of_the_readme(self) -> None:
+        with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+            text = file.read().split("\nA tour:\n")[1].split("\n\n")[0]
+        self.assertEqual(self.walk("tour", text), ["API"])
 
     def test_hostile_names(self) -> None:
         evil = "<img src=x onerror=alert(1)>"

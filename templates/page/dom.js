@@ -37,9 +37,10 @@ export const isFinal = name => ["completed", "failed", "canceled"].includes(name
 // Why a job, or a task, is in its state.
 export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
-// Seconds as 0:42, 1:02:03 or 2-03:04:05.
+// Seconds as 4.2 s, 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
+	if (seconds < 10) return `${seconds.toFixed(1)} s`
 	const two = number => String(number).padStart(2, "0")
 	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
 	if (minutes < 60) return `${minutes}:${two(whole % 60)}`

@@ -36,7 +36,7 @@ function facts(job) {
 			([name, value]) => `${name} ${value}`).join(", "),
 		application: job.spec.application || "", directory: job.directory}
 	return el("dl", {}, Object.entries(pairs).filter(([, value]) => value).map(
-		([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))
+		([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))
 }
 
 function why(job) {

@@ -5,8 +5,8 @@ import {share, strip} from "./picture.js"
 
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
-const COLUMNS = ["", "state", "id", "name", "backend", "progress", "why", "changed"]
-const WIDE = ["backend", "why", "changed"]    // columns that a narrow screen does without
+const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
+const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 100
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
@@ -88,12 +88,13 @@ export async function showList([query], view, signal) {
 	}
 	const cells = job => [
 		el("td", {}, state(job.state)),
-		el("td", {}, el("a", {class: "id", href: `#/job/${part(job.jobid)}`}, job.jobid)),
 		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
-		job.name, job.application && job.application !== job.name
+		el("a", {class: "job", href: `#/job/${part(job.jobid)}`}, job.name || job.jobid),
+		job.application && job.application !== job.name
 			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
+		el("td", {class: "id wide"}, job.jobid),
 		el("td", {class: "wide"}, job.backend),
 		el("td", {}, progress(job, tasks.get(job.jobid))),
 		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),

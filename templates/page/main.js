@@ -38,7 +38,7 @@ function show() {
 }
 
 function move(step) {
-	const links = [...document.querySelectorAll("main tbody a.id")]
+	const links = [...document.querySelectorAll("main tbody a.job")]
 	const at = links.indexOf(document.activeElement)
 	links[Math.max(0, Math.min(links.length - 1, at + step))]?.focus()
 }
@@ -59,8 +59,8 @@ document.addEventListener("keydown", event => {
 		acts[event.key]()
 	}
 })
-replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => [
-	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => el("div", {},
+	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)))),
 el("form", {method: "dialog"}, el("button", {}, "close")))
 
 async function health() {

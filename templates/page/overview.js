@@ -33,9 +33,9 @@ function showWaits(view, ran) {
 }
 
 function showFailures(view, jobs) {
-	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"),
-		reason)).sort((one, other) => other[1].length
-			- one[1].length)
+	const cause = job => job.tasks ? "tasks of an array failed" : reason(job)
+	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"), cause)).sort(
+		(one, other) => other[1].length - one[1].length)
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
 		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
@@ -47,8 +47,8 @@ function showFailures(view, jobs) {
 async function showBackend(view, name, about, jobs, begin, now, signal) {
 	const queues = el("div")
 	view.append(el("h2", {}, name, el("span", {class: "quiet"}, ` ${about.status}`)),
-		about.answered ? el("p", {class: "quiet"}, "Its scheduler was asked ",
-			moment(about.answered), about.notes.length ? "." : " and answered.") : "",
+		about.answered ? el("p", {class: "quiet"}, `Its scheduler ${about.status === "degraded"
+			? "was asked" : "answered"} `, moment(about.answered), ".") : "",
 		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
 	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
 		? `, of which the newest ${DRAWN} are drawn` : ""}`),
@@ -78,8 +78,9 @@ export async function showOverview([query], view, signal) {
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
 		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
 		jobs.length} jobs. In grey: waiting.`))
-	showWaits(view, jobs.filter(job => job.began))
-	showFailures(view, jobs)
+	const sides = view.appendChild(el("div", {class: "sides"}, el("section"), el("section")))
+	showWaits(sides.firstChild, jobs.filter(job => job.began))
+	showFailures(sides.lastChild, jobs)
 	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
 		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
 }

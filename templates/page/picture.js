@@ -1,7 +1,7 @@
 // Pictures of jobs in time, and of the tasks of an array.
 //
 // Each part has its words as a title and, where it can, a link; colours are those of the states.
-import {maker, reason, span, STATES} from "./dom.js"
+import {el, maker, reason, span, STATES} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -10,22 +10,24 @@ const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: 
 // Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
 export function chart(label, rows, begin, end) {
 	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	return svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group", class: "chart",
-		"aria-label": label}, rows.map(({title, href, bars}, line) => part(href, title,
-		bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
-			width: Math.max(2, at(to) - at(from)), height: 12, class: kind})))))
+	const when = stamp => el("span", {}, new Date(stamp * 1000).toLocaleString())
+	return el("figure", {}, svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group",
+		class: "chart", "aria-label": label}, rows.map(({title, href, bars}, line) => part(href,
+		title, bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
+			width: Math.max(2, at(to) - at(from)), height: 12, class: kind}))))),
+	el("figcaption", {}, when(begin), when(end)))
 }
 
 // The tasks of an array, a small field each, in their order.
 export function strip(tasks, href) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
-	const lines = Math.ceil(shown.length / 80)
-	return svg("svg", {width: 10 * Math.min(80, shown.length), height: 14 * lines, class: "strip",
-		viewBox: `0 0 ${10 * Math.min(80, shown.length)} ${14 * lines}`, role: "group",
+	const lines = Math.ceil(shown.length / 50)
+	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
+		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
 		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
 		each.jobndx ? href(each) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
-		svg("rect", {x: place % 80 * 10, y: Math.floor(place / 80) * 14, width: 8, height: 12,
+		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
 			class: each.state}))))
 }
 
@@ -46,17 +48,17 @@ export function share(counts) {
 // How long jobs waited against how long they ran, {title, href, waited, ran, kind} each.
 export function scatter(label, jobs) {
 	const most = Math.max(60, ...jobs.flatMap(job => [job.waited, job.ran]))
-	const at = seconds => 210 * Math.log1p(seconds) / Math.log1p(most)
+	const at = seconds => 200 * Math.log1p(seconds) / Math.log1p(most)
 	const ticks = [[1, "1 s"], [60, "1 min"], [3600, "1 h"], [86400, "1 d"]].filter(
 		([seconds]) => seconds <= most)
 	return svg("svg", {viewBox: "0 0 300 250", role: "group", class: "scatter",
 		"aria-label": label},
-	svg("path", {d: "M50 5 V220 H270"}),
+	svg("path", {d: "M50 4 V220 H270"}),
 	ticks.map(([seconds, text]) => [
 		svg("text", {x: 50 + at(seconds), y: 234, "text-anchor": "middle"}, text),
 		svg("text", {x: 46, y: 224 - at(seconds), "text-anchor": "end"}, text)]),
 	svg("text", {x: 270, y: 248, "text-anchor": "end"}, "waited →"),
-	svg("text", {x: 4, y: 12}, "ran ↑"),
+	svg("text", {x: 56, y: 12}, "ran ↑"),
 	jobs.map(job => part(job.href, `${job.title}: waited ${span(job.waited)}, ran ${
 		span(job.ran)}`, svg("circle", {cx: 50 + at(job.waited), cy: 220 - at(job.ran), r: 4,
 		class: job.kind}))))

@@ -2,6 +2,8 @@
 
 Each walk prints what is to be seen at the end of each of its steps.
 """
+import base64
+import re
 import sys
 from typing import Any, Callable, Dict
 
@@ -299,6 +301,56 @@ def sharing(page: Any) -> None:
     expect(page.locator("#said p")).to_contain_text("is not a user's name")
 
 
+def tour(page: Any) -> None:
+    """The tour of README as it stands: **what is pressed**, `what is typed`, *what is seen*."""
+    page.goto(URL)
+    typed = ""
+    for bold, code, seen in re.findall(r"[*][*](.+?)[*][*]|`(.+?)`|[*](.+?)[*]", WORDS[0]):
+        page.wait_for_timeout(500)
+        field = page.get_by_label(bold, exact=True)
+        if code:
+            typed = code
+        elif seen:
+            expect(page.locator("main").get_by_text(seen).first).to_be_visible(timeout=20000)
+        elif field.count():
+            field.fill(typed)
+        else:
+            page.locator("a, button, summary").filter(
+                has_text=re.compile("^%s$" % re.escape(bold))).first.click()
+        if bold == "Submit":
+            expect(page.locator("h1")).to_have_text("hello")
+    print(page.locator("h1").inner_text())
+
+
+def pictures(page: Any) -> None:
+    """The pictures of README, into a folder; the words are it and the jobs to show."""
+    folder, runs, failed = WORDS
+    for name, place, scheme, size in (
+            ("list", "", "dark", (900, 560)), ("job", "job/" + runs, "light", (900, 560)),
+            ("failed", "job/" + failed, "dark", (900, 560)), ("new", "new", "light", (900, 560)),
+            ("overview", "overview", "light", (900, 560)), ("narrow", "", "light", (390, 560))):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(URL + "#/" + place)
+        expect(page.locator("h1")).to_be_visible()
+        page.wait_for_timeout(1500)
+        shot = base64.b64encode(page.screenshot()).decode()
+        blank = page.context.browser.new_page()
+        small = blank.evaluate("""async shot => {
+            const image = new Image()
+            image.src = "data:image/png;base64," + shot
+            await image.decode()
+            const canvas = document.createElement("canvas")
+            canvas.width = image.width
+            canvas.height = image.height
+            canvas.getContext("2d").drawImage(image, 0, 0)
+            return canvas.toDataURL("image/webp", .6)
+        }""", shot)
+        blank.close()
+        with open("%s/%s.webp" % (folder, name), "wb") as file:
+            file.write(base64.b64decode(small.partition(",")[2]))
+
+
 def keyboard(page: Any) -> None:
     """No mouse: to a job and back, a new one, the keys."""
     page.goto(URL)
@@ -393,7 +445,7 @@ def overview(page: Any) -> None:
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
     submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
-    keyboard, hostile, api, overview, log, accessible)}
+    tour, pictures, keyboard, hostile, api, overview, log, accessible)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
