@@ -19705,7 +19705,7 @@ function showRoute(method, path, about) {
 	plain(curl(method, path, ...body)))
 }
 
-export async function showApi(_, view, signal) {
+export async function show(_, view, signal) {
 	const found = await get("openapi.json", {signal})
 	view.append(heading("API"), el("p", {}, "The whole of it is ", el("code", {},
 		"/v1/openapi.json"), "."))
@@ -20037,6 +20037,10 @@ export function form(properties, values = {}, {required = [], extras = {}} = {})
 <title>psik</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="page/style.css">
+<link rel="modulepreload" href="page/api.js">
+<link rel="modulepreload" href="page/dom.js">
+<link rel="modulepreload" href="page/list.js">
+<link rel="modulepreload" href="page/picture.js">
 <script type="module" src="page/main.js"></script>
 <body>
 <header>
@@ -20147,7 +20151,7 @@ const TABS = {
 			event.said])))
 }
 
-export async function showJob([jobid, rest], view, signal) {
+export async function show([jobid, rest], view, signal) {
 	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
 	const url = `jobs/${part(decodeURIComponent(jobid))}`
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
@@ -20223,7 +20227,7 @@ const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
 const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
 const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
-const PAGE = 100
+const PAGE = 50
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
 function progress(job, tasks) {
@@ -20242,7 +20246,7 @@ function progress(job, tasks) {
 		`${span(Math.max(0, job.duration * 60 - job.elapsed))} left`)]
 }
 
-export async function showList([query], view, signal) {
+export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
@@ -20391,8 +20395,6 @@ export async function showList([query], view, signal) {
 			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
 				head || el("span", {class: "quiet"}, "☐"))))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
-	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
-		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
 	function soon(pause = 1000) {
@@ -20407,8 +20409,14 @@ export async function showList([query], view, signal) {
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", () => soon(), signal, trouble)
 	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
+	follow("events", () => soon(), signal, text => {
+		trouble(text)
+		if (!text) soon()       // what has happened before the stream began
+	})
+	const found = await get("backends", {signal}).catch(() => ({}))
+	backends.append(...Object.keys(found).map(name => el("option", {value: name,
+		selected: filter.get("backend") === name}, name)))
 }
 ''',
     'page/log.js': r'''// What a job wrote, from its end.
@@ -20546,41 +20554,39 @@ export async function showLog(view, job, name, signal) {
 ''',
     'page/main.js': r'''// The addresses behind the #, and what is shown there.
 //
-// Each view is a function of the rest of the address, the element to fill, and a signal that says
-// that another view is shown.
+// Each view is a module whose show() gets the rest of the address, the element to fill, and a
+// signal that says that another view is shown.  It is loaded when it is first shown.
 import {el, replace, say} from "./dom.js"
 import {get, takeToken} from "./api.js"
-import {showList} from "./list.js"
-import {showJob} from "./job.js"
-import {showNew} from "./new.js"
-import {showOverview} from "./overview.js"
-import {showApi} from "./apidoc.js"
 
-const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
-	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
-	[/^#?\/?(?:\?(.*))?$/, showList]]
+const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, "job"], [/^#\/new(?:\?(.*))?$/, "new"],
+	[/^#\/overview(?:\?(.*))?$/, "overview"], [/^#\/api$/, "apidoc"],
+	[/^#?\/?(?:\?(.*))?$/, "list"]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()
 
-function show() {
+async function show() {
 	takeToken()
 	shown.abort()
 	shown = new AbortController()
-	const view = document.getElementById("view")
-	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
-	document.querySelectorAll("nav a").forEach(link => {
-		const is = link.hash === location.hash.split("?")[0] || (draw === showList
+	const {signal} = shown, view = document.getElementById("view")
+	const [pattern, name] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
+	document.querySelectorAll("header nav a").forEach(link => {
+		const is = link.hash === location.hash.split("?")[0] || (name === "list"
 			&& link.hash === "#/")
 		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
 	view.focus()
 	replace(view)
-	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
-		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
-			error.message))
-	})
+	try {
+		const module = await import(`./${name}.js`)
+		if (!signal.aborted) await module.show((location.hash.match(pattern) || []).slice(1), view,
+			signal)
+	} catch (error) {
+		if (!signal.aborted) view.append(el("p", {class: "box", role: "alert"}, error.message))
+	}
 }
 
 function move(step) {
@@ -20625,7 +20631,7 @@ addEventListener("unhandledrejection", event => {
 	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
 })
 show()
-health()
+setTimeout(health, 500)     // the view goes first
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
 import {bytes, el, heading, plain, replace, say} from "./dom.js"
@@ -20814,7 +20820,7 @@ function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
 			lines), said, sending([first, asked, rest], send))
 }
 
-export async function showNew([text], view, signal) {
+export async function show([text], view, signal) {
 	const query = new URLSearchParams(text || ""), from = query.get("from")
 	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}), get("applications", {signal}).catch(() => []),
@@ -20908,7 +20914,7 @@ async function showBackend(view, name, about, jobs, begin, now, signal) {
 	queue.max_walltime_min === null ? "" : span(60 * queue.max_walltime_min)])))
 }
 
-export async function showOverview([query], view, signal) {
+export async function show([query], view, signal) {
 	const days = Number(new URLSearchParams(query).get("days")) || 1
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
 	const [found, backends] = await Promise.all([

@@ -13,7 +13,7 @@ function showRoute(method, path, about) {
 	plain(curl(method, path, ...body)))
 }
 
-export async function showApi(_, view, signal) {
+export async function show(_, view, signal) {
 	const found = await get("openapi.json", {signal})
 	view.append(heading("API"), el("p", {}, "The whole of it is ", el("code", {},
 		"/v1/openapi.json"), "."))

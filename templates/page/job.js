@@ -91,7 +91,7 @@ const TABS = {
 			event.said])))
 }
 
-export async function showJob([jobid, rest], view, signal) {
+export async function show([jobid, rest], view, signal) {
 	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
 	const url = `jobs/${part(decodeURIComponent(jobid))}`
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")

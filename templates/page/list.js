@@ -7,7 +7,7 @@ const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
 const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
 const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
-const PAGE = 100
+const PAGE = 50
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
 function progress(job, tasks) {
@@ -26,7 +26,7 @@ function progress(job, tasks) {
 		`${span(Math.max(0, job.duration * 60 - job.elapsed))} left`)]
 }
 
-export async function showList([query], view, signal) {
+export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
@@ -175,8 +175,6 @@ export async function showList([query], view, signal) {
 			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
 				head || el("span", {class: "quiet"}, "☐"))))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
-	get("backends", {signal}).then(found => backends.append(...Object.keys(found).map(name => el(
-		"option", {value: name, selected: filter.get("backend") === name}, name))), () => {})
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
 	function soon(pause = 1000) {
@@ -191,6 +189,12 @@ export async function showList([query], view, signal) {
 	}
 	const clock = setInterval(soon, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	follow("events", () => soon(), signal, trouble)
 	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
+	follow("events", () => soon(), signal, text => {
+		trouble(text)
+		if (!text) soon()       // what has happened before the stream began
+	})
+	const found = await get("backends", {signal}).catch(() => ({}))
+	backends.append(...Object.keys(found).map(name => el("option", {value: name,
+		selected: filter.get("backend") === name}, name)))
 }

@@ -1,40 +1,38 @@
 // The addresses behind the #, and what is shown there.
 //
-// Each view is a function of the rest of the address, the element to fill, and a signal that says
-// that another view is shown.
+// Each view is a module whose show() gets the rest of the address, the element to fill, and a
+// signal that says that another view is shown.  It is loaded when it is first shown.
 import {el, replace, say} from "./dom.js"
 import {get, takeToken} from "./api.js"
-import {showList} from "./list.js"
-import {showJob} from "./job.js"
-import {showNew} from "./new.js"
-import {showOverview} from "./overview.js"
-import {showApi} from "./apidoc.js"
 
-const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, showJob], [/^#\/new(?:\?(.*))?$/, showNew],
-	[/^#\/overview(?:\?(.*))?$/, showOverview], [/^#\/api$/, showApi],
-	[/^#?\/?(?:\?(.*))?$/, showList]]
+const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, "job"], [/^#\/new(?:\?(.*))?$/, "new"],
+	[/^#\/overview(?:\?(.*))?$/, "overview"], [/^#\/api$/, "apidoc"],
+	[/^#?\/?(?:\?(.*))?$/, "list"]]
 const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()
 
-function show() {
+async function show() {
 	takeToken()
 	shown.abort()
 	shown = new AbortController()
-	const view = document.getElementById("view")
-	const [pattern, draw] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
-	document.querySelectorAll("nav a").forEach(link => {
-		const is = link.hash === location.hash.split("?")[0] || (draw === showList
+	const {signal} = shown, view = document.getElementById("view")
+	const [pattern, name] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
+	document.querySelectorAll("header nav a").forEach(link => {
+		const is = link.hash === location.hash.split("?")[0] || (name === "list"
 			&& link.hash === "#/")
 		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
 	view.focus()
 	replace(view)
-	draw((location.hash.match(pattern) || []).slice(1), view, shown.signal).catch(error => {
-		if (error.name !== "AbortError") view.append(el("p", {class: "box", role: "alert"},
-			error.message))
-	})
+	try {
+		const module = await import(`./${name}.js`)
+		if (!signal.aborted) await module.show((location.hash.match(pattern) || []).slice(1), view,
+			signal)
+	} catch (error) {
+		if (!signal.aborted) view.append(el("p", {class: "box", role: "alert"}, error.message))
+	}
 }
 
 function move(step) {
@@ -79,4 +77,4 @@ addEventListener("unhandledrejection", event => {
 	if (event.reason?.name !== "AbortError") say(String(event.reason?.message || event.reason))
 })
 show()
-health()
+setTimeout(health, 500)     // the view goes first

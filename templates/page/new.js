@@ -185,7 +185,7 @@ function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
 			lines), said, sending([first, asked, rest], send))
 }
 
-export async function showNew([text], view, signal) {
+export async function show([text], view, signal) {
 	const query = new URLSearchParams(text || ""), from = query.get("from")
 	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}), get("applications", {signal}).catch(() => []),

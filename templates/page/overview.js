@@ -67,7 +67,7 @@ async function showBackend(view, name, about, jobs, begin, now, signal) {
 	queue.max_walltime_min === null ? "" : span(60 * queue.max_walltime_min)])))
 }
 
-export async function showOverview([query], view, signal) {
+export async function show([query], view, signal) {
 	const days = Number(new URLSearchParams(query).get("days")) || 1
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
 	const [found, backends] = await Promise.all([

@@ -134,12 +134,12 @@ def files(page: Any) -> None:
 def many(page: Any) -> None:
     """Ten thousand jobs: page by page, and counted; one page is what a reload shows."""
     page.goto(URL)
-    expect(page.locator("[role=status]", has_text="of")).to_have_text("1–100 of 10000 jobs")
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("1–50 of 10000 jobs")
     print(page.locator("tbody tr").count())
     page.click("text=older")
-    expect(page.locator("[role=status]", has_text="of")).to_have_text("101–200 of 10000 jobs")
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("51–100 of 10000 jobs")
     page.reload()
-    expect(page.locator("[role=status]", has_text="of")).to_have_text("101–200 of 10000 jobs")
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("51–100 of 10000 jobs")
     page.fill("main [type=search]", "9999")
     expect(page.locator("[role=status]", has_text="jobs")).to_have_text("1 jobs")
     print(page.url.rpartition("#")[2])
