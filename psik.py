@@ -4367,11 +4367,9 @@ class Post:
         if status != 200:
             raise OSError("the proxy refused: %s" % answer)
 
-    def send(self, body: bytes, headers: Dict[str, str]) -> Tuple[int, str]:
-        """POST the body and read the head of the answer: (status, `200 OK`).
-
-        Redirects are not followed: nobody but the job's owner decides where its events go.
-        """
+    @contextmanager
+    def connection(self) -> Iterator[Tuple[Any, str]]:
+        """A socket that leads to the receiver, and what its requests ask for there."""
         proxy = self.proxy()
         host, port = split_url(proxy)[1:3] if proxy else (self.host, self.port)
         sock = self.connect(host, port)
@@ -4380,14 +4378,21 @@ class Post:
                 if proxy:
                     self.open_tunnel(sock)
                 sock = self.wrap_tls(sock)
-            target = "http://" + self.name if proxy and self.scheme == "http" else ""
-            target += self.target
+            is_for_proxy = proxy and self.scheme == "http"
+            yield sock, ("http://" + self.name if is_for_proxy else "") + self.target
+        finally:
+            sock.close()
+
+    def send(self, body: bytes, headers: Dict[str, str]) -> Tuple[int, str]:
+        """POST the body and read the head of the answer: (status, `200 OK`).
+
+        Redirects are not followed: nobody but the job's owner decides where its events go.
+        """
+        with self.connection() as (sock, target):
             lines = ["POST %s HTTP/1.1" % target, "Host: " + self.name,
                      "Content-Length: %d" % len(body), "Connection: close"]
             lines += ["%s: %s" % header for header in headers.items()]
             return self.exchange(sock, "\r\n".join(lines) + "\r\n\r\n", body)
-        finally:
-            sock.close()
 
 
 class Event(NamedTuple):
@@ -16326,6 +16331,7 @@ class Finding(NamedTuple):
 class FolderExam:
     """Tries what psik.py needs of the file system below a folder, in a file that is removed."""
     SPARE_BYTES, SPARE_FILES, CLOCK_S = 100 * 1024 * 1024, 1000, 2
+    QUOTA_BYTES = 16 * 1024 * 1024
 
     def __init__(self, folder: str) -> None:
         import tempfile
@@ -16392,11 +16398,19 @@ class FolderExam:
             yield "only %d MiB are free there" % (room.f_bavail * room.f_frsize >> 20), way_out
         if room.f_files and room.f_favail < self.SPARE_FILES:
             yield "only %d more files can be made there" % room.f_favail, way_out
+        try:    # a quota shows only where somebody writes
+            with closing_fd(os.open(self.path, os.O_RDWR)) as fd:
+                os.posix_fallocate(fd, 0, self.QUOTA_BYTES)
+        except OSError as err:
+            if err.errno in (errno.EDQUOT, errno.ENOSPC):
+                yield "not %d MiB more can be written there: %s" % (
+                    self.QUOTA_BYTES >> 20, err.strerror), way_out
 
 
 class Doctor:
     """Looks for what keeps jobs from running, and says what to type."""
     DEEP_S = 120
+    CONNECT_S, RECEIVERS = 3, 5     # to reach a receiver of callbacks; those that are tried
 
     def __init__(self, config: Config, place: str) -> None:
         self.config, self.place = config, place
@@ -16448,8 +16462,37 @@ class Doctor:
         if self.config.applications and not found.wrong:
             yield Finding("apps", ", ".join(found.by_name) or "none")
 
+    def receivers(self) -> Dict[Tuple[str, str, int], str]:
+        """{(scheme, host, port): a callback's URL} of the newest jobs."""
+        import itertools
+        found: Dict[Tuple[str, str, int], str] = {}
+        with suppress(PsikError, OSError):      # prefixes() says what is wrong with the tree
+            for job in itertools.islice(JobTree(self.config).jobs(), 200):
+                url = job.raw_spec().get("callback")
+                with suppress(ValueError):
+                    if isinstance(url, str) and len(found) < self.RECEIVERS:
+                        found.setdefault(split_url(url)[:3], url)
+        return found
+
+    def ways_out(self) -> Iterator[Finding]:
+        """Whether the receivers of callbacks can be reached from here."""
+        config = self.config
+        settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
+                                    config.ca_file, config.callback_proxy)
+        for (scheme, host, port), url in self.receivers().items():
+            place = "%s://%s:%d" % (scheme, host, port)
+            try:
+                with Post(url, settings, time.monotonic() + self.CONNECT_S).connection():
+                    yield Finding("callbacks", place + " can be reached")
+            except (OSError, ValueError) as err:
+                yield Finding("callbacks", "%s cannot be reached: %s" % (
+                    place, getattr(err, "strerror", None) or err), True,
+                    "where only a proxy leads out, name it in https_proxy and set "
+                    "`callback_proxy`; a receiver's own CA is `ca_file`")
+
     def callbacks(self) -> Iterator[Finding]:
-        """Callbacks that could not be sent."""
+        """Whether callbacks can get out, and those that could not be sent."""
+        yield from self.ways_out()
         for backend in self.config.by_name.values():
             waiting, dead = (len(Outbox.files(backend.root, dead)) for dead in (False, True))
             if waiting or dead:

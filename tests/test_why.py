@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import time
 import unittest
@@ -351,8 +352,22 @@ class Doctor(Asking):
 
     def test_callbacks_that_are_left(self) -> None:
         self.run_spec("--wait", script="true", callback="http://127.0.0.1:1/")
-        row, = self.found(status=1)["callbacks"]
-        self.assertRegex(row["found"], "^[a-z]+: [1-9] wait to be sent, 0 were given up")
+        out, left = self.found(status=1)["callbacks"]
+        self.assertEqual(out["found"], "http://127.0.0.1:1 cannot be reached: Connection refused")
+        self.assertRegex(left["found"], "^[a-z]+: [1-9] wait to be sent, 0 were given up")
+
+    def test_callbacks_that_get_out(self) -> None:
+        with socket.socket() as receiver:
+            receiver.bind(("127.0.0.1", 0))
+            receiver.listen(1)
+            port = receiver.getsockname()[1]
+            for path in ("a?token=x", "b"):
+                self.run_spec("--no-submit", script="true",
+                              callback="http://127.0.0.1:%d/%s" % (port, path))
+            row, = self.found()["callbacks"]
+            self.assertEqual(row["found"], "http://127.0.0.1:%d can be reached" % port)
+            with receiver.accept()[0] as taken:
+                self.assertEqual(taken.recv(100), b"")      # it is told nothing
 
     def test_file_systems(self) -> None:
         room = os.statvfs(self.folder)
@@ -365,6 +380,8 @@ class Doctor(Asking):
                 ("os.link", mock.Mock(side_effect=OSError(1, "x")), "has no hard links"),
                 ("os.statvfs", mock.Mock(return_value=full), "only 0 MiB are free there"),
                 ("os.statvfs", mock.Mock(return_value=full), "only 5 more files can be made"),
+                ("os.posix_fallocate", mock.Mock(side_effect=OSError(122, "Disk quota exceeded")),
+                 "not 16 MiB more can be written there: Disk quota exceeded"),
                 ("time.time", mock.Mock(return_value=9.0), "s ahead")):
             with mock.patch(name, value):
                 faults = list(psik.FolderExam(self.prefix).all())
