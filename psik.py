@@ -5998,10 +5998,14 @@ class Submission:
         return rest or self.plan(steps, tasks)
 
     def before(self, steps: Steps, piece: Piece) -> str:
-        """The native id of what has to end before a piece, so that not too many run at once."""
+        """The native id of what has to end before a piece, so that not too many run at once.
+
+        A piece that has ended is passed over: its scheduler may no longer know it.
+        """
         pieces = Piece.of_round(self.job, (piece.first - 1) // steps.tasks)
         natives = [steps.queued[each.first] for each in pieces
-                   if each.first < piece.first and each.first in steps.queued]
+                   if each.first < piece.first and each.first in steps.queued
+                   and not all(steps.states[step].state.is_final() for step in each.steps)]
         return str(natives[-1]) if natives and piece.at_once else ""
 
     def refuse_unready(self, history: History, force: bool) -> None:

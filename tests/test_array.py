@@ -160,6 +160,22 @@ class Everywhere(Arrays):
         self.until(lambda: self.psik("ls") and "1 completed" in self.states(second))
 
 
+class Pieces(Arrays, unittest.TestCase):
+    """What the pieces of an array wait for."""
+
+    def test_a_piece_waits_for_the_last_that_still_runs(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="true", array="1-6%2"))
+        queued = psik.JobState.queued
+        pieces = psik.Piece.cut(range(1, 7), 0, 2, "list", 2)
+        psik.Piece.plan(job, 0, pieces)
+        history = [(1, queued, 70), (2, queued, 70), (3, queued, 71), (4, queued, 71)]
+        submission = psik.Submission(job, 5)
+        for ended, before in (((), "71"), ((3,), "71"), ((3, 4), "70"), ((1, 2, 3, 4), "")):
+            done = [(step, psik.JobState.completed, 0) for step in ended]
+            rows = list(job.rows()) + [psik.Row(9.0, *each) for each in history + done]
+            self.assertEqual(submission.before(psik.Steps(rows), pieces[2]), before, ended)
+
+
 class Local(Everywhere, unittest.TestCase):
     settings = {"backend": {"type": "local"}, "rc_path": "/bin/sh"}
 
