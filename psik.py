@@ -225,7 +225,7 @@ MAX_PARTS = 1000               # of a multipart form
 MAX_TOKEN = 4096               # characters
 MAX_PARENTS = 8                # in a chain of tokens, each issued to the bearer of the one before
 MAX_KEY = 255                  # characters of an Idempotency-Key
-MAX_TICKETS = 1000             # that a server knows at once
+MAX_TICKETS = 100              # of one caller that are valid at once
 MAX_KEYS = 10000               # Idempotency-Keys that a backend remembers
 BEAT_S = 2                     # between checks that an event stream is still read and admitted
 MAX_FAULTS = 100               # about so many are reported of one document
@@ -5364,9 +5364,9 @@ class Answer:
 
     @classmethod
     def latest(cls, root: str) -> "Answer":
-        """The last answer that the scheduler of the backend with this folder gave here.
+        """The last answer of the scheduler of the backend with this folder.
 
-        An empty one if nobody has asked it of late.
+        An empty one if that is older than WANTED_S.
         """
         names = (".poll.json", ".poll-%s.json" % os.uname().nodename)
         answers = [cls.read(os.path.join(root, name)) for name in names]
@@ -9597,6 +9597,12 @@ class Request:
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
 
     @property
+    def takes_gzip(self) -> bool:
+        """Whether the client takes an answer that is compressed."""
+        codings = self.headers.get("accept-encoding", "").lower().replace(" ", "").split(",")
+        return any(re.fullmatch(r"(x-)?gzip(;q=(?!0(\.0*)?$).*)?", coding) for coding in codings)
+
+    @property
     def bearer(self) -> Optional[str]:
         """The request's bearer token, or None."""
         scheme, _, token = self.headers.get("authorization", "").strip().partition(" ")
@@ -11299,11 +11305,12 @@ class Tracker:
                 self.live.pop(job.path, None)
 
     def counts(self, chosen: Optional[JobFilter] = None) -> Dict[Tuple[str, str], int]:
-        """{(backend, state): number of jobs}; of those that a filter admits in any state."""
+        """{(backend, state): number of jobs}; of those that match a filter, in any state."""
         counts: Dict[Tuple[str, str], int] = {}
         for path, shape in list(self.known.items()):
             if chosen is None or chosen.admits(JobDir(path, shape.backend)):
-                counts[shape[2:]] = counts.get(shape[2:], 0) + 1
+                key = shape.backend, shape.state
+                counts[key] = counts.get(key, 0) + 1
         return counts
 
     def place_of(self, number: Optional[int]) -> Optional[int]:
@@ -11407,33 +11414,38 @@ class IdempotencyKeys:
                     os.unlink(path)
 
 
-class Tickets:
-    """Words in an address that let a browser save a file, as it sends no bearer token then.
+class Ticket(NamedTuple):
+    """What lets a browser save a file: it cannot send a bearer token then."""
+    path: str
+    caller: Caller
+    bearer: Optional[str]   # the token that he showed, which has to be valid still
+    end: float              # by time.monotonic()
 
-    Each is for one path and a minute, for GET alone, and stands for who asked for it.
-    """
+
+class Tickets:
+    """The tickets of a server by their words, `?ticket=`: each for GET, for a path and a minute."""
 
     def __init__(self) -> None:
-        self.known: Dict[str, Tuple[str, Caller, float]] = {}   # {ticket: (path, whose, its end)}
+        self.known: Dict[str, Ticket] = {}
 
-    def issue(self, caller: Caller, path: str) -> str:
-        """A new ticket for a path; those that are over are forgotten, and the oldest of too many.
-        """
+    def issue(self, caller: Caller, bearer: Optional[str], path: str) -> str:
+        """The word of a new ticket; forgets those that are over, and a caller's oldest of many."""
         import secrets
-        now, held = time.monotonic(), list(self.known.items())
-        over = [ticket for ticket, (_, _, end) in held if end < now]
-        for ticket in over + [ticket for ticket, _ in held[:1 - MAX_TICKETS]]:
-            self.known.pop(ticket, None)
-        ticket = secrets.token_urlsafe(24)
-        self.known[ticket] = path, caller, now + TICKET_LIFE_S
-        return ticket
+        now, known = time.monotonic(), list(self.known.items())
+        own = [word for word, ticket in known if ticket.caller.user == caller.user]
+        over = [word for word, ticket in known if ticket.end < now]
+        for word in over + own[:1 - MAX_TICKETS]:
+            self.known.pop(word, None)
+        word = secrets.token_urlsafe(24)
+        self.known[word] = Ticket(path, caller, bearer, now + TICKET_LIFE_S)
+        return word
 
-    def caller(self, req: Request, route: "Route") -> Optional[Caller]:
-        """Whom the ticket of a request stands for; None if it has none that is valid."""
-        path, caller, end = self.known.get(req.query.get("ticket", ""), ("", None, 0.0))
-        is_valid = (path == req.path and req.verb == route.method == "GET"
-                    and route.scope == "job" and time.monotonic() < end)
-        return caller if is_valid else None
+    def of(self, req: Request, route: "Route") -> Optional[Ticket]:
+        """The ticket that a request shows; None if it shows none that is valid for it."""
+        ticket = self.known.get(req.query.get("ticket", ""))
+        is_valid = (ticket is not None and ticket.path == req.path and route.scope == "job"
+                    and req.verb == route.method == "GET" and time.monotonic() < ticket.end)
+        return ticket if is_valid else None
 
 
 class UploadFolders:
@@ -11742,7 +11754,7 @@ TAIL = Param("tail", "integer", "only so many last lines")
 ALL = Param("all", "boolean", "also what psik.py itself keeps there")
 UNTIL_END = Param("wait", "integer", "seconds to wait for the job's end, at most 60; then the "
                   "answer is its JobStepInfo, whether it has ended or not")
-DOWNLOAD = Param("path", "string", "a ticket for this path")
+DOWNLOAD = Param("path", "string", "give a ticket for this path, not a token")
 WITHIN = Param("path", "string", "a directory in the work directory")
 TASK = Param("task", "tasks", "only these tasks of an array: 3, or 3,7")
 FAILED = Param("failed", "boolean", "only the tasks of an array that failed or were canceled")
@@ -12053,9 +12065,7 @@ class ServerHandler(Handler):
     def page_file(self, name: str, kind: str) -> Response:
         """A file of the page, compressed where the client takes that: it may come by a tunnel."""
         response = Response.of_text(TEMPLATES["page/" + name], kind).plus(*PAGE_HEADERS)
-        coding = self.req.headers.get("accept-encoding", "")
-        return response.compressed() if re.search(r"\bgzip\b(?!;q=0(\.0*)?\s*(,|$))", coding) \
-            else response
+        return response.compressed() if self.req.takes_gzip else response
 
     def get_page_file(self) -> Response:
         """A file of the page: a style sheet, or a module of its script."""
@@ -12164,14 +12174,14 @@ class ServerHandler(Handler):
     def get_token(self) -> Response:
         """A token for who asks, for a day; no wider than the one that he shows.
 
-        With `path`, a ticket instead, which `?ticket=` shows for this path below /v1/jobs/: what is
-        there can be read with it for a minute.
+        With `path`, a ticket instead: `?ticket=` opens this path of a job for GET, for a minute.
         """
         caller, bearer, path = self.caller, self.req.bearer, DOWNLOAD.value(self.req)
         if caller.anonymous:
             raise unauthorized("no token for an address: nobody vouches for it")
         if path is not None:
-            return Response.of_text(self.api.tickets.issue(caller, path)).plus(NOT_STORED)
+            ticket = self.api.tickets.issue(caller, bearer, path)
+            return Response.of_text(ticket).plus(NOT_STORED)
         if caller.issuer:
             raise ForbiddenError("your tokens come from " + caller.issuer)
         # What the holder of a biscuit has narrowed must not come back wide.
@@ -12643,14 +12653,14 @@ class JobHandler(Handler):
             hidden += ["job"] * has_environment  # as version 1.0.0 made it
         return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
 
-    def await_growth(self, path: str, size: int, wait_s: float) -> None:
-        """Wait until a log is longer than size, its job has ended, or the time is over."""
-        def has_grown() -> bool:
-            return os.path.exists(path) and os.path.getsize(path) > size
+    def await_change(self, path: str, size: int, wait_s: float) -> None:
+        """Wait until a log is not of this size, its job has ended, or the time is over."""
+        def has_changed() -> bool:
+            return os.path.exists(path) and os.path.getsize(path) != size
 
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not (
-                self.api.stopping or is_over(self.job, self.job.rows()) or has_grown()):
+                self.api.stopping or is_over(self.job, self.job.rows()) or has_changed()):
             time.sleep(0.1)
 
     def log_name(self) -> str:
@@ -12666,7 +12676,7 @@ class JobHandler(Handler):
         offset, tail = OFFSET.value(req), TAIL.value(req)
         if offset is not None and tail is not None:
             raise InvalidInput([Fault("tail", "tail and offset exclude each other")], "query")
-        self.await_growth(job.at("log", name), offset or 0,
+        self.await_change(job.at("log", name), offset or 0,
                           min(WAIT.value(req) or 0, MAX_WAIT_S))
         latest = Steps(job.rows()).latest  # before the file is read: if final, the file is whole
         if latest is None:
@@ -13561,13 +13571,14 @@ class Authentication:
     def check_local(self, req: Request, route: Route) -> None:
         """Admit only ourselves and root, by the kernel's word; with --token, only with the token.
 
-        The page itself needs none: it reads the token from the URL's fragment.  A ticket will do.
+        The page itself needs none: it reads the token from the URL's fragment.  A ticket replaces
+        the token.
         """
         import hmac
         self.check_host(req)
         if self.is_stranger:
             raise ForbiddenError(STRANGER.message)
-        token, has_ticket = self.api.local_token, bool(self.api.tickets.caller(req, route))
+        token, has_ticket = self.api.local_token, bool(self.api.tickets.of(req, route))
         if self.peer.uid is None and not token:
             raise unauthorized("the system does not tell whose connection this is; use a UNIX "
                                "socket, or --token")
@@ -13610,11 +13621,12 @@ class Authentication:
 
     def named_caller(self, req: Request, route: Route) -> Caller:
         """Whom the request's ticket or token names, else the certificate, else only an address."""
-        peer, holder = self.peer, self.api.tickets.caller(req, route)
-        if holder and self.takes_tokens:
-            return holder
-        if req.bearer and self.takes_tokens:
-            return self.bearer_caller(req, route, req.bearer)
+        peer, ticket = self.peer, self.api.tickets.of(req, route)
+        bearer = ticket.bearer if ticket else req.bearer
+        if bearer and self.takes_tokens:
+            return self.bearer_caller(req, route, bearer)
+        if ticket and self.takes_tokens:
+            return ticket.caller
         is_admin = bool(peer.subject) and peer.subject in self.api.config.admins
         return Caller(peer.subject or "addr:" + peer.address, is_admin)
 
@@ -19643,20 +19655,18 @@ export function takeToken() {
 	sessionStorage.setItem("token", given)
 	history.replaceState(null, "", location.pathname + "#/")
 }
-export const token = () => sessionStorage.getItem("token")
+const token = () => sessionStorage.getItem("token")
 
 // The page is shown at / and at /v1, and a proxy may put a path before both.
-export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
+const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
-export class Failure extends Error {
+// What is wrong with a field, as a refused request tells it.
+export const faultText = fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim()
+
+class Failure extends Error {
 	constructor(status, detail, body, headers = new Headers()) {
-		const faults = Array.isArray(detail) ? detail : []
-		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
-			.join("; ") : detail)
-		this.status = status
-		this.faults = faults
-		this.body = body
-		this.headers = headers
+		super(Array.isArray(detail) ? detail.map(faultText).join("; ") : detail)
+		Object.assign(this, {status, body, headers, faults: Array.isArray(detail) ? detail : []})
 	}
 }
 
@@ -19676,39 +19686,43 @@ export async function ask(path, options = {}) {
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
-export const post = (path, body) => ask(path, {
-	method: "POST", ...(body === undefined ? {} : {
+export const send = (method, path, body) => ask(path, {
+	method, ...(body === undefined ? {} : {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
+export const post = (path, body) => send("POST", path, body)
+export const part = name => name.split("/").map(encodeURIComponent).join("/")
+export const sleep = (seconds, signal) => new Promise(done => {
+	const timer = setTimeout(done, 1000 * seconds)
+	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
+})
+
 // The address under which the browser saves what is at a path: it sends no token there, so with one
 // it gets a ticket for this path.
-export async function savable(path) {
+export async function downloadUrl(path) {
 	if (!token()) return base + path
 	const url = decodeURIComponent(`/v1/${path.split("?")[0]}`)
 	const ticket = await (await ask(`token?path=${encodeURIComponent(url)}`)).text()
 	return `${base}${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`
 }
-// A line for curl; the token is left to who types it.
+
+// A word as a shell reads it, and a line for curl; the token is left to who types it.
+export const quoted = word => /^[\w@%+=:,./-]+$/.test(word) ? word
+	: `'${word.replaceAll("'", "'\\''")}'`
 export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
 	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
-	`'${location.origin}${base.replace(/\/v1\/$/, "")}${path}'`].filter(Boolean).join(" ")
-export const part = name => name.split("/").map(encodeURIComponent).join("/")
+	quoted(location.origin + base.replace(/\/v1\/$/, "") + path)].filter(Boolean).join(" ")
 
-async function* events(path, last, signal) {
-	const answer = await ask(path, {signal, headers: last.id ? {"Last-Event-ID": last.id} : {}})
-	last.told("")
-	last.over = answer.status === 204
-	if (last.over) return
+// The events of one connection; `last` keeps the id of the last, for the next connection.
+async function* events(answer, last) {
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
 		if (done) return
-		text += value
-		const whole = text.split("\n\n")
-		text = whole.pop()
-		for (const block of whole) {
-			const fields = Object.fromEntries(block.split("\n").filter(line => !line.startsWith(
-				":"))
+		const blocks = (text + value).split("\n\n")
+		text = blocks.pop()
+		for (const block of blocks) {
+			const fields = Object.fromEntries(block.split("\n").filter(line => line[0] !== ":")
 				.map(line => [line.split(":")[0], line.slice(line.indexOf(":") + 1).trim()]))
 			if (fields.id) last.id = fields.id
 			if (fields.data) yield JSON.parse(fields.data)
@@ -19716,24 +19730,26 @@ async function* events(path, last, signal) {
 	}
 }
 
-// Hands over each event until there will be no more (204), comes again when the connection breaks,
-// and says whether there is one.  EventSource cannot send a token, so it is read by fetch.
-export async function follow(path, take, signal, told = () => {}) {
-	const last = {told}
-	for (let pause = 1; !signal.aborted && !last.over; pause = Math.min(2 * pause, 30)) {
+// Calls onEvent for each event until there will be no more (204), comes again when the connection
+// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.
+// EventSource cannot send a token, so it is read by fetch.
+export async function follow(path, onEvent, onStatus, signal) {
+	const last = {}
+	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
 		try {
-			for await (const event of events(path, last, signal)) {
-				pause = 1
-				take(event)
-			}
-			if (last.over) return
+			const answer = await ask(path, {signal,
+				headers: last.id ? {"Last-Event-ID": last.id} : {}})
+			if (answer.status === 204) return
+			pause = 1
+			onStatus("")
+			for await (const event of events(answer, last)) onEvent(event)
 		} catch (error) {
 			if (signal.aborted) return
-			told(error.status === 401 ? "the token is no longer valid: open the page's address anew"
-				: error.status === 404 ? "" : String(error.message))
+			onStatus(error.status === 401 && token() ? "the token is no longer valid: open the "
+				+ "address that the server printed again" : String(error.message))
 			if ([401, 403, 404].includes(error.status)) return
 		}
-		await new Promise(done => setTimeout(done, 1000 * pause))
+		await sleep(pause, signal)
 	}
 }
 ''',
@@ -19754,8 +19770,8 @@ function showRoute(method, path, about) {
 
 export async function show(_, view, signal) {
 	const found = await get("openapi.json", {signal})
-	view.append(heading("API"), el("p", {}, "The whole of it is ", el("code", {},
-		"/v1/openapi.json"), "."))
+	view.append(heading("API"), el("p", {}, "Full description: ", el("code", {},
+		"/v1/openapi.json")))
 	for (const tag of found.tags) {
 		view.append(el("h2", {}, tag.description), ...Object.entries(found.paths).flatMap(
 			([path, methods]) => Object.entries(methods)
@@ -19768,6 +19784,8 @@ export async function show(_, view, signal) {
 //
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
+
+import {part} from "./api.js"
 
 export const maker = create => (tag, attributes, ...children) => {
 	const element = create(tag)
@@ -19789,8 +19807,31 @@ export function heading(text) {
 	return el("h1", {}, text)
 }
 
+// Where a job is shown, or a part of it.
+export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join("/")
+
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
+
+// As replace(), but what is equal stays, with the focus that it may have.
+export function update(element, ...children) {
+	const wanted = children.flat(9).filter(Boolean)
+	wanted.forEach((child, place) => {
+		const old = element.children[place]
+		if (!old) element.append(child)
+		else if (!old.isEqualNode(child)) old.replaceWith(child)
+	})
+	while (element.children.length > wanted.length) element.lastElementChild.remove()
+}
+
+// A box for what is wrong for now: show(text), and "" when it is over.
+export function alertBox() {
+	const box = el("p", {class: "box", role: "alert", hidden: true})
+	box.show = text => { box.textContent = text; box.hidden = !text }
+	return box
+}
+
+export const sum = counts => Object.values(counts).reduce((all, count) => all + count, 0)
 
 // A shape, a colour and a word: nobody has to tell states by colour.
 const SHAPES = {active: "●", queued: "◌", new: "○", failed: "✗", canceled: "⊘", completed: "✓"}
@@ -19838,7 +19879,7 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 		head) : el("td")))),
 	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
-// A word that stays until it was read.
+// A message that stays until it is closed.
 export function say(text) {
 	const said = document.getElementById("said")
 	if ([...said.children].some(line => line.dataset.text === text)) return
@@ -19847,29 +19888,33 @@ export function say(text) {
 	said.append(line)
 }
 
-// Asks in place before what cannot be undone: the button becomes the question.
+// Asks in place before what cannot be undone: the button becomes the question.  settle() withdraws
+// it; a second click that comes at once is none that has read it.
 export function confirming(label, question, action) {
-	let asked = null
-	const settle = () => {
-		clearTimeout(asked)
-		asked = null
+	let asked = 0, timer = null
+	const button = el("button", {onclick: () => {
+		if (asked && performance.now() - asked < 400) return
+		if (asked) {
+			button.settle()
+			action()
+			return
+		}
+		asked = performance.now()
+		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
+		timer = setTimeout(button.settle, 5000)
+	}, onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+	button.settle = () => {
+		clearTimeout(timer)
+		asked = 0
 		button.textContent = label
 	}
-	const button = el("button", {onclick: () => {
-		if (asked) {
-			settle()
-			return action()
-		}
-		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		asked = setTimeout(settle, 5000)
-	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button
 }
 ''',
     'page/files.js': r'''// The files of a job's work directory: up, down, seen and removed.
-import {bytes, confirming, el, moment, plain, replace, say, table} from "./dom.js"
-import {ask, get, part, savable} from "./api.js"
-import {begun, dropped, upload} from "./upload.js"
+import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
+import {ask, downloadUrl, get, part} from "./api.js"
+import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
@@ -19880,34 +19925,40 @@ async function sendOne(place, url, path, file, signal) {
 	const line = el("span", {role: "status"}), bar = el("progress", {max: file.size || 1, value: 0,
 		"aria-label": path})
 	const row = el("p", {}, path, " ", bar, " ", line)
-	const told = (done, trouble) => {
+	const onProgress = (done, trouble) => {
 		bar.value = done
 		line.textContent = `${bytes(done)} of ${bytes(file.size)}${trouble ? ": " + trouble : ""}`
 	}
 	place.append(row)
 	try {
-		const had = await begun(url)
+		const {part: had} = await look(url, signal)
 		const from = had && had < file.size ? await new Promise(choose => replace(line,
 			`${bytes(had)} have come before. `,
 			el("button", {onclick: () => choose(had)}, "go on there"), " ",
 			el("button", {onclick: () => choose(0)}, "begin anew"))) : 0
-		await upload(url, file, from, told, signal)
+		await upload(url, file, from, onProgress, signal)
 	} catch (error) {
 		if (!signal.aborted) say(`${path}: ${error.message}`)
 	}
 	row.remove()
 }
 
-// A place that files are dropped onto; take() gets [path, file] of each.
-export function dropping(take, ...children) {
+// A place for files: chosen there, or dropped onto it; onFiles() gets [path, file] of each.
+export function filePlace(label, id, onFiles, ...children) {
+	const chosen = event => {
+		onFiles([...event.target.files].map(file => [file.name, file]))
+		event.target.value = ""
+	}
 	const place = el("div", {
 		ondragover: event => { event.preventDefault(); place.classList.add("drop") },
 		ondragleave: () => place.classList.remove("drop"),
 		ondrop: async event => {
 			event.preventDefault()
 			place.classList.remove("drop")
-			take(await dropped(event.dataTransfer))
-		}}, children)
+			onFiles(await dropped(event.dataTransfer))
+		}}, el("div", {class: "bar"}, el("label", {for: id}, label), el("input", {type: "file", id,
+		multiple: true, onchange: chosen}), el("span", {class: "quiet"},
+		"or drop files and folders here")), children)
 	return place
 }
 
@@ -19916,24 +19967,31 @@ export async function showFiles(view, job, folder, signal) {
 	const list = el("div"), coming = el("div")
 	const shown = el("div", {id: "preview"})
 	const below = name => (folder ? folder + "/" : "") + name
-	const at = path => `#/job/${part(job.jobid)}/files/${part(path)}`
+	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
 		for (const [path, file] of files) {
 			await sendOne(coming, url + part(below(path)), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
 	}
-	const save = async (path, name) => el("a", {href: await savable(path), download: name}).click()
+	const save = async (path, name) => el("a", {href: await downloadUrl(path),
+		download: name}).click()
+	async function picture(path, name) {
+		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
+		const done = () => URL.revokeObjectURL(made)
+		return el("img", {src: made, alt: name, onload: done, onerror: done})
+	}
+	async function beginning(path, size) {
+		return plain(size ? await (await ask(path, {signal,
+			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : "")
+	}
+	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
-		const path = url + part(below(name))
-		if (PICTURES.test(name) && size <= MOST) {
-			const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
-			return replace(shown, el("img", {src: made, alt: name,
-				onload: () => URL.revokeObjectURL(made)}))
-		}
-		const head = size ? await (await ask(path, {signal,
-			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : ""
-		replace(shown, el("h2", {}, name, size > HEAD ? ", its beginning" : ""), plain(head))
+		wanted = name
+		const path = url + part(below(name)), isPicture = PICTURES.test(name) && size <= MOST
+		const content = await (isPicture ? picture(path, name) : beginning(path, size))
+		if (wanted === name) replace(shown, el("h2", {}, name, !isPicture && size > HEAD
+			? ", its beginning" : ""), content)
 	}
 	async function open(name) {
 		const answer = await ask(url + part(below(name)), {method: "HEAD", signal})
@@ -19957,14 +20015,11 @@ export async function showFiles(view, job, folder, signal) {
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`
 		: ""}`, `${job.jobid}.tar.gz`)
 	const parts = folder.split("/").filter(Boolean)
-	view.append(dropping(send, el("div", {class: "bar"},
-		el("nav", {"aria-label": "Folders"}, el("a", {href: at("")}, "work"), parts.map(
-			(name, place) => [" / ", el("a", {href: at(parts.slice(0, place + 1).join("/"))},
-				name)])),
-		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
-			onchange: event => send([...event.target.files].map(file => [file.name, file]))})),
-		el("button", {onclick: archive}, "download all of it"),
-		el("span", {class: "quiet"}, "or drop files and folders here")), coming, list, shown))
+	view.append(el("div", {class: "bar"}, el("nav", {"aria-label": "Folders"},
+		el("a", {href: at("")}, "work"), parts.map((name, place) => [" / ",
+			el("a", {href: at(parts.slice(0, place + 1).join("/"))}, name)])),
+	el("button", {onclick: archive}, "download all of it")),
+	filePlace("upload", "upload", send, coming, list, shown))
 	await draw()
 }
 ''',
@@ -19981,50 +20036,51 @@ const asJson = text => {
 		return JSON.parse(text)
 	} catch { return text }     // the server says what is wrong with it
 }
-const isJson = text => /^\s*[[{]/.test(text)
 const inLines = text => text.split("\n").filter(line => line.trim())
-const oneLine = value => typeof value === "string" && !value.includes("\n")
+const inPairs = text => inLines(text).every(line => line.includes("=")) ? Object.fromEntries(
+	inLines(text).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)])) : text
+// A field of lines; where lines do not give back what is in it, it holds JSON.
+const written = (lines, given, parse) => JSON.stringify(parse(lines.replace(/\r\n?/g, "\n")))
+	=== JSON.stringify(given) ? lines : JSON.stringify(given)
+const readLines = (text, bracket, parse) => text.trimStart()[0] === bracket
+	&& typeof asJson(text) !== "string" ? asJson(text) : parse(text)
 
 // The kinds of fields: for which schemas, made how, from which value, and what is read from one.
 // The first that fits is taken.
 const KINDS = [{
-	fits: choices,
+	matches: choices,
 	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
 		choices(schema).map(each => el("option", {value: JSON.stringify(each),
 			selected: each === given}, String(each)))),
 	read: input => JSON.parse(input.value)
 }, {
-	fits: schema => alone(schema).contentEncoding,
+	matches: schema => alone(schema).contentEncoding,
 	make: id => el("input", {id, type: "file"}),
 	read: input => input.files[0]
 }, {    // with a default it is on or off; without one it may also be left out
-	fits: schema => types(schema).length && types(schema).every(
+	matches: schema => types(schema).length && types(schema).every(
 		type => ["boolean", "null"].includes(type)),
 	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
 		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
 		checked: given}),
 	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
 }, {
-	fits: schema => types(schema).length && types(schema).every(
+	matches: schema => types(schema).length && types(schema).every(
 		type => ["integer", "number", "null"].includes(type)),
-	make: (id, schema, given) => el("input", {id, type: "number", min: alone(schema).minimum,
-		max: alone(schema).maximum, step: alone(schema).type === "integer" ? 1 : "any",
-		value: given ?? ""}),
-	read: input => Number(input.value)
+	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
+	read: input => asJson(input.value)
 }, {    // a line each
-	fits: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
-	make: (id, schema, given = []) => area(id, given.every(oneLine) ? given.join("\n")
-		: JSON.stringify(given), 2),
-	read: input => isJson(input.value) ? asJson(input.value) : inLines(input.value)
+	matches: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
+	make: (id, schema, given = []) => area(id, written(given.join("\n"), given, inLines), 2),
+	read: input => readLines(input.value, "[", inLines)
 }, {    // a line NAME=VALUE each
-	fits: schema => alone(schema).type === "object"
+	matches: schema => alone(schema).type === "object"
 		&& alone(schema).additionalProperties?.type === "string",
-	make: (id, schema, given = {}) => area(id, Object.values(given).every(oneLine)
-		? Object.entries(given).map(pair => pair.join("=")).join("\n") : JSON.stringify(given), 2),
-	read: input => isJson(input.value) ? asJson(input.value) : Object.fromEntries(inLines(
-		input.value).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)]))
+	make: (id, schema, given = {}) => area(id, written(Object.entries(given).map(
+		pair => pair.join("=")).join("\n"), given, inPairs), 2),
+	read: input => readLines(input.value, "{", inPairs)
 }, {
-	fits: () => true,
+	matches: () => true,
 	make: (id, schema, given) => {
 		const text = given === undefined || given === null ? "" : typeof given === "string"
 			? given : JSON.stringify(given)
@@ -20035,10 +20091,11 @@ const KINDS = [{
 	read: (input, schema) => {
 		const takesText = types(schema).includes("string")
 		const others = types(schema).some(type => !["string", "null"].includes(type))
-		return others && (isJson(input.value) || !takesText) ? asJson(input.value) : input.value
+		return others && (/^\s*[[{]/.test(input.value) || !takesText) ? asJson(input.value)
+			: input.value
 	}
 }]
-const kindOf = schema => KINDS.find(kind => kind.fits(schema))
+const kindOf = schema => KINDS.find(kind => kind.matches(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
 function field(name, schema, value, required, extra) {
@@ -20047,7 +20104,7 @@ function field(name, schema, value, required, extra) {
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
 	return {name, schema, input, fault, element: el("div", {class: "field"},
-		el("label", {for: id}, schema.title || name, required ? " (needed)" : ""), input,
+		el("label", {for: id}, schema.title || name, required ? " (required)" : ""), input,
 		extra ? el("div", {class: "bar"}, extra(input)) : "",
 		el("small", {}, schema.description || ""), fault)}
 }
@@ -20106,15 +20163,14 @@ export function form(properties, values = {}, {required = [], extras = {}} = {})
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, confirming, el, heading, isFinal, moment, plain, reason, replace, say, span, state,
-	table} from "./dom.js"
-import {ask, follow, get, part, post} from "./api.js"
+import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, plain, reason, replace,
+	say, span, state, table, update} from "./dom.js"
+import {ask, follow, get, part, post, send, sleep} from "./api.js"
 import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
 import {chart, strip} from "./picture.js"
 
 const ended = job => isFinal(job.state)
-const logOf = job => task => `#/job/${part(job.jobid)}/log/stdout.${task.jobndx}`
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -20157,8 +20213,7 @@ function why(job) {
 // Who else may look at the job, or change it.
 async function showSharing(view, job, _, signal) {
 	const url = `jobs/${part(job.jobid)}/access`
-	const give = async shares => draw(await (await ask(url, {method: "PUT",
-		body: JSON.stringify(shares), headers: {"Content-Type": "application/json"}})).json())
+	const give = async shares => draw(await send("PUT", url, shares))
 	const user = el("input", {id: "user", type: "text", required: true})
 	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
 		el("option", {value: "POST"}, "change it too"))
@@ -20172,36 +20227,102 @@ async function showSharing(view, job, _, signal) {
 		give({[user.value]: [may.value]})
 	}}, el("label", {for: "user"}, "let"), user, el("label", {for: "may"}, "to"), may,
 	el("button", {}, "Share")), el("p", {class: "quiet"},
-		"This counts at a server that has several users."))
+		"Sharing matters only at a server that has several users."))
 	draw(await get(url, {signal}))
 }
 
-const TABS = {
+const TABS = ["log", "files", "spec", "scripts", "history", "tasks", "callbacks", "sharing"]
+// Those that are drawn once, and those that change with the job.
+const ONCE = {
 	log: showLog,
 	files: showFiles,
-	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
-		"copy as a new job")), plain(JSON.stringify(job.spec, null, 4))),
+	spec: (view, job) => view.append(plain(JSON.stringify(job.spec, null, 4))),
 	scripts: async (view, job, _, signal) => {
 		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
 		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
-			{open: name === "run"},
-			el("summary", {}, name), plain(text))))
+			{open: name === "run"}, el("summary", {}, name), plain(text))))
 	},
-	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
-		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
-	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => [task.jobndx ? el("a", {href: logOf(job)(task)}, task.task) : task.task,
-			state(task.state), task.jobndx, reason(task)]))),
-	sharing: showSharing,
-	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
-		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
-			event.said])))
+	sharing: showSharing
+}
+const LIVE = {
+	history: job => [...timeline(job), table(["time", "step", "state", "info"],
+		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))],
+	tasks: job => [table(["task", "state", "step", "why"], job.tasks.map(task => [
+		task.jobndx ? el("a", {href: jobLink(job.jobid, "log", `stdout.${task.jobndx}`)}, task.task)
+			: task.task, state(task.state), task.jobndx, reason(task)]))],
+	callbacks: job => [table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
+		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))]
+}
+
+// What may be done with a job as it is; doing(label, action) makes what a button does.
+function actionsOf(job, url, doing) {
+	const over = ended(job), isNew = job.state === "new"
+	const button = (label, verb, show) => show && el("button", {
+		onclick: doing(label, () => post(`${url}/${verb}`))}, label)
+	return [
+		!over && confirming("Cancel", "Cancel it", doing("cancel",
+			() => post(`${url}/cancel`))),
+		button(over ? "Start again" : "Start", "start", over || isNew),
+		button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+			&& job.state !== "completed"),
+		button("Hold", "hold", job.state === "queued"),
+		button("Release", "release", job.state === "queued"),
+		el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
+		over && confirming("Remove", "Remove it with its logs and files",
+			doing("remove", async () => {
+				await ask(`${url}?purge=true`, {method: "DELETE"})
+				location.hash = "#/"
+			}))]
 }
 
 export async function show([jobid, rest], view, signal) {
 	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
-	const url = `jobs/${part(decodeURIComponent(jobid))}`
+	const url = `jobs/${part(decodeURIComponent(jobid))}`, trouble = alertBox()
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
+	const nav = el("nav", {"aria-label": "Parts of the job"})
+	let job = await get(`${url}/status`, {signal}), acted = "", drawn = "", shown = null
+
+	function draw() {
+		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, job.jobid)) : "")
+		const now = `${job.state} ${job.jobndx}`
+		if (acted !== now) replace(actions, actionsOf(job, url, doing))     // else a question stays
+		acted = now
+		update(nav, TABS.filter(name => job[name]?.length !== 0).map(name => el("a", {
+			href: jobLink(job.jobid, name), "aria-current": name === tab && "page"}, name)))
+		drawTab()
+	}
+	function drawTab() {
+		if (LIVE[tab]) return update(content, LIVE[tab](job))
+		// Logs are shown anew when a step has its first, of an array any; the rest only once.
+		const step = job.tasks.length ? "" : `.${job.jobndx}`
+		const hasLog = Object.keys(job.logs).some(name => name.endsWith(step))
+		const wanted = tab === "log" ? step + hasLog : tab
+		if (job.state === "active" && !hasLog) setTimeout(soon, 2000)
+		if (drawn === wanted) return
+		drawn = wanted
+		shown?.abort()
+		shown = new AbortController()
+		replace(content)
+		Promise.resolve((ONCE[tab] || showLog)(content, job, path.join("/"), shown.signal)).catch(
+			error => { if (!signal.aborted) trouble.show(error.message) })
+	}
+	// Asks until there is an answer; when the job goes on, it is followed.
+	async function refresh() {
+		while (!signal.aborted) {
+			try {
+				job = await get(`${url}/status`, {signal})
+				trouble.show("")
+				draw()
+				watch()
+				return
+			} catch (error) {
+				if (!signal.aborted) trouble.show(error.message)
+				if ([401, 403, 404].includes(error.status)) return
+			}
+			await sleep(3, signal)
+		}
+	}
 	const doing = (label, action) => async () => {
 		try {
 			await action()
@@ -20210,63 +20331,25 @@ export async function show([jobid, rest], view, signal) {
 			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
 	}
-	let job = await get(`${url}/status`, {signal})
-
-	function draw(anew = true) {
-		replace(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
-			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, logOf(job))) : "")
-		if (!anew) return   // a question that stands there stays
-		const over = ended(job), button = (label, verb, show) => show && el("button", {
-			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
-		replace(actions,
-			!over && job.state !== "new" && confirming("Cancel", "Cancel it",
-				doing("cancel", () => post(`${url}/cancel`))),
-			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
-			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
-				&& job.state !== "completed"),
-			button("Hold", "hold", job.state === "queued"), button("Release", "release",
-				job.state === "queued"),
-			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
-			(over || job.state === "new") && confirming("Remove",
-				"Remove it with its logs and files", doing("remove", async () => {
-					await ask(`${url}?purge=true`, {method: "DELETE"})
-					location.hash = "#/"
-				})))
-	}
-	let followed = false
-	async function watch() {    // as long as it goes on, also when it was started again
-		if (followed || ended(job)) return
-		followed = true
-		let waiting = null
-		await follow(`${url}/events`, () => {
-			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
-				500)
-		}, signal)
-		followed = false
-	}
-	async function refresh() {
-		const before = JSON.stringify([job.state, job.jobndx])
-		job = await get(`${url}/status`, {signal})
-		draw(before !== JSON.stringify([job.state, job.jobndx]))
-		watch()
-		if (["history", "tasks", "callbacks"].includes(tab)) {
-			replace(content)
-			await TABS[tab](content, job, path.join("/"), signal)
+	let waiting = null, watching = false
+	const soon = () => { waiting ??= setTimeout(() => { waiting = null; refresh() }, 500) }
+	async function watch() {
+		if (watching) return
+		for (watching = true; !signal.aborted && !ended(job); await sleep(1, signal)) {
+			await follow(`${url}/events`, soon, trouble.show, signal)
+			await refresh()
 		}
+		watching = false
 	}
+	signal.addEventListener("abort", () => { shown?.abort(); clearTimeout(waiting) })
+	view.append(head, trouble, actions, nav, content)
 	draw()
-	const names = Object.keys(TABS).filter(name => (name !== "tasks" || job.tasks.length)
-		&& (name !== "callbacks" || job.callbacks.length))
-	view.append(head, actions, el("nav", {"aria-label": "Parts of the job"},
-		names.map(name => el("a", {
-		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
-			content)
-	watch()
-	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
+	await watch()
 }
 ''',
     'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, heading, moment, plain, reason, say, span, state, STATES} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, plain, reason, replace, say, span,
+	state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
@@ -20279,12 +20362,9 @@ const PAGE = 50
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
 function progress(job, tasks) {
 	if (job.tasks) {
-		const all = Object.values(job.tasks).reduce((sum, count) => sum + count, 0)
 		const failed = job.tasks.failed + job.tasks.canceled
-		return [share(job.tasks),
-			` ${job.tasks.completed}/${all} done${failed ? `, ${failed} failed` : ""}`,
-			tasks && el("div", {}, strip(tasks,
-				each => `#/job/${part(job.jobid)}/log/stdout.${each.jobndx}`))]
+		return [share(job.tasks), ` ${job.tasks.completed}/${sum(job.tasks)} done${
+			failed ? `, ${failed} failed` : ""}`, tasks && el("div", {}, strip(tasks, job.jobid))]
 	}
 	const elapsed = span(job.elapsed)
 	if (job.state !== "active" || !job.duration) return elapsed
@@ -20297,15 +20377,14 @@ export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
-	const empty = el("div", {hidden: true})
-	const lost = el("p", {class: "box", role: "alert", hidden: true})
-	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+	const empty = el("div"), trouble = alertBox()
 
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
 		if (name !== "page") filter.delete("page")
 		history.replaceState(null, "", `#/?${filter}`)
-		soon(0)
+		counted = 0
+		soon(200)
 	}
 	const chips = STATES.map(name => el("button", {
 		"aria-pressed": String(filter.get("state") === name), onclick: () => {
@@ -20320,25 +20399,24 @@ export async function show([query], view, signal) {
 		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
 		"option", {value, selected: (filter.get(name) || "") === value}, text)))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
-	const page = () => Number(filter.get("page")) || 1
+	const page = () => Math.max(1, Number(filter.get("page")) || 1)
 	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
 	const newer = turn("newer", -1), older = turn("older", 1)
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
 		chosen.clear()
+		showChosen()
 		for (const jobid of jobs) {
-			const box = rows.get(jobid)?.querySelector("[type=checkbox]")
-			if (box) box.checked = false
 			try {
 				await verb(part(jobid))
 			} catch (error) {
 				say(`${label} ${jobid}: ${error.message}`)
 			}
 		}
-		soon(0)
+		soon(200)
 	}
-	const actions = el("span", {class: "bar last", hidden: true},
+	const actions = el("span", {class: "bar last", hidden: true}, el("span", {class: "quiet"}),
 		confirming("Cancel", () => `Cancel ${chosen.size}`, act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
@@ -20358,7 +20436,7 @@ export async function show([query], view, signal) {
 		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
-		el("a", {class: "job", href: `#/job/${part(job.jobid)}`}, job.name || job.jobid),
+		el("a", {class: "job", href: jobLink(job.jobid)}, job.name || job.jobid),
 		job.application && job.application !== job.name
 			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
 		el("td", {class: "id wide"}, job.jobid),
@@ -20367,19 +20445,25 @@ export async function show([query], view, signal) {
 		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
 		el("td", {class: "wide"}, moment(job.updated))]
 
+	const box = jobid => el("td", {}, el("input", {type: "checkbox",
+		"aria-label": `Select ${jobid}`, onchange: event => {
+			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
+			showChosen()
+		}}))
+	// Those chosen stay so where newer jobs or a filter push them off the page.
+	function showChosen() {
+		actions.hidden = !chosen.size
+		actions.firstChild.textContent = `${chosen.size} selected`
+		for (const button of actions.children) button.settle?.()    // it asked about others
+		markChosen()
+	}
+	const markChosen = () => rows.forEach((row, jobid) => {
+		row.querySelector("input").checked = chosen.has(jobid)
+	})
 	function put(job, place) {
 		const known = rows.get(job.jobid)
-		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
-			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
-				onchange: event => {
-					event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
-					actions.hidden = !chosen.size
-				}})))
-		cells(job).forEach((cell, at) => {  // only those that differ: who is in one stays there
-			const old = row.children[at + 1]
-			if (!old) row.append(cell)
-			else if (!old.isEqualNode(cell)) old.replaceWith(cell)
-		})
+		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
+		update(row, row.firstChild || box(job.jobid), cells(job))
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
@@ -20389,7 +20473,9 @@ export async function show([query], view, signal) {
 	// One at a time, so that the answer to an older filter never comes last.
 	let loading = Promise.resolve()
 	const load = () => {
-		loading = loading.catch(() => {}).then(fetchJobs)
+		loading = loading.then(fetchJobs).then(() => trouble.show(""), error => {
+			if (!signal.aborted) trouble.show(error.message)
+		})
 		return loading
 	}
 	function asked() {
@@ -20403,64 +20489,62 @@ export async function show([query], view, signal) {
 	async function fetchJobs() {
 		const begin = PAGE * (page() - 1), query = asked()
 		const jobs = await get(`jobs?detail=true&limit=${PAGE}&index=${begin}&${query}`, {signal})
-		for (const jobid of tasks.keys()) {
-			tasks.set(jobid, await get(`jobs/${part(jobid)}/tasks`, {signal}).catch(() => []))
-		}
-		jobs.forEach(put)
 		const found = new Set(jobs.map(job => job.jobid))
+		await Promise.all([...tasks.keys()].map(async jobid => {
+			const news = found.has(jobid) && await get(`jobs/${part(jobid)}/tasks`, {signal})
+			if (!news) tasks.delete(jobid)
+			else if (tasks.has(jobid)) tasks.set(jobid, news)   // it may have been folded meanwhile
+		}))
+		jobs.forEach(put)
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
 			row.remove()
 			rows.delete(jobid)
-			chosen.delete(jobid)
 		}
-		actions.hidden = !chosen.size
-		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...([...filter].length ? [el("p", {}, "No job is like that.")] : [
+		markChosen()
+		replace(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
-			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
+			el("p", {}, el("a", {href: "#/new"}, "or make one here"))])
 		newer.hidden = begin === 0
 		older.hidden = jobs.length < PAGE
-		await countJobs(begin, jobs.length, query)
+		// With a filter the server reads a file of each job to count them.
+		if (!filter.get("name") || performance.now() - counted > 30000) await countJobs(query)
+		const text = !jobs.length ? "" : newer.hidden && older.hidden ? `${jobs.length} jobs`
+			: `${begin + 1}–${begin + jobs.length} of ${Math.max(all, begin + jobs.length)} jobs`
+		if (count.textContent !== text) count.textContent = text
+		older.hidden ||= begin + jobs.length >= all
 	}
-	async function countJobs(begin, shown, query) {
+	let counted = 0, all = 0    // when, and how many there are on all pages
+	async function countJobs(query) {
 		query.delete("state")
 		const counts = await get(`jobs/counts?${query}`, {signal})
+		counted = performance.now()
 		STATES.forEach((name, at) => { chips[at].lastChild.textContent = counts[name] || "" })
-		const all = Object.entries(counts).reduce((sum, [name, number]) => sum
-			+ ([null, name].includes(filter.get("state")) ? number : 0), 0)
-		const text = !shown ? "" : newer.hidden && older.hidden ? `${shown} jobs`
-			: `${begin + 1}–${begin + shown} of ${Math.max(all, begin + shown)} jobs`
-		if (count.textContent !== text) count.textContent = text
+		all = STATES.includes(filter.get("state")) ? counts[filter.get("state")] : sum(counts)
 	}
 
 	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
 		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
-			count, actions), lost,
+			count, actions), trouble,
 		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
 			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
 				head || el("span", {class: "quiet"}, "☐"))))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
-	function soon(pause = 1000) {
-		if (pause === 0) clearTimeout(waiting)
-		else if (waiting) return
-		waiting = setTimeout(() => {
-			waiting = null
-			if (!signal.aborted) load().then(() => trouble(""), error => {
-				if (!signal.aborted) trouble(error.message)
-			})
-		}, pause || 200)
+	function soon(delay_ms) {
+		if (waiting && delay_ms >= 1000) return
+		clearTimeout(waiting)
+		waiting = setTimeout(() => { waiting = null; load() }, delay_ms)
 	}
-	const clock = setInterval(soon, 30000)
+	const clock = setInterval(() => soon(1000), 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
-	follow("events", () => soon(), signal, text => {
-		trouble(text)
-		if (!text) soon()       // what has happened before the stream began
-	})
+	await load()
+	follow("events", () => soon(1000), text => {
+		trouble.show(text)
+		if (!text) soon(1000)       // what has happened before the stream began
+	}, signal)
 	const found = await get("backends", {signal}).catch(() => ({}))
 	backends.append(...Object.keys(found).map(name => el("option", {value: name,
 		selected: filter.get("backend") === name}, name)))
@@ -20470,133 +20554,171 @@ export async function show([query], view, signal) {
 //
 // So a log of any size opens at once; it goes on while the job does.
 import {bytes, el, isFinal, replace} from "./dom.js"
-import {ask, get, part} from "./api.js"
+import {ask, get, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
-const MOST = 4 * WINDOW     // characters that stay in the page
+const MOST = 4 * WINDOW     // bytes that stay in the page
+
+// Without regard to case, where that does not move the letters.
+function folded(text) {
+	const lower = text.toLowerCase()
+	return lower.length === text.length ? lower : text
+}
+
+// One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
+class Shown {
+	constructor(url, element) {
+		Object.assign(this, {url, element, leave: new AbortController()})
+		this.restart(0)
+	}
+	restart(begin) {
+		replace(this.element)
+		Object.assign(this, {begin, end: begin, pieces: [], decoder: new TextDecoder()})
+	}
+	async read(from, to) {
+		if (to <= from) return new Uint8Array()
+		const answer = await ask(this.url, {signal: this.leave.signal,
+			headers: {Range: `bytes=${from}-${to - 1}`}})
+		return new Uint8Array(await answer.arrayBuffer())
+	}
+	// How long the log is, and the state of its job, once there is more or the time is over.
+	async look(wait_s) {
+		const answer = await ask(`${this.url}?offset=${this.end}&wait=${wait_s}`,
+			{method: "HEAD", signal: this.leave.signal})
+		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+	}
+	// Shows what has come, up to a byte; of much only the last.
+	async advance(end) {
+		const from = Math.max(end < this.end ? 0 : this.end, end - WINDOW)
+		let found = await this.read(from, end)
+		if (from !== this.end) {    // a gap, or a log that has begun anew
+			this.restart(from)
+			const rest = found.findIndex(byte => (byte & 0xc0) !== 0x80)  // of a cut character
+			found = found.subarray(Math.max(0, rest))
+			this.begin += Math.max(0, rest)
+		}
+		this.end = end
+		if (found.length) this.add("push", this.decoder.decode(found, {stream: true}), found.length)
+	}
+	add(where, text, size) {
+		const node = document.createTextNode(text)
+		this.pieces[where]([node, size])
+		where === "push" ? this.element.append(node) : this.element.prepend(node)
+	}
+	trim() {
+		while (this.end - this.begin > MOST && this.pieces.length > 1) {
+			const [node, size] = this.pieces.shift()
+			node.remove()
+			this.begin += size
+		}
+	}
+	async before() {
+		const to = this.begin, from = Math.max(0, to - WINDOW), found = await this.read(from, to)
+		if (this.begin !== to) return
+		const rest = from ? Math.max(0, found.findIndex(byte => (byte & 0xc0) !== 0x80)) : 0
+		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
+		this.begin = from + rest
+	}
+	// The range of the next place of a text, behind the last found; after the last, the first.
+	find(wanted) {
+		const whole = folded(this.pieces.map(([node]) => node.data).join(""))
+		const next = whole.indexOf(wanted, (this.found ?? -1) + 1)
+		this.found = next < 0 ? whole.indexOf(wanted) : next
+		if (this.found < 0) return null
+		const range = document.createRange()
+		let at = this.found
+		for (const [node] of this.pieces) {
+			if (at >= 0 && at < node.length) {
+				range.setStart(node, at)
+				range.setEnd(node, Math.min(node.length, at + wanted.length))
+			}
+			at -= node.length
+		}
+		return [range, whole.split(wanted).length - 1]
+	}
+}
 
 export async function showLog(view, job, name, signal) {
-	const url = `jobs/${part(job.jobid)}/`
-	let status = job
-	while (!Object.keys(status.logs).length) {
-		const over = isFinal(status.state)
-		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
-			: "It has written nothing yet."))
-		if (over) return
-		await new Promise(done => setTimeout(done, 500))
-		status = await get(`${url}status`, {signal})
+	const url = `jobs/${part(job.jobid)}/`, found = Object.keys(job.logs)
+	if (!found.length) {
+		view.append(el("p", {class: "quiet"}, isFinal(job.state) ? "It wrote nothing."
+			: "No output yet."))
+		return
 	}
-	const found = Object.keys(status.logs), last = status.history.at(-1).jobndx
-	const first = status.state === "failed" && status.logs[`stderr.${last}`] ? `stderr.${last}`
+	const last = job.history.at(-1).jobndx
+	const first = job.state === "failed" && job.logs[`stderr.${last}`] ? `stderr.${last}`
 		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
-	let shown = null    // the log that is shown: its name, what is shown of it, and what ends that
-	let following = true
+	let shown = null, following = true
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
 		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
 		news.hidden = following
 	}})
 	const news = el("button", {hidden: true,
 		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
-	const size = el("span", {class: "quiet"})
-	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
+	const note = el("span", {class: "quiet", role: "status"})
+	const earlier = el("button", {hidden: true, onclick: async () => {
+		earlier.disabled = true
+		await shown.before().finally(() => { earlier.disabled = false })
+		measure()
+		text.scrollTop = 0
+	}}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
 		"aria-label": "Search in the log",
-		onkeydown: event => { if (event.key === "Enter") find() }})
-	const read = async (log, from, to) => to <= from ? ""
-		: (await ask(`${url}logs/${part(log.name)}`, {
-		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
-	const look = async (log, wait) => {
-		const answer = await ask(`${url}logs/${part(log.name)}?offset=${log.end}&wait=${wait}`,
-			{method: "HEAD", signal: log.signal})
-		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+		onkeydown: event => { if (event.key === "Enter" && search.value) find() }})
+	function measure() {
+		earlier.hidden = shown.begin === 0
+		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
-	function add(log, more) {
-		text.append(more)
-		while (text.textContent.length > MOST && text.childNodes.length > 1) {
-			log.begin += new Blob([text.firstChild.textContent]).size
-			text.firstChild.remove()
-		}
-		earlier.hidden = log.begin === 0
-		size.textContent = `${bytes(log.end)}${log.begin ? `, from ${bytes(log.begin)}` : ""}`
-		if (following) text.scrollTop = text.scrollHeight
-	}
-	async function before(log) {
-		const from = Math.max(0, log.begin - WINDOW), more = await read(log, from, log.begin)
-		if (log !== shown) return
-		text.prepend(more)
-		log.begin = from
-		earlier.hidden = from === 0
-		text.scrollTop = 0
-	}
-	// The next place of what is searched, behind the one found before; after the last, the first.
 	function find() {
-		const range = document.createRange(), wanted = search.value.toLowerCase()
-		if (!wanted) return
-		text.normalize()
-		const whole = text.textContent.toLowerCase(), selected = getSelection()
-		const before = text.contains(selected.anchorNode) ? selected.focusOffset : 0
-		const at = whole.includes(wanted, before) ? whole.indexOf(wanted, before)
-			: whole.indexOf(wanted)
-		if (at < 0) {
-			size.textContent = `${search.value} is not in what is shown`
-			return
-		}
-		range.setStart(text.firstChild, at)
-		range.setEnd(text.firstChild, at + wanted.length)
-		selected.removeAllRanges()
-		selected.addRange(range)
+		const place = shown.find(folded(search.value))
+		note.textContent = place ? `${place[1]} found; Enter: the next`
+			: `${search.value} is not in what is shown`
+		if (!place) return
+		getSelection().removeAllRanges()
+		getSelection().addRange(place[0])
 		const top = each => each.getBoundingClientRect().top
-		text.scrollTop += top(range) - top(text) - 40
-		size.textContent = `${whole.split(wanted).length - 1} found; Enter: the next`
+		text.scrollTop += top(place[0]) - top(text) - 40
 	}
 	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {
 		shown?.leave.abort()
-		const leave = new AbortController(), log = {name: wanted, begin: 0, end: 0, leave,
-			signal: leave.signal}
-		shown = log
-		replace(text)
+		const log = shown = new Shown(`${url}logs/${part(wanted)}`, text)
+		const gone = log.leave.signal
 		following = true
-		for (let wait = 0, begun = false, state = ""; !leave.signal.aborted;) {
+		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
 			try {
-				const [end, now] = await look(log, wait)
-				// Of what has come, at most the last of it: it may be much.
-				const from = Math.max(log.end, end - WINDOW)
-				if (!begun || from > log.end) {
-					replace(text)
-					log.begin = from
-				}
-				const more = await read(log, from, end)
-				if (log !== shown) return
-				log.end = end
-				if (more || !begun) add(log, more)
-				begun = true
-				state = now
-				wait = 30
+				const [end, state] = await log.look(wait_s)
+				await log.advance(end)
+				if (following) log.trim()
+				measure()
+				if (following) text.scrollTop = text.scrollHeight
+				if (isFinal(state)) return
 			} catch (error) {
-				if (leave.signal.aborted) return
-				size.textContent = error.message
-				await new Promise(done => setTimeout(done, 3000))
+				if (gone.aborted) return
+				note.textContent = error.message
+				if ([401, 403, 404].includes(error.status)) return
+				await sleep(3, gone)
 			}
-			if (isFinal(state)) return
 		}
 	}
-	signal.addEventListener("abort", () => shown?.leave.abort())
 	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
 		onchange: event => open(event.target.value)})
+	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
+		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile
 		const names = Object.keys((await get(`${url}status`, {signal})).logs)
-		if (names.length !== logs.options.length) options(names)
+		if (names.length !== logs.options.length) options(names, logs.value)
 	}
-	const options = names => replace(logs, names.map(each => el("option", {value: each,
-		selected: each === shown.name}, each)))
-	replace(view, el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
+	const begin = found.includes(name) ? name : first
+	options(found, begin)
+	signal.addEventListener("abort", () => shown?.leave.abort())
+	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
-	" wrap"), earlier, size, news, el("span", {class: "last"}, el("code", {}, line), " ",
-		el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
-	open(found.includes(name) ? name : first)
-	options(found)
+	" wrap"), earlier, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
+		navigator.clipboard ? el("button", {onclick: () => navigator.clipboard.writeText(line)},
+			"copy") : "")), text)
+	await open(begin)
 }
 ''',
     'page/main.js': r'''// The addresses behind the #, and what is shown there.
@@ -20609,7 +20731,7 @@ import {get, takeToken} from "./api.js"
 const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, "job"], [/^#\/new(?:\?(.*))?$/, "new"],
 	[/^#\/overview(?:\?(.*))?$/, "overview"], [/^#\/api$/, "apidoc"],
 	[/^#?\/?(?:\?(.*))?$/, "list"]]
-const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
+const KEYS = {j: "next row", k: "previous row", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()
@@ -20681,9 +20803,9 @@ show()
 setTimeout(health, 500)     // the view goes first
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
-import {bytes, el, heading, plain, replace, say} from "./dom.js"
-import {ask, curl, get, part, post} from "./api.js"
-import {dropping} from "./files.js"
+import {bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {ask, curl, faultText, get, part, post, quoted} from "./api.js"
+import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
@@ -20703,33 +20825,37 @@ const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).f
 const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
 	input)
 
-// Sends, and goes to the job; what is refused is said at its field, the rest below the button.
-function sending(forms, send) {
+const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
+	([name]) => !names.includes(name)))
+
+// A form whose submit() gives the id of a job, to which it goes.  What is refused is said at its
+// field, the rest below the button.
+function jobForm(forms, submit, signal, ...children) {
 	const said = el("p", {class: "box", role: "alert", hidden: true})
-	const button = el("button", {class: "main", onclick: async event => {
+	const button = el("button", {class: "main"}, "Submit")
+	return el("form", {onsubmit: async event => {
 		event.preventDefault()
 		button.disabled = true
 		said.hidden = true
 		try {
-			location.hash = `#/job/${part(await send())}`
+			const jobid = await submit()
+			if (!signal.aborted) location.hash = jobLink(jobid)
 		} catch (error) {
 			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
 			said.textContent = error.faults?.length && !rest.length
-				? "Some fields are not right yet."
-				: rest.map(fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim())
-					.join("; ") || error.message
+				? "Please correct the marked fields."
+				: rest.map(faultText).join("; ") || error.message
 			said.hidden = false
 		}
 		button.disabled = false
-	}}, "Submit")
-	return [el("div", {class: "bar"}, button), said]
+	}}, children, el("div", {class: "bar"}, button), said)
 }
 
-function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values, app.inputs)
+function applicationForm(app, values, signal) {
+	const fields = form(app.inputs.properties, values, {required: app.inputs.required})
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
-	const send = async () => {
+	const submit = async () => {
 		const values = fields.read(), files = Object.values(values).some(
 			each => each instanceof File)
 		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
@@ -20744,36 +20870,41 @@ function applicationForm(app, values) {
 		if (archive.files[0]) body.append("upload", archive.files[0])
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
-	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
+	return jobForm([fields], submit, signal, el("p", {}, app.description || app.summary),
+		fields.fields, app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
 			slots.map(([name, input]) => labelled(`needs-${name}`, name, input)),
-			labelled("upload", "or an archive of them", archive)) : "",
-		sending([fields], send))
+			labelled("upload", "or an archive of them", archive)) : "")
 }
 
-// The rows of a CSV as objects whose names its head gives.
+// The rows of a CSV as objects whose names its header gives; Error if it is none.
 function readCsv(text) {
-	const rows = [[]], taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
+	const taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
 		/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy)]
-	for (const [, quoted, bare, end] of taken) {
-		rows.at(-1).push(quoted?.replaceAll('""', '"') ?? bare)
+	let rows = [[]]
+	for (const [, inQuotes, bare, end] of taken) {
+		rows.at(-1).push(inQuotes?.replaceAll('""', '"') ?? bare)
 		if (end === "") break
 		if (end !== ",") rows.push([])
 	}
-	const head = rows.shift(), wrong = rows.findIndex(row => row.length !== head.length)
-	if (taken.at(-1)?.[3] !== "" || wrong >= 0 || !rows.length) {
-		throw new Error(`is no CSV with a head: row ${wrong < 0 ? rows.length + 1 : wrong + 2}`)
-	}
-	return rows.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
+	rows = rows.filter(row => row.length > 1 || row[0])     // as Python's csv, without empty lines
+	const [head = [], ...tasks] = rows, wrong = tasks.findIndex(row => row.length !== head.length)
+	if (text.includes("\ufffd")) throw new Error("is not UTF-8")
+	if (new Set(head).size < head.length) throw new Error("names a column twice")
+	if (taken.at(-1)?.[3] !== "" || !tasks.length) throw new Error("is not a CSV with a header")
+	if (wrong >= 0) throw new Error(`has ${tasks[wrong].length} and not ${head.length} fields in `
+		+ `row ${wrong + 2}`)
+	return tasks.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
 }
 const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input", {type: "file",
 	accept: ".csv,text/csv", onchange: async event => {
 		const file = event.target.files[0]
 		try {
-			if (file) input.value = JSON.stringify(readCsv(await file.text()))
+			input.value = JSON.stringify(readCsv(await file.text()))
+			input.dispatchEvent(new Event("input", {bubbles: true}))
 		} catch (error) {
 			say(`${file.name} ${error.message}`)
 		}
+		event.target.value = ""
 	}}))
 
 // Jobs to wait for, chosen from the newest.
@@ -20789,14 +20920,16 @@ function jobPicker(input, jobs) {
 }
 
 // Where it runs: the backend, and its queues with what is free in them.
-function placeFields(backends, spec, query) {
+function placeFields(backends, {spec, query, backend: chosen}) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name, selected: name === query.get("backend")}, name)))
+		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
 	const askQueues = async () => {
-		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
+		const wanted = backend.value
+		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
+		if (wanted !== backend.value) return
 		replace(queues, found.map(each => el("option", {value: each.name})))
 		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
 			each.nodes ?? "?"} nodes free`).join(", ")
@@ -20812,73 +20945,80 @@ function inputFiles() {
 	const files = new Map(), list = el("ul")
 	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
 		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
-			onclick: () => { files.delete(path); draw() }}, "leave out"))))
-	const take = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
-	return {files, element: dropping(take, el("fieldset", {}, el("legend", {}, "input files"),
-		el("label", {}, "add ", el("input", {type: "file", id: "inputs", multiple: true,
-			onchange: event => take([...event.target.files].map(file => [file.name, file]))})),
-		el("span", {class: "quiet"}, " or drop files and folders here"), list))}
+			onclick: () => { files.delete(path); draw() }}, "remove"))))
+	const add = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
+	return {files, element: el("fieldset", {}, el("legend", {}, "input files"),
+		filePlace("add", "inputs", add, list))}
 }
 
-function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
+// The form of a job from a script; source: {spec, query, backend} of what it begins with.
+function scriptForm(schemas, source, {backends, jobs}, signal) {
+	const {spec} = source
 	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
 	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
 	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
 		after: input => jobPicker(input, jobs)}})
-	const place = placeFields(backends, spec, query), inputs = inputFiles()
+	const place = placeFields(backends, source), inputs = inputFiles()
 	const target = () => `?backend=${part(place.backend.value)}`
 	// What the form does not show stays as it was in the job that is copied.
-	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
-		...REST, "resources", "backend", "application", "inputs"].includes(name)))
+	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
+		"inputs"])
 	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...named(spec.resources), ...asked.read()},
+		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
 		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
 			type: backends[place.backend.value].system_type,
 			queue_name: place.queue.value || null}} : {})})
-	const lines = plain("")
-	const showLines = event => {
+	const lines = plain(""), commands = el("details", {}, el("summary", {},
+		"the same on the command line"), lines)
+	const showLines = () => {
+		if (!commands.open) return
 		const text = JSON.stringify(whole(), null, 1)
-		const files = [...inputs.files.keys()].map(path => ` --in '${path}'`).join("")
-		if (event.target.open) lines.textContent = [
-			`psik.py run --backend ${place.backend.value}${files} - <<'END'`, text, "END", "",
-			curl("POST", `/v1/jobs${target()}`, `--json '${text.replaceAll("'", "'\\''")}'`)
+		const files = [...inputs.files.keys()].map(path => ` --in ${quoted(path)}`).join("")
+		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
+		lines.textContent = [
+			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
+			"", ...(files ? [`JOB=$(${made("/new")} | tr -d '"')`,
+				...[...inputs.files.keys()].map(path => curl("PUT",
+					`/v1/jobs/JOB/files/${part(path)}`, "-T", quoted(path)).replace("JOB", "$JOB")),
+				curl("POST", "/v1/jobs/JOB/start").replace("JOB", "$JOB")] : [made("")])
 		].join("\n")
 	}
-	const said = el("p", {role: "status"})
-	async function send() {
+	const progress = el("p", {role: "status"})
+	async function submit() {
 		if (!inputs.files.size) return post(`jobs${target()}`, whole())
 		const jobid = await post(`jobs/new${target()}`, whole())
 		try {
 			for (const [path, file] of inputs.files) {
 				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
-					done => { said.textContent = `${path}: ${bytes(done)}` }, signal)
+					done => { progress.textContent = `${path}: ${bytes(done)}` }, signal)
 			}
 			await post(`jobs/${part(jobid)}/start`)
 		} catch (error) {
-			say(`The job is there and not submitted: ${error.message}`)
+			say(`Job ${jobid} was made but not submitted: ${error.message}`)
 		}
 		return jobid
 	}
-	return el("form", {}, first.fields, inputs.element, place.element,
-		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+	const made = jobForm([first, asked, rest], submit, signal, first.fields, inputs.element,
+		place.element, el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
 		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
-			rest.fields),
-		el("details", {ontoggle: showLines}, el("summary", {}, "the same on the command line"),
-			lines), said, sending([first, asked, rest], send))
+			rest.fields), commands, progress)
+	for (const kind of ["input", "change", "toggle"]) made.addEventListener(kind, showLines, true)
+	return made
 }
 
 export async function show([text], view, signal) {
 	const query = new URLSearchParams(text || ""), from = query.get("from")
-	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
+	const [api, backends, apps, jobs, copied] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}), get("applications", {signal}).catch(() => []),
 		get("jobs?detail=true&limit=50", {signal}),
-		from ? get(`jobs/${part(from)}/spec`, {signal}) : {}])
+		from ? get(`jobs/${part(from)}/status`, {signal}) : {spec: {}}])
+	const {spec} = copied, source = {query, backend: copied.backend,
+		spec: from ? {...spec, directory: null} : EXAMPLE}
 	const offered = apps.filter(app => !app.interactive), place = el("div")
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
-		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
-			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
-				{backends, jobs, query}, signal))
+		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {},
+			signal) : scriptForm(api.components.schemas, source, {backends, jobs}, signal))
 	}
 	const first = query.get("app") || spec.application || ""
 	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",
@@ -20893,7 +21033,7 @@ export async function show([text], view, signal) {
 }
 ''',
     'page/overview.js': r'''// When things ran, how long they waited, and why they failed.
-import {el, heading, isFinal, moment, reason, span, state, table} from "./dom.js"
+import {el, heading, isFinal, jobLink, moment, reason, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
 import {chart, scatter} from "./picture.js"
 
@@ -20905,7 +21045,7 @@ const group = (jobs, key) => jobs.reduce((found, job) => {
 	(found[key(job)] ??= []).push(job)
 	return found
 }, {})
-const href = job => `#/job/${part(job.jobid)}`
+const href = job => jobLink(job.jobid)
 const title = job => `${job.name || job.jobid}: ${job.state}`
 
 // A job with the times of its picture: made, start, end.
@@ -20971,7 +21111,7 @@ export async function show([query], view, signal) {
 		"aria-current": number === days && "page"}, text)
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
 		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
-		jobs.length} jobs. In grey: waiting.`))
+		jobs.length} jobs. Grey: waiting.`))
 	const sides = view.appendChild(el("div", {class: "sides"}, el("section"), el("section")))
 	showWaits(sides.firstChild, jobs.filter(job => job.began))
 	showFailures(sides.lastChild, jobs)
@@ -20981,8 +21121,8 @@ export async function show([query], view, signal) {
 ''',
     'page/picture.js': r'''// Pictures of jobs in time, and of the tasks of an array.
 //
-// Each part has its words as a title and, where it can, a link; colours are those of the states.
-import {el, maker, reason, span, STATES} from "./dom.js"
+// Each shape has a title and, where it can, a link; its colour is that of a state.
+import {el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -21000,13 +21140,13 @@ export function chart(label, rows, begin, end) {
 }
 
 // The tasks of an array, a small field each, in their order.
-export function strip(tasks, href) {
+export function strip(tasks, jobid) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
 	const lines = Math.ceil(shown.length / 50)
 	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
 		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
 		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
-		each.jobndx ? href(each) : "",
+		each.jobndx ? jobLink(jobid, "log", `stdout.${each.jobndx}`) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
 		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
 			class: each.state}))))
@@ -21014,7 +21154,7 @@ export function strip(tasks, href) {
 
 // How many tasks are in each state, as one bar.
 export function share(counts) {
-	const all = Object.values(counts).reduce((sum, count) => sum + count, 0)
+	const all = sum(counts)
 	let from = 0
 	return svg("svg", {width: 96, height: 10, class: "strip", role: "img",
 		"aria-label": STATES.filter(state => counts[state]).map(
@@ -21090,7 +21230,6 @@ button:disabled { opacity: .5; cursor: default }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th { text-align: left; font-weight: 600; font-size: 13px; color: var(--quiet) }
 td, th { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: baseline }
-td.number, th.number { text-align: right }
 td.name { overflow-wrap: anywhere; min-width: 96px }
 td.why { color: var(--quiet); font-size: 13px; overflow-wrap: break-word; min-width: 160px }
 time { white-space: nowrap }
@@ -21117,7 +21256,8 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
 	display: flex; gap: 16px; border-radius: 4px; overflow-wrap: anywhere }
 #said button { background: none; color: inherit; border-color: currentColor; min-height: 0;
 	margin-left: auto }
-fieldset { border: 1px solid var(--line); border-radius: 4px; margin: 12px 0; padding: 8px 16px }
+fieldset { border: 1px solid var(--line); border-radius: 4px; margin: 12px 0; padding: 8px 16px;
+	min-width: 0 }
 legend { color: var(--quiet); padding: 0 4px }
 .field { display: grid; grid-template-columns: 220px 1fr; gap: 4px 16px; margin: 8px 0 }
 .field small { color: var(--quiet); grid-column: 2 }
@@ -21149,12 +21289,10 @@ figcaption { display: flex; justify-content: space-between; color: var(--quiet);
 .fold[aria-expanded=true]::before { content: "▾" }
 ''',
     'page/upload.js': r'''// Files up: large ones in parts, so that they go on after a break.
-import {ask} from "./api.js"
+import {ask, sleep} from "./api.js"
 
 const PIECE = 8 * 1024 * 1024       // bytes of one request
 const BREAKS = 100                  // that one part may have
-
-const pause = seconds => new Promise(done => setTimeout(done, 1000 * seconds))
 
 // [path, file] of each file that was dropped, with those in dropped folders.
 export async function dropped(transfer) {
@@ -21178,15 +21316,18 @@ export async function dropped(transfer) {
 	return found
 }
 
-// How many bytes of an upload that is not complete have come.
-export async function begun(url) {
-	const headers = await ask(url, {method: "HEAD"}).then(answer => answer.headers,
+// What is at an address: {size} of the whole file, and {part}, the bytes that have come of an
+// upload that is not complete; undefined for what there is not.
+export async function look(url, signal) {
+	const headers = await ask(url, {method: "HEAD", signal}).then(answer => answer.headers,
 		error => { if (error.status === 404) return error.headers; throw error })
-	return Number(headers.get("Upload-Offset"))
+	const number = name => headers.has(name) ? Number(headers.get(name)) : undefined
+	return {size: headers.has("ETag") ? number("Content-Length") : undefined,
+		part: number("Upload-Offset")}
 }
 
-// Sends a file, from a byte on; told(bytes) is called with what is there.
-export async function upload(url, file, from, told, signal) {
+// Sends a file, from a byte on; onProgress(bytes, what is wrong) is called after each part.
+export async function upload(url, file, from, onProgress, signal) {
 	if (file.size <= PIECE) return ask(url, {method: "PUT", body: file, signal})
 	for (let at = from, breaks = 0; at < file.size;) {
 		const end = Math.min(at + PIECE, file.size)
@@ -21198,11 +21339,13 @@ export async function upload(url, file, from, told, signal) {
 		} catch (error) {
 			// Without an answer, or where an earlier request still writes, it goes on later.
 			if (![0, 409, 503].includes(error.status) || ++breaks > BREAKS) throw error
-			told(at, error.message)
-			await pause(3)
-			at = await begun(url).catch(() => at)
+			onProgress(at, error.message)
+			await sleep(3, signal)
+			const there = await look(url, signal).catch(() => null)
+			// Of the last part perhaps only the answer was lost.
+			at = !there ? at : there.part ?? (end === there.size ? end : 0)
 		}
-		told(at)
+		onProgress(at)
 	}
 }
 ''',

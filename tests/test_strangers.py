@@ -745,14 +745,24 @@ class Strangers(test_access.Secure):
         req = psik.Request("GET", path, {}, psik.Body(psik.Wire(), 0))
         route = [each for each in psik.ROUTES if each.path == "/v1/jobs/{jobid}/spec"][0]
         with mock.patch("time.monotonic", lambda: clock[0]):
-            tickets = [api.tickets.issue(psik.Caller("ada"), path) for _ in range(1010)]
-            for ticket, known in ((tickets[9], False), (tickets[-1], True), (tickets[10], True)):
-                req.query["ticket"] = ticket
-                self.assertEqual(bool(api.tickets.caller(req, route)), known)
+            his = api.tickets.issue(psik.Caller("bob"), None, path)
+            hers = [api.tickets.issue(psik.Caller("ada"), None, path) for _ in range(110)]
+            for word, known in ((hers[9], False), (hers[10], True), (hers[-1], True), (his, True)):
+                req.query["ticket"] = word
+                self.assertEqual(bool(api.tickets.of(req, route)), known)
             clock[0] = 161.0
-            self.assertIsNone(api.tickets.caller(req, route))
-            api.tickets.issue(psik.Caller("ada"), path)
+            self.assertIsNone(api.tickets.of(req, route))
+            api.tickets.issue(psik.Caller("ada"), None, path)
             self.assertEqual(len(api.tickets.known), 1)
+
+    def test_a_ticket_ends_with_the_token_that_it_was_given_for(self) -> None:
+        jobid = str(self.ask("ada", "POST", "/v1/jobs/new", {"script": "true"}).json)
+        path, hers = "/v1/jobs/%s/spec" % jobid, self.token("--user", "ada")
+        shown = path + "?ticket=" + self.ask(hers, "GET", "/v1/token?path=" + path).text
+        self.assertEqual(self.ask("", "GET", shown).status, 200)
+        claims = json.loads(psik.decode_base64(hers.split(".")[1]))
+        self.psik("token", "--revoke", claims["jti"])
+        self.assertEqual(self.ask("", "GET", shown).status, 401)
 
     def test_counts_of_what_one_may_see(self) -> None:
         bob, carl = self.token("--user", "bob"), self.token("--user", "carl")

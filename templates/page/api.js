@@ -9,20 +9,18 @@ export function takeToken() {
 	sessionStorage.setItem("token", given)
 	history.replaceState(null, "", location.pathname + "#/")
 }
-export const token = () => sessionStorage.getItem("token")
+const token = () => sessionStorage.getItem("token")
 
 // The page is shown at / and at /v1, and a proxy may put a path before both.
-export const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
+const base = location.pathname.replace(/(\/v1)?\/?$/, "/v1/")
 
-export class Failure extends Error {
+// What is wrong with a field, as a refused request tells it.
+export const faultText = fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim()
+
+class Failure extends Error {
 	constructor(status, detail, body, headers = new Headers()) {
-		const faults = Array.isArray(detail) ? detail : []
-		super(faults.length ? faults.map(fault => `${fault.loc.slice(1).join(".")}: ${fault.msg}`)
-			.join("; ") : detail)
-		this.status = status
-		this.faults = faults
-		this.body = body
-		this.headers = headers
+		super(Array.isArray(detail) ? detail.map(faultText).join("; ") : detail)
+		Object.assign(this, {status, body, headers, faults: Array.isArray(detail) ? detail : []})
 	}
 }
 
@@ -42,39 +40,43 @@ export async function ask(path, options = {}) {
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
-export const post = (path, body) => ask(path, {
-	method: "POST", ...(body === undefined ? {} : {
+export const send = (method, path, body) => ask(path, {
+	method, ...(body === undefined ? {} : {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
+export const post = (path, body) => send("POST", path, body)
+export const part = name => name.split("/").map(encodeURIComponent).join("/")
+export const sleep = (seconds, signal) => new Promise(done => {
+	const timer = setTimeout(done, 1000 * seconds)
+	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
+})
+
 // The address under which the browser saves what is at a path: it sends no token there, so with one
 // it gets a ticket for this path.
-export async function savable(path) {
+export async function downloadUrl(path) {
 	if (!token()) return base + path
 	const url = decodeURIComponent(`/v1/${path.split("?")[0]}`)
 	const ticket = await (await ask(`token?path=${encodeURIComponent(url)}`)).text()
 	return `${base}${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`
 }
-// A line for curl; the token is left to who types it.
+
+// A word as a shell reads it, and a line for curl; the token is left to who types it.
+export const quoted = word => /^[\w@%+=:,./-]+$/.test(word) ? word
+	: `'${word.replaceAll("'", "'\\''")}'`
 export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
 	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
-	`'${location.origin}${base.replace(/\/v1\/$/, "")}${path}'`].filter(Boolean).join(" ")
-export const part = name => name.split("/").map(encodeURIComponent).join("/")
+	quoted(location.origin + base.replace(/\/v1\/$/, "") + path)].filter(Boolean).join(" ")
 
-async function* events(path, last, signal) {
-	const answer = await ask(path, {signal, headers: last.id ? {"Last-Event-ID": last.id} : {}})
-	last.told("")
-	last.over = answer.status === 204
-	if (last.over) return
+// The events of one connection; `last` keeps the id of the last, for the next connection.
+async function* events(answer, last) {
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
 		if (done) return
-		text += value
-		const whole = text.split("\n\n")
-		text = whole.pop()
-		for (const block of whole) {
-			const fields = Object.fromEntries(block.split("\n").filter(line => !line.startsWith(
-				":"))
+		const blocks = (text + value).split("\n\n")
+		text = blocks.pop()
+		for (const block of blocks) {
+			const fields = Object.fromEntries(block.split("\n").filter(line => line[0] !== ":")
 				.map(line => [line.split(":")[0], line.slice(line.indexOf(":") + 1).trim()]))
 			if (fields.id) last.id = fields.id
 			if (fields.data) yield JSON.parse(fields.data)
@@ -82,23 +84,25 @@ async function* events(path, last, signal) {
 	}
 }
 
-// Hands over each event until there will be no more (204), comes again when the connection breaks,
-// and says whether there is one.  EventSource cannot send a token, so it is read by fetch.
-export async function follow(path, take, signal, told = () => {}) {
-	const last = {told}
-	for (let pause = 1; !signal.aborted && !last.over; pause = Math.min(2 * pause, 30)) {
+// Calls onEvent for each event until there will be no more (204), comes again when the connection
+// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.
+// EventSource cannot send a token, so it is read by fetch.
+export async function follow(path, onEvent, onStatus, signal) {
+	const last = {}
+	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
 		try {
-			for await (const event of events(path, last, signal)) {
-				pause = 1
-				take(event)
-			}
-			if (last.over) return
+			const answer = await ask(path, {signal,
+				headers: last.id ? {"Last-Event-ID": last.id} : {}})
+			if (answer.status === 204) return
+			pause = 1
+			onStatus("")
+			for await (const event of events(answer, last)) onEvent(event)
 		} catch (error) {
 			if (signal.aborted) return
-			told(error.status === 401 ? "the token is no longer valid: open the page's address anew"
-				: error.status === 404 ? "" : String(error.message))
+			onStatus(error.status === 401 && token() ? "the token is no longer valid: open the "
+				+ "address that the server printed again" : String(error.message))
 			if ([401, 403, 404].includes(error.status)) return
 		}
-		await new Promise(done => setTimeout(done, 1000 * pause))
+		await sleep(pause, signal)
 	}
 }

@@ -15,8 +15,8 @@ function showRoute(method, path, about) {
 
 export async function show(_, view, signal) {
 	const found = await get("openapi.json", {signal})
-	view.append(heading("API"), el("p", {}, "The whole of it is ", el("code", {},
-		"/v1/openapi.json"), "."))
+	view.append(heading("API"), el("p", {}, "Full description: ", el("code", {},
+		"/v1/openapi.json")))
 	for (const tag of found.tags) {
 		view.append(el("h2", {}, tag.description), ...Object.entries(found.paths).flatMap(
 			([path, methods]) => Object.entries(methods)

@@ -3,6 +3,8 @@
 // What jobs and users have named goes into textContent alone, so no name and no line of a log can
 // become markup.
 
+import {part} from "./api.js"
+
 export const maker = create => (tag, attributes, ...children) => {
 	const element = create(tag)
 	for (const [name, value] of Object.entries(attributes || {})) {
@@ -23,8 +25,31 @@ export function heading(text) {
 	return el("h1", {}, text)
 }
 
+// Where a job is shown, or a part of it.
+export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join("/")
+
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
+
+// As replace(), but what is equal stays, with the focus that it may have.
+export function update(element, ...children) {
+	const wanted = children.flat(9).filter(Boolean)
+	wanted.forEach((child, place) => {
+		const old = element.children[place]
+		if (!old) element.append(child)
+		else if (!old.isEqualNode(child)) old.replaceWith(child)
+	})
+	while (element.children.length > wanted.length) element.lastElementChild.remove()
+}
+
+// A box for what is wrong for now: show(text), and "" when it is over.
+export function alertBox() {
+	const box = el("p", {class: "box", role: "alert", hidden: true})
+	box.show = text => { box.textContent = text; box.hidden = !text }
+	return box
+}
+
+export const sum = counts => Object.values(counts).reduce((all, count) => all + count, 0)
 
 // A shape, a colour and a word: nobody has to tell states by colour.
 const SHAPES = {active: "●", queued: "◌", new: "○", failed: "✗", canceled: "⊘", completed: "✓"}
@@ -72,7 +97,7 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 		head) : el("td")))),
 	el("tbody", {}, rows.map(cells => el("tr", {}, cells.map(cell => el("td", {}, cell)))))))
 
-// A word that stays until it was read.
+// A message that stays until it is closed.
 export function say(text) {
 	const said = document.getElementById("said")
 	if ([...said.children].some(line => line.dataset.text === text)) return
@@ -81,21 +106,25 @@ export function say(text) {
 	said.append(line)
 }
 
-// Asks in place before what cannot be undone: the button becomes the question.
+// Asks in place before what cannot be undone: the button becomes the question.  settle() withdraws
+// it; a second click that comes at once is none that has read it.
 export function confirming(label, question, action) {
-	let asked = null
-	const settle = () => {
-		clearTimeout(asked)
-		asked = null
+	let asked = 0, timer = null
+	const button = el("button", {onclick: () => {
+		if (asked && performance.now() - asked < 400) return
+		if (asked) {
+			button.settle()
+			action()
+			return
+		}
+		asked = performance.now()
+		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
+		timer = setTimeout(button.settle, 5000)
+	}, onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+	button.settle = () => {
+		clearTimeout(timer)
+		asked = 0
 		button.textContent = label
 	}
-	const button = el("button", {onclick: () => {
-		if (asked) {
-			settle()
-			return action()
-		}
-		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		asked = setTimeout(settle, 5000)
-	}, onkeydown: event => { if (event.key === "Escape") settle() }}, label)
 	return button
 }

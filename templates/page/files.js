@@ -1,7 +1,7 @@
 // The files of a job's work directory: up, down, seen and removed.
-import {bytes, confirming, el, moment, plain, replace, say, table} from "./dom.js"
-import {ask, get, part, savable} from "./api.js"
-import {begun, dropped, upload} from "./upload.js"
+import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
+import {ask, downloadUrl, get, part} from "./api.js"
+import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
@@ -12,34 +12,40 @@ async function sendOne(place, url, path, file, signal) {
 	const line = el("span", {role: "status"}), bar = el("progress", {max: file.size || 1, value: 0,
 		"aria-label": path})
 	const row = el("p", {}, path, " ", bar, " ", line)
-	const told = (done, trouble) => {
+	const onProgress = (done, trouble) => {
 		bar.value = done
 		line.textContent = `${bytes(done)} of ${bytes(file.size)}${trouble ? ": " + trouble : ""}`
 	}
 	place.append(row)
 	try {
-		const had = await begun(url)
+		const {part: had} = await look(url, signal)
 		const from = had && had < file.size ? await new Promise(choose => replace(line,
 			`${bytes(had)} have come before. `,
 			el("button", {onclick: () => choose(had)}, "go on there"), " ",
 			el("button", {onclick: () => choose(0)}, "begin anew"))) : 0
-		await upload(url, file, from, told, signal)
+		await upload(url, file, from, onProgress, signal)
 	} catch (error) {
 		if (!signal.aborted) say(`${path}: ${error.message}`)
 	}
 	row.remove()
 }
 
-// A place that files are dropped onto; take() gets [path, file] of each.
-export function dropping(take, ...children) {
+// A place for files: chosen there, or dropped onto it; onFiles() gets [path, file] of each.
+export function filePlace(label, id, onFiles, ...children) {
+	const chosen = event => {
+		onFiles([...event.target.files].map(file => [file.name, file]))
+		event.target.value = ""
+	}
 	const place = el("div", {
 		ondragover: event => { event.preventDefault(); place.classList.add("drop") },
 		ondragleave: () => place.classList.remove("drop"),
 		ondrop: async event => {
 			event.preventDefault()
 			place.classList.remove("drop")
-			take(await dropped(event.dataTransfer))
-		}}, children)
+			onFiles(await dropped(event.dataTransfer))
+		}}, el("div", {class: "bar"}, el("label", {for: id}, label), el("input", {type: "file", id,
+		multiple: true, onchange: chosen}), el("span", {class: "quiet"},
+		"or drop files and folders here")), children)
 	return place
 }
 
@@ -48,24 +54,31 @@ export async function showFiles(view, job, folder, signal) {
 	const list = el("div"), coming = el("div")
 	const shown = el("div", {id: "preview"})
 	const below = name => (folder ? folder + "/" : "") + name
-	const at = path => `#/job/${part(job.jobid)}/files/${part(path)}`
+	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
 		for (const [path, file] of files) {
 			await sendOne(coming, url + part(below(path)), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
 	}
-	const save = async (path, name) => el("a", {href: await savable(path), download: name}).click()
+	const save = async (path, name) => el("a", {href: await downloadUrl(path),
+		download: name}).click()
+	async function picture(path, name) {
+		const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
+		const done = () => URL.revokeObjectURL(made)
+		return el("img", {src: made, alt: name, onload: done, onerror: done})
+	}
+	async function beginning(path, size) {
+		return plain(size ? await (await ask(path, {signal,
+			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : "")
+	}
+	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
-		const path = url + part(below(name))
-		if (PICTURES.test(name) && size <= MOST) {
-			const made = URL.createObjectURL(await (await ask(path, {signal})).blob())
-			return replace(shown, el("img", {src: made, alt: name,
-				onload: () => URL.revokeObjectURL(made)}))
-		}
-		const head = size ? await (await ask(path, {signal,
-			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : ""
-		replace(shown, el("h2", {}, name, size > HEAD ? ", its beginning" : ""), plain(head))
+		wanted = name
+		const path = url + part(below(name)), isPicture = PICTURES.test(name) && size <= MOST
+		const content = await (isPicture ? picture(path, name) : beginning(path, size))
+		if (wanted === name) replace(shown, el("h2", {}, name, !isPicture && size > HEAD
+			? ", its beginning" : ""), content)
 	}
 	async function open(name) {
 		const answer = await ask(url + part(below(name)), {method: "HEAD", signal})
@@ -89,13 +102,10 @@ export async function showFiles(view, job, folder, signal) {
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`
 		: ""}`, `${job.jobid}.tar.gz`)
 	const parts = folder.split("/").filter(Boolean)
-	view.append(dropping(send, el("div", {class: "bar"},
-		el("nav", {"aria-label": "Folders"}, el("a", {href: at("")}, "work"), parts.map(
-			(name, place) => [" / ", el("a", {href: at(parts.slice(0, place + 1).join("/"))},
-				name)])),
-		el("label", {}, "upload ", el("input", {type: "file", multiple: true,
-			onchange: event => send([...event.target.files].map(file => [file.name, file]))})),
-		el("button", {onclick: archive}, "download all of it"),
-		el("span", {class: "quiet"}, "or drop files and folders here")), coming, list, shown))
+	view.append(el("div", {class: "bar"}, el("nav", {"aria-label": "Folders"},
+		el("a", {href: at("")}, "work"), parts.map((name, place) => [" / ",
+			el("a", {href: at(parts.slice(0, place + 1).join("/"))}, name)])),
+	el("button", {onclick: archive}, "download all of it")),
+	filePlace("upload", "upload", send, coming, list, shown))
 	await draw()
 }

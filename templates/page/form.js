@@ -11,50 +11,51 @@ const asJson = text => {
 		return JSON.parse(text)
 	} catch { return text }     // the server says what is wrong with it
 }
-const isJson = text => /^\s*[[{]/.test(text)
 const inLines = text => text.split("\n").filter(line => line.trim())
-const oneLine = value => typeof value === "string" && !value.includes("\n")
+const inPairs = text => inLines(text).every(line => line.includes("=")) ? Object.fromEntries(
+	inLines(text).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)])) : text
+// A field of lines; where lines do not give back what is in it, it holds JSON.
+const written = (lines, given, parse) => JSON.stringify(parse(lines.replace(/\r\n?/g, "\n")))
+	=== JSON.stringify(given) ? lines : JSON.stringify(given)
+const readLines = (text, bracket, parse) => text.trimStart()[0] === bracket
+	&& typeof asJson(text) !== "string" ? asJson(text) : parse(text)
 
 // The kinds of fields: for which schemas, made how, from which value, and what is read from one.
 // The first that fits is taken.
 const KINDS = [{
-	fits: choices,
+	matches: choices,
 	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
 		choices(schema).map(each => el("option", {value: JSON.stringify(each),
 			selected: each === given}, String(each)))),
 	read: input => JSON.parse(input.value)
 }, {
-	fits: schema => alone(schema).contentEncoding,
+	matches: schema => alone(schema).contentEncoding,
 	make: id => el("input", {id, type: "file"}),
 	read: input => input.files[0]
 }, {    // with a default it is on or off; without one it may also be left out
-	fits: schema => types(schema).length && types(schema).every(
+	matches: schema => types(schema).length && types(schema).every(
 		type => ["boolean", "null"].includes(type)),
 	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
 		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
 		checked: given}),
 	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
 }, {
-	fits: schema => types(schema).length && types(schema).every(
+	matches: schema => types(schema).length && types(schema).every(
 		type => ["integer", "number", "null"].includes(type)),
-	make: (id, schema, given) => el("input", {id, type: "number", min: alone(schema).minimum,
-		max: alone(schema).maximum, step: alone(schema).type === "integer" ? 1 : "any",
-		value: given ?? ""}),
-	read: input => Number(input.value)
+	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
+	read: input => asJson(input.value)
 }, {    // a line each
-	fits: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
-	make: (id, schema, given = []) => area(id, given.every(oneLine) ? given.join("\n")
-		: JSON.stringify(given), 2),
-	read: input => isJson(input.value) ? asJson(input.value) : inLines(input.value)
+	matches: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
+	make: (id, schema, given = []) => area(id, written(given.join("\n"), given, inLines), 2),
+	read: input => readLines(input.value, "[", inLines)
 }, {    // a line NAME=VALUE each
-	fits: schema => alone(schema).type === "object"
+	matches: schema => alone(schema).type === "object"
 		&& alone(schema).additionalProperties?.type === "string",
-	make: (id, schema, given = {}) => area(id, Object.values(given).every(oneLine)
-		? Object.entries(given).map(pair => pair.join("=")).join("\n") : JSON.stringify(given), 2),
-	read: input => isJson(input.value) ? asJson(input.value) : Object.fromEntries(inLines(
-		input.value).map(line => [line.split("=")[0], line.slice(line.indexOf("=") + 1)]))
+	make: (id, schema, given = {}) => area(id, written(Object.entries(given).map(
+		pair => pair.join("=")).join("\n"), given, inPairs), 2),
+	read: input => readLines(input.value, "{", inPairs)
 }, {
-	fits: () => true,
+	matches: () => true,
 	make: (id, schema, given) => {
 		const text = given === undefined || given === null ? "" : typeof given === "string"
 			? given : JSON.stringify(given)
@@ -65,10 +66,11 @@ const KINDS = [{
 	read: (input, schema) => {
 		const takesText = types(schema).includes("string")
 		const others = types(schema).some(type => !["string", "null"].includes(type))
-		return others && (isJson(input.value) || !takesText) ? asJson(input.value) : input.value
+		return others && (/^\s*[[{]/.test(input.value) || !takesText) ? asJson(input.value)
+			: input.value
 	}
 }]
-const kindOf = schema => KINDS.find(kind => kind.fits(schema))
+const kindOf = schema => KINDS.find(kind => kind.matches(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
 function field(name, schema, value, required, extra) {
@@ -77,7 +79,7 @@ function field(name, schema, value, required, extra) {
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
 	return {name, schema, input, fault, element: el("div", {class: "field"},
-		el("label", {for: id}, schema.title || name, required ? " (needed)" : ""), input,
+		el("label", {for: id}, schema.title || name, required ? " (required)" : ""), input,
 		extra ? el("div", {class: "bar"}, extra(input)) : "",
 		el("small", {}, schema.description || ""), fault)}
 }

@@ -1,13 +1,12 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {bytes, confirming, el, heading, isFinal, moment, plain, reason, replace, say, span, state,
-	table} from "./dom.js"
-import {ask, follow, get, part, post} from "./api.js"
+import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, plain, reason, replace,
+	say, span, state, table, update} from "./dom.js"
+import {ask, follow, get, part, post, send, sleep} from "./api.js"
 import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
 import {chart, strip} from "./picture.js"
 
 const ended = job => isFinal(job.state)
-const logOf = job => task => `#/job/${part(job.jobid)}/log/stdout.${task.jobndx}`
 
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
@@ -50,8 +49,7 @@ function why(job) {
 // Who else may look at the job, or change it.
 async function showSharing(view, job, _, signal) {
 	const url = `jobs/${part(job.jobid)}/access`
-	const give = async shares => draw(await (await ask(url, {method: "PUT",
-		body: JSON.stringify(shares), headers: {"Content-Type": "application/json"}})).json())
+	const give = async shares => draw(await send("PUT", url, shares))
 	const user = el("input", {id: "user", type: "text", required: true})
 	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
 		el("option", {value: "POST"}, "change it too"))
@@ -65,36 +63,102 @@ async function showSharing(view, job, _, signal) {
 		give({[user.value]: [may.value]})
 	}}, el("label", {for: "user"}, "let"), user, el("label", {for: "may"}, "to"), may,
 	el("button", {}, "Share")), el("p", {class: "quiet"},
-		"This counts at a server that has several users."))
+		"Sharing matters only at a server that has several users."))
 	draw(await get(url, {signal}))
 }
 
-const TABS = {
+const TABS = ["log", "files", "spec", "scripts", "history", "tasks", "callbacks", "sharing"]
+// Those that are drawn once, and those that change with the job.
+const ONCE = {
 	log: showLog,
 	files: showFiles,
-	spec: (view, job) => view.append(el("p", {}, el("a", {href: `#/new?from=${part(job.jobid)}`},
-		"copy as a new job")), plain(JSON.stringify(job.spec, null, 4))),
+	spec: (view, job) => view.append(plain(JSON.stringify(job.spec, null, 4))),
 	scripts: async (view, job, _, signal) => {
 		const scripts = await get(`jobs/${part(job.jobid)}/scripts`, {signal})
 		view.append(...Object.entries(scripts).map(([name, text]) => el("details",
-			{open: name === "run"},
-			el("summary", {}, name), plain(text))))
+			{open: name === "run"}, el("summary", {}, name), plain(text))))
 	},
-	history: (view, job) => view.append(...timeline(job), table(["time", "step", "state", "info"],
-		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))),
-	tasks: (view, job) => view.append(table(["task", "state", "step", "why"], job.tasks.map(
-		task => [task.jobndx ? el("a", {href: logOf(job)(task)}, task.task) : task.task,
-			state(task.state), task.jobndx, reason(task)]))),
-	sharing: showSharing,
-	callbacks: (view, job) => view.append(table(["step", "state", "how", "tries", "answer"],
-		job.callbacks.map(event => [event.jobndx, event.state, event.outcome, event.attempts,
-			event.said])))
+	sharing: showSharing
+}
+const LIVE = {
+	history: job => [...timeline(job), table(["time", "step", "state", "info"],
+		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))],
+	tasks: job => [table(["task", "state", "step", "why"], job.tasks.map(task => [
+		task.jobndx ? el("a", {href: jobLink(job.jobid, "log", `stdout.${task.jobndx}`)}, task.task)
+			: task.task, state(task.state), task.jobndx, reason(task)]))],
+	callbacks: job => [table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
+		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))]
+}
+
+// What may be done with a job as it is; doing(label, action) makes what a button does.
+function actionsOf(job, url, doing) {
+	const over = ended(job), isNew = job.state === "new"
+	const button = (label, verb, show) => show && el("button", {
+		onclick: doing(label, () => post(`${url}/${verb}`))}, label)
+	return [
+		!over && confirming("Cancel", "Cancel it", doing("cancel",
+			() => post(`${url}/cancel`))),
+		button(over ? "Start again" : "Start", "start", over || isNew),
+		button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+			&& job.state !== "completed"),
+		button("Hold", "hold", job.state === "queued"),
+		button("Release", "release", job.state === "queued"),
+		el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
+		over && confirming("Remove", "Remove it with its logs and files",
+			doing("remove", async () => {
+				await ask(`${url}?purge=true`, {method: "DELETE"})
+				location.hash = "#/"
+			}))]
 }
 
 export async function show([jobid, rest], view, signal) {
 	const [tab = "log", ...path] = (rest || "log").split("/").map(decodeURIComponent)
-	const url = `jobs/${part(decodeURIComponent(jobid))}`
+	const url = `jobs/${part(decodeURIComponent(jobid))}`, trouble = alertBox()
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
+	const nav = el("nav", {"aria-label": "Parts of the job"})
+	let job = await get(`${url}/status`, {signal}), acted = "", drawn = "", shown = null
+
+	function draw() {
+		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
+			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, job.jobid)) : "")
+		const now = `${job.state} ${job.jobndx}`
+		if (acted !== now) replace(actions, actionsOf(job, url, doing))     // else a question stays
+		acted = now
+		update(nav, TABS.filter(name => job[name]?.length !== 0).map(name => el("a", {
+			href: jobLink(job.jobid, name), "aria-current": name === tab && "page"}, name)))
+		drawTab()
+	}
+	function drawTab() {
+		if (LIVE[tab]) return update(content, LIVE[tab](job))
+		// Logs are shown anew when a step has its first, of an array any; the rest only once.
+		const step = job.tasks.length ? "" : `.${job.jobndx}`
+		const hasLog = Object.keys(job.logs).some(name => name.endsWith(step))
+		const wanted = tab === "log" ? step + hasLog : tab
+		if (job.state === "active" && !hasLog) setTimeout(soon, 2000)
+		if (drawn === wanted) return
+		drawn = wanted
+		shown?.abort()
+		shown = new AbortController()
+		replace(content)
+		Promise.resolve((ONCE[tab] || showLog)(content, job, path.join("/"), shown.signal)).catch(
+			error => { if (!signal.aborted) trouble.show(error.message) })
+	}
+	// Asks until there is an answer; when the job goes on, it is followed.
+	async function refresh() {
+		while (!signal.aborted) {
+			try {
+				job = await get(`${url}/status`, {signal})
+				trouble.show("")
+				draw()
+				watch()
+				return
+			} catch (error) {
+				if (!signal.aborted) trouble.show(error.message)
+				if ([401, 403, 404].includes(error.status)) return
+			}
+			await sleep(3, signal)
+		}
+	}
 	const doing = (label, action) => async () => {
 		try {
 			await action()
@@ -103,57 +167,18 @@ export async function show([jobid, rest], view, signal) {
 			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
 	}
-	let job = await get(`${url}/status`, {signal})
-
-	function draw(anew = true) {
-		replace(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
-			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, logOf(job))) : "")
-		if (!anew) return   // a question that stands there stays
-		const over = ended(job), button = (label, verb, show) => show && el("button", {
-			onclick: doing(label, () => post(`${url}/${verb}`))}, label)
-		replace(actions,
-			!over && job.state !== "new" && confirming("Cancel", "Cancel it",
-				doing("cancel", () => post(`${url}/cancel`))),
-			button(over ? "Start again" : "Start", "start", over || job.state === "new"),
-			button("Start the failed tasks", "start?failed=true", over && job.tasks.length
-				&& job.state !== "completed"),
-			button("Hold", "hold", job.state === "queued"), button("Release", "release",
-				job.state === "queued"),
-			el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
-			(over || job.state === "new") && confirming("Remove",
-				"Remove it with its logs and files", doing("remove", async () => {
-					await ask(`${url}?purge=true`, {method: "DELETE"})
-					location.hash = "#/"
-				})))
-	}
-	let followed = false
-	async function watch() {    // as long as it goes on, also when it was started again
-		if (followed || ended(job)) return
-		followed = true
-		let waiting = null
-		await follow(`${url}/events`, () => {
-			waiting = waiting || setTimeout(() => { waiting = null; refresh().catch(() => {}) },
-				500)
-		}, signal)
-		followed = false
-	}
-	async function refresh() {
-		const before = JSON.stringify([job.state, job.jobndx])
-		job = await get(`${url}/status`, {signal})
-		draw(before !== JSON.stringify([job.state, job.jobndx]))
-		watch()
-		if (["history", "tasks", "callbacks"].includes(tab)) {
-			replace(content)
-			await TABS[tab](content, job, path.join("/"), signal)
+	let waiting = null, watching = false
+	const soon = () => { waiting ??= setTimeout(() => { waiting = null; refresh() }, 500) }
+	async function watch() {
+		if (watching) return
+		for (watching = true; !signal.aborted && !ended(job); await sleep(1, signal)) {
+			await follow(`${url}/events`, soon, trouble.show, signal)
+			await refresh()
 		}
+		watching = false
 	}
+	signal.addEventListener("abort", () => { shown?.abort(); clearTimeout(waiting) })
+	view.append(head, trouble, actions, nav, content)
 	draw()
-	const names = Object.keys(TABS).filter(name => (name !== "tasks" || job.tasks.length)
-		&& (name !== "callbacks" || job.callbacks.length))
-	view.append(head, actions, el("nav", {"aria-label": "Parts of the job"},
-		names.map(name => el("a", {
-		href: `#/job/${part(job.jobid)}/${name}`, "aria-current": name === tab && "page"}, name))),
-			content)
-	watch()
-	await (TABS[tab] || showLog)(content, job, path.join("/"), signal)
+	await watch()
 }

@@ -1,5 +1,6 @@
 // The jobs: live, filtered by the server, each in a row of its own.
-import {confirming, el, heading, moment, plain, reason, say, span, state, STATES} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, plain, reason, replace, say, span,
+	state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
@@ -12,12 +13,9 @@ const PAGE = 50
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
 function progress(job, tasks) {
 	if (job.tasks) {
-		const all = Object.values(job.tasks).reduce((sum, count) => sum + count, 0)
 		const failed = job.tasks.failed + job.tasks.canceled
-		return [share(job.tasks),
-			` ${job.tasks.completed}/${all} done${failed ? `, ${failed} failed` : ""}`,
-			tasks && el("div", {}, strip(tasks,
-				each => `#/job/${part(job.jobid)}/log/stdout.${each.jobndx}`))]
+		return [share(job.tasks), ` ${job.tasks.completed}/${sum(job.tasks)} done${
+			failed ? `, ${failed} failed` : ""}`, tasks && el("div", {}, strip(tasks, job.jobid))]
 	}
 	const elapsed = span(job.elapsed)
 	if (job.state !== "active" || !job.duration) return elapsed
@@ -30,15 +28,14 @@ export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
-	const empty = el("div", {hidden: true})
-	const lost = el("p", {class: "box", role: "alert", hidden: true})
-	const trouble = text => { lost.textContent = text; lost.hidden = !text }
+	const empty = el("div"), trouble = alertBox()
 
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
 		if (name !== "page") filter.delete("page")
 		history.replaceState(null, "", `#/?${filter}`)
-		soon(0)
+		counted = 0
+		soon(200)
 	}
 	const chips = STATES.map(name => el("button", {
 		"aria-pressed": String(filter.get("state") === name), onclick: () => {
@@ -53,25 +50,24 @@ export async function show([query], view, signal) {
 		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
 		"option", {value, selected: (filter.get(name) || "") === value}, text)))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
-	const page = () => Number(filter.get("page")) || 1
+	const page = () => Math.max(1, Number(filter.get("page")) || 1)
 	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
 	const newer = turn("newer", -1), older = turn("older", 1)
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
 		chosen.clear()
+		showChosen()
 		for (const jobid of jobs) {
-			const box = rows.get(jobid)?.querySelector("[type=checkbox]")
-			if (box) box.checked = false
 			try {
 				await verb(part(jobid))
 			} catch (error) {
 				say(`${label} ${jobid}: ${error.message}`)
 			}
 		}
-		soon(0)
+		soon(200)
 	}
-	const actions = el("span", {class: "bar last", hidden: true},
+	const actions = el("span", {class: "bar last", hidden: true}, el("span", {class: "quiet"}),
 		confirming("Cancel", () => `Cancel ${chosen.size}`, act("cancel",
 			id => post(`jobs/${id}/cancel`))),
 		el("button", {onclick: act("start", id => post(`jobs/${id}/start`))}, "Start again"),
@@ -91,7 +87,7 @@ export async function show([query], view, signal) {
 		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
-		el("a", {class: "job", href: `#/job/${part(job.jobid)}`}, job.name || job.jobid),
+		el("a", {class: "job", href: jobLink(job.jobid)}, job.name || job.jobid),
 		job.application && job.application !== job.name
 			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
 		el("td", {class: "id wide"}, job.jobid),
@@ -100,19 +96,25 @@ export async function show([query], view, signal) {
 		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
 		el("td", {class: "wide"}, moment(job.updated))]
 
+	const box = jobid => el("td", {}, el("input", {type: "checkbox",
+		"aria-label": `Select ${jobid}`, onchange: event => {
+			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
+			showChosen()
+		}}))
+	// Those chosen stay so where newer jobs or a filter push them off the page.
+	function showChosen() {
+		actions.hidden = !chosen.size
+		actions.firstChild.textContent = `${chosen.size} selected`
+		for (const button of actions.children) button.settle?.()    // it asked about others
+		markChosen()
+	}
+	const markChosen = () => rows.forEach((row, jobid) => {
+		row.querySelector("input").checked = chosen.has(jobid)
+	})
 	function put(job, place) {
 		const known = rows.get(job.jobid)
-		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")},
-			el("td", {}, el("input", {type: "checkbox", "aria-label": `Select ${job.jobid}`,
-				onchange: event => {
-					event.target.checked ? chosen.add(job.jobid) : chosen.delete(job.jobid)
-					actions.hidden = !chosen.size
-				}})))
-		cells(job).forEach((cell, at) => {  // only those that differ: who is in one stays there
-			const old = row.children[at + 1]
-			if (!old) row.append(cell)
-			else if (!old.isEqualNode(cell)) old.replaceWith(cell)
-		})
+		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
+		update(row, row.firstChild || box(job.jobid), cells(job))
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
@@ -122,7 +124,9 @@ export async function show([query], view, signal) {
 	// One at a time, so that the answer to an older filter never comes last.
 	let loading = Promise.resolve()
 	const load = () => {
-		loading = loading.catch(() => {}).then(fetchJobs)
+		loading = loading.then(fetchJobs).then(() => trouble.show(""), error => {
+			if (!signal.aborted) trouble.show(error.message)
+		})
 		return loading
 	}
 	function asked() {
@@ -136,64 +140,62 @@ export async function show([query], view, signal) {
 	async function fetchJobs() {
 		const begin = PAGE * (page() - 1), query = asked()
 		const jobs = await get(`jobs?detail=true&limit=${PAGE}&index=${begin}&${query}`, {signal})
-		for (const jobid of tasks.keys()) {
-			tasks.set(jobid, await get(`jobs/${part(jobid)}/tasks`, {signal}).catch(() => []))
-		}
-		jobs.forEach(put)
 		const found = new Set(jobs.map(job => job.jobid))
+		await Promise.all([...tasks.keys()].map(async jobid => {
+			const news = found.has(jobid) && await get(`jobs/${part(jobid)}/tasks`, {signal})
+			if (!news) tasks.delete(jobid)
+			else if (tasks.has(jobid)) tasks.set(jobid, news)   // it may have been folded meanwhile
+		}))
+		jobs.forEach(put)
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
 			row.remove()
 			rows.delete(jobid)
-			chosen.delete(jobid)
 		}
-		actions.hidden = !chosen.size
-		empty.hidden = jobs.length > 0
-		empty.replaceChildren(...([...filter].length ? [el("p", {}, "No job is like that.")] : [
+		markChosen()
+		replace(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
-			el("p", {}, el("a", {href: "#/new"}, "or make one here"))]))
+			el("p", {}, el("a", {href: "#/new"}, "or make one here"))])
 		newer.hidden = begin === 0
 		older.hidden = jobs.length < PAGE
-		await countJobs(begin, jobs.length, query)
+		// With a filter the server reads a file of each job to count them.
+		if (!filter.get("name") || performance.now() - counted > 30000) await countJobs(query)
+		const text = !jobs.length ? "" : newer.hidden && older.hidden ? `${jobs.length} jobs`
+			: `${begin + 1}–${begin + jobs.length} of ${Math.max(all, begin + jobs.length)} jobs`
+		if (count.textContent !== text) count.textContent = text
+		older.hidden ||= begin + jobs.length >= all
 	}
-	async function countJobs(begin, shown, query) {
+	let counted = 0, all = 0    // when, and how many there are on all pages
+	async function countJobs(query) {
 		query.delete("state")
 		const counts = await get(`jobs/counts?${query}`, {signal})
+		counted = performance.now()
 		STATES.forEach((name, at) => { chips[at].lastChild.textContent = counts[name] || "" })
-		const all = Object.entries(counts).reduce((sum, [name, number]) => sum
-			+ ([null, name].includes(filter.get("state")) ? number : 0), 0)
-		const text = !shown ? "" : newer.hidden && older.hidden ? `${shown} jobs`
-			: `${begin + 1}–${begin + shown} of ${Math.max(all, begin + shown)} jobs`
-		if (count.textContent !== text) count.textContent = text
+		all = STATES.includes(filter.get("state")) ? counts[filter.get("state")] : sum(counts)
 	}
 
 	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
 		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
-			count, actions), lost,
+			count, actions), trouble,
 		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
 			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
 				head || el("span", {class: "quiet"}, "☐"))))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
-	function soon(pause = 1000) {
-		if (pause === 0) clearTimeout(waiting)
-		else if (waiting) return
-		waiting = setTimeout(() => {
-			waiting = null
-			if (!signal.aborted) load().then(() => trouble(""), error => {
-				if (!signal.aborted) trouble(error.message)
-			})
-		}, pause || 200)
+	function soon(delay_ms) {
+		if (waiting && delay_ms >= 1000) return
+		clearTimeout(waiting)
+		waiting = setTimeout(() => { waiting = null; load() }, delay_ms)
 	}
-	const clock = setInterval(soon, 30000)
+	const clock = setInterval(() => soon(1000), 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
-	await load().catch(error => { if (!signal.aborted) trouble(error.message) })
-	follow("events", () => soon(), signal, text => {
-		trouble(text)
-		if (!text) soon()       // what has happened before the stream began
-	})
+	await load()
+	follow("events", () => soon(1000), text => {
+		trouble.show(text)
+		if (!text) soon(1000)       // what has happened before the stream began
+	}, signal)
 	const found = await get("backends", {signal}).catch(() => ({}))
 	backends.append(...Object.keys(found).map(name => el("option", {value: name,
 		selected: filter.get("backend") === name}, name)))

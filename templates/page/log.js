@@ -2,131 +2,169 @@
 //
 // So a log of any size opens at once; it goes on while the job does.
 import {bytes, el, isFinal, replace} from "./dom.js"
-import {ask, get, part} from "./api.js"
+import {ask, get, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
-const MOST = 4 * WINDOW     // characters that stay in the page
+const MOST = 4 * WINDOW     // bytes that stay in the page
+
+// Without regard to case, where that does not move the letters.
+function folded(text) {
+	const lower = text.toLowerCase()
+	return lower.length === text.length ? lower : text
+}
+
+// One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
+class Shown {
+	constructor(url, element) {
+		Object.assign(this, {url, element, leave: new AbortController()})
+		this.restart(0)
+	}
+	restart(begin) {
+		replace(this.element)
+		Object.assign(this, {begin, end: begin, pieces: [], decoder: new TextDecoder()})
+	}
+	async read(from, to) {
+		if (to <= from) return new Uint8Array()
+		const answer = await ask(this.url, {signal: this.leave.signal,
+			headers: {Range: `bytes=${from}-${to - 1}`}})
+		return new Uint8Array(await answer.arrayBuffer())
+	}
+	// How long the log is, and the state of its job, once there is more or the time is over.
+	async look(wait_s) {
+		const answer = await ask(`${this.url}?offset=${this.end}&wait=${wait_s}`,
+			{method: "HEAD", signal: this.leave.signal})
+		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+	}
+	// Shows what has come, up to a byte; of much only the last.
+	async advance(end) {
+		const from = Math.max(end < this.end ? 0 : this.end, end - WINDOW)
+		let found = await this.read(from, end)
+		if (from !== this.end) {    // a gap, or a log that has begun anew
+			this.restart(from)
+			const rest = found.findIndex(byte => (byte & 0xc0) !== 0x80)  // of a cut character
+			found = found.subarray(Math.max(0, rest))
+			this.begin += Math.max(0, rest)
+		}
+		this.end = end
+		if (found.length) this.add("push", this.decoder.decode(found, {stream: true}), found.length)
+	}
+	add(where, text, size) {
+		const node = document.createTextNode(text)
+		this.pieces[where]([node, size])
+		where === "push" ? this.element.append(node) : this.element.prepend(node)
+	}
+	trim() {
+		while (this.end - this.begin > MOST && this.pieces.length > 1) {
+			const [node, size] = this.pieces.shift()
+			node.remove()
+			this.begin += size
+		}
+	}
+	async before() {
+		const to = this.begin, from = Math.max(0, to - WINDOW), found = await this.read(from, to)
+		if (this.begin !== to) return
+		const rest = from ? Math.max(0, found.findIndex(byte => (byte & 0xc0) !== 0x80)) : 0
+		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
+		this.begin = from + rest
+	}
+	// The range of the next place of a text, behind the last found; after the last, the first.
+	find(wanted) {
+		const whole = folded(this.pieces.map(([node]) => node.data).join(""))
+		const next = whole.indexOf(wanted, (this.found ?? -1) + 1)
+		this.found = next < 0 ? whole.indexOf(wanted) : next
+		if (this.found < 0) return null
+		const range = document.createRange()
+		let at = this.found
+		for (const [node] of this.pieces) {
+			if (at >= 0 && at < node.length) {
+				range.setStart(node, at)
+				range.setEnd(node, Math.min(node.length, at + wanted.length))
+			}
+			at -= node.length
+		}
+		return [range, whole.split(wanted).length - 1]
+	}
+}
 
 export async function showLog(view, job, name, signal) {
-	const url = `jobs/${part(job.jobid)}/`
-	let status = job
-	while (!Object.keys(status.logs).length) {
-		const over = isFinal(status.state)
-		replace(view, el("p", {class: "quiet"}, over ? "It wrote nothing."
-			: "It has written nothing yet."))
-		if (over) return
-		await new Promise(done => setTimeout(done, 500))
-		status = await get(`${url}status`, {signal})
+	const url = `jobs/${part(job.jobid)}/`, found = Object.keys(job.logs)
+	if (!found.length) {
+		view.append(el("p", {class: "quiet"}, isFinal(job.state) ? "It wrote nothing."
+			: "No output yet."))
+		return
 	}
-	const found = Object.keys(status.logs), last = status.history.at(-1).jobndx
-	const first = status.state === "failed" && status.logs[`stderr.${last}`] ? `stderr.${last}`
+	const last = job.history.at(-1).jobndx
+	const first = job.state === "failed" && job.logs[`stderr.${last}`] ? `stderr.${last}`
 		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
-	let shown = null    // the log that is shown: its name, what is shown of it, and what ends that
-	let following = true
+	let shown = null, following = true
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
 		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
 		news.hidden = following
 	}})
 	const news = el("button", {hidden: true,
 		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
-	const size = el("span", {class: "quiet"})
-	const earlier = el("button", {hidden: true, onclick: () => before(shown)}, "earlier lines")
+	const note = el("span", {class: "quiet", role: "status"})
+	const earlier = el("button", {hidden: true, onclick: async () => {
+		earlier.disabled = true
+		await shown.before().finally(() => { earlier.disabled = false })
+		measure()
+		text.scrollTop = 0
+	}}, "earlier lines")
 	const search = el("input", {type: "search", placeholder: "search",
 		"aria-label": "Search in the log",
-		onkeydown: event => { if (event.key === "Enter") find() }})
-	const read = async (log, from, to) => to <= from ? ""
-		: (await ask(`${url}logs/${part(log.name)}`, {
-		signal: log.signal, headers: {Range: `bytes=${from}-${to - 1}`}})).text()
-	const look = async (log, wait) => {
-		const answer = await ask(`${url}logs/${part(log.name)}?offset=${log.end}&wait=${wait}`,
-			{method: "HEAD", signal: log.signal})
-		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+		onkeydown: event => { if (event.key === "Enter" && search.value) find() }})
+	function measure() {
+		earlier.hidden = shown.begin === 0
+		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
-	function add(log, more) {
-		text.append(more)
-		while (text.textContent.length > MOST && text.childNodes.length > 1) {
-			log.begin += new Blob([text.firstChild.textContent]).size
-			text.firstChild.remove()
-		}
-		earlier.hidden = log.begin === 0
-		size.textContent = `${bytes(log.end)}${log.begin ? `, from ${bytes(log.begin)}` : ""}`
-		if (following) text.scrollTop = text.scrollHeight
-	}
-	async function before(log) {
-		const from = Math.max(0, log.begin - WINDOW), more = await read(log, from, log.begin)
-		if (log !== shown) return
-		text.prepend(more)
-		log.begin = from
-		earlier.hidden = from === 0
-		text.scrollTop = 0
-	}
-	// The next place of what is searched, behind the one found before; after the last, the first.
 	function find() {
-		const range = document.createRange(), wanted = search.value.toLowerCase()
-		if (!wanted) return
-		text.normalize()
-		const whole = text.textContent.toLowerCase(), selected = getSelection()
-		const before = text.contains(selected.anchorNode) ? selected.focusOffset : 0
-		const at = whole.includes(wanted, before) ? whole.indexOf(wanted, before)
-			: whole.indexOf(wanted)
-		if (at < 0) {
-			size.textContent = `${search.value} is not in what is shown`
-			return
-		}
-		range.setStart(text.firstChild, at)
-		range.setEnd(text.firstChild, at + wanted.length)
-		selected.removeAllRanges()
-		selected.addRange(range)
+		const place = shown.find(folded(search.value))
+		note.textContent = place ? `${place[1]} found; Enter: the next`
+			: `${search.value} is not in what is shown`
+		if (!place) return
+		getSelection().removeAllRanges()
+		getSelection().addRange(place[0])
 		const top = each => each.getBoundingClientRect().top
-		text.scrollTop += top(range) - top(text) - 40
-		size.textContent = `${whole.split(wanted).length - 1} found; Enter: the next`
+		text.scrollTop += top(place[0]) - top(text) - 40
 	}
 	// Shows the end of a log, and what comes; after a break of the connection it goes on.
 	async function open(wanted) {
 		shown?.leave.abort()
-		const leave = new AbortController(), log = {name: wanted, begin: 0, end: 0, leave,
-			signal: leave.signal}
-		shown = log
-		replace(text)
+		const log = shown = new Shown(`${url}logs/${part(wanted)}`, text)
+		const gone = log.leave.signal
 		following = true
-		for (let wait = 0, begun = false, state = ""; !leave.signal.aborted;) {
+		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
 			try {
-				const [end, now] = await look(log, wait)
-				// Of what has come, at most the last of it: it may be much.
-				const from = Math.max(log.end, end - WINDOW)
-				if (!begun || from > log.end) {
-					replace(text)
-					log.begin = from
-				}
-				const more = await read(log, from, end)
-				if (log !== shown) return
-				log.end = end
-				if (more || !begun) add(log, more)
-				begun = true
-				state = now
-				wait = 30
+				const [end, state] = await log.look(wait_s)
+				await log.advance(end)
+				if (following) log.trim()
+				measure()
+				if (following) text.scrollTop = text.scrollHeight
+				if (isFinal(state)) return
 			} catch (error) {
-				if (leave.signal.aborted) return
-				size.textContent = error.message
-				await new Promise(done => setTimeout(done, 3000))
+				if (gone.aborted) return
+				note.textContent = error.message
+				if ([401, 403, 404].includes(error.status)) return
+				await sleep(3, gone)
 			}
-			if (isFinal(state)) return
 		}
 	}
-	signal.addEventListener("abort", () => shown?.leave.abort())
 	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
 		onchange: event => open(event.target.value)})
+	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
+		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile
 		const names = Object.keys((await get(`${url}status`, {signal})).logs)
-		if (names.length !== logs.options.length) options(names)
+		if (names.length !== logs.options.length) options(names, logs.value)
 	}
-	const options = names => replace(logs, names.map(each => el("option", {value: each,
-		selected: each === shown.name}, each)))
-	replace(view, el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
+	const begin = found.includes(name) ? name : first
+	options(found, begin)
+	signal.addEventListener("abort", () => shown?.leave.abort())
+	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
-	" wrap"), earlier, size, news, el("span", {class: "last"}, el("code", {}, line), " ",
-		el("button", {onclick: () => navigator.clipboard?.writeText(line)}, "copy"))), text)
-	open(found.includes(name) ? name : first)
-	options(found)
+	" wrap"), earlier, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
+		navigator.clipboard ? el("button", {onclick: () => navigator.clipboard.writeText(line)},
+			"copy") : "")), text)
+	await open(begin)
 }

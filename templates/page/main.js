@@ -8,7 +8,7 @@ import {get, takeToken} from "./api.js"
 const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, "job"], [/^#\/new(?:\?(.*))?$/, "new"],
 	[/^#\/overview(?:\?(.*))?$/, "overview"], [/^#\/api$/, "apidoc"],
 	[/^#?\/?(?:\?(.*))?$/, "list"]]
-const KEYS = {j: "next row", k: "row before", Enter: "open the row", x: "select the row",
+const KEYS = {j: "next row", k: "previous row", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
 let shown = new AbortController()

@@ -1,7 +1,7 @@
 // A new job: of an application, with a form of its own, or of a script.
-import {bytes, el, heading, plain, replace, say} from "./dom.js"
-import {ask, curl, get, part, post} from "./api.js"
-import {dropping} from "./files.js"
+import {bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {ask, curl, faultText, get, part, post, quoted} from "./api.js"
+import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
@@ -21,33 +21,37 @@ const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).f
 const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
 	input)
 
-// Sends, and goes to the job; what is refused is said at its field, the rest below the button.
-function sending(forms, send) {
+const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
+	([name]) => !names.includes(name)))
+
+// A form whose submit() gives the id of a job, to which it goes.  What is refused is said at its
+// field, the rest below the button.
+function jobForm(forms, submit, signal, ...children) {
 	const said = el("p", {class: "box", role: "alert", hidden: true})
-	const button = el("button", {class: "main", onclick: async event => {
+	const button = el("button", {class: "main"}, "Submit")
+	return el("form", {onsubmit: async event => {
 		event.preventDefault()
 		button.disabled = true
 		said.hidden = true
 		try {
-			location.hash = `#/job/${part(await send())}`
+			const jobid = await submit()
+			if (!signal.aborted) location.hash = jobLink(jobid)
 		} catch (error) {
 			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
 			said.textContent = error.faults?.length && !rest.length
-				? "Some fields are not right yet."
-				: rest.map(fault => `${fault.loc.slice(1).join(".")} ${fault.msg}`.trim())
-					.join("; ") || error.message
+				? "Please correct the marked fields."
+				: rest.map(faultText).join("; ") || error.message
 			said.hidden = false
 		}
 		button.disabled = false
-	}}, "Submit")
-	return [el("div", {class: "bar"}, button), said]
+	}}, children, el("div", {class: "bar"}, button), said)
 }
 
-function applicationForm(app, values) {
-	const fields = form(app.inputs.properties, values, app.inputs)
+function applicationForm(app, values, signal) {
+	const fields = form(app.inputs.properties, values, {required: app.inputs.required})
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
-	const send = async () => {
+	const submit = async () => {
 		const values = fields.read(), files = Object.values(values).some(
 			each => each instanceof File)
 		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
@@ -62,36 +66,41 @@ function applicationForm(app, values) {
 		if (archive.files[0]) body.append("upload", archive.files[0])
 		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
 	}
-	return el("form", {}, el("p", {}, app.description || app.summary), fields.fields,
-		app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
+	return jobForm([fields], submit, signal, el("p", {}, app.description || app.summary),
+		fields.fields, app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
 			slots.map(([name, input]) => labelled(`needs-${name}`, name, input)),
-			labelled("upload", "or an archive of them", archive)) : "",
-		sending([fields], send))
+			labelled("upload", "or an archive of them", archive)) : "")
 }
 
-// The rows of a CSV as objects whose names its head gives.
+// The rows of a CSV as objects whose names its header gives; Error if it is none.
 function readCsv(text) {
-	const rows = [[]], taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
+	const taken = [...text.replace(/^\ufeff/, "").trimEnd().matchAll(
 		/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/gy)]
-	for (const [, quoted, bare, end] of taken) {
-		rows.at(-1).push(quoted?.replaceAll('""', '"') ?? bare)
+	let rows = [[]]
+	for (const [, inQuotes, bare, end] of taken) {
+		rows.at(-1).push(inQuotes?.replaceAll('""', '"') ?? bare)
 		if (end === "") break
 		if (end !== ",") rows.push([])
 	}
-	const head = rows.shift(), wrong = rows.findIndex(row => row.length !== head.length)
-	if (taken.at(-1)?.[3] !== "" || wrong >= 0 || !rows.length) {
-		throw new Error(`is no CSV with a head: row ${wrong < 0 ? rows.length + 1 : wrong + 2}`)
-	}
-	return rows.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
+	rows = rows.filter(row => row.length > 1 || row[0])     // as Python's csv, without empty lines
+	const [head = [], ...tasks] = rows, wrong = tasks.findIndex(row => row.length !== head.length)
+	if (text.includes("\ufffd")) throw new Error("is not UTF-8")
+	if (new Set(head).size < head.length) throw new Error("names a column twice")
+	if (taken.at(-1)?.[3] !== "" || !tasks.length) throw new Error("is not a CSV with a header")
+	if (wrong >= 0) throw new Error(`has ${tasks[wrong].length} and not ${head.length} fields in `
+		+ `row ${wrong + 2}`)
+	return tasks.map(row => Object.fromEntries(row.map((value, at) => [head[at], value])))
 }
 const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input", {type: "file",
 	accept: ".csv,text/csv", onchange: async event => {
 		const file = event.target.files[0]
 		try {
-			if (file) input.value = JSON.stringify(readCsv(await file.text()))
+			input.value = JSON.stringify(readCsv(await file.text()))
+			input.dispatchEvent(new Event("input", {bubbles: true}))
 		} catch (error) {
 			say(`${file.name} ${error.message}`)
 		}
+		event.target.value = ""
 	}}))
 
 // Jobs to wait for, chosen from the newest.
@@ -107,14 +116,16 @@ function jobPicker(input, jobs) {
 }
 
 // Where it runs: the backend, and its queues with what is free in them.
-function placeFields(backends, spec, query) {
+function placeFields(backends, {spec, query, backend: chosen}) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name, selected: name === query.get("backend")}, name)))
+		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
 	const askQueues = async () => {
-		const found = await get(`backends/${part(backend.value)}/queues`).catch(() => [])
+		const wanted = backend.value
+		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
+		if (wanted !== backend.value) return
 		replace(queues, found.map(each => el("option", {value: each.name})))
 		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
 			each.nodes ?? "?"} nodes free`).join(", ")
@@ -130,73 +141,80 @@ function inputFiles() {
 	const files = new Map(), list = el("ul")
 	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
 		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
-			onclick: () => { files.delete(path); draw() }}, "leave out"))))
-	const take = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
-	return {files, element: dropping(take, el("fieldset", {}, el("legend", {}, "input files"),
-		el("label", {}, "add ", el("input", {type: "file", id: "inputs", multiple: true,
-			onchange: event => take([...event.target.files].map(file => [file.name, file]))})),
-		el("span", {class: "quiet"}, " or drop files and folders here"), list))}
+			onclick: () => { files.delete(path); draw() }}, "remove"))))
+	const add = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
+	return {files, element: el("fieldset", {}, el("legend", {}, "input files"),
+		filePlace("add", "inputs", add, list))}
 }
 
-function scriptForm(schemas, spec, {backends, jobs, query}, signal) {
+// The form of a job from a script; source: {spec, query, backend} of what it begins with.
+function scriptForm(schemas, source, {backends, jobs}, signal) {
+	const {spec} = source
 	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
 	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
 	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
 		after: input => jobPicker(input, jobs)}})
-	const place = placeFields(backends, spec, query), inputs = inputFiles()
+	const place = placeFields(backends, source), inputs = inputFiles()
 	const target = () => `?backend=${part(place.backend.value)}`
 	// What the form does not show stays as it was in the job that is copied.
-	const kept = Object.fromEntries(Object.entries(named(spec)).filter(([name]) => ![...FIRST,
-		...REST, "resources", "backend", "application", "inputs"].includes(name)))
+	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
+		"inputs"])
 	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...named(spec.resources), ...asked.read()},
+		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
 		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
 			type: backends[place.backend.value].system_type,
 			queue_name: place.queue.value || null}} : {})})
-	const lines = plain("")
-	const showLines = event => {
+	const lines = plain(""), commands = el("details", {}, el("summary", {},
+		"the same on the command line"), lines)
+	const showLines = () => {
+		if (!commands.open) return
 		const text = JSON.stringify(whole(), null, 1)
-		const files = [...inputs.files.keys()].map(path => ` --in '${path}'`).join("")
-		if (event.target.open) lines.textContent = [
-			`psik.py run --backend ${place.backend.value}${files} - <<'END'`, text, "END", "",
-			curl("POST", `/v1/jobs${target()}`, `--json '${text.replaceAll("'", "'\\''")}'`)
+		const files = [...inputs.files.keys()].map(path => ` --in ${quoted(path)}`).join("")
+		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
+		lines.textContent = [
+			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
+			"", ...(files ? [`JOB=$(${made("/new")} | tr -d '"')`,
+				...[...inputs.files.keys()].map(path => curl("PUT",
+					`/v1/jobs/JOB/files/${part(path)}`, "-T", quoted(path)).replace("JOB", "$JOB")),
+				curl("POST", "/v1/jobs/JOB/start").replace("JOB", "$JOB")] : [made("")])
 		].join("\n")
 	}
-	const said = el("p", {role: "status"})
-	async function send() {
+	const progress = el("p", {role: "status"})
+	async function submit() {
 		if (!inputs.files.size) return post(`jobs${target()}`, whole())
 		const jobid = await post(`jobs/new${target()}`, whole())
 		try {
 			for (const [path, file] of inputs.files) {
 				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
-					done => { said.textContent = `${path}: ${bytes(done)}` }, signal)
+					done => { progress.textContent = `${path}: ${bytes(done)}` }, signal)
 			}
 			await post(`jobs/${part(jobid)}/start`)
 		} catch (error) {
-			say(`The job is there and not submitted: ${error.message}`)
+			say(`Job ${jobid} was made but not submitted: ${error.message}`)
 		}
 		return jobid
 	}
-	return el("form", {}, first.fields, inputs.element, place.element,
-		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+	const made = jobForm([first, asked, rest], submit, signal, first.fields, inputs.element,
+		place.element, el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
 		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
-			rest.fields),
-		el("details", {ontoggle: showLines}, el("summary", {}, "the same on the command line"),
-			lines), said, sending([first, asked, rest], send))
+			rest.fields), commands, progress)
+	for (const kind of ["input", "change", "toggle"]) made.addEventListener(kind, showLines, true)
+	return made
 }
 
 export async function show([text], view, signal) {
 	const query = new URLSearchParams(text || ""), from = query.get("from")
-	const [api, backends, apps, jobs, spec] = await Promise.all([get("openapi.json", {signal}),
+	const [api, backends, apps, jobs, copied] = await Promise.all([get("openapi.json", {signal}),
 		get("backends", {signal}), get("applications", {signal}).catch(() => []),
 		get("jobs?detail=true&limit=50", {signal}),
-		from ? get(`jobs/${part(from)}/spec`, {signal}) : {}])
+		from ? get(`jobs/${part(from)}/status`, {signal}) : {spec: {}}])
+	const {spec} = copied, source = {query, backend: copied.backend,
+		spec: from ? {...spec, directory: null} : EXAMPLE}
 	const offered = apps.filter(app => !app.interactive), place = el("div")
 	const pick = name => {
 		const app = offered.find(each => each.name === name)
-		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {})
-			: scriptForm(api.components.schemas, from ? {...spec, directory: null} : EXAMPLE,
-				{backends, jobs, query}, signal))
+		replace(place, app ? applicationForm(app, spec.application === name ? spec.inputs : {},
+			signal) : scriptForm(api.components.schemas, source, {backends, jobs}, signal))
 	}
 	const first = query.get("app") || spec.application || ""
 	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",

@@ -1,5 +1,5 @@
 // When things ran, how long they waited, and why they failed.
-import {el, heading, isFinal, moment, reason, span, state, table} from "./dom.js"
+import {el, heading, isFinal, jobLink, moment, reason, span, state, table} from "./dom.js"
 import {get, part} from "./api.js"
 import {chart, scatter} from "./picture.js"
 
@@ -11,7 +11,7 @@ const group = (jobs, key) => jobs.reduce((found, job) => {
 	(found[key(job)] ??= []).push(job)
 	return found
 }, {})
-const href = job => `#/job/${part(job.jobid)}`
+const href = job => jobLink(job.jobid)
 const title = job => `${job.name || job.jobid}: ${job.state}`
 
 // A job with the times of its picture: made, start, end.
@@ -77,7 +77,7 @@ export async function show([query], view, signal) {
 		"aria-current": number === days && "page"}, text)
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
 		link(7, "7 days")), el("p", {class: "quiet"}, `${jobs.length < MOST ? "" : "The newest "}${
-		jobs.length} jobs. In grey: waiting.`))
+		jobs.length} jobs. Grey: waiting.`))
 	const sides = view.appendChild(el("div", {class: "sides"}, el("section"), el("section")))
 	showWaits(sides.firstChild, jobs.filter(job => job.began))
 	showFailures(sides.lastChild, jobs)

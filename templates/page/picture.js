@@ -1,7 +1,7 @@
 // Pictures of jobs in time, and of the tasks of an array.
 //
-// Each part has its words as a title and, where it can, a link; colours are those of the states.
-import {el, maker, reason, span, STATES} from "./dom.js"
+// Each shape has a title and, where it can, a link; its colour is that of a state.
+import {el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -19,13 +19,13 @@ export function chart(label, rows, begin, end) {
 }
 
 // The tasks of an array, a small field each, in their order.
-export function strip(tasks, href) {
+export function strip(tasks, jobid) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
 	const lines = Math.ceil(shown.length / 50)
 	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
 		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
 		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
-		each.jobndx ? href(each) : "",
+		each.jobndx ? jobLink(jobid, "log", `stdout.${each.jobndx}`) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
 		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
 			class: each.state}))))
@@ -33,7 +33,7 @@ export function strip(tasks, href) {
 
 // How many tasks are in each state, as one bar.
 export function share(counts) {
-	const all = Object.values(counts).reduce((sum, count) => sum + count, 0)
+	const all = sum(counts)
 	let from = 0
 	return svg("svg", {width: 96, height: 10, class: "strip", role: "img",
 		"aria-label": STATES.filter(state => counts[state]).map(

@@ -1,10 +1,8 @@
 // Files up: large ones in parts, so that they go on after a break.
-import {ask} from "./api.js"
+import {ask, sleep} from "./api.js"
 
 const PIECE = 8 * 1024 * 1024       // bytes of one request
 const BREAKS = 100                  // that one part may have
-
-const pause = seconds => new Promise(done => setTimeout(done, 1000 * seconds))
 
 // [path, file] of each file that was dropped, with those in dropped folders.
 export async function dropped(transfer) {
@@ -28,15 +26,18 @@ export async function dropped(transfer) {
 	return found
 }
 
-// How many bytes of an upload that is not complete have come.
-export async function begun(url) {
-	const headers = await ask(url, {method: "HEAD"}).then(answer => answer.headers,
+// What is at an address: {size} of the whole file, and {part}, the bytes that have come of an
+// upload that is not complete; undefined for what there is not.
+export async function look(url, signal) {
+	const headers = await ask(url, {method: "HEAD", signal}).then(answer => answer.headers,
 		error => { if (error.status === 404) return error.headers; throw error })
-	return Number(headers.get("Upload-Offset"))
+	const number = name => headers.has(name) ? Number(headers.get(name)) : undefined
+	return {size: headers.has("ETag") ? number("Content-Length") : undefined,
+		part: number("Upload-Offset")}
 }
 
-// Sends a file, from a byte on; told(bytes) is called with what is there.
-export async function upload(url, file, from, told, signal) {
+// Sends a file, from a byte on; onProgress(bytes, what is wrong) is called after each part.
+export async function upload(url, file, from, onProgress, signal) {
 	if (file.size <= PIECE) return ask(url, {method: "PUT", body: file, signal})
 	for (let at = from, breaks = 0; at < file.size;) {
 		const end = Math.min(at + PIECE, file.size)
@@ -48,10 +49,12 @@ export async function upload(url, file, from, told, signal) {
 		} catch (error) {
 			// Without an answer, or where an earlier request still writes, it goes on later.
 			if (![0, 409, 503].includes(error.status) || ++breaks > BREAKS) throw error
-			told(at, error.message)
-			await pause(3)
-			at = await begun(url).catch(() => at)
+			onProgress(at, error.message)
+			await sleep(3, signal)
+			const there = await look(url, signal).catch(() => null)
+			// Of the last part perhaps only the answer was lost.
+			at = !there ? at : there.part ?? (end === there.size ? end : 0)
 		}
-		told(at)
+		onProgress(at)
 	}
 }

@@ -17,6 +17,13 @@ def row(page: Any, jobid: str) -> Any:
     return page.locator("tbody tr", has_text=jobid)
 
 
+def confirm(page: Any, label: str, question: str) -> None:
+    """Press a button, read its question, and press again."""
+    page.locator(label).click()
+    page.wait_for_timeout(500)
+    page.click("text=%s? Press again" % question)
+
+
 def submit(page: Any) -> None:
     """A script of one's own: from the form to the log that follows; the same once more."""
     page.goto(URL + "#/new")
@@ -39,8 +46,7 @@ def submit(page: Any) -> None:
     expect(page.locator("details pre").last).to_contain_text("psik.py run --backend local -")
     page.click("text=Submit")
     expect(page.locator("dd .state")).to_contain_text("active")
-    page.click("text=Cancel")
-    page.click("text=Cancel it? Press again")
+    confirm(page, "button:text-is('Cancel')", "Cancel it")
     expect(page.locator("dd .state")).to_contain_text("canceled")
     for _ in range(20):     # as long as something of it runs, the server refuses
         page.evaluate("[...document.querySelectorAll('button')].find("
@@ -51,8 +57,7 @@ def submit(page: Any) -> None:
     expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)   # by events
     for button in page.locator("#said button").all():
         button.click()
-    page.click("text=Remove")
-    page.click("text=Remove it with its logs and files? Press again")
+    confirm(page, "button:text-is('Remove')", "Remove it with its logs and files")
     expect(page.locator("h1")).to_have_text("Jobs")
     print(page.locator("#said p").count())
 
@@ -100,8 +105,7 @@ def listing(page: Any) -> None:
     page.fill("main [type=search]", "wai")
     expect(row(page, failed)).to_have_count(0)
     row(page, waits).locator("[type=checkbox]").check()
-    page.click(".bar button:text-is('Cancel')")
-    page.click("text=Cancel 1? Press again")
+    confirm(page, ".bar button:text-is('Cancel')", "Cancel 1")
     expect(row(page, waits)).to_contain_text("canceled", timeout=20000)
     expect(page.locator("text=Start again")).to_be_hidden()
     print(page.evaluate("fetch('v1/jobs', {method: 'POST', body: '{\"script\": \"true\", \"name\": "
@@ -113,21 +117,20 @@ def listing(page: Any) -> None:
 def files(page: Any) -> None:
     """Files up, into folders, seen, and removed."""
     page.goto(URL + "#/job/%s/files" % WORDS[0])
-    page.set_input_files("[type=file]", [{"name": "a b.txt", "mimeType": "text/plain",
+    page.set_input_files("#upload", [{"name": "a b.txt", "mimeType": "text/plain",
                                           "buffer": b"<script>moo</script>\n"}])
     page.click("button:text-is('a b.txt')")
     expect(page.locator("#preview pre")).to_have_text("<script>moo</script>\n")
     page.click("button:text-is('sub')")
     expect(page.locator("[aria-label=Folders]")).to_contain_text("work / sub")
-    page.set_input_files("[type=file]", [{"name": "c", "mimeType": "", "buffer": b"c"}])
+    page.set_input_files("#upload", [{"name": "c", "mimeType": "", "buffer": b"c"}])
     expect(page.locator("button:text-is('c')")).to_be_visible()
     with page.expect_download() as got:
         page.click("text=download all of it")
     print(got.value.suggested_filename == WORDS[0] + ".tar.gz")
     page.click("[aria-label=Folders] >> text=work")
     expect(page.locator("button:text-is('a b.txt')")).to_be_visible()
-    page.locator("tr", has_text="a b.txt").locator("text=remove").click()
-    page.click("text=Remove it? Press again")
+    confirm(page, "tr:has-text('a b.txt') >> text=remove", "Remove it")
     expect(page.locator("button:text-is('a b.txt')")).to_have_count(0)
 
 
@@ -209,12 +212,12 @@ def inputs(page: Any) -> None:
     page.fill("#field-name", "sweep")
     page.fill("#field-script", '#!/bin/sh\ncat data.txt; echo "$temp/$word"\n')
     page.set_input_files("#inputs", [{"name": "data.txt", "mimeType": "", "buffer": b"moo\n"}])
-    drop(page, "legend:has-text('input files')", {"sub": {"deep": {"c.txt": "c"}}, "d.txt": "d"})
+    drop(page, "#inputs", {"sub": {"deep": {"c.txt": "c"}}, "d.txt": "d"})
     expect(page.locator("li")).to_have_count(3)
     page.click("summary:has-text('more')")
     page.set_input_files("[accept='.csv,text/csv']", {"name": "bad.csv", "mimeType": "text/csv",
                                                       "buffer": b"a,b\n1\n"})
-    expect(page.locator("#said p")).to_contain_text("bad.csv is no CSV with a head: row 2")
+    expect(page.locator("#said p")).to_contain_text("bad.csv has 1 and not 2 fields in row 2")
     page.click("#said button")
     page.set_input_files("[accept='.csv,text/csv']", {
         "name": "p.csv", "mimeType": "text/csv",
@@ -227,7 +230,7 @@ def inputs(page: Any) -> None:
     page.fill("#field-environment", "A=1=2\n B=x")
     page.fill("#field-setup", "true\n\necho set up >&2")
     page.click("text=the same on the command line")
-    expect(page.locator("details pre").last).to_contain_text("--in 'sub/deep/c.txt'")
+    expect(page.locator("details pre").last).to_contain_text("--in sub/deep/c.txt")
     page.click("text=Submit")
     expect(page.locator("h1")).to_have_text("sweep")
     expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
@@ -252,11 +255,82 @@ def drop(page: Any, place: str, tree: Dict[str, Any]) -> None:
     }""", tree)
 
 
+def changing_log(page: Any) -> None:
+    """A log in pieces that cut a letter, that begins anew, and of a job that runs again."""
+    jobid = WORDS[0]
+
+    def go_on(number: int) -> None:
+        page.evaluate("fetch('v1/jobs/%s/files/go%d', {method: 'PUT', body: ''})" % (jobid, number))
+
+    page.goto(URL + "#/job/%s/log" % jobid)
+    expect(page.locator("[aria-label=Log]")).to_contain_text("begin")
+    go_on(1)
+    expect(page.locator("[aria-label=Log]")).to_have_text("begin \u00e9\n")
+    go_on(2)
+    expect(page.locator("[aria-label=Log]")).to_have_text("anew\n")
+    go_on(3)
+    expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
+    page.wait_for_timeout(1500)
+    page.click("text=Start again")
+    expect(page.locator("[aria-label='Which log']")).to_have_value("stdout.2", timeout=20000)
+    print(page.locator("[aria-label='Which log'] option").count())
+
+
+def choosing(page: Any) -> None:
+    """The question is about those that are chosen; they stay so when newer jobs come."""
+    first, second = WORDS
+    page.goto(URL)
+    row(page, first).locator("[type=checkbox]").check()
+    page.click(".bar button:text-is('Remove')")
+    expect(page.locator("text=Remove 1 with their files? Press again")).to_be_visible()
+    row(page, second).locator("[type=checkbox]").check()
+    expect(page.locator("text=Press again")).to_have_count(0)
+    expect(page.locator("text=2 selected")).to_be_visible()
+    page.locator(".bar button:text-is('Remove')").dblclick()
+    page.wait_for_timeout(1500)
+    expect(row(page, first)).to_be_visible()
+    page.click("button:has-text('active')")     # pushes both off
+    expect(page.locator("tbody tr")).to_have_count(0)
+    expect(page.locator("text=2 selected")).to_be_visible()
+    page.click("button:has-text('active')")
+    expect(row(page, first).locator("[type=checkbox]")).to_be_checked()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(5000)
+    confirm(page, ".bar button:text-is('Remove')", "Remove 2 with their files")
+    expect(page.locator("tbody tr")).to_have_count(0)
+
+
+def copies(page: Any) -> None:
+    """A copy is the job again, on its backend; what is emptied is gone."""
+    for jobid in WORDS:
+        page.goto(URL + "#/job/%s/spec" % jobid)
+        page.click("text=copy as new")
+        expect(page.locator("h1")).to_have_text("New job")
+        expect(page.locator("#backend")).to_have_value("b")
+        page.click("text=Submit")
+        expect(page.locator("h1")).not_to_have_text("New job")
+        print(page.url.rpartition("/job/")[2])
+    page.goto(URL + "#/new?from=" + WORDS[0])
+    page.fill("#field-memory_per_process", "")
+    page.fill("#field-duration", "many")
+    page.click("summary:has-text('more')")
+    page.click("text=Submit")
+    expect(page.locator("[data-fault=duration]")).to_contain_text("number")
+    page.fill("#field-duration", "3")
+    page.fill("#field-environment", "DEBUG")
+    page.click("text=Submit")
+    expect(page.locator("[data-fault=environment]")).not_to_be_empty()
+    page.fill("#field-environment", "DEBUG=")
+    page.click("text=Submit")
+    expect(page.locator("h1")).not_to_have_text("New job")
+    print(page.url.rpartition("/job/")[2])
+
+
 def uploads(page: Any) -> None:
     """A large file whose connection breaks; then one whose upload was left, and goes on."""
     page.goto(URL + "#/job/%s/files" % WORDS[0])
     expect(page.locator("text=There are no files")).to_be_visible()
-    drop(page, "main nav >> nth=-1", {"sub": {"deep": {"c.txt": "c"}}})
+    drop(page, "#upload", {"sub": {"deep": {"c.txt": "c"}}})
     expect(page.locator("button:text-is('sub')")).to_be_visible()
     large, sent = b"0123456789abcdef" * 2 ** 20 + b"its end", []
 
@@ -269,19 +343,19 @@ def uploads(page: Any) -> None:
 
     ending = [2]
     page.route("**/files/large.bin", breaks)
-    page.set_input_files("main [type=file]", {"name": "large.bin", "mimeType": "", "buffer": large})
+    page.set_input_files("#upload", {"name": "large.bin", "mimeType": "", "buffer": large})
     expect(page.locator("button:text-is('large.bin')")).to_be_visible(timeout=30000)
     print(sorted(set(sent)))
     ending[:] = range(2, 200)
     del sent[:]
     page.unroute("**/files/large.bin")
     page.route("**/files/other.bin", breaks)
-    page.set_input_files("main [type=file]", {"name": "other.bin", "mimeType": "", "buffer": large})
+    page.set_input_files("#upload", {"name": "other.bin", "mimeType": "", "buffer": large})
     expect(page.locator("p [role=status]")).to_contain_text("does not answer")
     page.unroute("**/files/other.bin")
     page.goto(URL)
     page.goto(URL + "#/job/%s/files" % WORDS[0])
-    page.set_input_files("main [type=file]", {"name": "other.bin", "mimeType": "", "buffer": large})
+    page.set_input_files("#upload", {"name": "other.bin", "mimeType": "", "buffer": large})
     page.click("text=go on there")
     expect(page.locator("button:text-is('other.bin')")).to_be_visible(timeout=30000)
 
@@ -445,7 +519,8 @@ def overview(page: Any) -> None:
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
     submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
-    tour, pictures, keyboard, hostile, api, overview, log, accessible)}
+    changing_log, choosing, copies, tour, pictures, keyboard, hostile, api, overview, log,
+    accessible)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
