@@ -19730,14 +19730,29 @@ async function* events(answer, last) {
 	}
 }
 
+// A connection is for a tab that is seen: [its signal, which is aborted when the tab is hidden or
+// the view left; what to call at its end].
+function whileVisible(signal) {
+	const connection = new AbortController()
+	const check = () => { if (document.hidden || signal.aborted) connection.abort() }
+	document.addEventListener("visibilitychange", check)
+	signal.addEventListener("abort", check)
+	check()
+	return [connection.signal, () => {
+		document.removeEventListener("visibilitychange", check)
+		signal.removeEventListener("abort", check)
+	}]
+}
+
 // Calls onEvent for each event until there will be no more (204), comes again when the connection
 // breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.
 // EventSource cannot send a token, so it is read by fetch.
 export async function follow(path, onEvent, onStatus, signal) {
 	const last = {}
 	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
+		const [seen, leave] = whileVisible(signal)
 		try {
-			const answer = await ask(path, {signal,
+			const answer = await ask(path, {signal: seen,
 				headers: last.id ? {"Last-Event-ID": last.id} : {}})
 			if (answer.status === 204) return
 			pause = 1
@@ -19745,9 +19760,13 @@ export async function follow(path, onEvent, onStatus, signal) {
 			for await (const event of events(answer, last)) onEvent(event)
 		} catch (error) {
 			if (signal.aborted) return
-			onStatus(error.status === 401 && token() ? "the token is no longer valid: open the "
-				+ "address that the server printed again" : String(error.message))
+			if (seen.aborted) pause = 0.5
+			else if (error.status === 401 && token()) onStatus("the token is no longer valid: "
+				+ "open the address that the server printed again")
+			else onStatus(String(error.message))
 			if ([401, 403, 404].includes(error.status)) return
+		} finally {
+			leave()
 		}
 		await sleep(pause, signal)
 	}

@@ -168,6 +168,9 @@ class Walks(Browsed):
             ": >../log/stdout.$jobndx", "echo anew; await 3")) + "\n"
         self.assertEqual(self.walk("changing_log", self.run_spec(script=script)), ["4"])
 
+    def test_a_tab_that_is_not_seen(self) -> None:
+        self.assertEqual(self.walk("hidden"), ["['events'] 1"])
+
     def test_choosing_several(self) -> None:
         jobs = [self.run_spec("--wait", script="true") for _ in range(2)]
         self.assertEqual(self.walk("choosing", *jobs), [])

@@ -341,7 +341,8 @@ class Headers(Files):
                            ("/v1/token", "no-store"), ("/", "no-cache"),
                            ("/v1/nothing", "private, no-cache")):
             headers = self.server.ask("GET", path).headers
-            self.assertEqual((headers["cache-control"], headers["vary"]), (rule, "Authorization, Accept-Encoding"))
+            self.assertEqual((headers["cache-control"], headers["vary"]),
+                             (rule, "Authorization, Accept-Encoding"))
 
     def test_places_below_a_prefix(self) -> None:
         for path in ("/v1/jobs", "/v1/jobs/", "/v1/jobs/new", "/v1/jobs/new/"):

@@ -255,6 +255,26 @@ def drop(page: Any, place: str, tree: Dict[str, Any]) -> None:
     }""", tree)
 
 
+def hidden(page: Any) -> None:
+    """A tab that is not seen has no stream; when it is seen again, it has one."""
+    def see(is_hidden: str) -> None:
+        page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, value: %s});"
+                      "document.dispatchEvent(new Event('visibilitychange'))" % is_hidden)
+
+    ended, begun = [], []
+    page.on("requestfailed", lambda request: ended.append(request.url))
+    page.on("request", lambda request: begun.append(request.url))
+    with page.expect_response("**/v1/events"):
+        page.goto(URL)
+    page.wait_for_timeout(2000)
+    see("true")
+    page.wait_for_timeout(4000)
+    print([url.rpartition("/")[2] for url in ended], len([1 for url in begun if "events" in url]))
+    with page.expect_response("**/v1/events"):
+        see("false")
+    expect(page.locator("[role=alert]")).to_be_hidden()
+
+
 def changing_log(page: Any) -> None:
     """A log in pieces that cut a letter, that begins anew, and of a job that runs again."""
     jobid = WORDS[0]
@@ -519,7 +539,7 @@ def overview(page: Any) -> None:
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
     submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
-    changing_log, choosing, copies, tour, pictures, keyboard, hostile, api, overview, log,
+    hidden, changing_log, choosing, copies, tour, pictures, keyboard, hostile, api, overview, log,
     accessible)}
 
 with sync_playwright() as play:
