@@ -15411,11 +15411,23 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
 @command("start --state failed --since 1d", *Selection.OPTIONS,
          arg("--failed", action="store_true",
              help="only the tasks of an array that failed or were canceled"),
-         arg("--force", action="store_true", help="also beside a step that has not ended"))
+         arg("--force", action="store_true", help="also beside a step that has not ended"),
+         arg("--wait", action="store_true", help="until all have ended, and exit as the worst"),
+         TIMEOUT)
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
     """Submit a job, or submit it again as its next step."""
+    if opts.timeout is not None and not opts.wait:
+        raise InvalidError("--timeout goes with --wait")
     chosen = Selection(opts, ("new", "failed", "canceled"))
-    return chosen.each(lambda job: submit_next(chosen.config, job, opts.force, opts.failed))
+    started: List[JobDir] = []
+
+    def start(job: JobDir) -> None:
+        submit_next(chosen.config, job, opts.force, opts.failed)
+        started.append(job)
+
+    status = chosen.each(start)
+    return status or (wait_for(chosen.config, started, opts.timeout) if opts.wait and started
+                      else None)
 
 
 class Listing(Selection):

@@ -354,6 +354,13 @@ class Verbs(Case):
                          "2\n1\n")
         self.assertEqual(self.states(jobid)[4:], ["2 queued", "2 active", "2 failed"])
         self.psik("logs", "--ndx", "9", jobid, status=3)
+        self.psik("start", "--wait", jobid, status=3)
+        self.psik("start", "--timeout", "3", jobid, status=2)
+        self.assertIn("still not ended", self.psik(
+            "start", "--wait", "--timeout", "0.2", self.run_spec("--no-submit", script="sleep 9"),
+            status=124).err)
+        self.psik("cancel", "last")
+        self.psik("start", "--wait", "--state", "new", status=0)
 
     def test_logs(self) -> None:
         script = "for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2"
