@@ -1231,7 +1231,7 @@ class Run:
                 self.gpus = gpus
                 break
             # Whoever is far behind looks less often: there may be thousands.
-            self.handle(self.wait(min(1.0, 0.05 + 0.05 * self.slots.place)))
+            self.handle(self.wait(min(CANCEL_LOOK_S, 0.05 + 0.05 * self.slots.place)))
             self.slots.touch()
             self.history.read()
             if self.history.is_canceled(self.step.jobndx) or exists(self.step.log("cancel")):
