@@ -19709,6 +19709,16 @@ export const sleep = (seconds, signal) => new Promise(done => {
 	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
 })
 
+// The bytes of a file from one on, and before another.  Not from the browser's cache, which of a
+// file that has grown asks for the whole.
+export async function getRange(path, from, to, signal) {
+	if (to <= from) return new Uint8Array()
+	const answer = await ask(path, {signal, cache: "no-store",
+		headers: {Range: `bytes=${from}-${to - 1}`}})
+	const found = new Uint8Array(await answer.arrayBuffer())
+	return answer.status === 206 ? found : found.subarray(from, to)
+}
+
 // The address under which the browser saves what is at a path: it sends no token there, so with one
 // it gets a ticket for this path.
 export async function downloadUrl(path) {
@@ -19723,7 +19733,8 @@ export const quoted = word => /^[\w@%+=:,./-]+$/.test(word) ? word
 	: `'${word.replaceAll("'", "'\\''")}'`
 export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
 	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
-	quoted(location.origin + base.replace(/\/v1\/$/, "") + path)].filter(Boolean).join(" ")
+	(location.origin + base.replace(/\/v1\/$/, "") + path).split("$JOB").map(quoted).join("$JOB")
+].filter(Boolean).join(" ")
 
 // The events of one connection; `last` keeps the id of the last, for the next connection.
 async function* events(answer, last) {
@@ -19844,15 +19855,18 @@ export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join(
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
 
-// As replace(), but what is equal stays, with the focus that it may have.
+// As replace(), but what is equal stays, however deep, with the focus that it may have.
 export function update(element, ...children) {
 	const wanted = children.flat(9).filter(Boolean)
 	wanted.forEach((child, place) => {
-		const old = element.children[place]
+		const old = element.childNodes[place]
 		if (!old) element.append(child)
-		else if (!old.isEqualNode(child)) old.replaceWith(child)
+		else if (old.isEqualNode(child)) return
+		else if (old.cloneNode().isEqualNode(child.cloneNode()) && old.firstChild) {
+			update(old, ...child.childNodes)
+		} else old.replaceWith(child)
 	})
-	while (element.children.length > wanted.length) element.lastElementChild.remove()
+	while (element.childNodes.length > wanted.length) element.lastChild.remove()
 }
 
 // A box for what is wrong for now: show(text), and "" when it is over.
@@ -19944,7 +19958,7 @@ export function confirming(label, question, action) {
 ''',
     'page/files.js': r'''// The files of a job's work directory: up, down, seen and removed.
 import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
-import {ask, downloadUrl, get, part} from "./api.js"
+import {ask, downloadUrl, get, getRange, part} from "./api.js"
 import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
@@ -20012,10 +20026,8 @@ export async function showFiles(view, job, folder, signal) {
 		const done = () => URL.revokeObjectURL(made)
 		return el("img", {src: made, alt: name, onload: done, onerror: done})
 	}
-	async function beginning(path, size) {
-		return plain(size ? await (await ask(path, {signal,
-			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : "")
-	}
+	const beginning = async (path, size) => plain(new TextDecoder().decode(
+		await getRange(path, 0, Math.min(size, HEAD), signal)))
 	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
 		wanted = name
@@ -20099,16 +20111,20 @@ const KINDS = [{
 	matches: schema => types(schema).length && types(schema).every(
 		type => ["integer", "number", "null"].includes(type)),
 	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
-	read: input => asJson(input.value)
+	read: input => {    // as it was typed where a number here could not hold it
+		const value = asJson(input.value)
+		return Number.isInteger(value) && !Number.isSafeInteger(value) ? input.value : value
+	}
 }, {    // a line each
 	matches: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
-	make: (id, schema, given = []) => area(id, written(given.join("\n"), given, inLines), 2),
+	make: (id, schema, given) => area(id, written((given || []).join("\n"), given || [],
+		inLines), 2),
 	read: input => readLines(input.value, "[", inLines)
 }, {    // a line NAME=VALUE each
 	matches: schema => alone(schema).type === "object"
 		&& alone(schema).additionalProperties?.type === "string",
-	make: (id, schema, given = {}) => area(id, written(Object.entries(given).map(
-		pair => pair.join("=")).join("\n"), given, inPairs), 2),
+	make: (id, schema, given) => area(id, written(Object.entries(given || {}).map(
+		pair => pair.join("=")).join("\n"), given || {}, inPairs), 2),
 	read: input => readLines(input.value, "{", inPairs)
 }, {
 	matches: () => true,
@@ -20317,7 +20333,9 @@ export async function show([jobid, rest], view, signal) {
 		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
 			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, job.jobid)) : "")
 		const now = `${job.state} ${job.jobndx}`
+		const hasFocus = actions.contains(document.activeElement)
 		if (acted !== now) replace(actions, actionsOf(job, url, doing))     // else a question stays
+		if (hasFocus && acted !== now) actions.firstElementChild.focus()
 		acted = now
 		update(nav, TABS.filter(name => job[name]?.length !== 0).map(name => el("a", {
 			href: jobLink(job.jobid, name), "aria-current": name === tab && "page"}, name)))
@@ -20349,6 +20367,7 @@ export async function show([jobid, rest], view, signal) {
 				return
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
+				if (error.status === 404) replace(actions)
 				if ([401, 403, 404].includes(error.status)) return
 			}
 			await sleep(3, signal)
@@ -20436,6 +20455,7 @@ export async function show([query], view, signal) {
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
+		search.focus()      // the buttons go
 		chosen.clear()
 		showChosen()
 		for (const jobid of jobs) {
@@ -20585,10 +20605,21 @@ export async function show([query], view, signal) {
 //
 // So a log of any size opens at once; it goes on while the job does.
 import {bytes, el, isFinal, replace} from "./dom.js"
-import {ask, get, part, sleep} from "./api.js"
+import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
 const MOST = 4 * WINDOW     // bytes that stay in the page
+
+const isInside = byte => (byte & 0xc0) === 0x80     // of a character of UTF-8
+// How many bytes at an end are of a character that is not whole.
+function cutBytes(found) {
+	for (let back = 1; back < 4 && back <= found.length; back++) {
+		const byte = found[found.length - back]
+		if (!isInside(byte)) return back < (byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1)
+			? back : 0
+	}
+	return 0
+}
 
 // Without regard to case, where that does not move the letters.
 function folded(text) {
@@ -20599,37 +20630,40 @@ function folded(text) {
 // One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
 class Shown {
 	constructor(url, element) {
-		Object.assign(this, {url, element, leave: new AbortController()})
+		Object.assign(this, {url, element, leave: new AbortController(), size: 0,
+			turn: Promise.resolve()})
 		this.restart(0)
 	}
 	restart(begin) {
 		replace(this.element)
-		Object.assign(this, {begin, end: begin, pieces: [], decoder: new TextDecoder()})
+		Object.assign(this, {begin, end: begin, pieces: [], cut: 0, decoder: new TextDecoder()})
 	}
-	async read(from, to) {
-		if (to <= from) return new Uint8Array()
-		const answer = await ask(this.url, {signal: this.leave.signal,
-			headers: {Range: `bytes=${from}-${to - 1}`}})
-		return new Uint8Array(await answer.arrayBuffer())
-	}
-	// How long the log is, and the state of its job, once there is more or the time is over.
+	// Learns how long the log is, once that has changed or the time is over; the job's state.
 	async look(wait_s) {
-		const answer = await ask(`${this.url}?offset=${this.end}&wait=${wait_s}`,
+		const answer = await ask(`${this.url}?offset=${this.size}&wait=${wait_s}`,
 			{method: "HEAD", signal: this.leave.signal})
-		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+		this.size = Number(answer.headers.get("X-Psik-Offset"))
+		return answer.headers.get("X-Psik-State")
 	}
-	// Shows what has come, up to a byte; of much only the last.
-	async advance(end) {
+	// Shows what has come; of much only the last.  One call at a time.
+	advance() {
+		this.turn = this.turn.catch(() => {}).then(() => this.show(this.size))
+		return this.turn
+	}
+	async show(end) {
 		const from = Math.max(end < this.end ? 0 : this.end, end - WINDOW)
-		let found = await this.read(from, end)
+		let found = await getRange(this.url, from, end, this.leave.signal)
 		if (from !== this.end) {    // a gap, or a log that has begun anew
 			this.restart(from)
-			const rest = found.findIndex(byte => (byte & 0xc0) !== 0x80)  // of a cut character
-			found = found.subarray(Math.max(0, rest))
-			this.begin += Math.max(0, rest)
+			const rest = Math.max(0, found.findIndex(byte => !isInside(byte)))
+			found = found.subarray(rest)
+			this.begin += rest
 		}
 		this.end = end
-		if (found.length) this.add("push", this.decoder.decode(found, {stream: true}), found.length)
+		if (!found.length) return
+		const cut = cutBytes(found)     // which the decoder keeps for the next piece
+		this.add("push", this.decoder.decode(found, {stream: true}), this.cut + found.length - cut)
+		this.cut = cut
 	}
 	add(where, text, size) {
 		const node = document.createTextNode(text)
@@ -20644,9 +20678,10 @@ class Shown {
 		}
 	}
 	async before() {
-		const to = this.begin, from = Math.max(0, to - WINDOW), found = await this.read(from, to)
+		const to = this.begin, from = Math.max(0, to - WINDOW)
+		const found = await getRange(this.url, from, to, this.leave.signal)
 		if (this.begin !== to) return
-		const rest = from ? Math.max(0, found.findIndex(byte => (byte & 0xc0) !== 0x80)) : 0
+		const rest = from ? Math.max(0, found.findIndex(byte => !isInside(byte))) : 0
 		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
 		this.begin = from + rest
 	}
@@ -20679,13 +20714,25 @@ export async function showLog(view, job, name, signal) {
 	const last = job.history.at(-1).jobndx
 	const first = job.state === "failed" && job.logs[`stderr.${last}`] ? `stderr.${last}`
 		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
-	let shown = null, following = true
+	let shown = null, following = true, top = 0
+	// While one reads what is above the end, nothing of it moves: what comes is only counted.
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
-		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
-		news.hidden = following
+		const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
+		if (atEnd && !following) toEnd()
+		if (!atEnd && text.scrollTop < top) following = false   // up, and not that more has come
+		top = text.scrollTop
+		measure()
 	}})
-	const news = el("button", {hidden: true,
-		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
+	const toEnd = async () => {
+		following = true
+		await shown.advance()
+		if (following) {        // still: one may have begun to read meanwhile
+			shown.trim()
+			text.scrollTop = text.scrollHeight
+		}
+		measure()
+	}
+	const news = el("button", {hidden: true, onclick: toEnd})
 	const note = el("span", {class: "quiet", role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
 		earlier.disabled = true
@@ -20697,7 +20744,10 @@ export async function showLog(view, job, name, signal) {
 		"aria-label": "Search in the log",
 		onkeydown: event => { if (event.key === "Enter" && search.value) find() }})
 	function measure() {
+		const more = shown.size - shown.end
 		earlier.hidden = shown.begin === 0
+		news.hidden = following
+		news.textContent = `▼ to the end${more > 0 ? `, ${bytes(more)} more` : ""}`
 		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
@@ -20718,11 +20768,9 @@ export async function showLog(view, job, name, signal) {
 		following = true
 		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
 			try {
-				const [end, state] = await log.look(wait_s)
-				await log.advance(end)
-				if (following) log.trim()
-				measure()
-				if (following) text.scrollTop = text.scrollHeight
+				const state = await log.look(wait_s)
+				if (following) await toEnd()
+				else measure()
 				if (isFinal(state)) return
 			} catch (error) {
 				if (gone.aborted) return
@@ -20779,6 +20827,7 @@ async function show() {
 		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
 	view.focus()
+	document.title = "psik"
 	replace(view)
 	try {
 		const module = await import(`./${name}.js`)
@@ -20856,6 +20905,8 @@ const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).f
 const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
 	input)
 
+// Says that a field was changed, also where a script did that.
+const changed = element => element.dispatchEvent(new Event("input", {bubbles: true}))
 const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
 	([name]) => !names.includes(name)))
 
@@ -20931,7 +20982,7 @@ const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input"
 		const file = event.target.files[0]
 		try {
 			input.value = JSON.stringify(readCsv(await file.text()))
-			input.dispatchEvent(new Event("input", {bubbles: true}))
+			changed(input)
 		} catch (error) {
 			say(`${file.name} ${error.message}`)
 		}
@@ -20945,6 +20996,7 @@ function jobPicker(input, jobs) {
 	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
 		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
 		which.value = ""
+		changed(input)
 	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
 		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
 	return [how, which]
@@ -20974,9 +21026,13 @@ function placeFields(backends, {spec, query, backend: chosen}) {
 // Files that the job finds in its work directory.
 function inputFiles() {
 	const files = new Map(), list = el("ul")
-	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
-		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
-			onclick: () => { files.delete(path); draw() }}, "remove"))))
+	const draw = () => {
+		const remove = path => el("button", {type: "button",
+			onclick: () => { files.delete(path); draw() }}, "remove")
+		replace(list, [...files].map(([path, file]) => el("li", {},
+			`${path}, ${bytes(file.size)} `, remove(path))))
+		changed(list)
+	}
 	const add = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
 	return {files, element: el("fieldset", {}, el("legend", {}, "input files"),
 		filePlace("add", "inputs", add, list))}
@@ -21004,15 +21060,15 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const showLines = () => {
 		if (!commands.open) return
 		const text = JSON.stringify(whole(), null, 1)
-		const files = [...inputs.files.keys()].map(path => ` --in ${quoted(path)}`).join("")
+		const tops = new Set([...inputs.files.keys()].map(path => path.split("/")[0]))
+		const files = [...tops].map(name => ` --in=${quoted(name)}`).join("")
 		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
 		lines.textContent = [
 			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
-			"", ...(files ? [`JOB=$(${made("/new")} | tr -d '"')`,
+			"", files ? [`JOB=$(${made("/new")} | tr -d '"')`,
 				...[...inputs.files.keys()].map(path => curl("PUT",
-					`/v1/jobs/JOB/files/${part(path)}`, "-T", quoted(path)).replace("JOB", "$JOB")),
-				curl("POST", "/v1/jobs/JOB/start").replace("JOB", "$JOB")] : [made("")])
-		].join("\n")
+					`/v1/jobs/$JOB/files/${part(path)}`, "-f", "-T", quoted(path))),
+				curl("POST", "/v1/jobs/$JOB/start")].join(" &&\n") : made("")].join("\n")
 	}
 	const progress = el("p", {role: "status"})
 	async function submit() {
@@ -21281,8 +21337,7 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere }
 .box { border-left: 3px solid var(--bad); background: var(--field); padding: 8px 12px;
 	margin: 8px 0 }
 .wait { border-color: var(--wait) }
-#said { position: fixed; bottom: 8px; left: 16px; right: 16px; max-width: 720px;
-	max-height: 50vh; overflow: auto }
+#said { position: sticky; bottom: 8px; max-width: 720px; max-height: 50vh; overflow: auto }
 #said p { background: var(--text); color: var(--ground); padding: 8px 12px; margin: 4px 0;
 	display: flex; gap: 16px; border-radius: 4px; overflow-wrap: anywhere }
 #said button { background: none; color: inherit; border-color: currentColor; min-height: 0;

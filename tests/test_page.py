@@ -4,13 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import unittest
 import zlib
 from typing import Any, Dict, List
 
 import psik
-from harness import DEPS, ROOT, Case, needs
+from harness import DEPS, PSIK, ROOT, Case, needs
 from serving import Server
 
 PYTHON = os.path.join(DEPS, "clients", "bin", "python")
@@ -93,6 +94,8 @@ class Walks(Browsed):
                        "count": {"type": "integer", "minimum": 1}, "word": {"type": "string"},
                        "flag": {"type": "boolean"}, "how": {"enum": ["a", "b"]},
                        "list": {"type": "array", "items": {"type": "number"}},
+                       "words": {"anyOf": [{"type": "array", "items": {"type": "string"}},
+                                           {"type": "null"}], "default": None},
                        "picture": {"type": "string", "contentEncoding": "base64"}},
                        "required": ["count"]})
         lines = self.walk("application")
@@ -101,7 +104,7 @@ class Walks(Browsed):
         self.assertEqual(out[:2], ["moo", "5"])
         self.assertEqual(json.loads(out[2]), {
             "count": 3, "word": "it's $(id)", "flag": True, "how": "b", "list": [1, 2.5],
-            "picture": ".inputs/picture"})
+            "picture": ".inputs/picture", "words": None})
 
     def test_the_list(self) -> None:
         waits = self.run_spec(name="waits", script="#!/bin/sh\nsleep 600\n")
@@ -156,10 +159,28 @@ class Walks(Browsed):
         self.assertEqual(json.loads(lines[0]), [{"temp": "300", "word": 'a, "b"'},
                                                 {"temp": "310", "word": "c"}])
         self.assertEqual(lines[1], "True")
-        job = self.job(lines[2])
+        self.do_as_shown(eval(lines[2]))
+        job = self.job(lines[3])
         self.assertEqual(job.spec().environment, {"A": "1=2", " B": "x"})
         self.assertEqual(job.spec().setup, ["true", "echo set up >&2"])
         self.assertTrue(os.path.exists(job.at("work", "sub", "deep", "c.txt")))
+
+    def do_as_shown(self, lines: str) -> None:
+        """Run what the form shows for the command line: psik.py's part, and curl's."""
+        for name in ("data.txt", "sub/deep/c.txt", "d.txt", "it's.txt"):
+            path = os.path.join(self.folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
+                file.write(name)
+        ours, _, curls = lines.partition("\nEND\n")
+        for text in (ours.replace("psik.py", '"$@"') + "\nEND\n", curls):
+            before = {summary.jobid for summary in psik.list_jobs(self.config())}
+            subprocess.run(["sh", "-ec", text, "sh", sys.executable, PSIK], cwd=self.folder,
+                           env=self.env, check=True, stdout=subprocess.DEVNULL)
+            new, = {summary.jobid for summary in psik.list_jobs(self.config())} - before
+            work = self.job(new).at("work")
+            self.assertEqual(sorted(os.listdir(work)), ["d.txt", "data.txt", "it's.txt", "sub"])
+            self.psik("wait", new, status=None)
 
     def test_a_log_that_changes(self) -> None:
         script = "#!/bin/sh\n" + "\n".join((
@@ -167,6 +188,12 @@ class Walks(Browsed):
             r"printf 'begin \303'; await 1; printf '\251\n'; await 2",
             ": >../log/stdout.$jobndx", "echo anew; await 3")) + "\n"
         self.assertEqual(self.walk("changing_log", self.run_spec(script=script)), ["4"])
+
+    def test_a_log_that_grows(self) -> None:
+        line = "\u65e5\u672c\u8a9e\u00e9 of a log" * 9
+        script = ("#!/bin/sh\ni=0\nwhile test $i -lt 30\ndo i=$((i + 1)); yes \"$i %s\" "
+                  "| head -c 50003; sleep 0.3\ndone\n" % line)
+        self.assertEqual(self.walk("growing_log", self.run_spec(script=script)), ["True", "True"])
 
     def test_a_tab_that_is_not_seen(self) -> None:
         self.assertEqual(self.walk("hidden"), ["['events'] 1"])
@@ -248,7 +275,7 @@ class Files(unittest.TestCase):
 
     def test_it_stays_small_and_plain(self) -> None:
         files = {name: text for name, text in psik.TEMPLATES.items() if name.startswith("page/")}
-        self.assertLess(sum(len(text.encode()) for text in files.values()), 80000)
+        self.assertLess(sum(len(text.encode()) for text in files.values()), 84000)
         for name, text in files.items():
             self.assertIsNone(re.search(
                 r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|document\.write", text), name)

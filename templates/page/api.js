@@ -51,6 +51,16 @@ export const sleep = (seconds, signal) => new Promise(done => {
 	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
 })
 
+// The bytes of a file from one on, and before another.  Not from the browser's cache, which of a
+// file that has grown asks for the whole.
+export async function getRange(path, from, to, signal) {
+	if (to <= from) return new Uint8Array()
+	const answer = await ask(path, {signal, cache: "no-store",
+		headers: {Range: `bytes=${from}-${to - 1}`}})
+	const found = new Uint8Array(await answer.arrayBuffer())
+	return answer.status === 206 ? found : found.subarray(from, to)
+}
+
 // The address under which the browser saves what is at a path: it sends no token there, so with one
 // it gets a ticket for this path.
 export async function downloadUrl(path) {
@@ -65,7 +75,8 @@ export const quoted = word => /^[\w@%+=:,./-]+$/.test(word) ? word
 	: `'${word.replaceAll("'", "'\\''")}'`
 export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" : `-X ${method}`,
 	token() ? '-H "Authorization: Bearer $TOKEN"' : "", ...words,
-	quoted(location.origin + base.replace(/\/v1\/$/, "") + path)].filter(Boolean).join(" ")
+	(location.origin + base.replace(/\/v1\/$/, "") + path).split("$JOB").map(quoted).join("$JOB")
+].filter(Boolean).join(" ")
 
 // The events of one connection; `last` keeps the id of the last, for the next connection.
 async function* events(answer, last) {

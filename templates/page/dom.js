@@ -31,15 +31,18 @@ export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join(
 export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
 	Boolean))
 
-// As replace(), but what is equal stays, with the focus that it may have.
+// As replace(), but what is equal stays, however deep, with the focus that it may have.
 export function update(element, ...children) {
 	const wanted = children.flat(9).filter(Boolean)
 	wanted.forEach((child, place) => {
-		const old = element.children[place]
+		const old = element.childNodes[place]
 		if (!old) element.append(child)
-		else if (!old.isEqualNode(child)) old.replaceWith(child)
+		else if (old.isEqualNode(child)) return
+		else if (old.cloneNode().isEqualNode(child.cloneNode()) && old.firstChild) {
+			update(old, ...child.childNodes)
+		} else old.replaceWith(child)
 	})
-	while (element.children.length > wanted.length) element.lastElementChild.remove()
+	while (element.childNodes.length > wanted.length) element.lastChild.remove()
 }
 
 // A box for what is wrong for now: show(text), and "" when it is over.

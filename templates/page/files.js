@@ -1,6 +1,6 @@
 // The files of a job's work directory: up, down, seen and removed.
 import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
-import {ask, downloadUrl, get, part} from "./api.js"
+import {ask, downloadUrl, get, getRange, part} from "./api.js"
 import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
@@ -68,10 +68,8 @@ export async function showFiles(view, job, folder, signal) {
 		const done = () => URL.revokeObjectURL(made)
 		return el("img", {src: made, alt: name, onload: done, onerror: done})
 	}
-	async function beginning(path, size) {
-		return plain(size ? await (await ask(path, {signal,
-			headers: {Range: `bytes=0-${HEAD - 1}`}})).text() : "")
-	}
+	const beginning = async (path, size) => plain(new TextDecoder().decode(
+		await getRange(path, 0, Math.min(size, HEAD), signal)))
 	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
 		wanted = name

@@ -43,16 +43,20 @@ const KINDS = [{
 	matches: schema => types(schema).length && types(schema).every(
 		type => ["integer", "number", "null"].includes(type)),
 	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
-	read: input => asJson(input.value)
+	read: input => {    // as it was typed where a number here could not hold it
+		const value = asJson(input.value)
+		return Number.isInteger(value) && !Number.isSafeInteger(value) ? input.value : value
+	}
 }, {    // a line each
 	matches: schema => alone(schema).type === "array" && alone(schema).items?.type === "string",
-	make: (id, schema, given = []) => area(id, written(given.join("\n"), given, inLines), 2),
+	make: (id, schema, given) => area(id, written((given || []).join("\n"), given || [],
+		inLines), 2),
 	read: input => readLines(input.value, "[", inLines)
 }, {    // a line NAME=VALUE each
 	matches: schema => alone(schema).type === "object"
 		&& alone(schema).additionalProperties?.type === "string",
-	make: (id, schema, given = {}) => area(id, written(Object.entries(given).map(
-		pair => pair.join("=")).join("\n"), given, inPairs), 2),
+	make: (id, schema, given) => area(id, written(Object.entries(given || {}).map(
+		pair => pair.join("=")).join("\n"), given || {}, inPairs), 2),
 	read: input => readLines(input.value, "{", inPairs)
 }, {
 	matches: () => true,

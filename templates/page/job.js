@@ -122,7 +122,9 @@ export async function show([jobid, rest], view, signal) {
 		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
 			why(job), facts(job), job.tasks.length ? el("p", {}, strip(job.tasks, job.jobid)) : "")
 		const now = `${job.state} ${job.jobndx}`
+		const hasFocus = actions.contains(document.activeElement)
 		if (acted !== now) replace(actions, actionsOf(job, url, doing))     // else a question stays
+		if (hasFocus && acted !== now) actions.firstElementChild.focus()
 		acted = now
 		update(nav, TABS.filter(name => job[name]?.length !== 0).map(name => el("a", {
 			href: jobLink(job.jobid, name), "aria-current": name === tab && "page"}, name)))
@@ -154,6 +156,7 @@ export async function show([jobid, rest], view, signal) {
 				return
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
+				if (error.status === 404) replace(actions)
 				if ([401, 403, 404].includes(error.status)) return
 			}
 			await sleep(3, signal)

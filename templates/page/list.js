@@ -56,6 +56,7 @@ export async function show([query], view, signal) {
 
 	const act = (label, verb) => async () => {
 		const jobs = [...chosen]
+		search.focus()      // the buttons go
 		chosen.clear()
 		showChosen()
 		for (const jobid of jobs) {

@@ -2,10 +2,21 @@
 //
 // So a log of any size opens at once; it goes on while the job does.
 import {bytes, el, isFinal, replace} from "./dom.js"
-import {ask, get, part, sleep} from "./api.js"
+import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
 const MOST = 4 * WINDOW     // bytes that stay in the page
+
+const isInside = byte => (byte & 0xc0) === 0x80     // of a character of UTF-8
+// How many bytes at an end are of a character that is not whole.
+function cutBytes(found) {
+	for (let back = 1; back < 4 && back <= found.length; back++) {
+		const byte = found[found.length - back]
+		if (!isInside(byte)) return back < (byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1)
+			? back : 0
+	}
+	return 0
+}
 
 // Without regard to case, where that does not move the letters.
 function folded(text) {
@@ -16,37 +27,40 @@ function folded(text) {
 // One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
 class Shown {
 	constructor(url, element) {
-		Object.assign(this, {url, element, leave: new AbortController()})
+		Object.assign(this, {url, element, leave: new AbortController(), size: 0,
+			turn: Promise.resolve()})
 		this.restart(0)
 	}
 	restart(begin) {
 		replace(this.element)
-		Object.assign(this, {begin, end: begin, pieces: [], decoder: new TextDecoder()})
+		Object.assign(this, {begin, end: begin, pieces: [], cut: 0, decoder: new TextDecoder()})
 	}
-	async read(from, to) {
-		if (to <= from) return new Uint8Array()
-		const answer = await ask(this.url, {signal: this.leave.signal,
-			headers: {Range: `bytes=${from}-${to - 1}`}})
-		return new Uint8Array(await answer.arrayBuffer())
-	}
-	// How long the log is, and the state of its job, once there is more or the time is over.
+	// Learns how long the log is, once that has changed or the time is over; the job's state.
 	async look(wait_s) {
-		const answer = await ask(`${this.url}?offset=${this.end}&wait=${wait_s}`,
+		const answer = await ask(`${this.url}?offset=${this.size}&wait=${wait_s}`,
 			{method: "HEAD", signal: this.leave.signal})
-		return [Number(answer.headers.get("X-Psik-Offset")), answer.headers.get("X-Psik-State")]
+		this.size = Number(answer.headers.get("X-Psik-Offset"))
+		return answer.headers.get("X-Psik-State")
 	}
-	// Shows what has come, up to a byte; of much only the last.
-	async advance(end) {
+	// Shows what has come; of much only the last.  One call at a time.
+	advance() {
+		this.turn = this.turn.catch(() => {}).then(() => this.show(this.size))
+		return this.turn
+	}
+	async show(end) {
 		const from = Math.max(end < this.end ? 0 : this.end, end - WINDOW)
-		let found = await this.read(from, end)
+		let found = await getRange(this.url, from, end, this.leave.signal)
 		if (from !== this.end) {    // a gap, or a log that has begun anew
 			this.restart(from)
-			const rest = found.findIndex(byte => (byte & 0xc0) !== 0x80)  // of a cut character
-			found = found.subarray(Math.max(0, rest))
-			this.begin += Math.max(0, rest)
+			const rest = Math.max(0, found.findIndex(byte => !isInside(byte)))
+			found = found.subarray(rest)
+			this.begin += rest
 		}
 		this.end = end
-		if (found.length) this.add("push", this.decoder.decode(found, {stream: true}), found.length)
+		if (!found.length) return
+		const cut = cutBytes(found)     // which the decoder keeps for the next piece
+		this.add("push", this.decoder.decode(found, {stream: true}), this.cut + found.length - cut)
+		this.cut = cut
 	}
 	add(where, text, size) {
 		const node = document.createTextNode(text)
@@ -61,9 +75,10 @@ class Shown {
 		}
 	}
 	async before() {
-		const to = this.begin, from = Math.max(0, to - WINDOW), found = await this.read(from, to)
+		const to = this.begin, from = Math.max(0, to - WINDOW)
+		const found = await getRange(this.url, from, to, this.leave.signal)
 		if (this.begin !== to) return
-		const rest = from ? Math.max(0, found.findIndex(byte => (byte & 0xc0) !== 0x80)) : 0
+		const rest = from ? Math.max(0, found.findIndex(byte => !isInside(byte))) : 0
 		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
 		this.begin = from + rest
 	}
@@ -96,13 +111,25 @@ export async function showLog(view, job, name, signal) {
 	const last = job.history.at(-1).jobndx
 	const first = job.state === "failed" && job.logs[`stderr.${last}`] ? `stderr.${last}`
 		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
-	let shown = null, following = true
+	let shown = null, following = true, top = 0
+	// While one reads what is above the end, nothing of it moves: what comes is only counted.
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
-		following = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
-		news.hidden = following
+		const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
+		if (atEnd && !following) toEnd()
+		if (!atEnd && text.scrollTop < top) following = false   // up, and not that more has come
+		top = text.scrollTop
+		measure()
 	}})
-	const news = el("button", {hidden: true,
-		onclick: () => { text.scrollTop = text.scrollHeight }}, "▼ to the end")
+	const toEnd = async () => {
+		following = true
+		await shown.advance()
+		if (following) {        // still: one may have begun to read meanwhile
+			shown.trim()
+			text.scrollTop = text.scrollHeight
+		}
+		measure()
+	}
+	const news = el("button", {hidden: true, onclick: toEnd})
 	const note = el("span", {class: "quiet", role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
 		earlier.disabled = true
@@ -114,7 +141,10 @@ export async function showLog(view, job, name, signal) {
 		"aria-label": "Search in the log",
 		onkeydown: event => { if (event.key === "Enter" && search.value) find() }})
 	function measure() {
+		const more = shown.size - shown.end
 		earlier.hidden = shown.begin === 0
+		news.hidden = following
+		news.textContent = `▼ to the end${more > 0 ? `, ${bytes(more)} more` : ""}`
 		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
@@ -135,11 +165,9 @@ export async function showLog(view, job, name, signal) {
 		following = true
 		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
 			try {
-				const [end, state] = await log.look(wait_s)
-				await log.advance(end)
-				if (following) log.trim()
-				measure()
-				if (following) text.scrollTop = text.scrollHeight
+				const state = await log.look(wait_s)
+				if (following) await toEnd()
+				else measure()
 				if (isFinal(state)) return
 			} catch (error) {
 				if (gone.aborted) return

@@ -25,6 +25,7 @@ async function show() {
 		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
 	view.focus()
+	document.title = "psik"
 	replace(view)
 	try {
 		const module = await import(`./${name}.js`)

@@ -21,6 +21,8 @@ const named = (values = {}) => Object.fromEntries(Object.entries(values || {}).f
 const labelled = (id, label, ...input) => el("div", {class: "field"}, el("label", {for: id}, label),
 	input)
 
+// Says that a field was changed, also where a script did that.
+const changed = element => element.dispatchEvent(new Event("input", {bubbles: true}))
 const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
 	([name]) => !names.includes(name)))
 
@@ -96,7 +98,7 @@ const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input"
 		const file = event.target.files[0]
 		try {
 			input.value = JSON.stringify(readCsv(await file.text()))
-			input.dispatchEvent(new Event("input", {bubbles: true}))
+			changed(input)
 		} catch (error) {
 			say(`${file.name} ${error.message}`)
 		}
@@ -110,6 +112,7 @@ function jobPicker(input, jobs) {
 	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
 		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
 		which.value = ""
+		changed(input)
 	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
 		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
 	return [how, which]
@@ -139,9 +142,13 @@ function placeFields(backends, {spec, query, backend: chosen}) {
 // Files that the job finds in its work directory.
 function inputFiles() {
 	const files = new Map(), list = el("ul")
-	const draw = () => replace(list, [...files].map(([path, file]) => el("li", {},
-		`${path}, ${bytes(file.size)} `, el("button", {type: "button",
-			onclick: () => { files.delete(path); draw() }}, "remove"))))
+	const draw = () => {
+		const remove = path => el("button", {type: "button",
+			onclick: () => { files.delete(path); draw() }}, "remove")
+		replace(list, [...files].map(([path, file]) => el("li", {},
+			`${path}, ${bytes(file.size)} `, remove(path))))
+		changed(list)
+	}
 	const add = some => { some.forEach(([path, file]) => files.set(path, file)); draw() }
 	return {files, element: el("fieldset", {}, el("legend", {}, "input files"),
 		filePlace("add", "inputs", add, list))}
@@ -169,15 +176,15 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const showLines = () => {
 		if (!commands.open) return
 		const text = JSON.stringify(whole(), null, 1)
-		const files = [...inputs.files.keys()].map(path => ` --in ${quoted(path)}`).join("")
+		const tops = new Set([...inputs.files.keys()].map(path => path.split("/")[0]))
+		const files = [...tops].map(name => ` --in=${quoted(name)}`).join("")
 		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
 		lines.textContent = [
 			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
-			"", ...(files ? [`JOB=$(${made("/new")} | tr -d '"')`,
+			"", files ? [`JOB=$(${made("/new")} | tr -d '"')`,
 				...[...inputs.files.keys()].map(path => curl("PUT",
-					`/v1/jobs/JOB/files/${part(path)}`, "-T", quoted(path)).replace("JOB", "$JOB")),
-				curl("POST", "/v1/jobs/JOB/start").replace("JOB", "$JOB")] : [made("")])
-		].join("\n")
+					`/v1/jobs/$JOB/files/${part(path)}`, "-f", "-T", quoted(path))),
+				curl("POST", "/v1/jobs/$JOB/start")].join(" &&\n") : made("")].join("\n")
 	}
 	const progress = el("p", {role: "status"})
 	async function submit() {
