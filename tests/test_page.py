@@ -191,7 +191,7 @@ class Walks(Browsed):
 
     def test_a_log_that_grows(self) -> None:
         line = "\u65e5\u672c\u8a9e\u00e9 of a log" * 9
-        script = ("#!/bin/sh\ni=0\nwhile test $i -lt 30\ndo i=$((i + 1)); yes \"$i %s\" "
+        script = ("#!/bin/sh\ni=0\nwhile test $i -lt 70\ndo i=$((i + 1)); yes \"$i %s\" "
                   "| head -c 50003; sleep 0.3\ndone\n" % line)
         self.assertEqual(self.walk("growing_log", self.run_spec(script=script)), ["True", "True"])
 
