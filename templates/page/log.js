@@ -28,7 +28,7 @@ function folded(text) {
 class Shown {
 	constructor(url, element) {
 		Object.assign(this, {url, element, leave: new AbortController(), size: 0,
-			turn: Promise.resolve()})
+			following: true, turn: Promise.resolve()})
 		this.restart(0)
 	}
 	restart(begin) {
@@ -50,6 +50,7 @@ class Shown {
 	async show(end) {
 		const from = Math.max(end < this.end ? 0 : this.end, end - WINDOW)
 		let found = await getRange(this.url, from, end, this.leave.signal)
+		if (!this.following) return     // one has begun to read meanwhile
 		if (from !== this.end) {    // a gap, or a log that has begun anew
 			this.restart(from)
 			const rest = Math.max(0, found.findIndex(byte => !isInside(byte)))
@@ -111,19 +112,19 @@ export async function showLog(view, job, name, signal) {
 	const last = job.history.at(-1).jobndx
 	const first = job.state === "failed" && job.logs[`stderr.${last}`] ? `stderr.${last}`
 		: found.includes(`stdout.${last}`) ? `stdout.${last}` : found.at(-1)
-	let shown = null, following = true, top = 0
+	let shown = null, top = 0
 	// While one reads what is above the end, nothing of it moves: what comes is only counted.
 	const text = el("pre", {tabindex: 0, "aria-label": "Log", onscroll: () => {
 		const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 8
-		if (atEnd && !following) toEnd()
-		if (!atEnd && text.scrollTop < top) following = false   // up, and not that more has come
+		if (atEnd && !shown.following) toEnd()
+		if (!atEnd && text.scrollTop < top) shown.following = false     // up, not by what has come
 		top = text.scrollTop
 		measure()
 	}})
 	const toEnd = async () => {
-		following = true
+		shown.following = true
 		await shown.advance()
-		if (following) {        // still: one may have begun to read meanwhile
+		if (shown.following) {
 			shown.trim()
 			text.scrollTop = text.scrollHeight
 		}
@@ -143,7 +144,7 @@ export async function showLog(view, job, name, signal) {
 	function measure() {
 		const more = shown.size - shown.end
 		earlier.hidden = shown.begin === 0
-		news.hidden = following
+		news.hidden = shown.following
 		news.textContent = `▼ to the end${more > 0 ? `, ${bytes(more)} more` : ""}`
 		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
@@ -162,11 +163,10 @@ export async function showLog(view, job, name, signal) {
 		shown?.leave.abort()
 		const log = shown = new Shown(`${url}logs/${part(wanted)}`, text)
 		const gone = log.leave.signal
-		following = true
 		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
 			try {
 				const state = await log.look(wait_s)
-				if (following) await toEnd()
+				if (log.following) await toEnd()
 				else measure()
 				if (isFinal(state)) return
 			} catch (error) {
