@@ -363,7 +363,8 @@ class Trees(Amiss):
         with captured() as (_, err):
             psik.reconcile(self.config(), [(self.made, self.made.rows())], force=True)
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
-        self.assertIn("no such controller", psik.Answer.fault_of(os.path.dirname(self.made.path)))
+        fault = psik.Answer.latest(os.path.dirname(self.made.path)).fault
+        self.assertIn("no such controller", fault)
         self.refused(psik.BackendError, "could not be told: %s could not ask the scheduler"
                      % self.made.script("poll"), psik.cancel, self.made)
         self.spoil("#!/bin/sh\necho 77 active -\n", "scripts", "poll")
@@ -374,7 +375,7 @@ class Trees(Amiss):
         self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
             file.write("[")
-        self.assertEqual(psik.Answer.fault_of(os.path.dirname(self.made.path)), "")
+        self.assertEqual(psik.Answer.latest(os.path.dirname(self.made.path)).fault, "")
 
     def test_a_cut_submission_of_which_nobody_can_be_asked(self) -> None:
         self.spoil("#!/bin/sh\necho no such controller >&2\nexit 1\n", "scripts", "poll")
