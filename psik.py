@@ -20433,7 +20433,7 @@ export async function show([query], view, signal) {
 		value ? filter.set(name, value) : filter.delete(name)
 		if (name !== "page") filter.delete("page")
 		history.replaceState(null, "", `#/?${filter}`)
-		counted = 0
+		counted = -Infinity
 		soon(200)
 	}
 	const chips = STATES.map(name => el("button", {
@@ -20565,7 +20565,7 @@ export async function show([query], view, signal) {
 		if (count.textContent !== text) count.textContent = text
 		older.hidden ||= begin + jobs.length >= all
 	}
-	let counted = 0, all = 0    // when, and how many there are on all pages
+	let counted = -Infinity, all = 0    // when, and how many there are on all pages
 	async function countJobs(query) {
 		query.delete("state")
 		const counts = await get(`jobs/counts?${query}`, {signal})

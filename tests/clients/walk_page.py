@@ -152,6 +152,10 @@ def many(page: Any) -> None:
     expect(page.locator("[role=status]", has_text="of")).to_have_text("51–100 of 10000 jobs")
     page.reload()
     expect(page.locator("[role=status]", has_text="of")).to_have_text("51–100 of 10000 jobs")
+    page.goto(URL + "#/?name=job-")      # in a page that has just been opened
+    page.reload()
+    expect(page.locator("[role=status]", has_text="of")).to_have_text("1–50 of 10000 jobs")
+    expect(page.locator("text=older")).to_be_visible()
     page.fill("main [type=search]", "9999")
     expect(page.locator("[role=status]", has_text="jobs")).to_have_text("1 jobs")
     print(page.url.rpartition("#")[2])
