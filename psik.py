@@ -4229,6 +4229,12 @@ class CallbackSettings(NamedTuple):
     final_only: bool = False
 
     @classmethod
+    def of_config(cls, config: Config, final_only: bool = False) -> "CallbackSettings":
+        """Those of a config, for callbacks of every change or of the end alone."""
+        return cls(config.callback_timeout_s, config.callback_give_up_s, config.ca_file,
+                   config.callback_proxy, final_only)
+
+    @classmethod
     def of(cls, job: JobDir) -> Optional["CallbackSettings"]:
         """The settings of a job; None if it has no callback."""
         text = read_unless_known(job.script("callback.json"))
@@ -5769,10 +5775,7 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
     if spec.tasks:
         write_file(job.script("tasks"), spec.tasks.table)
     if spec.callback:
-        config = backend.config
-        settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
-                                    config.ca_file, config.callback_proxy,
-                                    spec.callback_on == "final")
+        settings = CallbackSettings.of_config(backend.config, spec.callback_on == "final")
         write_file(job.script("callback.json"), json.dumps(settings._asdict()) + "\n")
     if backend.config.scheduler_environment:
         write_file(job.script("scheduler.json"),
@@ -16504,9 +16507,7 @@ class Doctor:
 
     def ways_out(self) -> Iterator[Finding]:
         """Whether the receivers of callbacks can be reached from here."""
-        config = self.config
-        settings = CallbackSettings(config.callback_timeout_s, config.callback_give_up_s,
-                                    config.ca_file, config.callback_proxy)
+        settings = CallbackSettings.of_config(self.config)
         for (scheme, host, port), url in self.receivers().items():
             place = "%s://%s:%d" % (scheme, host, port)
             try:
