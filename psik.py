@@ -171,7 +171,7 @@ BACKEND_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # the first letter sets i
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # not allowed in one-line fields
 SURROGATE = re.compile("[\ud800-\udfff]")     # half a character, which no UTF-8 file can hold
 ROW = re.compile(r"([0-9]{1,10}(?:\.[0-9]*)?),([0-9]{1,9}),"
-                 r"(new|queued|active|completed|failed|canceled),([^,\s]*)$")
+                 r"(new|queued|active|completed|failed|canceled),([^,\s]*)$", re.MULTILINE)
 # A line of log/callbacks.  Like ROW, it is searched for: the rest of a torn line may precede it.
 DELIVERED = re.compile(r"([0-9]{1,10}\.[0-9]{3}),([0-9]{1,9}),([a-z]+),([0-9a-f]{32}),([0-9]{1,9}),"
                        r"([0-9]{1,9}),(.*)$")
@@ -1050,6 +1050,8 @@ class JobState(str, Enum):
     completed = "completed"
     failed = "failed"
     canceled = "canceled"
+
+    __hash__ = str.__hash__     # that of Enum is no faster than any function of Python's
 
     def __str__(self) -> str:
         return str(self.value)
@@ -2521,21 +2523,24 @@ def read_info(text: str) -> Info:
     return int(text) if text.isdigit() and len(text) < 19 and text.encode().isdigit() else text
 
 
+def complain_of_others(text: str, source: str) -> None:
+    """Warn of each line of a status.csv that is torn or foreign, or begins so."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip() and not ROW.fullmatch(line):
+            complain_once("%s:%d: skipped text that is not a transition: %r"
+                          % (source, number, line[:60]))
+
+
 def parse_rows(text: str, source: str) -> List[Row]:
     """The rows of a status.csv in file order.
 
     A torn or foreign line is skipped with a warning; a row behind the rest of a torn one is kept.
     """
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        match = ROW.search(line)
-        if match:
-            stamp, jobndx, state, info = match.groups()
-            rows.append(Row(float(stamp), int(jobndx), STATES[state], read_info(info)))
-        if line and (not match or match.start()) and line.strip():
-            complain_once("%s:%d: skipped text that is not a transition: %r"
-                          % (source, number, line[:60]))
-    return rows
+    found = ROW.findall(text)
+    if sum(map(len, map("".join, found))) + len(found) * len(",,,\n") != len(text):
+        complain_of_others(text, source)
+    return [Row(float(stamp), int(jobndx), STATES[state], read_info(info))
+            for stamp, jobndx, state, info in found]
 
 
 class JobDir:
@@ -15977,60 +15982,90 @@ def cmd_reached(opts: Options) -> None:
 
 # The REST API.
 
-def is_compiled(cache: str) -> bool:
-    """Whether a compiled file is whole, and nobody else can write it.
+class CompiledFile:
+    """The compiled file of a module: beside it or, where it cannot be there, in the user's cache.
 
-    On a full disk Python leaves a part of it; that is removed.
+    prefix is what sys.pycache_prefix has to be for it; '' is what it is.
     """
-    import marshal
-    for status in [os.stat(path) for path in (os.path.dirname(cache), cache)]:
-        if is_foreign(status) or others_may_write(status):  # code of theirs may be there
-            return False
-    with open(cache, "rb") as file:
-        file.seek(16 if sys.version_info >= (3, 7) else 12)
-        try:
-            marshal.load(file)
-            return True
-        except (EOFError, ValueError, TypeError):
-            os.unlink(cache)
-            return False
 
+    def __init__(self, path: str, prefix: str = "") -> None:
+        import importlib.util
+        self.path, self.prefix = path, prefix
+        self.place = importlib.util.cache_from_source(path)
+        if prefix:
+            folder, name = os.path.dirname(path), os.path.basename(self.place)
+            self.place = os.path.join(prefix, folder.lstrip("/"), name)
 
-def compile_once(path: str) -> bool:
-    """Compile a module into its __pycache__, if it has changed; whether to run it from there."""
-    import importlib.util
-    import py_compile
-    cache, folder = importlib.util.cache_from_source(path), os.path.dirname(path)
-    try:
-        if is_foreign(os.stat(folder)) or others_may_write(os.stat(folder)):
-            return False
-        if not os.path.exists(cache) or os.path.getmtime(cache) < os.path.getmtime(path):
-            if sys.dont_write_bytecode:
+    def is_whole(self) -> bool:
+        """Whether nobody else can write it, and nothing is missing.
+
+        On a full disk Python leaves a part of it; that is removed.
+        """
+        import marshal
+        for status in [os.stat(path) for path in (os.path.dirname(self.place), self.place)]:
+            if is_foreign(status) or others_may_write(status):  # code of theirs may be there
                 return False
-            py_compile.compile(path)
-        return is_compiled(cache)
-    except OSError:  # a folder that may not be written to
-        return False
+        with open(self.place, "rb") as file:
+            file.seek(16 if sys.version_info >= (3, 7) else 12)
+            try:
+                marshal.load(file)
+                return True
+            except (EOFError, ValueError, TypeError):
+                os.unlink(self.place)
+                return False
 
+    def may_be_here(self) -> bool:
+        """Whether it can be made where it is to be."""
+        folder = os.stat(os.path.dirname(self.path))
+        is_safe = not is_foreign(folder) and not others_may_write(folder)
+        return bool(self.prefix) or (is_safe and not sys.dont_write_bytecode)
 
-def begin_compiled() -> None:
-    """Begin again from the compiled file, if Python has compiled this file for this run only.
+    def is_usable(self) -> bool:
+        """Whether to run the module from here; it is compiled if it has changed."""
+        import py_compile
+        try:
+            is_new = (os.path.exists(self.place)
+                      and os.path.getmtime(self.place) >= os.path.getmtime(self.path))
+            if not is_new and not self.may_be_here():
+                return False
+            if not is_new:
+                make_folder(os.path.dirname(self.place))
+                py_compile.compile(self.path, self.place)
+            return self.is_whole()
+        except OSError:  # a folder that may not be written to, or a full disk
+            return False
 
-    Python does so with a file that is named on the command line, and a server would keep the 16 MB
-    that compiling takes.
-    """
-    path = os.path.realpath(FILE)
-    if __name__ != "__main__" or not path.endswith(".py") or not compile_once(path):
-        return
-    flags = {"-I": sys.flags.isolated, "-S": sys.flags.no_site, "-E": sys.flags.ignore_environment}
-    beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # holds dataclasses.py
-    code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; "
-            "import importlib.util as util; "
-            "spec = util.spec_from_file_location('psik', %r); "
-            "sys.modules['psik'] = psik = util.module_from_spec(spec); "
-            "spec.loader.exec_module(psik); sys.exit(psik.main())" % (beside, path))
-    given = [flag for flag, is_set in flags.items() if is_set]
-    os.execv(sys.executable, [sys.executable] + given + ["-c", code] + sys.argv[1:])
+    @classmethod
+    def find(cls, path: str) -> Optional["CompiledFile"]:
+        """The one that can be used; None if there is none, and none can be made."""
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        prefixes = [""] + [os.path.join(cache, "psik/compiled")] * hasattr(sys, "pycache_prefix")
+        return next((each for each in (cls(path, prefix) for prefix in prefixes)
+                     if each.is_usable()), None)
+
+    @classmethod
+    def begin(cls) -> None:
+        """Begin again from it, if Python has compiled this file for this run only.
+
+        Python does so with a file that is named on the command line, and a server would keep the
+        16 MB that compiling takes.
+        """
+        path = os.path.realpath(FILE)
+        found = cls.find(path) if __name__ == "__main__" and path.endswith(".py") else None
+        if found is None:
+            return
+        flags = {"-I": sys.flags.isolated, "-S": sys.flags.no_site,
+                 "-E": sys.flags.ignore_environment}
+        beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # dataclasses.py
+        code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; "
+                "sys.pycache_prefix = %r or getattr(sys, 'pycache_prefix', None); "
+                "import importlib.util as util; "
+                "spec = util.spec_from_file_location('psik', %r); "
+                "sys.modules['psik'] = psik = util.module_from_spec(spec); "
+                "spec.loader.exec_module(psik); sys.exit(psik.main())"
+                % (beside, found.prefix, path))
+        given = [flag for flag, is_set in flags.items() if is_set]
+        os.execv(sys.executable, [sys.executable] + given + ["-c", code] + sys.argv[1:])
 
 
 def raise_descriptor_limit() -> int:
@@ -16165,7 +16200,7 @@ def cmd_serve(opts: Options) -> None:
     if opts.openapi:
         say(json.dumps(OpenApi().document(), indent=2))
         return
-    begin_compiled()
+    CompiledFile.begin()
     Serving(opts).run()
 
 
@@ -16802,7 +16837,7 @@ def cmd_open(opts: Options) -> None:
     The server is yours alone; with --on it is there, behind a port here that ssh forwards.
     """
     if NEAR.is_here:
-        begin_compiled()
+        CompiledFile.begin()
     Opening(opts).run()
 
 
@@ -17324,16 +17359,26 @@ mpirun=$mpirun nodes=$nodes jobid=$jobid psik_task=$psik_task \
     'launcher.py': r'''#!@python@
 # The command psik, made by `psik.py install`.  It imports psik.py, so that it is compiled once, and
 # nothing from the current directory.
+import os
 import sys
 @place@
 sys.path.append(folder)  # last, so that no file beside psik.py replaces a module of Python's own
+if not os.access(folder, os.W_OK):  # its compiled file goes to the user's cache
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = os.path.join(cache, "psik/compiled")
+    try:
+        os.makedirs(cache, 0o700, exist_ok=True)
+        if os.stat(cache).st_uid == os.getuid() and not os.stat(cache).st_mode & 0o077:
+            sys.pycache_prefix = cache
+    except OSError:  # it is compiled each time
+        pass
 try:
     psik = __import__(module)
 except ImportError as err:
     sys.exit("psik: %s in %s; if psik.py was moved, run its `install` again" % (err, folder))
 except (EOFError, ValueError, TypeError):  # on a full disk Python cuts the compiled file
     import shutil
-    shutil.rmtree(folder + "/__pycache__")
+    shutil.rmtree(getattr(sys, "pycache_prefix", None) or folder + "/__pycache__")
     sys.dont_write_bytecode = True
     psik = __import__(module)
 sys.exit(psik.main())

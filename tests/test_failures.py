@@ -999,12 +999,12 @@ class CommandLine(Amiss):
     def test_compiling_once(self) -> None:
         path = self.write("module.py", "x = 1\n")
         with mock.patch("sys.dont_write_bytecode", True):
-            self.assertFalse(psik.compile_once(path))
+            self.assertFalse(psik.CompiledFile(path).is_usable())
         with mock.patch("sys.dont_write_bytecode", False):
-            self.assertTrue(psik.compile_once(path))
-            self.assertTrue(psik.compile_once(path))
+            for _ in range(2):
+                self.assertEqual(psik.CompiledFile.find(path).prefix, "")
             with mock.patch("py_compile.compile", side_effect=PermissionError):
-                self.assertFalse(psik.compile_once(self.write("other.py", "x = 1\n")))
+                self.assertIsNone(psik.CompiledFile.find(self.write("other.py", "x = 1\n")))
 
 
 class Interface(Amiss):
