@@ -189,6 +189,10 @@ SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc,
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
+# What takes the name of a file or a folder once it is complete; a crash may leave it.  Those of the
+# supervisor end with a process id, those of the journal with .new.
+UNFINISHED = re.compile(r".+\.([0-9a-f]{12}|json\.[0-9]+|new)")
+
 # What psik.py itself keeps in a job's log/.
 OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|callbacks|"
                      r"applications")
@@ -481,12 +485,17 @@ def write_file(path: str, text: str, mode: int = 0o600, durable: bool = False) -
             os.fsync(fd)
 
 
+def unfinished(path: str) -> str:
+    """A name beside a path, for what takes its place once it is complete; UNFINISHED matches it."""
+    return "%s.%s" % (path, os.urandom(6).hex())
+
+
 def replace_file(path: str, text: str, durable: bool = False) -> None:
     """Make or replace a file in one step, so that a reader sees the old text or the new one.
 
     durable: the text is on the disk before it takes the file's name.
     """
-    temporary = "%s.%s" % (path, os.urandom(6).hex())
+    temporary = unfinished(path)
     try:
         write_file(temporary, text, durable=durable)
         os.replace(temporary, path)
@@ -581,10 +590,10 @@ def read_unless_known(path: str) -> str:
 def delete_tree(path: str) -> None:
     """Remove a directory, even if the job took permissions from parts of it; of a link, the link.
 
-    PsikError if something of it remains.
+    A file is removed too.  PsikError if something of it remains.
     """
     import shutil
-    if os.path.islink(path):
+    if os.path.islink(path) or os.path.isfile(path):
         os.unlink(path)
         return
     for folder, folders, _ in os.walk(path, onerror=lambda err: None):
@@ -3739,7 +3748,7 @@ class Copies:
 
     def write(self) -> None:
         """Make the folder of our copy, complete or not at all."""
-        temporary = "%s.%s" % (self.own, os.urandom(6).hex())
+        temporary = unfinished(self.own)
         os.mkdir(temporary, 0o700)
         # Python itself would make __pycache__ with whatever permissions the umask leaves.
         os.mkdir(os.path.join(temporary, "__pycache__"), 0o700)
@@ -3764,7 +3773,7 @@ class Copies:
 
     def link(self, job: JobDir) -> None:
         """Link our copy into a job, in place of the link to an earlier one."""
-        temporary = job.script(".psik.%s" % os.urandom(6).hex())
+        temporary = unfinished(job.script(".psik"))
         os.link(self.linked_file(self.own), temporary)
         # If both names are links to one file, rename(2) does nothing, and leaves both.
         os.replace(temporary, job.script(".psik.py"))
@@ -6799,40 +6808,64 @@ def remove(job: JobDir, force: bool = False) -> None:
     Waiter.release(job)
 
 
-def is_unbegun(path: str) -> bool:
-    """Whether a directory holds only the beginnings of a job: no history, no file of the user's.
+class Remains:
+    """What crashes of ours left in the tree of a backend, over STALE_S ago."""
 
-    What is in incoming/ came with a request that was never answered.
-    """
-    status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
-    ours = {"scripts", "log", "work", "incoming", "spec.json", "status.csv", "access.json"}
-    return (not (os.path.lexists(status) and os.path.getsize(status))
-            and not set(os.listdir(path)) - ours
-            and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
+    def __init__(self, backend: Backend) -> None:
+        self.root, self.prefix = backend.root, backend.prefix
 
+    @staticmethod
+    def is_old(path: str) -> bool:
+        """Whether it is ours, and nobody has changed it of late."""
+        status = os.lstat(path)
+        return status.st_uid == os.geteuid() and time.time() - status.st_mtime > STALE_S
 
-def is_stale(path: str) -> bool:
-    """Whether a directory was left, over STALE_S ago, by a creation of ours that was cut short."""
-    return (os.path.isdir(path) and os.stat(path).st_uid == os.geteuid()
-            and time.time() - os.path.getmtime(path) > STALE_S and is_unbegun(path))
+    @staticmethod
+    def is_unbegun(path: str) -> bool:
+        """Whether a directory holds only the beginnings of a job: no history, no file of a user's.
+
+        What is in incoming/ came with a request that was never answered.
+        """
+        status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
+        ours = {"scripts", "log", "work", "incoming", "spec.json", "status.csv", "access.json"}
+        return (not (os.path.lexists(status) and os.path.getsize(status))
+                and not set(os.listdir(path)) - ours
+                and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
+
+    def jobs(self) -> Iterator[str]:
+        """Directories that never became a job, and those of jobs whose removal was cut short."""
+        for path in paths_in(self.root):
+            name = os.path.basename(path)
+            is_job = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and os.path.isdir(path)
+            if name.startswith(".removed-") or (
+                    is_job and self.is_old(path) and self.is_unbegun(path)):
+                yield path
+
+    def files(self) -> Iterator[str]:
+        """Files and folders that were not complete when their writer was killed."""
+        own = [os.path.join(self.root, name) for name in (".outbox", ".outbox/dead", ".uploads")]
+        shared = [os.path.join(self.prefix, name) for name in (".psik", ".tokens", ".events")]
+        folders = [self.root] + own + shared + paths_in(os.path.join(self.root, ".after"))
+        for path in [path for folder in folders for path in paths_in(folder)]:
+            with suppress(FileNotFoundError):   # it is complete now
+                if UNFINISHED.fullmatch(os.path.basename(path)) and self.is_old(path):
+                    yield path
 
 
 def sweep(config: Config) -> List[str]:
     """Remove what crashes left, and return the paths.
 
     That is directories older than STALE_S that never became a job, if they hold only the beginnings
-    of one, and jobs whose removal was cut short.  The copies of psik.py that no job needs are
-    removed too.
+    of one, and jobs whose removal was cut short; and files of ours that were not complete when
+    their writer was killed.  The copies of psik.py that no job needs are removed too.
     """
     swept = []
     JobTree(config)  # ForbiddenError if one of the folders is somebody else's
     for backend in config.by_name.values():
-        for path in paths_in(backend.root):
-            name = os.path.basename(path)
-            is_jobid = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name)
-            if name.startswith(".removed-") or (is_jobid and is_stale(path)):
-                delete_tree(path)
-                swept.append(path)
+        remains = Remains(backend)
+        for path in [*remains.jobs(), *remains.files()]:
+            delete_tree(path)
+            swept.append(path)
         Copies(backend.prefix).drop_unused()
     return swept
 
@@ -10342,7 +10375,7 @@ class Keyring:
 
     def make_key(self) -> None:
         """Make a key, unless another process is first."""
-        temporary = "%s.%s" % (self.path, os.urandom(6).hex())
+        temporary = unfinished(self.path)
         try:
             write_file(temporary, os.urandom(32).hex() + "\n", durable=True)
             os.link(temporary, self.path)  # unlike a rename, it fails if there is a key by now
@@ -11795,7 +11828,7 @@ def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
 
 def try_writing(folder: str) -> bool:
     """Whether a file can be made in a folder; tried, for permissions do not show a full disk."""
-    path = os.path.join(folder, ".probe-" + os.urandom(6).hex())
+    path = unfinished(os.path.join(folder, ".probe"))
     try:
         make_folder(folder)
         write_file(path, "?")
@@ -17718,6 +17751,7 @@ ALIVE_FD = 241          # of the lock that the payload inherits: higher than wha
 HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
 RELEASE_S = 60          # for the submission of the jobs that wait for this one
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
+FORGOTTEN_LOOK_S = 20   # between two checks if the job is canceled, where a scheduler should signal
 TOUCH_S = 3600          # between two touches of a ticket for slots
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
@@ -18788,7 +18822,7 @@ class Run:
         self.killed = 0                         # of its cgroup, before it began
         self.slots = Slots()
         self.gpus: "List[int]" = []             # the numbers of those that it got
-        self.began = time.monotonic()
+        self.began = self.looked = time.monotonic()
         self.counts_usage, self.cpu_s, self.memory_kib = False, 0.0, 0  # of what it has started
 
     # Claiming.
@@ -19045,11 +19079,11 @@ class Run:
     def follow(self) -> None:
         """Wait until the payload has ended, or has to; then end what is alive of the step."""
         deadline = self.began + (self.walltime_s or float("inf"))
-        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler signals
+        longest_s = CANCEL_LOOK_S if self.walltime_s else FORGOTTEN_LOOK_S
         while self.code is None and not self.stopped:
             self.handle(self.wait(max(0.0, min(deadline - time.monotonic(), longest_s))))
             self.slots.touch()
-            if self.walltime_s and exists(self.step.log("cancel")):
+            if self.is_to_end():
                 self.stop(_signal.SIGTERM, "")
             elif time.monotonic() >= deadline and self.code is None:
                 minutes = SETTINGS["duration_min"]
@@ -19058,6 +19092,19 @@ class Run:
             # A scheduler that ends a job may signal the payload first, and us a moment later.
             self.handle(self.wait(0.1))
         self.end_members()
+
+    def is_to_end(self) -> bool:
+        """Whether somebody has asked for its end, of whom no signal may come.
+
+        A scheduler that has crashed may have forgotten the job, so that it cannot end it.
+        """
+        if self.walltime_s:
+            return exists(self.step.log("cancel"))
+        if time.monotonic() - self.looked < FORGOTTEN_LOOK_S:
+            return False
+        self.looked = time.monotonic()
+        self.history.read()
+        return self.history.is_canceled(self.step.jobndx)
 
     def end_members(self) -> None:
         """End what is alive of the step, the payload included."""

@@ -62,6 +62,7 @@ ALIVE_FD = 241          # of the lock that the payload inherits: higher than wha
 HISTORY_LOCK_S = 60     # wait for the history's lock, which a hanging submission may hold
 RELEASE_S = 60          # for the submission of the jobs that wait for this one
 CANCEL_LOOK_S = 3       # between two checks for log/cancel.N
+FORGOTTEN_LOOK_S = 20   # between two checks if the job is canceled, where a scheduler should signal
 TOUCH_S = 3600          # between two touches of a ticket for slots
 KILL_WAIT_S = 10        # wait for processes to disappear after KILL
 OWN_RETRY_S = 86400     # how long to try to record an end on a full disk, if no scheduler knows it
@@ -1132,7 +1133,7 @@ class Run:
         self.killed = 0                         # of its cgroup, before it began
         self.slots = Slots()
         self.gpus: "List[int]" = []             # the numbers of those that it got
-        self.began = time.monotonic()
+        self.began = self.looked = time.monotonic()
         self.counts_usage, self.cpu_s, self.memory_kib = False, 0.0, 0  # of what it has started
 
     # Claiming.
@@ -1389,11 +1390,11 @@ class Run:
     def follow(self) -> None:
         """Wait until the payload has ended, or has to; then end what is alive of the step."""
         deadline = self.began + (self.walltime_s or float("inf"))
-        longest_s = CANCEL_LOOK_S if self.walltime_s else 86400  # a scheduler signals
+        longest_s = CANCEL_LOOK_S if self.walltime_s else FORGOTTEN_LOOK_S
         while self.code is None and not self.stopped:
             self.handle(self.wait(max(0.0, min(deadline - time.monotonic(), longest_s))))
             self.slots.touch()
-            if self.walltime_s and exists(self.step.log("cancel")):
+            if self.is_to_end():
                 self.stop(_signal.SIGTERM, "")
             elif time.monotonic() >= deadline and self.code is None:
                 minutes = SETTINGS["duration_min"]
@@ -1402,6 +1403,19 @@ class Run:
             # A scheduler that ends a job may signal the payload first, and us a moment later.
             self.handle(self.wait(0.1))
         self.end_members()
+
+    def is_to_end(self) -> bool:
+        """Whether somebody has asked for its end, of whom no signal may come.
+
+        A scheduler that has crashed may have forgotten the job, so that it cannot end it.
+        """
+        if self.walltime_s:
+            return exists(self.step.log("cancel"))
+        if time.monotonic() - self.looked < FORGOTTEN_LOOK_S:
+            return False
+        self.looked = time.monotonic()
+        self.history.read()
+        return self.history.is_canceled(self.step.jobndx)
 
     def end_members(self) -> None:
         """End what is alive of the step, the payload included."""

@@ -406,6 +406,20 @@ class Cancels(OwnProcesses, Faulty):
         self.assertEqual(os.listdir(job.at("work")), [])
         self.assertEqual(self.states(job.jobid)[-1], "1 canceled")
 
+    def test_a_job_that_its_scheduler_has_forgotten_ends_itself(self) -> None:
+        """As slurmctld forgets a job if it crashes soon after it was started."""
+        os.makedirs(os.path.join(self.folder, "site", "lost"))
+        for name, text in (("submit", "setsid @job@ $1 </dev/null >/dev/null 2>&1 &\necho 7"),
+                           ("job", "jobid=7\npsik_walltime_s=0\n@job_body@"),
+                           ("cancel", ""), ("poll", "")):
+            self.write("site/lost/" + name, "#!/bin/sh\n%s\n" % text)
+        self.configure(templates="site", backend={"type": "lost"}, poll_grace_s=600)
+        jobid = self.put(self.nap)
+        self.psik("cancel", "--wait", jobid)
+        self.assertEqual(len(self.naps()), 1)
+        self.until_last(jobid, "1 canceled")
+        self.assertEqual(self.naps(), [])
+
     def test_a_job_whose_body_claims_nothing_is_followed_all_the_same(self) -> None:
         """As those of version 1.0.0, whose native id is the number of their session."""
         self.configure(poll_grace_s=1)

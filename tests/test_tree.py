@@ -144,9 +144,36 @@ class Creation(Case):
             for name in os.listdir(folder):
                 os.utime(os.path.join(folder, name), (1, 1))
         self.psik("rm", "--stale")
-        self.assertEqual(sorted(os.listdir(os.path.join(self.prefix, "local"))),
+        self.assertEqual(sorted(name for name in os.listdir(os.path.join(self.prefix, "local"))
+                                if name[0] != "."),
                          ["1000000001.001", "1000000002.002", jobid])
         self.assertTrue(os.path.isdir(os.path.join(self.prefix, "2024", "results")))
+
+    def test_sweeping_takes_what_killed_processes_have_left(self) -> None:
+        self.run_spec("--wait", script="true")
+        hexadecimal, kept, left = ".0123456789ab", [], []
+        for place in ("local/.poll.json", "local/.uploads/x", "local/.outbox/1.2.000001.json",
+                      "local/.after/1.2/3.4", ".psik/0123456789abcdef", ".tokens/key"):
+            path = os.path.join(self.prefix, place)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            kept.append(path)
+            left.append(path + hexadecimal)
+        left += [os.path.join(self.prefix, "local/.outbox/1.2.000002.json.4242"),
+                 os.path.join(self.prefix, ".events/000000001000001.new")]
+        os.mkdir(os.path.dirname(left[-1]))
+        os.mkdir(left[4])
+        young = kept[1] + ".ba9876543210"
+        for path in kept + left + [young]:
+            if path not in (kept[4], left[4]):
+                psik.write_file(path, "{}")
+            else:
+                os.makedirs(path, exist_ok=True)
+        for path in left + kept:
+            os.utime(path, (1, 1))
+        kept.remove(kept[4])        # a copy that no job needs
+        self.psik("rm", "--stale")
+        self.assertEqual([path for path in kept + left + [young] if os.path.exists(path)],
+                         kept + [young])
 
     def test_removing_does_not_follow_links(self) -> None:
         outside = os.path.join(self.folder, "outside")
