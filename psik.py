@@ -16889,8 +16889,8 @@ class CommandLine:
         return "\n".join(lines)
 
     @classmethod
-    def parser(cls) -> Any:
-        """The parser, made from COMMANDS."""
+    def parser(cls, command: str = "") -> Any:
+        """The parser, made from COMMANDS: of this command alone, by default of all."""
         import argparse
         shared = argparse.ArgumentParser(add_help=False)
         shared.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
@@ -16912,6 +16912,8 @@ class CommandLine:
                                      help=argparse.SUPPRESS)
         subs.required = True
         for name, function, arguments, example in COMMANDS:
+            if command not in ("", name):   # all of them take as long as Python's own start
+                continue
             sub = subs.add_parser(name, parents=[shared], description=function.__doc__,
                                   epilog="example: %s %s" % (called(), example))
             for names, options in arguments:
@@ -17043,7 +17045,8 @@ class CommandLine:
             argv = cls.signals_in(argv)
         cls.check(names)
         opts = Options(config=None, verbose=0, words=list(words))
-        rest = cls.take_rest(names, cls.parser().parse_known_args(argv, opts)[1], opts)
+        parser = cls.parser(names[0] if names else "")
+        rest = cls.take_rest(names, parser.parse_known_args(argv, opts)[1], opts)
         cls.check(names, cls.take_inputs(rest, opts))
         return opts
 

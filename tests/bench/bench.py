@@ -22,6 +22,7 @@ import traceback
 from typing import Dict, List, Sequence, Tuple
 
 import commands
+import more
 import peers
 import plots
 import rest
@@ -30,7 +31,9 @@ from table import Row, as_markdown, as_text
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECTIONS = (("What a job pays", commands.costs_of_a_job), ("Listings", commands.listings),
-            ("Submission", commands.submissions), ("REST: the server", rest.starts),
+            ("Submission", commands.submissions), ("Payloads", more.payloads),
+            ("Arrays, and the command of `install`", more.arrays),
+            ("From another host", more.from_elsewhere), ("REST: the server", rest.starts),
             ("REST: states", rest.states), ("REST: listings", rest.rest_listings),
             ("REST: jobs", rest.posts), ("REST: files", rest.transfers),
             ("Installation", commands.footprints))
@@ -130,6 +133,9 @@ def main() -> int:
         finally:
             for server in run.servers.values():
                 server.stop()
+            for child in run.children:
+                child.terminate()
+                child.wait()
         notes = ["not measured: %s: %s" % pair
                  for pair in run.missing.items()] + ["broke: " + title for title in broken]
         print("\n".join([""] + notes + ["%d s" % (time.time() - begun)]))

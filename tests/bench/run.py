@@ -29,6 +29,7 @@ class Run:
         self.config = self.psik.Config(prefix=os.path.join(work, "jobs"))
         self.trees = os.path.join(work, "trees")
         self.servers: Dict[str, Server] = {}
+        self.children: List[subprocess.Popen[bytes]] = []     # that are ended at the end
         self.server_log = os.path.join(work, "servers.log")
         self.curves: Curves = {}
 
