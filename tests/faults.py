@@ -554,13 +554,31 @@ def supervisor_killed(trial: Trial, step: int) -> None:
         trial.settle()
 
 
+def processes_stopped(trial: Trial) -> List[int]:
+    """The processes of a trial that are stopped."""
+    pids = [int(line.split()[1]) for line in trial.left()]
+    return [pid for pid in pids
+            if re.search(r"\nState:\s+T", psik.read_or_empty("/proc/%d/status" % pid))]
+
+
+def await_stop(trial: Trial, job: Any) -> None:
+    """Wait until the supervisor of a job is stopped, or has ended before."""
+    trial.until(lambda: processes_stopped(trial) or job.rows()[-1].state.is_final(),
+                "the supervisor stops")
+
+
+def go_on(trial: Trial) -> None:
+    """Let what is stopped go on."""
+    for pid in processes_stopped(trial):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def supervisor_stopped(trial: Trial, step: int) -> None:
     job = hooked_supervisor(trial, step, signal.SIGSTOP, trial.short)
-    time.sleep(trial.ground.seconds + 0.7)
+    await_stop(trial, job)
     trial.psik("cancel", job.jobid)
-    for line in trial.left():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(line.split()[1]), signal.SIGCONT)
+    go_on(trial)
     trial.psik("cancel", job.jobid)
 
 
@@ -706,11 +724,9 @@ def disk_full_in_run(trial: Trial, step: int) -> None:
 def disk_full_in_supervisor(trial: Trial, step: int) -> None:
     with small_disk(trial) as fill:
         job = hooked_supervisor(trial, step, signal.SIGSTOP, trial.short)
-        time.sleep(0.5)
+        await_stop(trial, job)
         fill()
-        for line in processes_with(job.path):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(line.split()[1]), signal.SIGCONT)
+        go_on(trial)
         time.sleep(trial.ground.seconds + 1)
 
 
@@ -810,7 +826,8 @@ FAULTS = (
     Fault("a line of the history is torn", torn_line, has_steps=False),
     Fault("the clock jumps", clock_jumps, has_steps=False),
     Fault("the nodes are lost", node_is_lost, False, lambda ground: ground.name == "slurm"),
-    Fault("the job is canceled from another host", cancelled_from_another_host, False, has_disks),
+    Fault("the job is canceled from another host", cancelled_from_another_host, False,
+          lambda ground: IS_ROOT and ground.name in ("local", "at")),
 )
 
 
