@@ -1103,8 +1103,9 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     pattern of its keys, and the message for others), read (how it is read, where its type
     does not tell), of (of a dict of models: a function that
     returns their class), pattern (of a text, as the interface's document declares it; faults()
-    checks it), secret (never shown).  A default that is a class is called for each
-    object; the default `...` marks a required field.
+    checks it), secret (never shown), since (the version that has brought it: it is left out of a
+    file where it has its default, for older ones to read that).  A default that is a class is
+    called for each object; the default `...` marks a required field.
     """
     meta = dict(limits, doc=doc, required=default is ...)
     if isinstance(default, type):
@@ -1475,7 +1476,7 @@ class ResourceSpec(Model):
     cpu_cores_per_process: int = option(1, "CPU cores for each process", least=1)
     gpu_cores_per_process: int = option(0, "GPUs for each process", least=0)
     memory_per_process: Optional[int] = option(
-        None, "memory for each process, MiB; or \"4G\", \"500M\"", least=1, size=True)
+        None, "memory for each process, MiB; or \"4G\", \"500M\"", least=1, size=True, since=2)
     exclusive_node_use: bool = option(True, "share the nodes with no other job")
 
     def names_set(self) -> List[str]:
@@ -1599,30 +1600,31 @@ class JobSpec(Model):
         ..., "the script; without #! it runs in the shell that psik chose", lines=True, strict=True,
         pattern=r"^[^\u0000]*[A-Za-z0-9][^\u0000]*$")
     setup: List[str] = option(
-        list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True)
+        list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True,
+        since=2)
     environment: Dict[str, str] = option(dict, "variables to set", keys=VARIABLE_NAMES, lines=True)
     inherit_environment: bool = option(True, "take over the submitter's environment too")
     resources: ResourceSpec = option(ResourceSpec, "what it needs")
     backend: Union[str, BackendConfig] = option(
         BackendConfig, "a backend's name, or settings that override the config's")
     launcher: Optional[List[str]] = option(
-        None, "the words of $mpirun, instead of the backend's", least=1)
+        None, "the words of $mpirun, instead of the backend's", least=1, since=2)
     after: List[str] = option(
         list, "jobs that have to end well first, [\"JOBID\"]; any:JOBID however it ends, "
-        "notok:JOBID if it does not")
+        "notok:JOBID if it does not", since=2)
     array: Union[None, str, List[Dict[str, str]]] = option(
         None, "it is so many tasks: 100, \"1-100%5\" (5 at a time), or a list with an object for "
-        "each task, which sets variables", read="tasks")
-    at_once: Optional[int] = option(None, "tasks that may run at the same time", least=1)
+        "each task, which sets variables", read="tasks", since=2)
+    at_once: Optional[int] = option(None, "tasks that may run at the same time", least=1, since=2)
     join_output: bool = option(
-        False, "what it writes to stderr goes to stdout's log too, in order of arrival")
+        False, "what it writes to stderr goes to stdout's log too, in order of arrival", since=2)
     requeue: bool = option(
-        False, "the scheduler may run it again, as the next step, after a lost node, say")
+        False, "the scheduler may run it again, as the next step, after a lost node, say", since=2)
     callback: Optional[str] = option(
         None, "URL to which every change of state is sent", pattern="^https?://[!-~]+$")
     callback_on: str = option(
         "all", "all: each of them, of each task too; final: once, when the job has ended",
-        pattern="^(all|final)$")
+        pattern="^(all|final)$", since=2)
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
         dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
@@ -1632,9 +1634,10 @@ class JobSpec(Model):
         dict, "further options of the scheduler, added to the config's", keys=OPTION_NAMES)
     application: Optional[str] = option(
         None, "the application that it was made of, for the record",
-        pattern="^%s$" % APPLICATION_NAME.pattern)
+        pattern="^%s$" % APPLICATION_NAME.pattern, since=2)
     inputs: Dict[str, Any] = option(
-        dict, "what that was given, for the record; `environment` holds it too", read="document")
+        dict, "what that was given, for the record; `environment` holds it too", read="document",
+        since=2)
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
@@ -1713,18 +1716,23 @@ class Callback(Model):
             yield Fault("state", no_state(self.state))
 
 
-def to_json(model: Model, secrets: bool = True) -> Dict[str, Json]:
-    """A model as JSON's types; without secrets, each secret field is null."""
+def to_json(model: Model, secrets: bool = True, terse: bool = False) -> Dict[str, Json]:
+    """A model as JSON's types; without secrets, each secret field is null.
+
+    terse: fields that version 1.0.0 does not know are left out where they have their defaults.
+    """
     def plain(value: Any) -> Json:
         if isinstance(value, Model):
-            return to_json(value, secrets)
+            return to_json(value, secrets, terse)
         if isinstance(value, dict):
             return {name: plain(item) for name, item in value.items()}
         return value
 
     data: Dict[str, Json] = {}
     for item in fields(model):  # type: ignore[arg-type]
-        if not model.is_written(item.name):
+        is_left_out = (terse and "since" in item.metadata
+                       and getattr(model, item.name) == default_of(item))
+        if is_left_out or not model.is_written(item.name):
             continue
         is_hidden = item.metadata.get("secret") and not secrets
         data[item.name] = None if is_hidden else plain(getattr(model, item.name))
@@ -5801,7 +5809,7 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
 
 def write_spec(job: JobDir, spec: JobSpec) -> None:
     """Write a job's spec.json."""
-    replace_file(job.at("spec.json"), json.dumps(to_json(spec), indent=4) + "\n")
+    replace_file(job.at("spec.json"), json.dumps(to_json(spec, terse=True), indent=4) + "\n")
 
 
 class Settled(NamedTuple):
@@ -18399,13 +18407,28 @@ class Slots:
 
 # What the backends' cancel and poll ask.
 
-def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
+def steps_of_natives(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
+    """(native id, step) of each step that had one of these native ids, by the histories."""
+    folder = SETTINGS["base"].rpartition("/")[0]
+    for jobid in [name for name in posix.listdir(folder) if name[0] in DIGITS]:
+        rows = rows_of(read("%s/%s/status.csv" % (folder, jobid)))
+        found = {jobndx: native for jobndx, state, native in rows
+                 if state in ("queued", "active") and native in natives}
+        for jobndx, native in found.items():
+            yield native, Step("%s/%s" % (folder, jobid), jobndx)
+
+
+def asked_steps(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
     """(native id, step) of each line `NATIVEID psik-JOBID.JOBNDX` on stdin.
 
     The jobs lie in the same folder as this one.  In place of JOBNDX, a task of an array may have
-    OFFSET+TASK.
+    OFFSET+TASK.  natives: the words of the command line, by which version 1.0.0 asks; its stdin is
+    empty.
     """
-    for line in open(0, "rb"):
+    lines = open(0, "rb").readlines()
+    if not lines:
+        yield from steps_of_natives(natives)
+    for line in lines:
         native, _, tag = line.decode("utf-8", "surrogateescape").strip().partition(" ")
         jobid, _, jobndx = tag[len("psik-"):].rpartition(".")
         before, plus, task = jobndx.partition("+")
@@ -18424,14 +18447,14 @@ def running_scripts() -> "Set[str]":
     return {word[:-len(ends[0])] for word in words if word.endswith(ends)}
 
 
-def poll() -> int:
+def poll(natives: "List[str]") -> int:
     """Print a poll line for each step that is alive, or whose supervisor was killed.
 
     A step on another host counts as alive.
     A step without a claim is only beginning, or was started by psik.py 1.0.0, whose native ids are
     numbers of sessions.
     """
-    processes, steps, waiting = our_processes(), list(steps_of_stdin()), Slots().waiting()
+    processes, steps, waiting = our_processes(), list(asked_steps(natives)), Slots().waiting()
     running = set() if all(step.claim.host for _, step in steps) else running_scripts()
     for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
@@ -18502,7 +18525,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     return ""
 
 
-def cancel() -> int:
+def cancel(natives: "List[str]") -> int:
     """End the steps that stdin names; 1 if one of them is still alive, else 0.
 
     Nothing is done about a step of this host without a claim, whose supervisor will see in the
@@ -18510,7 +18533,7 @@ def cancel() -> int:
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
-    steps = [step for _, step in steps_of_stdin()]
+    steps = [step for _, step in asked_steps(natives)]
     request_ends(steps)
     for step in steps:
         end = ways.get(step.place())
@@ -18554,7 +18577,7 @@ def pass_signal(name: str) -> int:
     1 if one is not on this host, or has ended; else 0.
     """
     faults = []
-    for _, step in steps_of_stdin():
+    for _, step in asked_steps([]):
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
@@ -19402,8 +19425,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     SETTINGS.update(settings)
     if argv[1] == "ranks":
         posix._exit(Ranks(int(argv[2])).run(argv[3:]))
-    if argv[1:] in (["poll"], ["cancel"]):
-        posix._exit(poll() if argv[1] == "poll" else cancel())
+    if argv[1] in ("poll", "cancel"):
+        posix._exit(poll(argv[2:]) if argv[1] == "poll" else cancel(argv[2:]))
     if argv[1] == "signal":
         posix._exit(pass_signal(argv[2]))
     reset()
@@ -19440,8 +19463,8 @@ echo 100000 list
 /bin/sh -c 'for id; do
 		case $id in *+*) ;; *) atrm "$id" ;; esac
 	done' psik $*
-test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
-exec python3 -I -S -X utf8 @supervise@ cancel
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel $*
+exec python3 -I -S -X utf8 @supervise@ cancel $*
 ''',
     'at/check': r'''#!@shell@
 # at: fail if the user may not use at, or if no atd is running.  at(1) itself finds it by its pid.
@@ -19476,7 +19499,7 @@ exec /bin/sh -c 'python=$1 supervise=$2
 	why=
 	read -r pid 2>/dev/null </run/atd.pid || read -r pid 2>/dev/null </var/run/atd.pid
 	test ! -d /proc/1 || test -d "/proc/${pid:-none}" || why="no atd is running"
-	"$python" -I -S -X utf8 "$supervise" poll || exit 1
+	"$python" -I -S -X utf8 "$supervise" poll "$@" || exit 1
 	case "$*" in *psik-*) tagged=yes ;; esac
 	while read -r id rest; do
 		test -n "$id" || continue
@@ -19528,8 +19551,8 @@ echo 100000 list
 ''',
     'local/cancel': r'''#!@shell@
 # local: the supervisor of a step ends it.
-test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel
-exec python3 -I -S -X utf8 @supervise@ cancel
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ cancel $*
+exec python3 -I -S -X utf8 @supervise@ cancel $*
 ''',
     'local/job': r'''#!@shell@
 # local: @name@
@@ -19543,8 +19566,8 @@ psik_walltime_s=@duration_s@
 ''',
     'local/poll': r'''#!@shell@
 # local: the locks and marks of a step show whether it is alive.
-test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ poll
-exec python3 -I -S -X utf8 @supervise@ poll
+test -x @python@ && exec @python@ -I -S -X utf8 @supervise@ poll $*
+exec python3 -I -S -X utf8 @supervise@ poll $*
 ''',
     'local/signal': r'''#!@shell@
 # local: the supervisor of a step passes the signal on.

@@ -707,13 +707,28 @@ class Slots:
 
 # What the backends' cancel and poll ask.
 
-def steps_of_stdin() -> "Iterator[Tuple[str, Step]]":
+def steps_of_natives(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
+    """(native id, step) of each step that had one of these native ids, by the histories."""
+    folder = SETTINGS["base"].rpartition("/")[0]
+    for jobid in [name for name in posix.listdir(folder) if name[0] in DIGITS]:
+        rows = rows_of(read("%s/%s/status.csv" % (folder, jobid)))
+        found = {jobndx: native for jobndx, state, native in rows
+                 if state in ("queued", "active") and native in natives}
+        for jobndx, native in found.items():
+            yield native, Step("%s/%s" % (folder, jobid), jobndx)
+
+
+def asked_steps(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
     """(native id, step) of each line `NATIVEID psik-JOBID.JOBNDX` on stdin.
 
     The jobs lie in the same folder as this one.  In place of JOBNDX, a task of an array may have
-    OFFSET+TASK.
+    OFFSET+TASK.  natives: the words of the command line, by which version 1.0.0 asks; its stdin is
+    empty.
     """
-    for line in open(0, "rb"):
+    lines = open(0, "rb").readlines()
+    if not lines:
+        yield from steps_of_natives(natives)
+    for line in lines:
         native, _, tag = line.decode("utf-8", "surrogateescape").strip().partition(" ")
         jobid, _, jobndx = tag[len("psik-"):].rpartition(".")
         before, plus, task = jobndx.partition("+")
@@ -732,14 +747,14 @@ def running_scripts() -> "Set[str]":
     return {word[:-len(ends[0])] for word in words if word.endswith(ends)}
 
 
-def poll() -> int:
+def poll(natives: "List[str]") -> int:
     """Print a poll line for each step that is alive, or whose supervisor was killed.
 
     A step on another host counts as alive.
     A step without a claim is only beginning, or was started by psik.py 1.0.0, whose native ids are
     numbers of sessions.
     """
-    processes, steps, waiting = our_processes(), list(steps_of_stdin()), Slots().waiting()
+    processes, steps, waiting = our_processes(), list(asked_steps(natives)), Slots().waiting()
     running = set() if all(step.claim.host for _, step in steps) else running_scripts()
     for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
@@ -810,7 +825,7 @@ def end_elsewhere(step: Step, grace_s: float) -> str:
     return ""
 
 
-def cancel() -> int:
+def cancel(natives: "List[str]") -> int:
     """End the steps that stdin names; 1 if one of them is still alive, else 0.
 
     Nothing is done about a step of this host without a claim, whose supervisor will see in the
@@ -818,7 +833,7 @@ def cancel() -> int:
     """
     status, grace_s = 0, float(SETTINGS["grace_s"])
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
-    steps = [step for _, step in steps_of_stdin()]
+    steps = [step for _, step in asked_steps(natives)]
     request_ends(steps)
     for step in steps:
         end = ways.get(step.place())
@@ -862,7 +877,7 @@ def pass_signal(name: str) -> int:
     1 if one is not on this host, or has ended; else 0.
     """
     faults = []
-    for _, step in steps_of_stdin():
+    for _, step in asked_steps([]):
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
@@ -1710,8 +1725,8 @@ def main(settings: "Dict[str, Any]", argv: "List[str]") -> None:
     SETTINGS.update(settings)
     if argv[1] == "ranks":
         posix._exit(Ranks(int(argv[2])).run(argv[3:]))
-    if argv[1:] in (["poll"], ["cancel"]):
-        posix._exit(poll() if argv[1] == "poll" else cancel())
+    if argv[1] in ("poll", "cancel"):
+        posix._exit(poll(argv[2:]) if argv[1] == "poll" else cancel(argv[2:]))
     if argv[1] == "signal":
         posix._exit(pass_signal(argv[2]))
     reset()

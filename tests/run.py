@@ -41,7 +41,7 @@ WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
                    "test_why.DoctorOfAt.", "test_page.Walks.", "test_applications.Beside.",
                    "test_hosts.Connections.", "test_local.InRc.", "test_array.InRc.",
                    "test_why.OnOneHost.", "test_gateway.Issued.", "test_access.Secured.",
-                   "test_histories.")
+                   "test_histories.", "test_versions.")
 # What depends on the Python most.
 BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "test_routes",
          "test_structure")
