@@ -157,7 +157,7 @@ __all__ = [
     "exit_status", "hold", "send_signal", "cancel", "remove", "sweep", "reconcile", "deliver",
     "deliver_all", "sign_message", "verify_signature", "web", "main",
 ]
-__version__ = "1.1.0"
+__version__ = "2.0.0"
 # A program that is read from stdin has no file; its jobs get a copy of the compiled code instead.
 FILE = str(globals().get("__file__", ""))
 CODE = None if os.path.isfile(FILE) else sys._getframe().f_code

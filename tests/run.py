@@ -31,20 +31,19 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 CLASS_TIMEOUT_S = 900
 UNSTEADY_AT_MOST = 4
 # What one Python shows as well as another, by how its name begins.
-WHATEVER_PYTHON = ("test_schedulers.", "test_lsf_emulator.", "test_packaging.",
-                   "test_server.", "test_clients.", "test_users.", "test_local.Walltime.",
-                   "test_supervisor.At.", "test_supervisor.Slurm.", "test_supervisor.Systems.",
-                   "test_slurm.", "test_sge.", "test_setup.OnACluster.", "test_array.Slurm.",
-                   "test_array.At.", "test_array.Sge.", "test_array.LsfFile.", "test_after.Slurm.",
-                   "test_after.TwoHosts.", "test_hosts.Sshd.",
-                   "test_slots.BesideAt.", "test_strangers.Installed.", "test_why.OnACluster.",
-                   "test_why.DoctorOfAt.", "test_page.Walks.", "test_applications.Beside.",
-                   "test_hosts.Connections.", "test_local.InRc.", "test_array.InRc.",
-                   "test_why.OnOneHost.", "test_gateway.Issued.", "test_access.Secured.",
-                   "test_histories.", "test_versions.")
+WHATEVER_PYTHON = tuple(name + "." for name in (
+    "test_access.Secured test_after test_applications.Beside test_array.At test_array.InRc "
+    "test_array.Lsf test_array.LsfFile test_array.Sge test_array.Slurm test_cli.Terminal "
+    "test_clients test_gateway test_histories test_hosts.Connections test_hosts.Sshd "
+    "test_local.InRc test_local.Walltime test_lsf_emulator test_packaging test_page.Walks "
+    "test_schedulers test_server test_setup.OnACluster test_sge test_slots.BesideAt test_slurm "
+    "test_strangers.Files test_strangers.Installed test_supervisor.At test_supervisor.Places "
+    "test_supervisor.Slurm test_supervisor.Systems test_users test_versions test_why.DoctorOfAt "
+    "test_why.OnACluster test_why.OnOneHost").split())
 # What depends on the Python most.
-BRIEF = ("test_models", "test_library", "test_cli", "test_local", "test_http", "test_routes",
-         "test_structure")
+BRIEF = ("test_models", "test_library", "test_local", "test_http", "test_routes", "test_structure",
+         "test_cli.Specs") + tuple("test_cli.Verbs.test_" + name for name in (
+             "what_is_mistyped", "options_for_the_usual_fields", "help_on_topics", "listing_some"))
 # They wait for walltimes, so they begin first.
 SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems", "Submissions", "Ids", "Requeue",
         "Told", "Accounts", "Comments", "Memory", "Storms")
