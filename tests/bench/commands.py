@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple, Type
 
 import peers
 from peers import API, OURS, UPSTREAM
@@ -47,9 +47,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def receiver_url() -> str:
+def receiver_url(kind: Type[Receiver] = Receiver) -> str:
     """The URL of a receiver that runs until the end."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return "http://127.0.0.1:%d/" % server.server_address[1]
 

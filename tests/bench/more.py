@@ -1,17 +1,15 @@
 """What is measured of callbacks beside a payload, slots, arrays, `install` and other hosts."""
 import functools
-import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from typing import Any, Callable, Iterator
 
 import peers
-from commands import ls
+from commands import Receiver, ls, receiver_url
 from run import Run, in_turn, medians
 from submitters import recorded, until
 from table import Row
@@ -19,25 +17,13 @@ from table import Row
 TASKS, ARRAYS = 1000, 20
 
 
-class Sleepy(http.server.BaseHTTPRequestHandler):
+class Sleepy(Receiver):
     """A receiver that takes its time."""
 
     def do_POST(self) -> None:
-        """Read it, and answer after a second."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        """Answer after a second."""
         time.sleep(1)
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *what: Any) -> None:
-        """Say nothing."""
-
-
-def sleepy_url() -> str:
-    """The URL of such a receiver, which runs until the end."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sleepy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return "http://127.0.0.1:%d/" % server.server_address[1]
+        super().do_POST()
 
 
 def begins(run: Run, **fields: Any) -> Callable[[], float]:
@@ -71,7 +57,7 @@ def payloads(run: Run) -> Iterator[Row]:
     rounds, slots = run.pick(15, 3), run.psik.Config(
         prefix=os.path.join(run.work, "slots"), slots="4")
     found = medians(in_turn({
-        "plain": begins(run), "told": begins(run, callback=sleepy_url()),
+        "plain": begins(run), "told": begins(run, callback=receiver_url(Sleepy)),
         "job": whole(run, run.config), "with slots": whole(run, slots)}, rounds))
     yield Row("until the payload begins, the receiver of callbacks taking a second", "ms",
               found["told"], "no callback", found["plain"], "<= 1.5 x")
