@@ -1082,7 +1082,7 @@ STATE_MEANINGS = {
     "new": "made, not submitted", "queued": "its scheduler has it", "active": "it runs",
     "completed": "it ended with exit status 0",
     "failed": "it ended otherwise, or could not be submitted",
-    "canceled": "someone asked psik.py to end it"}
+    "canceled": "someone asked psik.py to end it, or it can never run"}
 STATES_ELSEWHERE = {"running": "active", "pending": "queued", "waiting": "queued",
                     "done": "completed", "success": "completed", "killed": "canceled"}
 
@@ -1613,8 +1613,8 @@ class JobSpec(Model):
         list, "jobs that have to end well first, [\"JOBID\"]; any:JOBID however it ends, "
         "notok:JOBID if it does not", since=2)
     array: Union[None, str, List[Dict[str, str]]] = option(
-        None, "it is so many tasks: 100, \"1-100%5\" (5 at a time), or a list with an object for "
-        "each task, which sets variables", read="tasks", since=2)
+        None, "makes it an array of tasks: 100, \"1-100%5\" (5 at a time), or a list with an "
+        "object for each task, which sets variables", read="tasks", since=2)
     at_once: Optional[int] = option(None, "tasks that may run at the same time", least=1, since=2)
     join_output: bool = option(
         False, "what it writes to stderr goes to stdout's log too, in order of arrival", since=2)
@@ -2263,7 +2263,7 @@ class Config(Model):
     launcher: Optional[List[str]] = option(
         None, "the words of $mpirun, instead of the template's", least=1)
     defaults: Defaults = option(
-        Defaults, "what jobs need that do not say it, {\"duration\": 60}: any field of "
+        Defaults, "what counts where a spec says nothing, {\"duration\": 60}: any field of "
         "`resources`, `attributes` and `setup`")
     limits: Limits = option(
         Limits, "the most that a job may ask for, {\"duration\": 2880, \"node_count\": 64}")
@@ -2315,7 +2315,7 @@ class Config(Model):
         "scripts", "what users of the server may submit: scripts, or applications, which leaves "
         "scripts to its owner and the admins")
     application_callbacks: bool = option(
-        False, "who may submit no scripts may name a callback for an application all the same")
+        False, "users who may only use applications may still name a callback")
     issuers: Dict[str, IssuerConfig] = option(
         dict, "web applications whose users may use the applications, {\"https://portal\": "
         "{\"key\": \"portal.pem\", \"prefix\": \"portal:\"}}",
@@ -12221,7 +12221,7 @@ class ServerHandler(Handler):
         return tokens.make(self.caller.user, left_s, parents, certificate, **narrowings)
 
     def get_token(self) -> Response:
-        """A token for who asks, for a day; no wider than the one that he shows.
+        """A token for the caller, for a day, with no more rights than the one that he shows.
 
         With `path`, a ticket instead: `?ticket=` opens this path of a job for GET, for a minute.
         """
@@ -17180,7 +17180,7 @@ class Reference:
     def states(self) -> None:
         """The states of a job."""
         self.rows(STATE_MEANINGS)
-        say("A step only moves down this list, and its first final state stays.")
+        say("The last three are final: a step only moves on, and its first final state stays.")
 
     @staticmethod
     def tree() -> None:
