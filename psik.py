@@ -17,7 +17,7 @@ The job tree, all of it readable with cat:
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up;
-                            JOBID.end: only the end of the job is to be told, and is to come
+                            JOBID.end: of the job only the end is to be told, and it has not ended
         .keys/              the Idempotency-Keys of the last day
         .uploads/           the folders in which a cut upload may have left a part
         .after/ID/          the jobs that wait for the end of job ID, a file each
@@ -4686,7 +4686,7 @@ class Outbox:
             os.unlink(self.end_path)
 
     def revive(self) -> None:
-        """Let the events that were given up wait again, for as long as new ones."""
+        """Let the events that were given up wait again; they are given up as late as new ones."""
         for event in self.events(dead=True):
             self.keep(event._replace(made=time.time()))
             self.drop(event, dead=True)
@@ -5101,7 +5101,7 @@ class Cancellation:
         self.steps = self.live(Steps(job.rows()))
         self.elsewhere = [step for step in self.steps if job.is_elsewhere(step.jobndx)]
         self.is_lost = False    # whether the answer to a submission never came
-        self.fault = ""         # why that submission could not be looked for
+        self.fault = ""         # why it is not known whether its scheduler has it
 
     def live(self, steps: Steps) -> List[Step]:
         """The steps to end."""
@@ -5162,7 +5162,8 @@ class Cancellation:
         jobndx = Steps(history.rows).next_jobndx(self.job)
         if submitted_at(self.job, jobndx):
             self.is_lost = True
-            write_file(self.job.log("cancel", jobndx), "")
+            for step in Piece.of_step(self.job, jobndx, self.job.tasks).steps:
+                write_file(self.job.log("cancel", step), "")
         try:
             adopt(self.job, history)
         except BackendError as err:
@@ -5448,7 +5449,7 @@ class Poll:
             return Answer(time.time(), before.statuses, str(err))
 
     def is_fresh(self, answer: Answer) -> bool:
-        """Whether an answer is recent, and about all of the steps or that there is none."""
+        """Whether an answer is recent, and is about all of the steps or says why there is none."""
         covers = bool(answer.fault) or all(answer.of(step) for step, _ in self.members)
         return age_s(answer.time) < self.max_age_s and covers
 
@@ -5764,7 +5765,7 @@ class Held:
 
     @classmethod
     def behind(cls: Type[Waits], job: JobDir) -> List[Waits]:
-        """The jobs that wait for this one; what names any that never will is removed."""
+        """The jobs that wait for this one; files that name others, which do not, are removed."""
         folder = cls.folder(job)
         if job.check_owner and os.path.isdir(folder) and is_foreign(os.lstat(folder)):
             return []
@@ -5934,9 +5935,9 @@ def said_taken(job: JobDir, row: Row) -> Row:
 class Submission:
     """The submission of a job's next step.
 
-    environment: that of whoever started a job which waits; by default ours.  away: it is not done
-    where he did that, so that a refusal says nothing.  failed_only: of an array only the tasks that
-    have ended and are not completed.
+    environment: that of whoever started a job which waits; by default ours.  away: this is another
+    host than his, or a job, so a refusal here is not the last word.  failed_only: of an array only
+    the tasks that have ended and are not completed.
     """
 
     def __init__(self, job: JobDir, timeout_s: float,
@@ -6083,8 +6084,9 @@ class Submission:
         log, env = job.log("submit", jobndx), self.environment(jobndx)
         if submitted_at(job, jobndx):
             forget_answers(job, jobndx)
-        with suppress(FileNotFoundError):  # a request to end an earlier submission of the step
-            os.unlink(job.log("cancel", jobndx))
+        for step in piece.steps:    # requests to end an earlier submission of them
+            with suppress(FileNotFoundError):
+                os.unlink(job.log("cancel", step))
         try:
             what = ("%d+" % piece.offset, piece.text) if piece.is_array else (str(jobndx), "")
             argv = [JobScripts(job).path("submit"), what[0], os.uname().nodename, what[1], before]
@@ -6260,7 +6262,7 @@ class Waiter(Held):
 
 
 def release_all(config: Config) -> None:
-    """Do so for every job that is waited for and has ended; their schedulers are asked."""
+    """Release what waits for any job that has ended, by Waiter; their schedulers are asked."""
     folders: List[str] = []
     for backend in config.by_name.values():
         with suppress(PermissionError):     # of another user, under a prefix that several share
@@ -7270,7 +7272,7 @@ class Entries:
 
     @classmethod
     def tops_of(cls, paths: Sequence[str]) -> List[str]:
-        """The names that they have where they arrive, those in a folder whose content goes too."""
+        """Their names where they arrive; of a folder whose content alone goes, those in it."""
         return [each for name, path in zip(cls.names_of(paths), paths)
                 for each in ([name] if name or not os.path.isdir(path) else os.listdir(path))]
 
@@ -7389,9 +7391,9 @@ class ConfinedFolder:
 
     def descend(self, real: str, make: bool = False) -> int:
         """A descriptor of the folder at a path that real() gave; make: create what is missing."""
-        try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
+        try:    # a link in its place was put there since it was resolved
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("%s is gone" % self.root) from None
         for part in os.path.relpath(real, self.root).split("/") if real != self.root else []:
             try:
@@ -10146,7 +10148,7 @@ class Caller(NamedTuple):
 
     @property
     def names(self) -> List[str]:
-        """What `users` of a config may call him; whom an issuer names is not just anybody."""
+        """By what `users` of a config may mean him; a user of an issuer's is not just anybody."""
         return [self.user] if self.issuer else [self.user, ANYBODY]
 
     @property
@@ -13689,7 +13691,10 @@ class Authentication:
             raise ForbiddenError("the certificate was withdrawn")
         caller = self.named_caller(req, route)
         if route.scope in ("user", "create", "apply", "job") and caller.anonymous:
-            raise unauthorized("show a client certificate, or a token: Authorization: Bearer TOKEN")
+            raise unauthorized(
+                "show a client certificate, or a token: Authorization: Bearer TOKEN"
+                if self.takes_tokens or not req.bearer else
+                "no token is taken over plain TCP: come by TLS, or by a proxy that ends it")
         return caller
 
 
@@ -14249,6 +14254,10 @@ def serve_pipe(api: Api) -> None:
 # as by Ctrl-C.  Up ssh's stdout come, each behind a mark, what the loader says, what the command
 # prints, and a tar of the job's files if the command gives some.  Before the first mark comes what
 # the login shell prints.  stderr is ssh's.
+#
+# The far side is trusted as a login there is: it gets the spec, secrets too, and what it prints is
+# shown.  It may ask for no file but psik.py and the backport, and may send no file but those that
+# were asked for, into the folder where they are to go.
 
 Options = SimpleNamespace
 Command = Callable[[Options], Optional[ExitStatus]]
@@ -14293,7 +14302,7 @@ class FarSide:
 
     @staticmethod
     def read_request(data: bytes) -> Json:
-        """Take a request as what the near side is from now on; the request."""
+        """Let NEAR be what a request says of the near side; the request."""
         request = json.loads(data)
         NEAR.mark, NEAR.called = request["mark"], request["called"]
         NEAR.terminal, NEAR.texts = request["terminal"], request["texts"]
@@ -17073,7 +17082,7 @@ class CommandLine:
 
     @classmethod
     def read_any(cls, argv: Sequence[str]) -> Options:
-        """As read(), with a command for another host as one that is carried out there."""
+        """As read(); with --on, options that carry the command out on that host."""
         host, words = cls.host_in(argv)
         opts = cls.read(words)
         if hasattr(opts, "on"):

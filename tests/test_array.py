@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 import unittest
 from typing import Any, Dict
@@ -174,6 +175,28 @@ class Pieces(Arrays, unittest.TestCase):
             done = [(step, psik.JobState.completed, 0) for step in ended]
             rows = list(job.rows()) + [psik.Row(9.0, *each) for each in history + done]
             self.assertEqual(submission.before(psik.Steps(rows), pieces[2]), before, ended)
+
+
+class Lost(Arrays, unittest.TestCase):
+    """An array whose submission nobody answered."""
+    settings: Dict[str, Any] = {}
+
+    def test_none_of_its_tasks_runs_once_it_is_canceled(self) -> None:
+        os.makedirs(os.path.join(self.folder, "site", "lost"))
+        for name, text in (("submit", "exit 75"), ("array", "echo 10 list"), ("cancel", ""),
+                           ("job", "jobid=$NATIVE\npsik_task=$TASK\npsik_walltime_s=0\n@job_body@"),
+                           ("poll", "")):
+            self.write("site/lost/" + name, "#!/bin/sh\n%s\n" % text)
+        self.configure(templates="site", backend={"type": "lost"})
+        jobid = self.run_spec(script="#!/bin/sh\ntouch ran.$task\n", array="3", status=4)
+        job = self.job(jobid)
+        self.psik("cancel", jobid)
+        for task in ("1", "2", "3"):
+            subprocess.run([job.script("job"), "0+"], timeout=30, stdin=subprocess.DEVNULL,
+                           env=dict(self.env, TASK=task, NATIVE="7" + task))
+        self.assertEqual(os.listdir(job.at("work")), [])
+        self.assertEqual(self.states(jobid)[1:], ["0 canceled"] + ["%d canceled" % task
+                                                                  for task in (1, 2, 3)])
 
 
 class Local(Everywhere, unittest.TestCase):

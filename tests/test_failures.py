@@ -695,6 +695,12 @@ class Trees(Amiss):
         self.refused(psik.ForbiddenError, "not a plain file",
                      psik.ConfinedFolder(work).open, "sock")
         self.refused(psik.NotFoundError, "no directory", psik.ConfinedFolder(work).stat, "sub/file")
+        folder = psik.ConfinedFolder(work)
+        os.rename(work, work + ".old")
+        os.symlink(self.folder, work)       # after its path was resolved
+        self.refused(psik.NotFoundError, "is gone", folder.descend, work)
+        os.unlink(work)
+        os.rename(work + ".old", work)
         self.refused(psik.NotFoundError, "is gone", psik.ConfinedFolder(work + "/nowhere").descend,
                      work + "/nowhere")
 
