@@ -6034,6 +6034,16 @@ class Submission:
                    and not all(steps.states[step].state.is_final() for step in each.steps)]
         return str(natives[-1]) if natives and piece.at_once else ""
 
+    @property
+    def is_of_a_host(self) -> bool:
+        """Whether only one host knows its submissions, and log/host.N is written before each.
+
+        So without that file nothing was submitted, or the step's claim lets only one of two run.
+        """
+        settings = self.job.spec().backend
+        kind = settings if isinstance(settings, str) else settings.type
+        return kind.split("-")[0] in ("local", "at")
+
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
         job, scripts = self.job, JobScripts(self.job)
@@ -6041,11 +6051,12 @@ class Submission:
             self.refuse_running(history.rows)
         jobndx = Steps(history.rows).next_jobndx(job)
         submitted, since = submitted_at(job, jobndx), unknown_since(job, jobndx)
+        may_come = age_s(since) < UNKNOWN_S and not self.is_of_a_host
         if submitted and not scripts.has("poll"):
             raise BackendError("job %s: an earlier submission was cut short, and its backend has "
                                "no poll script to look for it; remove %s to submit it anew"
                                % (job.jobid, job.log("submit", jobndx)))
-        if submitted and age_s(since) < UNKNOWN_S and not force and not job.host(jobndx):
+        if submitted and may_come and not force and not job.host(jobndx):
             raise BackendError("job %s: its scheduler does not have the submission of %s, and may "
                                "still get it; start it after %s, or with --force"
                                % (job.jobid, clock(submitted), clock(since + UNKNOWN_S)))
@@ -16775,15 +16786,15 @@ class Browser:
 
     An address with a token must not stand in the arguments of a program, which others can see.
     """
+    SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "WSL_DISTRO_NAME")  # one is set if there is
 
     def __init__(self) -> None:
         self.path = ""
 
-    @staticmethod
-    def can_show() -> bool:
+    @classmethod
+    def can_show(cls) -> bool:
         """Whether there is a screen for a browser; in a terminal one would take the terminal."""
-        names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "WSL_DISTRO_NAME")
-        return sys.platform == "darwin" or any(map(os.environ.get, names))
+        return sys.platform == "darwin" or any(map(os.environ.get, cls.SCREENS))
 
     def open(self, url: str) -> None:
         """Open an address, or print it where that cannot be done."""

@@ -207,6 +207,18 @@ class Local(After):
         self.assertEqual(self.ran(), ["psik.Submission.run", "psik.History.append",
                                       "psik.Held.forget"])
 
+    def test_a_release_that_ends_before_it_has_submitted_anything(self) -> None:
+        first = self.put("true")
+        self.ended(first)
+        job = psik.create(self.config(), psik.JobSpec(script="#!/bin/sh\n" + self.note("it"),
+                                                      after=[first]))
+        with mock.patch("psik.start_program", side_effect=KeyboardInterrupt), \
+                self.assertRaises(KeyboardInterrupt):
+            psik.submit(job)
+        self.assertTrue(os.path.exists(job.log("submit", 1)))
+        self.psik("ls")
+        self.assertEqual((self.ended(job.jobid), self.ran()), ("completed", ["it"]))
+
     def test_a_releaser_that_is_killed_at_any_step(self) -> None:
         """It is what a supervisor calls at its end; each job behind runs once all the same."""
         first = self.put(self.until_go())

@@ -70,7 +70,8 @@ class Tables(unittest.TestCase):
         with open(PSIK, encoding="utf-8") as file:
             read = set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', file.read()))
         table = README.split("| environment | what psik.py reads it for |")[1].split("\n\n")[0]
-        self.assertEqual(set(re.findall(r"`([A-Z_]{4,})`", table)), read)
+        self.assertEqual(set(re.findall(r"`([A-Z_]{4,})`", table)),
+                         read | set(psik.Browser.SCREENS))
         head = 'def environment(self) -> "Dict[bytes'
         body = psik.TEMPLATES["supervisor.py"].split(head)[1].split("def ")[0]
         ranks = set(re.findall('b"(PSIK_[A-Z]+)": ', psik.TEMPLATES["supervisor.py"]))
