@@ -39,7 +39,6 @@ from clusters import SGE, SLURM, age_submission
 
 SETTLE_S = 120      # until a job that is looked after has ended
 IS_ROOT = os.geteuid() == 0
-TEMPORARY = re.compile(r"\.[0-9a-f]{12}$")
 # What may stay in a prefix when its jobs are removed.
 STAYS = re.compile(r"[a-z-]+(/\.(poll.*|outbox(/dead)?|(keys|uploads)(/[0-9a-f]{64})?|after))?"
                    r"|\.(psik|events)(/.*)?")
@@ -132,9 +131,6 @@ class Ground:
 
     def mend(self) -> None:
         """Let it work again."""
-
-    def lose_node(self) -> None:
-        """Kill everything on the nodes."""
 
 
 class AtGround(Ground):
@@ -472,7 +468,7 @@ def is_clean(trial: Trial) -> Iterator[str]:
     for folder, folders, files in os.walk(trial.prefix):
         for name in folders + files:
             path = os.path.relpath(os.path.join(folder, name), trial.prefix)
-            if not STAYS.fullmatch(path) or TEMPORARY.search(path):
+            if not STAYS.fullmatch(path) or psik.UNFINISHED.fullmatch(path):
                 yield "is left: " + path
 
 
@@ -621,10 +617,10 @@ def scheduler_killed_in_cancel(trial: Trial, step: int) -> None:
 class Served:
     """A server of a trial, at a socket."""
 
-    def __init__(self, trial: Trial, step: int, serving: bool = True) -> None:
+    def __init__(self, trial: Trial, step: int) -> None:
         from serving import UnixConnection
         self.path, self.connection = trial.folder + "/socket", UnixConnection
-        code = "import sys\n" + CLIENT + trial.hook(step, signal.SIGKILL) + SERVING * serving
+        code = "import sys\n" + CLIENT + trial.hook(step, signal.SIGKILL) + SERVING
         code += "sys.exit(psik.main())"
         self.child = subprocess.Popen(
             [sys.executable, "-S", "-c", code, "serve", "--quiet", "--uds", self.path],
