@@ -9,7 +9,9 @@ import threading
 import time
 import unittest
 from typing import List
+from unittest import mock
 
+import psik
 import services
 from clusters import SLURM
 from harness import DEPS, Case, needs
@@ -244,6 +246,53 @@ class Load(Case):
         self.assertEqual([os.path.getsize(os.path.join(work, "large.%d" % number))
                           for number in range(2)], [size, size])
         self.assertLess(most[0], 60)
+
+
+class Turns(unittest.TestCase):
+    """Requests that only read take turns."""
+
+    def take(self, turns: psik.Turns, got: List[float]) -> None:
+        """Take a turn, and note when."""
+        lock = turns.take()
+        got.append(time.monotonic())
+        lock.release()
+
+    def taken_by(self, turns: psik.Turns, number: int) -> List[threading.Thread]:
+        """Threads that each take a turn, which have begun to wait for it; and when they got it."""
+        got: List[float] = []
+        threads = [threading.Thread(target=self.take, args=(turns, got)) for _ in range(number)]
+        for thread in threads:
+            thread.start()
+        self.got = got
+        return threads
+
+    def test_one_after_the_other(self) -> None:
+        turns, begun = psik.Turns(), time.monotonic()
+        with mock.patch.object(psik, "TURN_S", 30):
+            lock = turns.take()
+            threads = self.taken_by(turns, 8)
+            time.sleep(0.2)
+            self.assertEqual(self.got, [])
+            lock.release()
+            for thread in threads:
+                thread.join(20)
+        self.assertEqual(len(self.got), 8)
+        self.assertLess(time.monotonic() - begun, 20)
+
+    def test_a_slow_one_is_not_waited_for(self) -> None:
+        turns = psik.Turns()
+        lock = turns.take()
+        for thread in self.taken_by(turns, 8):
+            thread.join(20)
+        self.assertEqual(len(self.got), 8)
+        lock.release()
+        turns.take().release()
+
+    def test_not_for_many_slow_ones_either(self) -> None:
+        turns = psik.Turns()
+        slow = [turns.take() for _ in range(3 * psik.MAX_SLOW_TURNS)]
+        self.assertTrue(all(lock.locked() for lock in slow))
+        self.assertEqual(len(set(map(id, slow))), len(slow))
 
 
 @needs("Slurm", SLURM)
