@@ -35,8 +35,9 @@ SECTIONS = (("What a job pays", commands.costs_of_a_job), ("Listings", commands.
             ("Arrays, and the command of `install`", more.arrays),
             ("From another host", more.from_elsewhere), ("REST: the server", rest.starts),
             ("REST: states", rest.states), ("REST: listings", rest.rest_listings),
-            ("REST: jobs", rest.posts), ("REST: files", rest.transfers),
-            ("Installation", commands.footprints))
+            ("REST: one connection and sixteen", rest.crowds),
+            ("REST: the page", rest.first_lists), ("REST: jobs", rest.posts),
+            ("REST: files", rest.transfers), ("Installation", commands.footprints))
 NOTES = (
     "medians of one run in which all took turns; a ratio is psik.py's value / the other's",
     "psik_api 1.0.0 needs help to answer: an older pydantic, its settings read for it under "

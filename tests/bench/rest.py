@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -127,6 +128,37 @@ def rest_listings(run: Run) -> Iterator[Row]:
             yield both(what, "ms", found, "<= 0.1 x" if count >= 1000 else "")
         if count > 10:
             yield Row(what, "ms", ours[count], "10 jobs", ours[10], FLAT)
+
+
+def crowds(run: Run) -> Iterator[Row]:
+    """What sixteen connections get together, beside what one gets."""
+    server, newest = run.servers[OURS], "/v1/jobs?limit=%d&backend=%s" % (NEWEST, run.tree(1000))
+    for what, path in (("GET state", state_path(run)), ("GET /v1/jobs?limit=20", newest)):
+        loads = in_turn({str(count): functools.partial(wrk, server, path, count, run.pick(3, 1),
+                                                       run.work) for count in (1, 16)},
+                        run.pick(5, 1))
+        rates = medians(loads, lambda each: float(each.rate))
+        late = medians(loads, lambda each: each.p99_ms / each.p50_ms)
+        yield Row(what + ", 16 connections", "/s", rates["16"], "1 connection", rates["1"],
+                  ">= 1 x")
+        yield Row(what + ", 16 connections, p99 in medians", "", late["16"],
+                  goal="<= 10 times")
+
+
+def first_lists(run: Run) -> Iterator[Row]:
+    """The page: from its first byte to the first row of jobs."""
+    python = os.path.join(run.deps, "clients", "bin", "python")
+    chromium = shutil.which("chromium")
+    if not chromium or not os.path.exists(python):
+        run.missing["the page's first list"] = "chromium or playwright is missing: make test-deps"
+        return
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "browse.py")
+    url = "http://127.0.0.1:%d/#/?backend=%s" % (run.servers[OURS].port, run.tree(10000))
+    said = subprocess.run([python, program, url, chromium, str(run.pick(9, 3))], check=True,
+                          env=peers.clean_environment(run.work), stdout=subprocess.PIPE).stdout
+    for what, times in zip(("a new tab", "a reload"), json.loads(said.decode())):
+        yield Row("first list of 10,000 jobs, " + what, "ms", statistics.median(times),
+                  goal="<= 200 ms")
 
 
 def posts(run: Run) -> Iterator[Row]:

@@ -19,7 +19,7 @@ class Run:
     """What is measured, where, how thoroughly, and what was found on the way."""
 
     def __init__(self, work: str, deps: str, quick: bool, psik_file: str) -> None:
-        self.work, self.quick = work, quick
+        self.work, self.deps, self.quick = work, deps, quick
         self.file = os.path.join(work, "lib", "psik.py")  # a copy: the original may change
         os.mkdir(os.path.dirname(self.file))
         shutil.copy(psik_file, self.file)

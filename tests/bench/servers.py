@@ -19,15 +19,17 @@ HEADERS = {"User-Agent": "bench", "Accept": "*/*"}  # psik_api fails without eit
 WRK_REPORT = """done = function(summary, latency, requests)
     local failed = summary.errors.status + summary.errors.connect
         + summary.errors.read + summary.errors.write
-    io.write(string.format('{"rate": %f, "p99_ms": %f, "failed": %d}\\n',
-        summary.requests / summary.duration * 1e6, latency:percentile(99) / 1000, failed))
+    io.write(string.format('{"rate": %f, "p50_ms": %f, "p99_ms": %f, "failed": %d}\\n',
+        summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000,
+        latency:percentile(99) / 1000, failed))
 end
 """
 
 
 class Load(NamedTuple):
-    """What wrk measured: requests per second, and what 99 of 100 took at most."""
+    """What wrk measured: requests per second, and what half and 99 of 100 took at most."""
     rate: float
+    p50_ms: float
     p99_ms: float
 
 
