@@ -31,7 +31,7 @@ check: ## templates embedded; shellcheck; ruff; mypy; complexity; unused code
 	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports templates/supervisor.py
-	$(DEPS)/lint/bin/mypy --strict --follow-imports=silent tests/soak.py tests/storm.py tests/faults.py
+	$(DEPS)/lint/bin/mypy --strict --follow-imports=silent tests/soak.py tests/storm.py tests/faults.py tests/endurance.py
 	$(DEPS)/lint/bin/python tests/measure.py --check
 	$(DEPS)/lint/bin/vulture
 
@@ -50,7 +50,10 @@ bench: ## what psik.py costs beside its peers: tables and curves; QUICK=1 in two
 pictures: ## README's pictures of the page, made anew
 	$(PYTHON) tests/pictures.py tests/page
 
-soak: ## twenty minutes of mixed load on a server, over TLS and locally; MINUTES=N
+soak: ## an hour of mixed work with trouble now and then: report and picture; MINUTES=N, SEED=N
+	$(PYTHON) tests/endurance.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) --out tests/bench
+
+load: ## twenty minutes of mixed load on a server, over TLS and locally; MINUTES=N
 	$(PYTHON) tests/soak.py --tls --minutes $(or $(MINUTES),20)
 	$(PYTHON) tests/soak.py --local --minutes $(or $(MINUTES),20)
 
@@ -67,4 +70,4 @@ install: ## psik.py to $(prefix)/bin/psik
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench pictures soak faults storm install clean
+.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench pictures soak load faults storm install clean

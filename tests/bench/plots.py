@@ -3,7 +3,7 @@ import io
 import math
 import os
 import re
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 Curves = Dict[str, Dict[str, List[Tuple[float, float]]]]  # figure, label, points
 FIGURES = {  # name: (title, x, y)
@@ -11,6 +11,11 @@ FIGURES = {  # name: (title, x, y)
     "connections": ("GET /v1/jobs/{id}/state", "connections, kept alive", "requests per second"),
     "bytes": ("A file, sent and fetched", "MB", "seconds"),
 }
+PANELS: Dict[Tuple[str, ...], Dict[str, str]] = {   # of the picture of samples: {name: label}
+    tuple(panel): panel for panel in (
+        {"rss_mb": "memory of a server, MB"},
+        {"threads": "its threads", "descriptors": "its descriptors"},
+        {"files": "files of the tree"}, {"open": "open stories"}, {"done": "stories that ended"})}
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "psik", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False}
 # They name other places, and nothing is to be fetched.
@@ -25,8 +30,7 @@ def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
     for name, (title, x_label, y_label) in FIGURES.items():
         if name in curves:
             with open(os.path.join(folder, name + ".svg"), "w") as file:
-                file.write(TRACES.sub("", figure(curves[name], title=title, xlabel=x_label,
-                                                 ylabel=y_label)))
+                file.write(figure(curves[name], title=title, xlabel=x_label, ylabel=y_label))
             yield name + ".svg", title
 
 
@@ -50,7 +54,38 @@ def figure(series: Dict[str, List[Tuple[float, float]]], **labels: str) -> str:
     axes.grid(True, which="major", linewidth=0.3)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     sheet.tight_layout()
+    return as_svg(sheet)
+
+
+def as_svg(sheet: Any) -> str:
+    """A sheet as text; it is closed."""
+    import matplotlib.pyplot as plt
     text = io.StringIO()
     sheet.savefig(text, format="svg", metadata={"Date": None})
     plt.close(sheet)
-    return text.getvalue()
+    return TRACES.sub("", text.getvalue())
+
+
+def draw_samples(samples: Sequence[Any], marks: Sequence[float], path: str) -> None:
+    """Write a picture of what was held over time; marks are seconds, as samples have minutes."""
+    import matplotlib
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(STYLE)
+    import matplotlib.pyplot as plt
+    minutes = [each.minute for each in samples]
+    sheet: Any
+    panels: Any
+    sheet, panels = plt.subplots(len(PANELS), figsize=(7.5, 7), sharex=True)
+    for axes, names in zip(panels, PANELS):
+        for name, style in zip(names, ("-", "--")):
+            axes.plot(minutes, [getattr(each, name) for each in samples], style,
+                      label=PANELS[names][name], linewidth=1)
+        axes.set_ylim(bottom=0)
+        for mark in marks:
+            axes.axvline(mark / 60, color="0.85", linewidth=0.8, zorder=0)
+        axes.grid(True, which="major", linewidth=0.3)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1].set_xlabel("minutes; a vertical line: the other server was ended")
+    sheet.tight_layout()
+    with open(path, "w") as file:
+        file.write(as_svg(sheet))
