@@ -12104,11 +12104,11 @@ class Handler:
         return applications[name]
 
     def start(self, job: JobDir, failed_only: bool = False) -> None:
-        """Submit a job's next step; RequestError with the job's id where the scheduler refuses."""
+        """Submit a job's next step; RequestError with the job's id if it cannot be."""
         with self.api.tracker.following(job):
             try:
                 submit_next(self.api.config, job, failed_only=failed_only)
-            except BackendError as err:
+            except (BackendError, ConflictError) as err:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
     def may_go_on(self) -> bool:

@@ -141,7 +141,8 @@ class Site(Case):
                         ] * ("Traceback" in self.other.said())
         self.other = self.another()
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: Any) -> Answer:
+    def ask(self, method: str, path: str, body: Any = None, may_conflict: bool = False,
+            **headers: Any) -> Answer:
         """Ask one of the servers until it grants it; Refused where it does not in a minute."""
         deadline, why = time.monotonic() + 60, ""
         while time.monotonic() < deadline:
@@ -151,7 +152,7 @@ class Site(Case):
             except (OSError, http.client.HTTPException) as err:
                 why = repr(err)
             else:
-                if answer.status < 400:
+                if answer.status < 400 or (answer.status == 409 and may_conflict):
                     return answer
                 why = "%d %s" % (answer.status, answer.text)
                 if answer.status != 503:
@@ -207,22 +208,24 @@ class Life:
 
     def run(self, spec: Dict[str, Any], *ends: str) -> str:
         """Submit a job whose steps end so: on the command line or over REST; its id."""
+        late = ends[0] == "0 canceled"  # what it is to run after may have failed already
         if self.chance.random() < 0.5:
             ran = self.site.psik("run", "-", "--backend", self.backend, stdin=json.dumps(spec),
                                  status=None)
-            if ran.status and not (ends[0] == "0 canceled" and "is canceled" in ran.err):
+            if ran.status and not (late and "is canceled" in ran.err):
                 raise Refused(ran.err)
             jobid = ran.out.strip()
         else:
-            jobid = self.post("/v1/jobs", spec)
+            jobid = self.post("/v1/jobs", spec, late)
         self.wanted[jobid] = list(ends)
         return jobid
 
-    def post(self, path: str, spec: Dict[str, Any]) -> str:
+    def post(self, path: str, spec: Dict[str, Any], may_conflict: bool = False) -> str:
         """Make a job over REST; the same key makes it once, however often it is asked for."""
         key = "%s-%016x" % (self.path[1:], self.chance.getrandbits(64))
-        return str(self.site.ask("POST", path + "?backend=" + self.backend, spec,
-                                 Idempotency_Key=key).json)
+        answer = self.site.ask("POST", path + "?backend=" + self.backend, spec, may_conflict,
+                               Idempotency_Key=key)
+        return str(answer.json["jobid"] if answer.status == 409 else answer.json)
 
     def until_ended(self, jobid: str) -> None:
         """Wait for a job, on the command line or over REST."""
@@ -635,6 +638,7 @@ def main() -> int:
             os.path.join(os.path.dirname(python), "..")):
         os.execv(python, [python] + sys.argv)
     soak.more_descriptors()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     site = Site()
     try:
         site.begin(opts.seed, opts.backends.split(","))

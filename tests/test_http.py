@@ -214,6 +214,13 @@ class Api(Case):
         self.assertIn("no such queue", answer.json["detail"])
         self.assertEqual(self.ask("GET", "/%s/state" % answer.json["jobid"]).json, "failed")
 
+    def test_a_job_that_can_never_run_is_named(self) -> None:
+        first = self.ask("POST", "", {"script": "#!/bin/sh\nexit 5\n"}).json
+        self.server.wait_for(first)
+        answer = self.ask("POST", "", {"script": "true", "after": [first]}, status=409)
+        self.assertIn("it was to run after %s" % first, answer.json["detail"])
+        self.assertEqual(self.ask("GET", "/%s/state" % answer.json["jobid"]).json, "canceled")
+
     def test_idempotency(self) -> None:
         found: List[Answer] = []
 
