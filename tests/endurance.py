@@ -328,6 +328,8 @@ def differs(life: Life) -> Iterator[str]:
         first = min(1, rows[-1].jobndx or max(row.jobndx for row in rows))
         last = {row.jobndx: "%d %s %s" % (row.jobndx, row.state.value, row.info)
                 for row in rows if row.jobndx >= first}
+        if rows[-1].jobndx == 0 and last.get(1, "").startswith("1 queued"):
+            last = {1: "1 canceled"}    # before it began
         if len(last) != len(wanted) or not all(
                 said.startswith(want) for said, want in zip(sorted(last.values()), wanted)):
             yield "%s is %s, and is to be %s" % (job.jobid, faults.rows_of(job), wanted)
