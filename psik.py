@@ -12,12 +12,12 @@ The job tree, all of it readable with cat:
       .psik/                copies of psik.py, each named by its hash, for the jobs that need them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       .events/              the server's journal: the transitions that it has told, numbered
-      .apps/NAME            how many jobs an application has made, a byte for each
+      .apps/NAME            with `pick` round: a byte for each job that was made of it
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up;
-                            JOBID.end: of the job only the end is to be told, and it has not ended
+                            JOBID.end: of this job only the end is to be sent, and that is to come
         .keys/              the Idempotency-Keys of the last day
         .uploads/           the folders in which a cut upload may have left a part
         .after/ID/          the jobs that wait for the end of job ID, a file each
@@ -207,9 +207,9 @@ STALE_S = 3600                 # a directory that never became a job is swept wh
 PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
 POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
-SETTLE_S = 1                   # so old may an answer be about a step that a signal has ended
-UNKNOWN_S = 600                # so late may a submission without an answer reach its scheduler
-UNKNOWN_LIFE_S = 86400         # so long is it remembered that a scheduler does not have one
+SETTLE_S = 1                   # the oldest answer that counts for a step that a signal has ended
+UNKNOWN_S = 600                # how late an unanswered submission may still reach its scheduler
+UNKNOWN_LIFE_S = 86400         # how long psik.py remembers that a scheduler lacks one
 LISTED_S = 30                  # a scheduler's listing may be so old (bjobs: 5 s, as a rule)
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
@@ -251,7 +251,7 @@ BODY_TIMEOUT_S = 30            # from one piece of a body to the next
 BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
-TURN_S = 0.01                  # a request that only reads is waited for so long by the next
+TURN_S = 0.01                  # how long a request waits for another one that only reads
 MAX_SLOW_TURNS = 5             # of those that take longer; then a request takes no turn
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
@@ -354,7 +354,7 @@ class BackendError(PsikError):
 
 
 class ConflictError(PsikError):
-    """The request does not fit the state that the job is in."""
+    """It does not fit the job's state, or something that exists already is in the way."""
     exit_status, http_status = 5, 409
 
 
@@ -726,7 +726,7 @@ class Guarded:
                           'meant, set "check_owner": false in the config' % self.path)
 
     def check_ours(self) -> None:
-        """ForbiddenError if it is neither ours nor root's; then close() it to others.
+        """ForbiddenError if it is neither ours nor root's; otherwise deny_others().
 
         A missing path passes: whoever reads it will report that.
         """
@@ -1195,7 +1195,7 @@ class Tasks(NamedTuple):
         """Those of a text like `1-100%5`, `0-90:10` or `1,5,7`; ValueError if it means none."""
         ranges, percent, most = text.partition("%")
         if percent and not re.fullmatch("[1-9][0-9]{0,8}", most):
-            raise ValueError("%s: behind the %% is the number of tasks that may run at once"
+            raise ValueError("%s: a number must follow the %%: how many tasks may run at once"
                              % shown(text))
         parts = [cls.range_of(part) for part in ranges.split(",")]
         if sum(map(len, parts)) > MAX_TASKS:
@@ -1505,8 +1505,7 @@ class ResourceSpec(Model):
     def memory_per_node(self) -> Optional[int]:
         """MiB for each node of a job that has its nodes alone; None if that is not known.
 
-        There a scheduler counts every core of a node as the job's, used or not, and so does what is
-        asked for each core.
+        On such nodes schedulers multiply a request for each core by all cores, used or not.
         """
         processes = 1 if self.processes() == 1 else self.processes_on_a_node()
         if not (self.exclusive_node_use and self.memory_per_process and processes):
@@ -1590,7 +1589,7 @@ class BackendConfig(Model):
 
     def faults(self) -> Iterator[Fault]:
         if not BACKEND_NAME.fullmatch(self.type):
-            yield Fault("type", "%r is not the name of a backend" % self.type)
+            yield Fault("type", "%r cannot be the type of a backend" % self.type)
 
 
 @dataclass
@@ -1613,8 +1612,8 @@ class JobSpec(Model):
     launcher: Optional[List[str]] = option(
         None, "the words of $mpirun, instead of the backend's", least=1, since=2)
     after: List[str] = option(
-        list, "jobs that have to end well first, [\"JOBID\"]; any:JOBID however it ends, "
-        "notok:JOBID if it does not", since=2)
+        list, "jobs that must complete first, [\"JOBID\"]; any:JOBID must only end, notok:JOBID "
+        "must end without completing", since=2)
     array: Union[None, str, List[Dict[str, str]]] = option(
         None, "makes it an array of tasks: 100, \"1-100%5\" (5 at a time), or a list with an "
         "object for each task, which sets variables", read="tasks", since=2)
@@ -1660,9 +1659,10 @@ class JobSpec(Model):
         if self.directory == "":
             yield Fault("directory", "is empty; leave it out to run in the job's own work/")
         if self.at_once and (not self.array or "%" in self.array):
-            yield Fault("at_once", "is for an array, and not for one that says it after a %")
+            yield Fault("at_once", "needs an `array`, and one without a % of its own")
         if self.application is not None and not APPLICATION_NAME.fullmatch(self.application):
-            yield Fault("application", "%s is no name for one" % shown(self.application))
+            yield Fault("application", "%s is not a valid name of an application"
+                        % shown(self.application))
 
     def faults_of_callback(self) -> Iterator[Fault]:
         """The faults of where changes of state are sent, and which."""
@@ -1770,7 +1770,7 @@ class Option(NamedTuple):
 # Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
 ARRAYS = "give the spec's field `array` instead, or `run --array`"
 OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
-ONE_JOB = "makes something else of the submission than one job that waits in its queue"
+ONE_JOB = "psik.py submits one job that waits in a queue, and this option would change that"
 REFUSED_OPTIONS = {
     "slurm": {
         "--array -a": ARRAYS,
@@ -2009,7 +2009,7 @@ class BatchScript:
             complain("%s: not taken over: %s" % (source, "; ".join(
                 "%s (%s)" % (name, why) for name, why in left_out.items())))
         if "resources.duration" not in self.data:
-            complain("%s: it asks for no walltime, so it gets the default" % source)
+            complain("%s: no directive asks for a walltime; without -t, it is the default" % source)
         attributes = {name: value for name, value in self.attributes.items()
                       if name not in left_out}
         return dict(spec, attributes=attributes)
@@ -2065,7 +2065,7 @@ class TaskFile:
 
 
 def value_in(data: Json, name: str) -> Json:
-    """The value at a key of an object, None if it is none; where nothing is, it becomes an object.
+    """The value at a key of data, set to {} if it is missing; None if data is not an object.
 
     A backend that is only named is one of that type.
     """
@@ -2104,7 +2104,7 @@ def script_in(text: str, source: str) -> str:
 
 
 def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "") -> JobSpec:
-    """The JobSpec of a JSON text, or of a script, which a file may also be if it has no #!.
+    """The JobSpec of a JSON text or of a script; in a file, a script needs no #! line.
 
     A job that is given as a script is named after its source.  The directives of a batch script
     become fields; kind is that of the backend that it goes to, if it is known, and stderr tells
@@ -2215,7 +2215,7 @@ class IssuerConfig(Model):
     key: str = option(..., "the file of its public RSA key, PEM", path=True)
     prefix: str = option(..., "begins the names of its users here, \"portal:\"")
     audience: Optional[str] = option(
-        None, "whom its tokens are for; without it, a token that names somebody is refused")
+        None, "the audience (aud) that its tokens must name; without it, tokens must name none")
     longest_life_s: int = option(
         86400, "a token that is valid for longer is refused, seconds", least=1)
 
@@ -2286,7 +2286,8 @@ class Config(Model):
     kill_grace_s: int = option(
         10, "from TERM to KILL, for a job that is stopped and for what it leaves running, seconds",
         least=1)
-    submit_timeout_s: int = option(60, "for an answer of the scheduler, seconds", least=1)
+    submit_timeout_s: int = option(60, "how long a submission may wait for the scheduler's answer, "
+                                       "seconds", least=1)
     callback_timeout_s: int = option(
         5, "what delivering callbacks may take at each transition, seconds", least=1)
     callback_give_up_s: int = option(
@@ -2295,7 +2296,8 @@ class Config(Model):
     ca_file: Optional[str] = option(
         None, "certificates of authorities to trust besides the system's, for https callbacks",
         path=True)
-    database_url: Optional[str] = option(None, "accepted from the files of psik_api, and not used")
+    database_url: Optional[str] = option(None, "has no effect; accepted because psik_api's files "
+                                               "may have it")
     authz: Optional[str] = option(
         None, "who may use the server: local, owner, or module:Class of a policy of your own")
     authz_path: Optional[str] = option(None, "the folder of that module", path=True)
@@ -2377,12 +2379,14 @@ class Config(Model):
         prefixes = [issuer.prefix for issuer in issuers.values()]
         for name, issuer in issuers.items():
             if sum(map(issuer.prefix.startswith, prefixes)) > 1:
-                yield Fault("issuers.%s.prefix" % name, "begins as that of another issuer")
+                yield Fault("issuers.%s.prefix" % name, "must not begin with the prefix of another "
+                                                        "issuer")
         if TOKEN_ISSUER in self.issuers:
             yield Fault("issuers." + TOKEN_ISSUER, "is the name of psik.py itself")
         for user in self.admins:
             if user.startswith(tuple(prefixes)):
-                yield Fault("admins", "%s comes from an issuer, and cannot be one" % shown(user))
+                yield Fault("admins", "%s is a user of an issuer, who cannot be an admin"
+                            % shown(user))
 
     @property
     def is_personal(self) -> bool:
@@ -2441,7 +2445,7 @@ class Config(Model):
             chosen = next(of_kind, first)
             if chosen:
                 return chosen
-        raise InvalidError([Fault("backend", "%r is not configured%s; there is %s"
+        raise InvalidError([Fault("backend", "%r is not configured%s; name one of %s"
                                   % (wanted, nearest(wanted, backends), ", ".join(backends)))])
 
     def check_site_file(self, path: str) -> None:
@@ -2799,8 +2803,8 @@ UNKNOWN_ID = "-"    # in place of a native id that was never heard
 class Piece(NamedTuple):
     """The steps of an array that are submitted at once, as an array of the scheduler's own.
 
-    For that they are offset + index, with indices from 1; so one array can be shifted behind
-    another.  Steps that are submitted alone are pieces too, also the steps of a job without tasks.
+    A step's number is offset + index, with indices from 1, so that one array can follow another.
+    Steps that are submitted alone are pieces too, also the steps of a job without tasks.
     Task k of n has the steps k, n + k, 2n + k and so on, in each round the next.
     log/round.R holds the pieces of round R, from 0: a line `OFFSET INDICES` for each.
     """
@@ -3217,8 +3221,8 @@ class Root(NamedTuple):
                           % (self.folder, name_of_user(status.st_uid)))
             return None
         if others_may_write(status) and not job.close_to_others():
-            complain_once("%s could be written by others, and holds what is not yours, so it is "
-                          "passed over" % job.path)
+            complain_once("others could write to %s, and not all in it is yours, so the job is "
+                          "ignored" % job.path)
             return None
         return job
 
@@ -3413,7 +3417,8 @@ Value = Union[None, int, str, Option, List[str], List[Option]]
 # The templates of a backend, and what the scripts do that are made from them.
 TEMPLATES_OF_A_BACKEND = {
     "submit": "hands scripts/job to the scheduler, and prints the native id as its last line; "
-              "called with the jobndx, for an array with OFFSET+, and the name of this host",
+              "called with the jobndx (OFFSET+ for an array), the name of this host, the indices "
+              "of an array, and the native id of what has to end first",
     "job": "runs in the job with the jobndx: sets mpirun, nodes, jobid and psik_walltime_s, then "
            "@job_body@ hands over to the supervisor",
     "cancel": "ends the jobs of the native ids with which it is called; stdin has a line "
@@ -3440,7 +3445,8 @@ TEMPLATE_NAMES = {
     "directory": "where the payload runs",
     "duration_min": "the walltime in minutes",
     "duration_s": "the walltime in seconds",
-    "nearly_s": "the same less `kill_grace_s`, for a scheduler that sends KILL and no TERM",
+    "nearly_s": "duration_s less `kill_grace_s` and 2, but by a tenth at most, for schedulers that "
+                "send only KILL",
     "grace_s": "seconds from TERM to KILL",
     "node_count": "nodes",
     "process_count": "processes in all, if the spec says it",
@@ -3548,13 +3554,13 @@ class Shell(NamedTuple):
         """InvalidError if a script without #! is plainly not for this shell, which is rc."""
         found = WRITTEN_FOR_SH.search(script)
         if found:
-            why = "%r is not rc's" % found.group(0).strip()
+            why = "%r is not rc syntax" % found.group(0).strip()
         else:
             said = try_program(self.command.split() + ["-n"], PROBE_TIMEOUT_S, script).err
             why = last_line(said)
         if why:
-            raise InvalidError([Fault("script", "it has no #! line, so %s would read it, and %s: "
-                                      "begin it with #!/bin/sh, or name rc_path in the config"
+            raise InvalidError([Fault("script", "it has no #! line, so %s would run it, but %s; "
+                                      "begin it with #!/bin/sh, or set rc_path in the config"
                                       % (self.command, why))])
 
     def with_head(self, script: str) -> str:
@@ -3686,8 +3692,8 @@ class Template(NamedTuple):
             unknown = [name for name in names if name not in values]
             if unknown:
                 hint = nearest(unknown[0], values)
-                raise InvalidError("@%s@ is not a template's name%s" % (unknown[0], hint),
-                                   "%s:%d" % (self.source, number))
+                raise InvalidError("@%s@ is not a name that templates can use%s"
+                                   % (unknown[0], hint), "%s:%d" % (self.source, number))
             try:
                 lines += self.render_piece(piece, values, shell) if names else [piece]
             except (ArithmeticError, TypeError, ValueError) as err:
@@ -4000,7 +4006,7 @@ class ScriptWriter:
                 scripts[name] = template.render(values, SH if is_sh else shell)
             elif name not in OPTIONAL_SCRIPTS:
                 where = config.templates or "psik.py, and the config names no folder of templates"
-                text = "%r is not a backend: there is no template %r in %s"
+                text = "%r is not a type of backend: there is no template %r in %s"
                 raise InvalidError([Fault("backend", text % (self.kind, name, where))], "config")
         self.check_array(scripts)
         return scripts
@@ -4009,8 +4015,8 @@ class ScriptWriter:
         """InvalidError if the tasks of an array cannot be run so many at a time."""
         tasks = self.spec.tasks
         if tasks and tasks.at_once and "array" not in scripts:
-            raise InvalidError([Fault("array", "the tasks of %r jobs are jobs of their own, and "
-                                      "all of them may run at once" % self.kind)])
+            raise InvalidError([Fault("array", "%r backends submit each task as a separate job, so "
+                                      "they cannot limit how many run at once" % self.kind)])
 
 
 def check_template(backend: Backend, name: str, shell: Shell) -> List[str]:
@@ -4155,8 +4161,8 @@ class JobScripts:
         for path in paths_in(job.at("scripts")):
             Guarded(path, instead, to_run=True).check_own()
             if os.lstat(path).st_nlink > 1 and os.path.basename(path) != ".psik.py":
-                raise ForbiddenError("%s is also a file by another name, which others may be able "
-                                     "to write: remove it" % path)
+                raise ForbiddenError("%s has a second hard link, through which others may be able "
+                                     "to change it: remove it" % path)
         copy = self.copy_in(self.settings())
         if copy:
             Copies.of(job).check(copy)
@@ -4767,7 +4773,7 @@ def deliver_if_possible(job: JobDir) -> None:
     try:
         deliver(job)
     except (PsikError, OSError) as err:
-        complain("job %s: its events cannot be delivered now: %s" % (job.jobid, err))
+        complain("job %s: its callbacks cannot be sent now: %s" % (job.jobid, err))
 
 
 @contextmanager
@@ -4835,7 +4841,7 @@ class PollLine(NamedTuple):
 # What schedulers are asked.
 
 def steps_text(steps: Iterable[Tuple[str, str]]) -> str:
-    """The stdin of poll and cancel scripts: a line `NATIVEID TAG` for each of these pairs."""
+    """The stdin of poll, cancel and steering scripts: a line `NATIVEID TAG` for each pair."""
     return "".join("%s %s\n" % pair for pair in steps)
 
 
@@ -4923,7 +4929,7 @@ def is_being_changed(job: JobDir) -> bool:
 def may_be_lost(job: JobDir, steps: Steps) -> bool:
     """Whether the job's next step was submitted, and the history has no answer.
 
-    A day after its job was canceled a submission is given up.
+    Of a canceled job, a submission that is older than a day is given up.
     """
     submitted = submitted_at(job, steps.next_jobndx(job)) if steps.rows else 0.0
     if not submitted:
@@ -5034,7 +5040,7 @@ def record_requeues(steps: Sequence[Step]) -> List[Row]:
 # What schedulers are told.
 
 class Ending:
-    """Has steps ended, by the scripts of a job of their backend; stdin names the steps to these.
+    """Ends steps, with the scripts of one job of their backend, which get the steps on stdin.
 
     The methods raise BackendError if a program fails, or the scheduler cannot be asked.
     """
@@ -5143,8 +5149,8 @@ class Cancellation:
             if others:
                 Ending(self.job).tell(others)
         except BackendError as err:
-            raise BackendError("job %s is canceled, and its scheduler could not be told: %s; "
-                               "`%s poll` tells it again" % (self.job.jobid, err, called())
+            raise BackendError("job %s is canceled, but its scheduler could not be told so: %s; "
+                               "`%s poll` tries again" % (self.job.jobid, err, called())
                                ) from None
 
     def await_end(self) -> None:
@@ -5155,8 +5161,9 @@ class Cancellation:
             if not alive:
                 return
             if time.monotonic() > deadline:
-                names = ", ".join("step %d is %s" % (step.jobndx, step.native) for step in alive)
-                raise BackendError("job %s was asked to end, and has not ended yet: %s"
+                names = ", ".join("step %d (native id %s)" % (step.jobndx, step.native)
+                                  for step in alive)
+                raise BackendError("job %s was asked to end, but has not ended yet: %s"
                                    % (self.job.jobid, names))
             time.sleep(pause_s)
 
@@ -5202,7 +5209,7 @@ class Cancellation:
             was_live = self.record()
         except OSError as err:  # the history cannot be written
             self.stop()
-            raise PsikError("job %s was asked to end, and %s cannot be written: %s" % (
+            raise PsikError("job %s was asked to end, but this cannot be recorded in %s: %s" % (
                 self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
         self.stop()
         if self.fault:
@@ -5225,7 +5232,7 @@ class TaskCancellation(Cancellation):
         return [step for step in super().live(steps) if step.task in self.tasks]
 
     def record(self) -> bool:
-        """Request the end of the steps; that of those which have not begun is recorded.
+        """Request the end of the steps, and record it of those that have not begun.
 
         A supervisor that is told to stop finds the request, and records that its step is canceled.
         """
@@ -5546,7 +5553,8 @@ class Poll:
             try:
                 Ending(asker).tell(self.untold)
             except PsikError as err:
-                complain_once("not all that is canceled has ended: %s" % err)
+                complain_once("canceled jobs may still be running, because their scheduler could "
+                              "not be told: %s" % err)
 
     @staticmethod
     def all_of(config: Config, jobs: Sequence[Tuple[JobDir, List[Row]]]) -> List["Poll"]:
@@ -5617,8 +5625,8 @@ class Dependency(NamedTuple):
         """What a word of that means; InvalidError if there is no such job."""
         match = DEPENDENCY.fullmatch(text)
         if not match:
-            raise InvalidError([Fault("after", "%s is not a job's id, nor any: or notok: and "
-                                      "one" % shown(text))])
+            raise InvalidError([Fault("after", "%s should be JOBID, any:JOBID or notok:JOBID"
+                                      % shown(text))])
         try:
             return cls(match.group(1) or "ok", find_job(config, match.group(2)))
         except (NotFoundError, InvalidError) as err:
@@ -5888,8 +5896,8 @@ def remake_scripts(config: Config, job: JobDir) -> None:
     """Make a job's scripts anew for its present place, as for a new job of its spec."""
     spec, backend = job.spec(), config.by_name.get(job.backend)
     if backend is None:
-        raise InvalidError([Fault("backend", "job %s was moved to %s, and the config has no "
-                                  "backend %r to make its scripts anew"
+        raise InvalidError([Fault("backend", "job %s, now at %s, needs new scripts, but the config "
+                                  "has no backend %r to make them"
                                   % (job.jobid, job.path, job.backend))])
     with job.history():  # its lock: another process may be about to run them
         if not os.path.islink(job.at("work")):  # work/ was moved with the job
@@ -5907,7 +5915,7 @@ def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
 
 
 def forget_answers(job: JobDir, jobndx: int) -> None:
-    """Let the ten minutes of answers without a submission begin anew: it is made again now."""
+    """Restart UNKNOWN_S, the time that a submission may take to appear: it is made again now."""
     path = os.path.join(os.path.dirname(job.path), ".poll.json")
     step = Step(job, jobndx, UNKNOWN_ID)
     if Answer.read(path).of(step):
@@ -5939,8 +5947,8 @@ class Submission:
     """The submission of a job's next step.
 
     environment: that of whoever started a job which waits; by default ours.  away: this is another
-    host than his, or a job, so a refusal here is not the last word.  failed_only: of an array only
-    the tasks that have ended and are not completed.
+    host than his, or a job, so a refusal here is not the last word.  failed_only: of an array, only
+    the tasks that failed, were canceled or were never submitted.
     """
 
     def __init__(self, job: JobDir, timeout_s: float,
@@ -6018,11 +6026,12 @@ class Submission:
         """
         job, rest, tasks = self.job, self.rest(steps), self.tasks_to_run(steps)
         if not tasks:
-            raise ConflictError("job %s: nothing of it has failed" % job.jobid)
+            raise ConflictError("job %s has nothing to start again: no part of it failed or was "
+                                "canceled" % job.jobid)
         if steps.tasks == 1:
             return [Piece.alone(steps.next_jobndx(job))]
         if rest:
-            complain("job %s: the rest of its tasks is submitted: %d of %d" % (
+            complain("job %s: submitting the remaining %d of its %d tasks" % (
                 job.jobid, sum(len(piece.indices) for piece in rest), steps.tasks))
         return rest or self.plan(steps, tasks)
 
@@ -6060,8 +6069,8 @@ class Submission:
                                "no poll script to look for it; remove %s to submit it anew"
                                % (job.jobid, job.log("submit", jobndx)))
         if submitted and may_come and not force and not job.host(jobndx):
-            raise BackendError("job %s: its scheduler does not have the submission of %s, and may "
-                               "still get it; start it after %s, or with --force"
+            raise BackendError("job %s: its scheduler does not have the submission made at %s, but "
+                               "may still get it; start the job after %s, or with --force"
                                % (job.jobid, clock(submitted), clock(since + UNKNOWN_S)))
         if scripts.are_stale:
             raise ConflictError("job %s was moved to %s, or its psik.py is gone; `%s start` makes "
@@ -6125,7 +6134,7 @@ class Submission:
         if self.away and done.status not in (0, os.EX_TEMPFAIL):
             why = self.refusal(jobndx, done)
             os.unlink(self.job.log("submit", jobndx))
-            raise BackendError("job %s: %s did not take it from here: %s"
+            raise BackendError("job %s: backend %s does not accept it from this host: %s"
                                % (self.job.jobid, self.job.backend, why))
 
     def submit(self, force: bool) -> Row:
@@ -6172,7 +6181,8 @@ class Submission:
         job, why = self.job, self.refusal(piece.first, done)
         if "exclusive" in why.lower() and job.spec().resources.exclusive_node_use:
             why += "; set resources.exclusive_node_use to false"
-        what = "all of it; `%s start --failed` submits the rest" % called() if is_part else "it"
+        rest = " (`%s start --failed` submits the rest)" % called()
+        what = "all its tasks" + rest if is_part else "it"
         return BackendError("job %s: %s did not take %s: %s (full answer: %s)" % (
             job.jobid, job.backend, what, why, job.log("submit", piece.first)))
 
@@ -6213,8 +6223,8 @@ class Waiter(Held):
         """Submit it if it need not wait any more, or cancel it if it can never run.
 
         Its `queued`, its `canceled` or, if it goes on waiting, its `new` row.  Errors as submit().
-        A process of a host has to be started at home; and only there does a refusal of the
-        scheduler count, for many nodes may not submit.
+        A local or at job must be started where the user started it.  A scheduler's refusal counts
+        only there, because many nodes may not submit.
         """
         dependencies, rows, data = self.dependencies(), self.job.rows(), self.read()
         if len(rows) != 1 or "environment" not in data:
@@ -6240,8 +6250,8 @@ class Waiter(Held):
         if len(job.rows()) > 1:
             for each in self.dependencies():
                 if not each.is_met():
-                    raise ConflictError("job %s is to run after %s; start it when that has ended, "
-                                        "or with --force" % (job.jobid, each))
+                    raise ConflictError("job %s waits for %s, which has not ended as required; "
+                                        "start it after that, or with --force" % (job.jobid, each))
             return Submission(job, timeout_s).submit(False)
         self.begin(timeout_s)
         row = self.settle()
@@ -6723,8 +6733,8 @@ def signal_name(text: str) -> str:
     if not re.fullmatch("[A-Z]+[0-9]*", name) or not hasattr(signal, "SIG" + name):
         raise InvalidError("%s is no signal; name one like USR1, INT or TERM" % shown(text))
     if name in ("KILL", "STOP"):
-        raise InvalidError("%s does not reach a script by way of its supervisor; `%s cancel` ends "
-                           "a job" % (name, called()))
+        raise InvalidError("%s cannot be passed on to a script; `%s cancel` ends a job"
+                           % (name, called()))
     return name
 
 
@@ -6741,7 +6751,7 @@ def send_signal(job: JobDir, name: str, tasks: Optional[Sequence[int]] = None) -
     others = {step.native for step in steps.live(job) if step not in chosen}
     steer(job, "signal", [name], [step.as_task() if step.native in others else step
                                   for step in chosen],
-          "does not run" if tasks is None else "has no such task that runs")
+          "does not run" if tasks is None else "runs none of these tasks")
 
 
 # Ending.
@@ -6808,8 +6818,9 @@ def remove(job: JobDir, force: bool = False) -> None:
         raise NotFoundError("no job at %s" % job.path)
     waiting = " ".join(held.job.jobid for held in Held.behind(job))
     if waiting and not force:
-        raise ConflictError("job %s is waited for by %s; cancel that first; with --force "
-                            "it runs if it may still, or is canceled" % (job.jobid, waiting))
+        raise ConflictError("job %s: these jobs wait for it: %s; cancel them first, or use "
+                            "--force: then each of them runs if it still can, else it is canceled"
+                            % (job.jobid, waiting))
     try:
         refuse_unended(job, rows)
     except ConflictError:
@@ -7164,15 +7175,15 @@ def status_of(name: str, folder: int) -> Optional[os.stat_result]:
 
 Entry = Tuple[Any, Optional[IO[bytes]]]     # a tarfile.TarInfo, and the content of a file
 Hides = Callable[[os.stat_result], bool]    # whether a folder is passed over
-NOT_TAKEN = "%s is left out: it is a link that leads out, or no plain file"
+NOT_TAKEN = "%s is left out: it is not a plain file, or it is a link to something outside"
 BECAME_SHORTER = "%s became shorter while it was copied; copy it again"
 
 
 class Wanted:
     """Which paths are wanted: all, or those that fit one of these patterns.
 
-    `*` in a pattern also stands for parts with a `/`.  What is called as one of `but`, or is in a
-    folder of such a name, is wanted only if a pattern begins as the name does, and not with `*`.
+    `*` in a pattern also stands for parts with a `/`.  A path that begins with a name in `but`
+    is wanted only if a pattern names it without a wildcard at its beginning.
     """
 
     def __init__(self, patterns: Sequence[str] = (), but: Sequence[str] = ()) -> None:
@@ -7421,7 +7432,7 @@ class ConfinedFolder:
             fd = inner
             if self.hides(os.fstat(fd)):
                 os.close(fd)
-                raise ForbiddenError("%s holds everybody's jobs, and no files of this one" % real)
+                raise ForbiddenError("%s is hidden here, so its files cannot be reached" % real)
         return fd
 
     def open(self, path: str) -> IO[bytes]:
@@ -7548,7 +7559,7 @@ class ConfinedFolder:
             raise ConflictError("an upload of %s cannot go on: something else is in its place"
                                 % shown(name))
         if start not in (0, size):
-            raise ConflictError("%d bytes of %s are here; go on there, or begin anew"
+            raise ConflictError("%d bytes of %s have arrived; go on after them, or begin again at 0"
                                 % (size, shown(name)))
         os.ftruncate(fd, start)
         os.lseek(fd, start, os.SEEK_SET)
@@ -8159,7 +8170,7 @@ class Pattern:
         low, comma, high = times[1:-1].partition(",")
         least, most = int(low), int(high or low) if high or not comma else None
         if most is not None and most < least:
-            raise ValueError("%s repeats nothing" % times)
+            raise ValueError("%s: the second number is less than the first" % times)
         return least, most
 
     def repeated(self, test: Any, times: str, after: int) -> int:
@@ -8408,7 +8419,7 @@ class Schema:
         if name in STRUCTURE:
             return STRUCTURE[name](given)
         names = [*KEYWORDS, *STRUCTURE]
-        return "is no keyword that is known here%s: there is %s" % (
+        return "is not a supported keyword%s; the supported ones are %s" % (
             nearest(name, names), ", ".join(names))
 
     @classmethod
@@ -8530,7 +8541,7 @@ class Application(Model):
 
     def faults(self) -> Iterator[Fault]:
         if bool(self.script.strip()) == bool(self.script_file):
-            yield Fault("script", "give `script` or `script_file`")
+            yield Fault("script", "give either `script` or `script_file`, and not both")
         if self.pick not in ("first", "round"):
             yield Fault("pick", "%s is neither first nor round" % shown(self.pick))
         if self.of and not self.interactive:
@@ -9078,7 +9089,7 @@ SAID_CAUSES = tuple(Cause(*cells) for cells in (
      "it was ended by another program than psik.py, or by an administrator", "`start` it again"),
     ("permission to use at|cron.allow|at.deny", "you may not use at on this host",
      "choose a backend of type `local`"),
-    ("supervisor was killed", "the process that looked after it was killed, and it with it",
+    ("supervisor was killed", "its supervisor was killed, and the job with it",
      "`start` it again; where logins are cut when they end, try a backend of type `at`"),
     ("submission.* unknown since", "the scheduler has not answered whether it took the job",
      "look again; after ten minutes `start` submits it once more"),
@@ -9169,7 +9180,7 @@ class Explanation(NamedTuple):
 
     @classmethod
     def find(cls, causes: Sequence[Cause], lines: Sequence[str]) -> "Explanation":
-        """What the rows know of the last of these lines of which one knows something."""
+        """What the first matching row says of the last line that any row matches."""
         for line in reversed(lines):
             for row in causes:
                 match = re.search(row.words, line)
@@ -9183,7 +9194,7 @@ class Explanation(NamedTuple):
     def of_stderr(cls, lines: Sequence[str], info: Info) -> "Explanation":
         """What the last lines on stderr tell of a step that ended with this exit status.
 
-        The last line counts, and one that the exit status bears out; another is a guess.
+        The cause is sure if the last line names it, or the exit status fits; else it is a guess.
         """
         found = cls.find(STDERR_CAUSES, lines[-1:])
         if not found.cause and info in (126, 127):
@@ -9210,7 +9221,8 @@ class Explanation(NamedTuple):
         way_out = "`%s logs%s JOBID` shows what it said" % (
             called(), " --stderr" if said[:1] == ["stderr"] else "")
         return cls("its script ended with exit status %s" % end.row.info,
-                   way_out if said else "it said nothing; with `set -x` a shell says what it does",
+                   way_out if said else "it printed nothing; `set -x` in the script shows each "
+                                        "command",
                    end.tail(3, said[0]) if said else [])
 
     @classmethod
@@ -9708,7 +9720,8 @@ class Request:
             since = http_time(self.headers.get("if-unmodified-since", ""))
             is_other = since is not None and status is not None and int(status.st_mtime) > since
         if is_other:
-            raise RequestError(412, "the file is not the one that is meant: its ETag is %s"
+            raise RequestError(412, "the file is not the version that the request names: its ETag "
+                                    "is %s"
                                % (tag or "none, as there is no file"))
 
     def check_change(self, status: Optional[os.stat_result]) -> None:
@@ -10290,8 +10303,8 @@ class Policy:
     def check_is_maker(self, caller: Caller, config: Optional[Config] = None) -> None:
         """ForbiddenError unless is_maker()."""
         if not self.is_maker(caller, config):
-            raise ForbiddenError("%s may not make jobs here; the server's owner lets users do so "
-                                 'by "users" in the config' % caller.user)
+            raise ForbiddenError("%s may not make jobs here; the server's owner can allow it with "
+                                 '"users" in the config' % caller.user)
 
     def check_may_create(self, caller: Caller) -> None:
         """ForbiddenError if the token, `users` or the rule does not let a caller make jobs."""
@@ -10417,8 +10430,8 @@ class Keyring:
             self.make_key()
         status = os.stat(self.path)
         if status.st_mode & 0o077 or status.st_uid != os.getuid():
-            raise ForbiddenError("%s can be read by others, so it is not used; remove it, and with "
-                                 "it every token" % self.path)
+            raise ForbiddenError("%s can be read by others, or is not yours, so it is not used; "
+                                 "remove it, which makes every token invalid" % self.path)
         text = read_unless_known(self.path).strip()
         if not re.fullmatch("[0-9a-f]{64}", text):
             raise InvalidError("it holds no key; remove it", self.path)
@@ -10445,7 +10458,7 @@ class ExpiredError(ValueError):
 
 def refused_token(why: str, said: str = "is invalid") -> RequestError:
     """The 401 for a token; what is wrong with it is for the log, and `said` for the client."""
-    complain("refused: a token, for %s" % one_line(why)[:200])
+    complain("refused a token: %s" % one_line(why)[:200])
     return RequestError(401, "the token " + said,
                         WWW_Authenticate='Bearer error="invalid_token"')
 
@@ -10953,7 +10966,7 @@ class Issuers:
             return None
         if issuer not in self.known:
             if self.known and issuer not in ("", TOKEN_ISSUER):
-                complain("a token is of the issuer %s, which the config does not name%s"
+                complain("a token names the issuer %s, which is not in the config%s"
                          % (shown(issuer), nearest(issuer, self.known)))
             return None
         try:
@@ -10987,7 +11000,8 @@ class Issuers:
         """ValueError or TypeError unless a token, which names somebody or not, is for us."""
         names = named if isinstance(named, list) else [named]
         if (named is not None or ours) and ours not in names:
-            raise ValueError("it is for %s, and not for %s" % (shown(named), shown(ours)))
+            raise ValueError("its audience is %s, and the config's is %s" % (
+                shown(named), shown(ours) if ours else "not set"))
 
     def check(self, config: IssuerConfig, claims: Dict[str, Json]) -> None:
         """ValueError, KeyError or TypeError unless the claims are valid, here and now."""
@@ -11778,7 +11792,8 @@ class Api:
             if not is_full:
                 self.interactive.append(user)
         if is_full:
-            raise RequestError(503, "as many interactive applications run as may", Retry_After="5")
+            raise RequestError(503, "the limit of running interactive applications is reached; try "
+                                    "again soon", Retry_After="5")
         try:
             yield
         finally:
@@ -11827,7 +11842,7 @@ class Param(NamedTuple):
         return text
 
 
-INDEX = Param("index", "integer", "pass over so many jobs, newest first")
+INDEX = Param("index", "integer", "skip this many of the newest jobs")
 LIMIT = Param("limit", "integer", "at most so many jobs")
 STATE = Param("state", "state", "only jobs in this state")
 BACKEND_PARAM = Param("backend", "string",
@@ -11840,13 +11855,14 @@ APP = Param("app", "string", "only jobs of this application")
 OFFSET = Param("offset", "integer", "from this byte on", 0, 10 ** 15)
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
-ALL = Param("all", "boolean", "also what psik.py itself keeps there")
+ALL = Param("all", "boolean", "also the files that psik.py keeps in log/")
 UNTIL_END = Param("wait", "integer", "seconds to wait for the job's end, at most 60; then the "
                   "answer is its JobStepInfo, whether it has ended or not")
 DOWNLOAD = Param("path", "string", "give a ticket for this path, not a token")
 WITHIN = Param("path", "string", "a directory in the work directory")
 TASK = Param("task", "tasks", "only these tasks of an array: 3, or 3,7")
-FAILED = Param("failed", "boolean", "only the tasks of an array that failed or were canceled")
+FAILED = Param("failed", "boolean", "of an array, only the tasks that failed, were canceled or "
+                                    "were never submitted")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
 JSON_TYPE = (("Content-Type", "application/json"),)
 NOT_STORED = ("Cache-Control", "no-store")
@@ -12253,8 +12269,8 @@ class ServerHandler(Handler):
         left_s = min(86400.0, float(claims["exp"]) - time.time()) if claims else 86400.0
         parents = claims.get("parents", []) + ([claims["jti"]] if claims else [])
         if len(parents) > MAX_PARENTS:
-            raise ForbiddenError("this token is the last of a chain of %d, and there may be no "
-                                 "more; ask with an earlier one" % MAX_PARENTS)
+            raise ForbiddenError("this token is the last of a chain of %d tokens, which may not be "
+                                 "longer; ask with an earlier one" % MAX_PARENTS)
         certificate = claims.get(CERTIFICATE, self.req.body.wire.peer.serial)
         narrowings = {name: claims.get(name) for name in NARROWINGS}
         tokens = tokens_of(self.api.config)
@@ -12267,7 +12283,8 @@ class ServerHandler(Handler):
         """
         caller, bearer, path = self.caller, self.req.bearer, DOWNLOAD.value(self.req)
         if caller.anonymous:
-            raise unauthorized("no token for an address: nobody vouches for it")
+            raise unauthorized("only a caller with a name gets a token: show a client certificate "
+                               "or a token")
         if path is not None:
             ticket = self.api.tickets.issue(caller, bearer, path)
             return Response.of_text(ticket).plus(NOT_STORED)
@@ -12359,7 +12376,7 @@ class ServerHandler(Handler):
             raise ForbiddenError("the token does not let you make jobs on " + backend.name)
         self.api.policy.check_is_maker(self.caller, backend.config)
         if spec.directory and not self.caller.trusted and self.is_among_jobs(spec.directory):
-            raise ForbiddenError("a job's directory may not be among the jobs")
+            raise ForbiddenError("a job's directory may not lie in a job tree, or hold one")
         return backend
 
     def check_after(self, spec: JobSpec) -> None:
@@ -12417,7 +12434,7 @@ class ServerHandler(Handler):
         return Response.of_json(job.jobid).plus(("Location", place))
 
     def answer(self, job: JobDir, wait_s: Optional[float]) -> Response:
-        """The answer to who made a job and submitted it: its id; with a time its JobStepInfo.
+        """The answer to a submission: the job's id or, with wait_s, its JobStepInfo.
 
         Then it is answered when the job has ended or the time is over, and tells its state then.
         """
@@ -12673,7 +12690,8 @@ class JobHandler(Handler):
     def delete_job(self) -> Json:
         """End a job; with purge, remove one that has ended."""
         if not PURGE.value(self.req):
-            return self.cancel_job()
+            self.cancel_job()
+            return
         if TASK.value(self.req):
             raise InvalidInput([Fault("task", "purge and task exclude each other")], "query")
         remove(self.job)
@@ -12804,7 +12822,8 @@ class JobHandler(Handler):
             inside = os.path.relpath(folder, tree)
             is_work = re.match(r"([^/]+/)?%s/work(/|$)" % JOBID.pattern, inside)
             if inside.split("/")[0] != ".." and not is_work:
-                raise ForbiddenError("job %s runs among the jobs, whose files are not shown"
+                raise ForbiddenError("job %s runs in a directory of the job tree, whose files are "
+                                     "not shown"
                                      % self.job.jobid)
         if not self.caller.owns(self.job):
             trees.add(self.job.at("work", INPUT_FILES))
@@ -13615,7 +13634,8 @@ def peer_of(sock: Any) -> Peer:
     return Peer(address[0], owner)
 
 
-BUSY = RequestError(503, "as many connections are open as may be", Retry_After="1")
+BUSY = RequestError(503, "the limit of open connections is reached; try again soon",
+                    Retry_After="1")
 STRANGER = ForbiddenError("this server is for its own user")
 
 
@@ -13642,7 +13662,8 @@ class Authentication:
         host = req.headers.get("host", "")
         name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
         if host and not (is_loopback(name) or name.endswith(".localhost")):
-            raise ForbiddenError("this server is not %r; ask for localhost" % host[:100])
+            raise ForbiddenError("this server does not answer to %r; ask for 127.0.0.1"
+                                 % host[:100])
         is_browser = bool({"origin", "sec-fetch-site"} & set(req.headers))
         if self.peer.address and name.endswith("localhost") and is_browser:
             raise ForbiddenError("open this server by its address, http://127.0.0.1 and its port, "
@@ -13732,7 +13753,7 @@ class Authentication:
             raise unauthorized(
                 "show a client certificate, or a token: Authorization: Bearer TOKEN"
                 if self.takes_tokens or not req.bearer else
-                "no token is taken over plain TCP: come by TLS, or by a proxy that ends it")
+                "tokens are not accepted over plain TCP: use TLS, or a trusted_proxy that ends TLS")
         return caller
 
 
@@ -14470,8 +14491,8 @@ class HostConnection:
         if name == "dataclasses.py":
             path = os.path.join(os.path.dirname(path), name)
         elif CODE is not None:
-            raise InvalidError("--on sends psik.py there, and this one was read from no file: save "
-                               "it, and run the file")
+            raise InvalidError("--on sends psik.py to the host, but this one was not read from a "
+                               "file: save it, and run the file")
         if not os.path.exists(path):
             raise InvalidError("%s has no newer Python than 3.6: put the backport dataclasses.py "
                                "(PyPI, `dataclasses` 0.8) beside %s" % (self.name, FILE))
@@ -14576,10 +14597,10 @@ class HostConnection:
     def no_python(self, found: str) -> str:
         """That no Python could be started there; found: one that is too old, '' for none."""
         if self.host.python:
-            return "%s: %s is no Python from 3.6 on that runs there%s" % (
+            return "%s: %s is not a Python 3.6 or newer that runs there%s" % (
                 self.name, self.host.python, ": " + found if found else "")
-        return "%s has no Python from 3.6 on%s; name one as `python` of the host, in `hosts` of " \
-            "the config" % (self.name, ", but " + found if found else "")
+        return "no Python 3.6 or newer was found on %s%s; name one as `python` of the host, in " \
+            "`hosts` of the config" % (self.name, ", but " + found if found else "")
 
     def begin(self, request: Json) -> bool:
         """Send a request, and psik.py if it is wanted there; False if ssh ends before it runs.
@@ -14600,7 +14621,7 @@ class HostConnection:
         if word == "none":
             raise BackendError(self.no_python(" ".join(rest)))
         if word == "full":
-            raise BackendError("%s: psik.py can be kept nowhere: %s" % (
+            raise BackendError("%s: no folder there can hold psik.py: %s" % (
                 self.name, one_line(" ".join(rest))))
         # From here on a job may print what it likes, and may know the mark, which `ps` shows.
         self.mark, self.is_up = request["mark"], word == "go"
@@ -14847,7 +14868,6 @@ class Table:
             widest = max((place for place, more in enumerate(spare) if more),
                          key=widths.__getitem__)
             widths[widest] -= 1
-            spare[widest] -= 1
         return chosen, widths
 
     def show(self) -> None:
@@ -15072,16 +15092,18 @@ class Selection:
     FILTERS = (
         arg("--state", metavar="STATE,...", help="only jobs in these states: " + " ".join(STATES)),
         arg("--name", metavar="NAME", help="only of this name, or of names like 'sweep*'"),
-        arg("--since", metavar="TIME", help="only those made within 90s, 10m, 12h or 2d"),
+        arg("--since", metavar="TIME", help="only those made less than this long ago: 90s, 10m, "
+                                            "12h, 2d"),
         arg("--older", metavar="TIME", help="only those made longer ago than that"),
         arg("--backend", metavar="NAME", help="only those of this backend"),
         arg("--app", metavar="NAME", help="only those of this application"))
     # Of a command that changes jobs.
     OPTIONS = (arg("jobid", nargs="*", metavar="JOBID",
                    help=WHICH_JOB + "; 'sweep*' for all of such names"),) + FILTERS + (
-        arg("--keep", type=int, metavar="N", help="leave the newest N of those out"),
+        arg("--keep", type=int, metavar="N", help="leave out the newest N of these jobs"),
         arg("-n", "--dry-run", action="store_true", help="only show which jobs that are"),
-        arg("--yes", action="store_true", help="even if one is named by fewer than three figures"))
+        arg("--yes", action="store_true", help="also if JOBID has fewer than three digits, or "
+                                               "means every job"))
 
     def __init__(self, opts: Options, states: Sequence[str] = ()) -> None:
         self.opts, self.config, self.worst, self.failures = opts, config_of(opts), 0, 0
@@ -15140,10 +15162,11 @@ class Selection:
         """InvalidError if a word is too little to change jobs by; says if it names the newest."""
         is_sure = self.opts.yes or self.opts.dry_run or self.is_filtered
         if re.fullmatch("[0-9]{1,2}", text) and newest.jobid.startswith(text) and not is_sure:
-            raise InvalidError("%s is little to name job %s by; give three figures of it, or --yes"
+            raise InvalidError("%s is too short to name job %s; give at least three digits, or "
+                               "--yes"
                                % (text, newest.jobid))
         if not text.strip("*?") and not is_sure:
-            raise InvalidError("%s is every job; give --yes, or say which, by --state say" % text)
+            raise InvalidError("%s means every job; give --yes, or a filter such as --state" % text)
         if newest.name == text and len(JobTree(self.config).named(text, 2)) > 1:
             complain("%s is the newest of several jobs named %s; --name takes all of them" % (
                 newest.jobid, one_line(text)))
@@ -15192,7 +15215,7 @@ class Selection:
         """Say how many of so many jobs were changed."""
         if self.changes:
             complain("%d of %d jobs" % (done, number) if number
-                     else "no job is in such a state, of such a name and age")
+                     else "no job matches")
 
 
 # Jobs.
@@ -15285,7 +15308,8 @@ class NewJob:
     def read_files(self) -> None:
         """Read the files that it names, for the far side."""
         if self.opts.here:
-            raise InvalidError("--here is this host; --dir names a directory there")
+            raise InvalidError("--here means a directory of this host; with --on, name one of that "
+                               "host with --dir")
         text, source = self.text()
         data = {} if script_in(text, source) else parse_json(text, source)
         for change in self.changes():
@@ -15310,7 +15334,7 @@ class NewJob:
     def warn(backend: Backend, spec: JobSpec) -> None:
         """Tell which fields of the spec have no effect on a backend."""
         for name in unused_fields(backend, spec):
-            complain("%s says nothing to backend %s" % (name, backend.name))
+            complain("%s has no effect on backend %s" % (name, backend.name))
 
     @staticmethod
     def show(config: Config, spec: JobSpec, backend: Optional[str]) -> None:
@@ -15458,8 +15482,8 @@ class NewUse(NewJob):
 
 @command("run --wait -t 2h -- python3 train.py",
          arg("spec", metavar="SPEC", nargs="?",
-             help="a JSON file, or a script, a batch script say, or - for stdin; or a command, "
-             "behind --, which runs in the current directory"),
+             help="a JSON file, a script or batch script, or - for stdin; or, after --, a command, "
+             "which runs in the current directory"),
          arg("-c", metavar="LINE", help="a line of shell, which runs in the current directory"),
          arg("--app", metavar="NAME", help="an application of the config, with the words "
              "INPUT=VALUE, or INPUT=@FILE, in place of SPEC; `apps` lists them"),
@@ -15480,7 +15504,8 @@ class NewUse(NewJob):
          arg("--here", action="store_true", help="run in the current directory"),
          arg("--callback", metavar="URL", help="send every change of state there"),
          arg("--after", action="append", default=[], metavar="JOBID",
-             help="when this job has ended well; any:JOBID however, notok:JOBID if it fails"),
+             help="run it after this job has completed; any:JOBID after it has ended at all; "
+                  "notok:JOBID if it ended without completing"),
          arg("--array", metavar="TASKS", help="so many tasks: 100, 1-100%%5 (5 at a time), or a "
              "CSV file whose head names the variables of each; $task tells which one it is"),
          arg("--in", action="append", default=[], metavar="PATH", dest="inputs",
@@ -15491,7 +15516,7 @@ class NewUse(NewJob):
              help="its stderr goes to the log of its stdout, in order of arrival"),
          arg("--set", action="append", default=[], metavar="FIELD=VALUE",
              help="set any field, over what the spec says: resources.duration=30"),
-         arg("--wait", action="store_true", help="until it ends, and exit as it did"),
+         arg("--wait", action="store_true", help="wait until it ends, and exit with its status"),
          arg("--follow", action="store_true", help="the same, and show its output"), TIMEOUT)
 def cmd_run(opts: Options) -> Optional[ExitStatus]:
     """Make a job and submit it; print its id."""
@@ -15512,8 +15537,9 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
 
 @command("start --state failed --since 1d", *Selection.OPTIONS,
          arg("--failed", action="store_true",
-             help="only the tasks of an array that failed or were canceled"),
-         arg("--force", action="store_true", help="also beside a step that has not ended"),
+             help="of an array, only the tasks that failed, were canceled or were never submitted"),
+         arg("--force", action="store_true", help="start it whatever it waits for, and beside a "
+                                                  "step that has not ended"),
          arg("--wait", action="store_true", help="until all have ended, and exit as the worst"),
          TIMEOUT)
 def cmd_start(opts: Options) -> Optional[ExitStatus]:
@@ -15590,7 +15616,7 @@ class Listing(Selection):
 def cmd_ls(opts: Options) -> ExitStatus:
     """List jobs, newest first.
 
-    Those that have not ended, and those of the last days; with -a, -n, --json or a filter all.
+    Without -a, -n, --sort, --json, JOBID or a filter, those that ended days ago are left out.
     """
     listing = Listing(opts)
     listing.show()
@@ -15785,7 +15811,7 @@ def show_stderr(job: JobDir, jobndx: int, lines: Optional[int]) -> None:
          arg("--task", metavar="N", help="of the latest step of this task of an array"),
          arg("--stderr", action="store_true", help="what it wrote to stderr"),
          arg("--both", action="store_true",
-             help="that too, to stderr; `run --join` keeps the order"),
+             help="its stderr too, printed to stderr; only `run --join` keeps the order"),
          arg("-f", "--follow", action="store_true",
              help="go on until the job ends, and exit as it did"),
          arg("-n", type=int, metavar="LINES", help="only the last lines"))
@@ -16225,9 +16251,9 @@ class Serving:
         Where the system cannot tell whose a connection is, a token is asked for.
         """
         if api.mode == "local" and not is_loopback(address):
-            raise InvalidError('authz is local, which serves a UNIX socket or a loopback address '
-                               'and not %s; give --tls-cert, or another authz, as "owner", in the '
-                               'config' % address)
+            raise InvalidError('authz is local, which allows only a UNIX socket or a loopback '
+                               'address, not %s; give --tls-cert, or set another authz in the '
+                               'config, such as "owner"' % address)
         if api.mode == "local" and not os.path.exists("/proc/net/tcp"):
             api.local_token = api.local_token or os.urandom(24).hex()
         if api.mode == "insecure":
@@ -16342,7 +16368,7 @@ def cmd_token(opts: Options) -> None:
     """
     config = load_config(opts.config, serving=True)
     if sum(map(bool, (opts.revoke, opts.show, opts.public_key))) > 1:
-        raise InvalidError("--revoke, --show and --public-key are several things; give one")
+        raise InvalidError("--revoke, --show and --public-key exclude each other")
     if opts.public_key:
         say(tokens_of(config).public_key())
     elif opts.revoke:
@@ -16517,7 +16543,7 @@ class FolderExam:
                 try:
                     fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield "its file system gives a lock to two at once", way_out
+                    yield "its file system grants one lock to two processes at once", way_out
                 except BlockingIOError:
                     pass
                 except OSError as err:
@@ -16531,14 +16557,16 @@ class FolderExam:
                 for fd, text in ((first, b"1"), (second, b"2"), (first, b"3")):
                     os.write(fd, text)
         if read_or_empty(self.path) != "123":
-            yield "on its file system one who appends writes over another", "choose another prefix"
+            yield ("on its file system, appends of two processes overwrite each other",
+                   "choose another prefix")
 
     def links(self) -> Iterator[Tuple[str, str]]:
         """Whether a file can have two names."""
         try:
             os.link(self.path, self.path + "-link")
         except OSError:
-            yield ("its file system has no hard links, so each job has a copy of psik.py",
+            yield ("its file system has no hard links, so unused copies of psik.py are never "
+                   "removed",
                    "another prefix saves the space")
 
     def clock(self) -> Iterator[Tuple[str, str]]:
@@ -16671,7 +16699,7 @@ class Doctor:
                               "`%s help config`" % called())
 
     def trial(self, job: JobDir) -> Finding:
-        """How a job fares, which is removed."""
+        """What became of a job, which is removed if it completed."""
         submit(job)
         line = Waiting(NEAR.takes_colour(sys.stderr))
         summary, = wait(self.config, [job], self.DEEP_S, line.show)
@@ -17064,7 +17092,7 @@ class CommandLine:
 
     @staticmethod
     def take_rest(names: Sequence[str], rest: Sequence[str], opts: Options) -> Sequence[str]:
-        """The words left over, of those that argparse leaves over where options stand between.
+        """Give a command's list the words that argparse left over; those that it does not take.
 
         It takes no more of a list when an option has followed: `get last -o DIR PATTERN`.
         """
@@ -17130,7 +17158,7 @@ class CommandLine:
         host, words = cls.host_in(argv)
         opts = cls.read(words)
         if hasattr(opts, "on"):
-            raise InvalidError("write --on out")
+            raise InvalidError("give --on once, and in full")
         cls.begin_logging(opts)
         # These are for this host; so they are, unless --on itself asks for something else.
         is_ours = vars(opts).get("command") in ("help",) + HostCall.HERE * (len(words) == len(argv))
@@ -17150,8 +17178,8 @@ class CommandLine:
         """The options of a command that is carried out on another host."""
         name = vars(opts).get("command", "")
         if name in HostCall.HERE:
-            raise InvalidError("%s is not for --on: log in there for it%s" % (
-                name, ", or type `open`" * (name == "serve")))
+            raise InvalidError("%s does not work with --on: log in to the host and type it there%s"
+                               % (name, ", or type `open`" * (name == "serve")))
         kind, func = HostOpening if name == "open" else HostCall, opts.func
         call = kind(host, name, opts)
 
@@ -17248,7 +17276,7 @@ class Reference:
         say("The folder that `templates` in the config names holds a folder for each type of\n"
             "backend; `%s backends --export DIR` writes the built-in ones out.\n" % called())
         self.rows(TEMPLATES_OF_A_BACKEND)
-        say("\nIn a template stands, in place of")
+        say("\nIn a template, these names are replaced by")
         self.rows({"@%s@" % name: meaning for name, meaning in TEMPLATE_NAMES.items()})
 
     @staticmethod

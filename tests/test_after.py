@@ -147,7 +147,7 @@ class Local(After):
         self.psik("start", "--force", third)
         self.assertEqual(self.ended(third), "completed")
         fourth = self.put("true", first)
-        self.assertIn("is waited for by " + fourth, self.psik("rm", first, status=5).err)
+        self.assertIn("these jobs wait for it: " + fourth, self.psik("rm", first, status=5).err)
         self.psik("rm", "--force", first)
         self.assertEqual(self.states(fourth)[-1], "0 canceled")
         self.assertEqual(self.reason(fourth), "it was to run after %s, which is canceled" % first)
@@ -265,7 +265,7 @@ class Local(After):
         second = self.put(self.note("second"), first)
         self.psik("cancel", second)
         said = self.psik("start", second, status=5).err
-        self.assertIn("job %s is to run after %s; start it when that has ended" % (second, first),
+        self.assertIn("job %s waits for %s, which has not ended as required" % (second, first),
                       said)
         self.go()
         self.ended(first)
@@ -302,7 +302,7 @@ class Local(After):
         self.until(lambda: not os.path.exists(self.job(second).log("submit", 1)))
         held, environment = psik.Waiter(self.job(second)), dict(self.env, SLURM_JOB_ID="7")
         with mock.patch.dict(os.environ, environment, clear=True):
-            with self.assertRaisesRegex(psik.BackendError, "did not take it from here: not from"):
+            with self.assertRaisesRegex(psik.BackendError, "from this host: not from"):
                 held.settle()
         self.assertEqual(self.states(second), ["0 new"])
         psik.write_file(submit, text, 0o700)

@@ -173,8 +173,8 @@ class Files(Offered):
             "scrpt: unknown key (did you mean 'script'?)",
             "pick: 'last' is neither first nor round"])
         for app, said in (
-                ({"script": " "}, "script: give `script` or `script_file`"),
-                ({"script_file": "x"}, "script: give `script` or `script_file`"),
+                ({"script": " "}, "script: give either `script` or `script_file`"),
+                ({"script_file": "x"}, "script: give either `script` or `script_file`"),
                 ({"script": "", "script_file": "x"}, "apps/x: cannot be read: No such file"),
                 ({"script": "#!/bin/sh\r\necho\r\n"}, "CR LF"),
                 ({"backend": ["nowhere"]}, "backend: 'nowhere' is not configured"),

@@ -85,7 +85,7 @@ class Everywhere(Arrays):
         self.assertEqual(self.said(jobid, 1), "task 1 of 5, step 1\n")
         self.assertEqual(sorted({row.jobndx for row in self.job(jobid).rows()}),
                          [0, 1, 2, 3, 4, 5, 7, 10])
-        self.assertIn("nothing of it has failed", self.psik("start", "--failed", jobid,
+        self.assertIn("has nothing to start again", self.psik("start", "--failed", jobid,
                                                             status=5).err)
 
     def test_a_task_alone_is_canceled_and_then_all(self) -> None:
@@ -123,7 +123,7 @@ class Everywhere(Arrays):
         for argv in ((), ("--task", "1")):
             self.psik("kill", "-s", "USR1", *argv, jobid)
         self.assertLess(time.time() - begun, 20)    # scancel would try for 45 s
-        self.assertIn("has no such task that runs", self.psik(
+        self.assertIn("runs none of these tasks", self.psik(
             "kill", "-s", "USR1", "--task", "3", jobid, status=5).err)
         self.write("go", "")
         self.wait(jobid)
@@ -288,7 +288,8 @@ class Local(Everywhere, unittest.TestCase):
                 self.assertEqual(len(ran.err.splitlines()), 1)
         for text, said in (("nope.csv", "nope.csv: cannot be read: No such file"),
                            ("5-1", "'5-1' has no task"), ("1,1", "has a task twice"),
-                           ("0", "'0' is too small; the least is 1"), ("1-3%0", "behind the %"),
+                           ("0", "'0' is too small; the least is 1"),
+                           ("1-3%0", "must follow the %"),
                            ("999999999", "has more than 100000 tasks"),
                            ("1--2", "neither a count of tasks nor numbers")):
             with self.subTest(text=text):
@@ -386,7 +387,7 @@ class Slurm(OnSlurm, Everywhere, unittest.TestCase):
                       self.psik("cancel", "--task", "5", jobid, status=5).err)
         ran = self.psik("wait", jobid, status=5)
         self.assertIn("5 not submitted yet", ran.err)
-        self.assertIn("the rest of its tasks is submitted: 5 of 8", self.psik("start", jobid).err)
+        self.assertIn("submitting the remaining 5 of its 8 tasks", self.psik("start", jobid).err)
         self.wait(jobid, status=1)
         self.assertEqual(self.count(jobid, "completed"), 7)
 

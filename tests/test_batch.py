@@ -93,7 +93,7 @@ class Read(Case):
                              "#SBATCH --nodes=1\necho moo\n")
         ran = self.psik("run", "--wait", "job.sh")
         for said in ("job.sh: not taken over: -o (for slurm; the job goes to local); -C (for slurm",
-                     "--qos (for slurm", "job.sh: it asks for no walltime, so it gets the default"):
+                     "--qos (for slurm", "job.sh: no directive asks for a walltime"):
             self.assertIn(said, ran.err)
         self.assertEqual(self.psik("logs", "last").out, "moo\n")
         self.configure(backend={"type": "slurm"})

@@ -146,8 +146,8 @@ class Verbs(Case):
         self.psik("rm", "--state", "canceled,failed")
         self.assertEqual(self.ids("ls"), good)
         self.assertEqual(self.psik("rm", "--state", "failed").err,
-                         "psik: no job is in such a state, of such a name and age\n")
-        for argv, said in ((("rm", "*"), "* is every job; give --yes, or say which"),
+                         "psik: no job matches\n")
+        for argv, said in ((("rm", "*"), "* means every job; give --yes"),
                            (("rm",), "name the jobs, or say which: --state failed"),
                            (("cancel", "-n"), "name the jobs, or say which"),
                            (("rm", "--keep", "-1"), "--keep wants a number of jobs, 0 or more"),
@@ -159,7 +159,7 @@ class Verbs(Case):
         jobid = self.run_spec(script="exec sleep 300")
         for verb in ("cancel", "rm", "start"):
             said = self.psik(verb, jobid[:2], status=2).err
-            self.assertIn("17 is little to name job %s by; give three figures of it" % jobid, said)
+            self.assertIn("17 is too short to name job %s; give at least three" % jobid, said)
         self.psik("status", jobid[:1])
         self.psik("cancel", "--yes", jobid[:1])
         self.psik("rm", jobid[:3])
@@ -167,7 +167,7 @@ class Verbs(Case):
     def test_signals_that_cannot_be_sent(self) -> None:
         jobid = self.run_spec(script="exec sleep 300")
         for word in ("-9", "-KILL", "-SIGSTOP"):
-            self.assertIn("does not reach a script", self.psik("kill", word, jobid, status=2).err)
+            self.assertIn("cannot be passed on", self.psik("kill", word, jobid, status=2).err)
         self.assertNotIn("1 failed", self.states(jobid))
         for name, said in (("KILL", "cancel` ends a job"), ("9", "cancel` ends a job"),
                            ("99", "'99' is no signal; name one like"),
@@ -483,7 +483,7 @@ class Verbs(Case):
         self.configure(backends={"here": {"type": "local"}, "far": {"type": "slurm"}})
         asked = ("run", "--no-submit", "--mem", "1G", "--queue", "q", "--project", "p",
                  "--set", "backend.reservation_id=r")
-        said = "".join("psik: %s says nothing to backend here\n" % name for name in (
+        said = "".join("psik: %s has no effect on backend here\n" % name for name in (
             "resources.memory_per_process", "backend.queue_name", "backend.project_name",
             "backend.reservation_id"))
         self.assertEqual(self.psik(*asked, "-c", "true").err, said)

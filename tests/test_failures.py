@@ -214,7 +214,7 @@ class Trees(Amiss):
     def test_what_was_recorded_stands_though_it_cannot_be_delivered(self) -> None:
         with mock.patch("psik.deliver", side_effect=OSError("oh")), captured() as (_, err):
             self.assertEqual(psik.reached(self.made, 1, psik.JobState.active, 7).info, 7)
-        self.assertIn("its events cannot be delivered now: oh", err.getvalue())
+        self.assertIn("its callbacks cannot be sent now: oh", err.getvalue())
 
     def test_a_cancel_that_cannot_ask_for_a_cut_submission_ends_what_it_knows(self) -> None:
         psik.reached(self.made, 1, psik.JobState.active, 77)
@@ -365,12 +365,12 @@ class Trees(Amiss):
         self.assertIn("could not ask the scheduler: no such controller", err.getvalue())
         fault = psik.Answer.latest(os.path.dirname(self.made.path)).fault
         self.assertIn("no such controller", fault)
-        self.refused(psik.BackendError, "could not be told: %s could not ask the scheduler"
+        self.refused(psik.BackendError, "could not be told so: %s could not ask the scheduler"
                      % self.made.script("poll"), psik.cancel, self.made)
         self.spoil("#!/bin/sh\necho 77 active -\n", "scripts", "poll")
-        self.refused(psik.BackendError, "could not be told: exit 3; `", psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be told so: exit 3; `", psik.cancel, self.made)
         os.unlink(self.made.at("scripts", "cancel"))
-        self.refused(psik.BackendError, "could not be told: [Errno 2]", psik.cancel, self.made)
+        self.refused(psik.BackendError, "could not be told so: [Errno 2]", psik.cancel, self.made)
         psik.write_file(self.made.log("host", 2), os.uname().nodename + "\n")
         self.refused(psik.BackendError, "could not be ended: [Errno 2]", psik.cancel, self.made)
         with open(os.path.join(os.path.dirname(self.made.path), ".poll.json"), "w") as file:
@@ -632,7 +632,7 @@ class Trees(Amiss):
         self.cancel_what_lives_on()
         with mock.patch("psik.JobDir.history",
                         side_effect=OSError(errno.EROFS, "Read-only file system")):
-            said = "was asked to end, and %s cannot be written" % self.made.status_path
+            said = "was asked to end, but this cannot be recorded in %s" % self.made.status_path
             self.refused(psik.PsikError, said, psik.cancel, self.made)
         self.assertEqual(self.ended(), "77\n")
 
@@ -925,7 +925,7 @@ class Requests(Amiss):
         self.refused(ValueError, "not canonical", psik.decode_base64, "AB")
         req = psik.Request("GET", "/v1/token", {}, psik.Body(psik.Wire(), 0))
         handler = psik.ServerHandler(self.api, req, psik.Caller("addr:1.2.3.4"))
-        self.refused(psik.RequestError, "nobody vouches", handler.get_token)
+        self.refused(psik.RequestError, "only a caller with a name", handler.get_token)
 
 
 class CommandLine(Amiss):

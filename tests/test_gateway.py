@@ -700,8 +700,9 @@ class Issued(Gateway):
         self.ask(self.token(jti="t1"), "GET", "/applications", status=401)
         said = self.server.said()
         for why in ("its algorithm is 'PS256', and must be RS256", "it has no 'exp'",
-                    "it is for 'other', and not for 'psik'", "demands an extension: ['exp']",
-                    "a token is of the issuer 'https://evil', which the config does not name"):
+                    "its audience is 'other', and the config's is 'psik'",
+                    "demands an extension: ['exp']",
+                    "a token names the issuer 'https://evil', which is not in the config"):
             self.assertIn(why, said)
         self.assertNotIn("Traceback", said)
 
@@ -737,13 +738,13 @@ class Issued(Gateway):
                 ({"x": {"key": "portal.pub", "prefix": ""}}, "issuers.x.prefix: must set"),
                 ({"x": {"key": "portal.pub", "prefix": "local:"}}, "issuers.x.prefix: must set"),
                 ({"x": {"key": "portal.pub", "prefix": "a:"}, "y": {
-                    "key": "other.pub", "prefix": "a:b:"}}, "issuers.y.prefix: begins as"),
+                    "key": "other.pub", "prefix": "a:b:"}}, "issuers.y.prefix: must not begin"),
                 ({"psik": {"key": "portal.pub", "prefix": "a:"}}, "issuers.psik: is the name"),
                 ({"x": {"prefix": "a:"}}, "issuers.x.key: is missing")):
             self.configure(issuers=issuers)
             self.assertIn(said, self.psik("ls", status=2).err)
         self.configure(issuers={"x": {"key": "portal.pub", "prefix": "a:"}}, admins=["a:root"])
-        self.assertIn("admins: 'a:root' comes from an issuer", self.psik("ls", status=2).err)
+        self.assertIn("admins: 'a:root' is a user of an issuer", self.psik("ls", status=2).err)
 
     @needs("httpx and PyJWT", os.path.exists(GATEWAY))
     def test_a_portal(self) -> None:

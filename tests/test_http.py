@@ -655,7 +655,8 @@ class Serving(Case):
             time.sleep(0.1)
         answer = server.raw(OK + b"\r\n")
         self.assertEqual((status_of(answer), json.loads(answer.split(b"\r\n\r\n")[1].decode())),
-                         (503, {"detail": "as many connections are open as may be"}))
+                         (503, {"detail": "the limit of open connections is reached; try again "
+                                          "soon"}))
         for sock in sockets:
             sock.close()
         self.until(lambda: server.handles() <= before + 2)

@@ -156,7 +156,7 @@ BAD_CONFIGS = [  # text, what is said
     ('{"prefixx": "/a"}', "prefixx: unknown key (did you mean 'prefix'?)"),
     ('{"prefix": "/a", "prefix": "/b"}', "'prefix' is given twice"),
     ('{"poll_interval_s": NaN}', "NaN is not JSON"),
-    ('{"backend": {"type": "../x"}}', "backend.type: '../x' is not the name of a backend"),
+    ('{"backend": {"type": "../x"}}', "backend.type: '../x' cannot be the type of a backend"),
     ('{"backends": {"12.5": {}}}', "backends.12.5: not a backend's name"),
     ('{"backends": {"a": {"backend": {"queue": 1}}}}', "backends.a.backend.queue: unknown key"),
     ('{"backend": {}, "backends": {"a": {}}}', "give `backend` or `backends`, not both"),
@@ -206,7 +206,7 @@ class Documents(Case):
             ({}, None, "big"), ({"queue_name": "q"}, None, "big"),
             ({"type": "local", "queue_name": "q"}, None, "here"), ("big", None, "big"),
             ({"type": "slurm"}, None, "big"), ("here", "big", "big"), ("default", None, "big"),
-            ("bigg", None, "did you mean 'big'?"), ({"type": "lsf"}, None, "there is big, here")]
+            ("bigg", None, "did you mean 'big'?"), ({"type": "lsf"}, None, "name one of big, here")]
         for given, named, answer in rows:
             spec = psik.from_json(JobSpec, dict(SPEC, backend=given))
             try:

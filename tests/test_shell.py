@@ -27,7 +27,7 @@ class Shells(Case):
     def test_what_is_plainly_for_sh_is_refused_where_rc_was_merely_found(self) -> None:
         for script in FOR_SH:
             said = self.run_text(script, 2).err
-            self.assertRegex(said, "^psik: script: it has no #! line, so %s would read it, and "
+            self.assertRegex(said, "^psik: script: it has no #! line, so %s would run it, but "
                              ".* begin it with #!/bin/sh" % rc_path())
         self.assertIn("syntax error near i", self.run_text("for i in a b {echo $i}", 2).err)
         self.assertFalse(os.path.exists(os.path.join(self.prefix, "local")))

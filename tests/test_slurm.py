@@ -101,7 +101,7 @@ class Submissions(Cluster):
         self.env.update(self.shim("squeue", "exit 0"))
         self.assertRegex(self.reason(jobid), "^submission unknown since 20")
         said = self.psik("start", jobid, status=4).err
-        self.assertRegex(said, "may still get it; start it after 20.*, or with --force")
+        self.assertRegex(said, "may still get it; start the job after 20.*, or with --force")
         self.assertEqual(self.states(jobid), ["0 new"])
 
     def test_one_that_was_made_twice_runs_once(self) -> None:
@@ -472,7 +472,7 @@ class Told(Cluster):
         try:
             for jobid in (pending, running):
                 said = self.psik("cancel", jobid, status=4, timeout=200).err
-                self.assertIn("is canceled, and its scheduler could not be told", said)
+                self.assertIn("is canceled, but its scheduler could not be told", said)
                 self.assertIn("0 canceled", self.states(jobid))
             self.assertEqual(self.reason(pending), "its scheduler has not been told yet")
             self.until_last(running, "1 canceled")      # its supervisor has seen it by itself

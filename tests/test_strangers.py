@@ -182,7 +182,7 @@ class Files(TwoUsers):
                 self.sh(self.ada, "chmod -R a+rwX " + job)
                 self.sh(self.eve, "cd %s && cp %s x && mv -f x %s" % (job, name, name))
                 self.of(self.ada, "start", jobid, status=3)
-                self.assertIn("holds what is not yours", self.of(self.ada, "ls").err)
+                self.assertIn("not all in it is yours", self.of(self.ada, "ls").err)
                 self.sh(self.ada, "cd %s && cp %s y && mv -f y %s" % (job, name, name))
         self.of(self.ada, "ls")
         self.assertEqual(os.stat(job).st_mode & 0o022, 0)
@@ -209,7 +209,7 @@ class Files(TwoUsers):
     def test_a_script_by_another_name_and_a_changed_copy(self) -> None:
         job = self.victim()
         self.sh(self.ada, "ln %s/scripts/run notes" % job)
-        self.assertIn("by another name",
+        self.assertIn("has a second hard link",
                       self.of(self.ada, "start", os.path.basename(job), status=6).err)
         self.sh(self.ada, "for file in %s/.psik/*/supervisor.py; do echo 'import os' >>$file; done"
                 % self.tree)

@@ -814,7 +814,7 @@ class Systems(Faulty):
                      "echo status $?", "ps -ww -eo args | grep -c '[s]leep %s'" % self.seconds,
                      "sleep 0.5", "cat PREFIX/local/*/status.csv"]
             said = self.said("\n".join(lines).replace("PREFIX", self.prefix), "--mount")
-            ends = "(?s)was asked to end, and .* cannot be written: read-only.*status 1\n0\n"
+            ends = "(?s)to end, but this cannot be recorded in .*: read-only.*status 1\n0\n"
             self.assertRegex(said, ends)
             self.assertRegex(said, r",1,failed,143\n$")
         self.in_both_shells(test)

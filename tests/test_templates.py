@@ -59,7 +59,8 @@ class Rules(unittest.TestCase):
     def test_an_unknown_name_is_said_with_its_line(self) -> None:
         with self.assertRaises(psik.InvalidError) as caught:
             psik.Template("site/job", "a\nb @directry@").render({"directory": ""}, SH)
-        said = "site/job:2: @directry@ is not a template's name (did you mean 'directory'?)"
+        said = ("site/job:2: @directry@ is not a name that templates can use (did you mean "
+                "'directory'?)")
         self.assertEqual(str(caught.exception), said)
 
     def test_what_a_scheduler_cannot_take_is_refused(self) -> None:
@@ -165,7 +166,7 @@ class Scripts(Case):
             file.write("@nme@\n")
         self.configure(templates="mine")
         ran = self.psik("backends", "--check", status=4)
-        said = (r"local: .*mine/local/cancel:\d+: @nme@ is not a template's name "
+        said = (r"local: .*mine/local/cancel:\d+: @nme@ is not a name that templates can use "
                 r"\(did you mean 'name'\?\)")
         self.assertRegex(ran.out, said)
         os.remove(folder + "/local/cancel")

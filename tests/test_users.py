@@ -94,7 +94,7 @@ class Browser(Case):
         self.addCleanup(other.shutdown)
         said = self.dump("http://127.0.0.1:%d/" % other.server_port)
         self.assertIn("<title>ended</title>", said)
-        self.assertIn("this server is not",
+        self.assertIn("this server does not answer to",
                       self.dump("http://evil.example:%d/v1/jobs" % server.port))
         posts = re.findall(r'"POST /v1/jobs" (\d+)', server.said())
         self.assertGreaterEqual(len(posts), 3, server.said())

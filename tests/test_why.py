@@ -56,7 +56,7 @@ SAID = (
     ("BeginTime", "it was asked for a later time"),
     ("CANCELLED", "it was ended by another program"), ("TERM_OWNER", "it was ended by another"),
     ("You do not have permission to use at.", "you may not use at"),
-    ("its supervisor was killed, and nothing of it is left", "the process that looked after it"),
+    ("its supervisor was killed, and nothing of it is left", "killed, and the job with it"),
     ("submission unknown since 2026-11-28 12:00:00", "the scheduler has not answered"),
     ("set-up line 1 failed: module load gcc/99", "a module of its set-up"),
     ("set-up line 1 failed: source /budget/TIMEOUT/activate", "line 1 of its set-up failed"),
@@ -204,7 +204,7 @@ class OnOneHost(Asking):
         self.assertEqual((found["evidence"], found["way_out"]), (
             ["error: bad line 3"], "`psik.py logs %s` shows what it said" % jobid))
         jobid = self.run_spec("--wait", script="exit 1", status=1)
-        self.assertIn("it said nothing", self.why(jobid)["way_out"])
+        self.assertIn("it printed nothing", self.why(jobid)["way_out"])
         jobid = self.run_spec("--no-submit", script="exit 1")
         self.assertEqual(self.why(jobid)["way_out"], "`psik.py start %s`" % jobid)
 
@@ -374,7 +374,7 @@ class Doctor(Asking):
         full = mock.Mock(f_bavail=10, f_frsize=4096, f_files=9, f_favail=5)
         self.assertGreater(room.f_bavail, 0)
         for name, value, said in (
-                ("fcntl.flock", mock.Mock(), "gives a lock to two at once"),
+                ("fcntl.flock", mock.Mock(), "grants one lock to two processes at once"),
                 ("fcntl.flock", mock.Mock(side_effect=OSError(37, "No locks available")),
                  "has no locks (No locks available)"),
                 ("os.link", mock.Mock(side_effect=OSError(1, "x")), "has no hard links"),
@@ -388,7 +388,7 @@ class Doctor(Asking):
             self.assertTrue(any(said in wrong and way for wrong, way in faults), (name, faults))
         with mock.patch("psik.read_or_empty", return_value="13"):
             faults = list(psik.FolderExam(self.prefix).all())
-        self.assertIn("one who appends writes over another", faults[0][0])
+        self.assertIn("appends of two processes overwrite each other", faults[0][0])
         self.assertEqual(list(psik.FolderExam(self.prefix).all()), [])
         self.assertEqual(os.listdir(self.prefix), [])
 
