@@ -2567,6 +2567,12 @@ def parse_rows(text: str, source: str) -> List[Row]:
             for stamp, jobndx, state, info in found]
 
 
+def is_meant(name: str, pattern: str) -> bool:
+    """Whether a pattern is this name, or like `sweep*` matches it."""
+    import fnmatch
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
 class JobDir:
     """One job's directory: every path in it, its spec and its history.
 
@@ -2755,17 +2761,6 @@ class JobDir:
     def application(self) -> str:
         """The application that it was made of, or ''."""
         return str(self.raw_spec().get("application") or "")
-
-    def is_named(self, pattern: str) -> bool:
-        """Whether it has this name, or one that matches a pattern like `sweep*`."""
-        import fnmatch
-        name = self.name
-        return name == pattern or fnmatch.fnmatchcase(name, pattern)
-
-    def is_of(self, pattern: str) -> bool:
-        """Whether it was made of this application, or of one that matches a pattern."""
-        import fnmatch
-        return fnmatch.fnmatchcase(self.application, pattern)
 
 
 class History:
@@ -3301,7 +3296,7 @@ class JobTree:
     def named(self, pattern: str, limit: Optional[int] = None) -> List[JobDir]:
         """The jobs whose names match a pattern like `sweep*`, newest first, at most so many."""
         import itertools
-        named = (job for job, _ in with_rows(self.jobs()) if job.is_named(pattern))
+        named = (job for job, _ in with_rows(self.jobs()) if is_meant(job.name, pattern))
         return list(itertools.islice(named, limit))
 
     def reserve(self, backend: Backend) -> JobDir:
@@ -4966,14 +4961,12 @@ def adopt(job: JobDir, history: History) -> Optional[Row]:
     cannot be asked.
     """
     steps = Steps(history.rows)
-    begun = steps.unqueued()
-    if begun:
-        begun = Piece.of_step(job, begun, steps.tasks).first
-        # Else it was recorded by POST /v1/jobs/callback, say.
-        is_ours = begun in steps.active and submitted_at(job, begun)
-        begun = begun if is_ours else None
-    jobndx = begun or steps.next_jobndx(job)
-    native = steps.active[begun] if begun else ""
+    unqueued = steps.unqueued()
+    first = Piece.of_step(job, unqueued, steps.tasks).first if unqueued else 0
+    # What was not submitted here was recorded by POST /v1/jobs/callback, say.
+    has_begun = first in steps.active and bool(submitted_at(job, first))
+    jobndx = first if has_begun else steps.next_jobndx(job)
+    native = steps.active[first] if has_begun else ""
     if not native:
         if not submitted_at(job, jobndx) or not JobScripts(job).has("poll"):
             return None
@@ -6148,21 +6141,21 @@ class Submission:
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             Outbox(job).expect_end(len(history.rows))
-            pieces, rows = self.pieces(Steps(history.rows)), list(history.rows[:0])
-            while pieces:
-                done = self.run(pieces[0], self.before(Steps(history.rows), pieces[0]))
-                self.pass_over_refusal(pieces[0].first, done)
+            pieces, rows = self.pieces(Steps(history.rows)), []  # type: List[Piece], List[Row]
+            for piece in pieces:
+                done = self.run(piece, self.before(Steps(history.rows), piece))
+                self.pass_over_refusal(piece.first, done)
                 Held(job).forget()
-                row = self.take_answer(history, pieces[0], done)
+                row = self.take_answer(history, piece, done)
                 if row is None:
                     break
                 rows.append(row)
-                pieces.pop(0)
-            else:
+            left = pieces[len(rows):]
+            if not left:
                 return rows[0]
             record_all(job, history, [(step, JobState.failed, done.status)
-                                      for piece in pieces for step in piece.steps])
-        raise self.refused(pieces[0], done, bool(rows))
+                                      for piece in left for step in piece.steps])
+        raise self.refused(left[0], done, bool(rows))
 
     def take_answer(self, history: History, piece: Piece, done: Finished) -> Optional[Row]:
         """Record what was answered to the submission of a piece; None if it was refused."""
@@ -6534,8 +6527,8 @@ class JobFilter(NamedTuple):
         """Whether it admits a job, whatever the job's state is."""
         return (self.backend in (None, job.backend)
                 and self.since <= float(job.jobid) < self.before and self.is_visible(job)
-                and (self.name is None or job.is_named(self.name))
-                and (self.app is None or job.is_of(self.app)))
+                and (self.name is None or is_meant(job.name, self.name))
+                and (self.app is None or is_meant(job.application, self.app)))
 
     def first(self, config: Config, pairs: Iterator[Tuple[JobDir, List[Row]]], wanted: int,
               poll: bool) -> List[Tuple[JobDir, Summary]]:
@@ -9469,9 +9462,7 @@ class Wire:
 class PipeWire(Wire):
     """One connection over two file descriptors, as of an ssh session: stdin and stdout."""
 
-    def __init__(self, receiver: int = 0, sender: int = 1) -> None:
-        super().__init__()
-        self.receiver, self.sender = receiver, sender
+    receiver, sender = 0, 1
 
     def receive(self, timeout_s: float) -> bytes:
         """As of a socket."""
@@ -11729,15 +11720,18 @@ class Turns:
 
     def take(self) -> Any:
         """A turn: a locked lock, which is released at its end."""
-        lock, begun, slow = self.lock, self.begun, 0
-        while not lock.acquire(True, TURN_S):
-            if (lock, begun) == (self.lock, self.begun):    # the same request still has it
-                self.lock, slow = _thread.allocate_lock(), slow + 1
+        slow = 0
+        while slow < MAX_SLOW_TURNS:
             lock, begun = self.lock, self.begun
-            if slow == MAX_SLOW_TURNS:
-                lock = _thread.allocate_lock()
-        self.begun = time.monotonic()
-        return lock
+            if lock.acquire(True, TURN_S):
+                self.begun = time.monotonic()
+                return lock
+            if (lock, begun) == (self.lock, self.begun):
+                # One request has had it all the time: it keeps it, and the next wait for another.
+                self.lock, slow = _thread.allocate_lock(), slow + 1
+        beside = _thread.allocate_lock()
+        beside.acquire()
+        return beside
 
 
 class Api:
@@ -11774,11 +11768,6 @@ class Api:
         self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
         self.queues: Dict[str, Tuple[float, List[Queue]]] = {}  # {backend: (when, its queues)}
         self.tracker.config = config
-
-    @property
-    def configs(self) -> List[Config]:
-        """The config of each backend."""
-        return [backend.config for backend in self.backends.values()]
 
     @contextmanager
     def turn_of(self, user: str) -> Iterator[None]:
@@ -12127,7 +12116,7 @@ class Handler:
             except (BackendError, ConflictError) as err:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
-    def may_go_on(self) -> bool:
+    def is_admitted(self) -> bool:
         """Whether the request would still be admitted: neither token nor share was withdrawn."""
         with suppress(PsikError):
             self.req.check_again()
@@ -12144,7 +12133,7 @@ class Handler:
             if event is not None:
                 send(event.text)
             if time.monotonic() - beat > BEAT_S:
-                if not self.may_go_on():
+                if not self.is_admitted():
                     return
                 send(b": still here\n\n")
                 beat = time.monotonic()
@@ -12657,7 +12646,7 @@ class JobHandler(Handler):
         """The tasks of an array, those that failed first; [] if the job is none."""
         return [task._asdict() for task in TaskState.all_of(self.job, self.rows, {})]
 
-    def start_job(self) -> Json:
+    def start_job(self) -> None:
         """Submit a job, or submit it again as its next step; only who may make jobs may."""
         policy, config = self.api.policy, self.api.backends[self.job.backend].config
         name = self.job.application
@@ -12668,26 +12657,22 @@ class JobHandler(Handler):
             policy.check_is_maker(self.caller, config)
             policy.check_takes_scripts(self.caller)
         self.start(self.job, bool(FAILED.value(self.req)))
-        return None
 
-    def cancel_job(self) -> Json:
+    def cancel_job(self) -> None:
         """End a job, whatever it is doing."""
         tasks = self.places()
         with self.api.tracker.following(self.job):
             cancel(self.job, tasks=tasks)
-        return None
 
-    def hold_job(self) -> Json:
+    def hold_job(self) -> None:
         """Keep a job that waits in a queue from starting."""
         hold(self.job)
-        return None
 
-    def release_job(self) -> Json:
+    def release_job(self) -> None:
         """Let a job that is held start."""
         hold(self.job, keep=False)
-        return None
 
-    def delete_job(self) -> Json:
+    def delete_job(self) -> None:
         """End a job; with purge, remove one that has ended."""
         if not PURGE.value(self.req):
             self.cancel_job()
@@ -12696,7 +12681,6 @@ class JobHandler(Handler):
             raise InvalidInput([Fault("task", "purge and task exclude each other")], "query")
         remove(self.job)
         self.api.tracker.forget([self.job.path])
-        return None
 
     def get_state(self) -> Json:
         """A job's state: that of its latest step."""
@@ -12884,13 +12868,12 @@ class JobHandler(Handler):
         answer = Response.of_json(None, 200 if size == total else 202)
         return answer.plus(("Upload-Offset", str(size)))
 
-    def delete_file(self) -> Json:
+    def delete_file(self) -> None:
         """Remove a file of the work directory."""
         self.check_may_write()
         self.folder().unlink(self.req.params["path"], self.req.check_change)
-        return None
 
-    def post_files(self) -> Json:
+    def post_files(self) -> None:
         """Write the files of a form's fields `files` into the work directory."""
         saved = 0
         for field_name, name, blocks in Form(self.req, self.upload_limit).parts():
@@ -12904,7 +12887,6 @@ class JobHandler(Handler):
         if not saved:
             text = "no part of the form is a field `files` with a file name"
             raise InvalidInput([Fault("files", text)], "body")
-        return None
 
     def get_archive(self) -> Response:
         """The work directory, or one in it, as .tar.gz."""
@@ -14197,17 +14179,13 @@ class Rounds:
             IdempotencyKeys(backend.root).forget_old()
             UploadFolders(backend.root).forget_old()
 
-    def deliver(self) -> None:
-        """Send the callbacks that are due."""
-        deliver_all(self.api.config)
-
     @property
-    def table(self) -> Tuple[Tuple[Callable[[], None], Callable[[], float]], ...]:
+    def table(self) -> Tuple[Tuple[Callable[[], Any], Callable[[], float]], ...]:
         """For each thread: its work, and how long it rests after it, whether that failed or not."""
         api = self.api
         return ((self.look, lambda: LOOK_S if api.tracker.watchers else 1),
                 (self.poll, lambda: max(1, api.config.poll_interval_s)),
-                (self.deliver, lambda: 1))
+                (lambda: deliver_all(api.config), lambda: 1))    # the callbacks that are due
 
     def repeat(self, work: Callable[[], None], rest_s: Callable[[], float]) -> None:
         """Do a work until the server stops, even where it fails."""
@@ -14287,7 +14265,8 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
     Rounds(api).start()
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    submissions_s = [config.submit_timeout_s + 5 for config in api.configs]  # they must not be cut
+    # Submissions must not be cut.
+    submissions_s = [config.submit_timeout_s + 5 for config in api.policy.configs]
     api.connections.finish(max([STOP_GRACE_S] + submissions_s))
 
 
@@ -14853,19 +14832,18 @@ class Table:
 
         What can be left out goes first until the others fit, cut to their least widths if need be.
         """
-        chosen = list(range(len(self.columns)))
-        widths = self.widths()
-        while True:
-            over = sum(widths) + 2 * (len(chosen) - 1) - limit
-            spare = [max(0, width - (self.columns[place].least or width))
-                     for place, width in zip(chosen, widths)]
-            ranks = [self.columns[place].rank for place in chosen]
-            if over <= sum(spare) or not any(ranks):
-                break
+        chosen, widths = list(range(len(self.columns))), self.widths()
+        leasts = [column.least or width for column, width in zip(self.columns, widths)]
+        ranks = [column.rank for column in self.columns]
+
+        def least() -> int:
+            return sum(map(min, widths, leasts)) + 2 * (len(widths) - 1)
+
+        while least() > limit and any(ranks):
             gone = ranks.index(max(ranks))
-            del chosen[gone], widths[gone]
-        for _ in range(min(over, sum(spare))):
-            widest = max((place for place, more in enumerate(spare) if more),
+            del chosen[gone], widths[gone], leasts[gone], ranks[gone]
+        while sum(widths) + 2 * (len(widths) - 1) > max(limit, least()):
+            widest = max((place for place, width in enumerate(widths) if width > leasts[place]),
                          key=widths.__getitem__)
             widths[widest] -= 1
         return chosen, widths
@@ -14895,13 +14873,6 @@ def config_of(opts: Options, serving: bool = False, makes: bool = False) -> Conf
         make_folder(data_home())
         complain("no config, so jobs run locally and are kept in %s" % data_home())
     return config
-
-
-def spec_text(source: str) -> str:
-    """The text of a SPEC on the command line: of a file, or of stdin."""
-    if not source:
-        raise InvalidError("SPEC is empty; name a JSON file, a script, or - for stdin")
-    return NEAR.read(source)
 
 
 class Waiting:
@@ -14964,28 +14935,15 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
     return max(map(exit_status, summaries))
 
 
-class LogReader:
+class LogReader(ExitStack):
     """Copies the logs of a step to stdout, and what it wrote to stderr there if both are wanted."""
 
     def __init__(self, job: JobDir, jobndx: int, kinds: Sequence[str],
                  lines: Optional[int] = None) -> None:
         """kinds: stdout, stderr; lines: begin with so many last lines of each."""
+        super().__init__()
         self.job, self.jobndx, self.kinds, self.lines = job, jobndx, kinds, lines
         self.files: Dict[str, IO[bytes]] = {}
-
-    def __enter__(self) -> "LogReader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self.files.values():
-            file.close()
-
-    @staticmethod
-    def pour(file: IO[bytes], out: IO[bytes]) -> None:
-        """Copy a file from where it stands to its end."""
-        for block in iter(lambda: file.read(65536), b""):
-            out.write(block)
-        out.flush()
 
     def open(self, kind: str) -> None:
         """Open a log if it is there, and not open yet, also by its other name."""
@@ -14995,16 +14953,18 @@ class LogReader:
         if any(os.path.samestat(os.fstat(file.fileno()), os.stat(path))
                for file in self.files.values()):
             return
-        self.files[kind] = open(path, "rb")
+        self.files[kind] = self.enter_context(open(path, "rb"))
         skip_to_tail(self.files[kind], self.lines)
 
     def copy(self) -> None:
         """Copy what has been written since the last time."""
+        import shutil
         for kind in self.kinds:
             self.open(kind)
             if kind in self.files:
                 out = sys.stderr if kind == "stderr" and len(self.kinds) > 1 else sys.stdout
-                self.pour(self.files[kind], out.buffer)
+                shutil.copyfileobj(self.files[kind], out.buffer)
+                out.flush()
 
     def follow(self, config: Config, timeout_s: Optional[float] = None) -> ExitStatus:
         """Copy them as they grow, until the job ends; its exit status."""
@@ -15230,7 +15190,7 @@ class NewJob:
               "queue": "backend.queue_name", "project": "backend.project_name"}
 
     def __init__(self, opts: Options) -> None:
-        self.opts, self.is_command = opts, opts.spec is None
+        self.opts, self.is_command = opts, (opts.spec, opts.app) == (None, None)
         waits = opts.wait or opts.follow
         for wrong, message in self.faults_of_source() + (
                 ((opts.no_submit or opts.dry_run) and waits,
@@ -15289,16 +15249,14 @@ class NewJob:
         """(what load_spec() reads, its source)."""
         opts = self.opts
         if not self.is_command:
-            return spec_text(opts.spec), opts.spec
+            if not opts.spec:
+                raise InvalidError("SPEC is empty; name a JSON file, a script, or - for stdin")
+            return NEAR.read(opts.spec), opts.spec
         line = opts.c if opts.c is not None else "exec " + " ".join(map(SH.quote_word, opts.words))
         if "\0" in line or not line.strip():
             raise InvalidError("the command is empty")
         name = (opts.words or opts.c.split())[0].rpartition("/")[2]
         return "#!/bin/sh\n%s\n" % line, name
-
-    def spec(self, kind: str) -> JobSpec:
-        """The spec, for a backend of this kind; InvalidError."""
-        return self.loaded(*self.text(), kind)
 
     def loaded(self, text: str, source: str, kind: str) -> JobSpec:
         """The spec of a text, with what the options set."""
@@ -15320,7 +15278,8 @@ class NewJob:
     def make(self, config: Config) -> Optional[JobDir]:
         """Make the job; with --dry-run show its scripts instead."""
         opts = self.opts
-        spec = self.spec(config.choose_backend(JobSpec(script=":"), opts.backend).kind)
+        kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
+        spec = self.loaded(*self.text(), kind)
         self.warn(config.choose_backend(spec, opts.backend), spec)
         if opts.dry_run:
             self.show(config, spec, opts.backend)
@@ -15374,10 +15333,6 @@ class NewJob:
 class NewUse(NewJob):
     """The job of an application that `run --app` is asked for."""
 
-    def __init__(self, opts: Options) -> None:
-        super().__init__(opts)
-        self.is_command = False
-
     def faults_of_source(self) -> Tuple[Tuple[bool, str], ...]:
         """As for every job; it is given by the application and its inputs."""
         opts = self.opts
@@ -15418,7 +15373,7 @@ class NewUse(NewJob):
     def take_inputs(self, app: Application, folder: ConfinedFolder) -> Dict[str, Json]:
         """The application's inputs, with the files that belong to them in a folder."""
         inputs = Inputs(app, folder)
-        with self.saying_where():
+        try:
             for name, value, content in self.given():
                 if content is None:
                     inputs.add_text(name, value)
@@ -15427,14 +15382,8 @@ class NewUse(NewJob):
                 else:
                     inputs.add_text(name, content.decode("utf-8", "surrogateescape"))
             return inputs.settle()
-
-    @contextmanager
-    def saying_where(self) -> Iterator[None]:
-        """Let a fault say which application it is about."""
-        try:
-            yield
         except InvalidError as err:
-            raise InvalidError(err.faults, "--app " + self.opts.app) from None
+            raise InvalidError(err.faults, "--app " + app.name) from None
 
     def spec_with(self, app: Application, values: Dict[str, Json], kind: str) -> JobSpec:
         """The spec of a job with these inputs, and what the other options set."""
@@ -16767,11 +16716,9 @@ class Installation:
     @staticmethod
     def flags() -> Dict[str, str]:
         """{command: its long options, with blanks between}."""
-        def flags_of(arguments: Sequence[Argument]) -> str:
-            names = [name for argument in arguments for name in argument.names]
-            return " ".join(name for name in names if name.startswith("--"))
-
-        return {name: flags_of(arguments) for name, _, arguments, _ in COMMANDS}
+        return {command: " ".join(name for argument in arguments for name in argument.names
+                                  if name.startswith("--"))
+                for command, _, arguments, _ in COMMANDS}
 
     @staticmethod
     def interpreter_line(python: str) -> str:
