@@ -9660,6 +9660,12 @@ class Request:
         return "GET" if self.method == "HEAD" else self.method
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether it only reads, at once; not what those ask who watch whether the server is well.
+        """
+        return self.verb == "GET" and "wait" not in self.query and self.path != "/v1/health"
+
+    @property
     def media_type(self) -> str:
         """The media type of the body, without its parameters; '' if the request does not say."""
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -13807,7 +13813,7 @@ class Session:
         begun, wire, sent = time.monotonic(), self.wire, 0
         self.user, status = "-", 499  # as nginx logs a client that went away before its answer
         turn = ExitStack()
-        if req.verb == "GET" and "wait" not in req.query:
+        if req.takes_turns:
             turn.callback(self.api.turns.take().release)
         try:
             response = ROUTER.dispatch(self.api, req, self.identify)

@@ -442,7 +442,7 @@ class Jwts(Secure):
                            (("--revoke", "a b"), "no"), (("--show", "x"), "is invalid"),
                            (("--ops", "LOOK"), "LOOK"), (("--jobs", "x"), "'x'"),
                            (("--backends", "none"), "'none'"), (("--user", ""), "no user"),
-                           (("--show", "x", "--revoke", "y"), "give one")):
+                           (("--show", "x", "--revoke", "y"), "exclude")):
             self.assertIn(said, self.psik("token", *argv, status=2).err)
 
     def test_a_policy_of_the_sites_own(self) -> None:

@@ -215,7 +215,7 @@ class Creation(Case):
         self.assertIn("rc_path: '/bin/cat' does not answer",
                       self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
         self.configure(backend={"type": "nosuch"})
-        self.assertIn("'nosuch' is not a backend",
+        self.assertIn("'nosuch' is not a type of backend",
                       self.psik("run", "-", stdin='{"script": "x"}', status=2).err)
         self.assertEqual([names for _, _, names in os.walk(self.prefix) if names], [])
 
