@@ -9891,14 +9891,6 @@ class Response(NamedTuple):
         """A text of this media type."""
         return cls(200, text.encode(), (("Content-Type", kind + "; charset=utf-8"),))
 
-    def compressed(self) -> "Response":
-        """The same answer, its body as gzip; for a body of bytes."""
-        import zlib
-        assert isinstance(self.body, bytes)
-        packer = zlib.compressobj(9, zlib.DEFLATED, 31)     # as gzip, without the time: one ETag
-        body = packer.compress(self.body) + packer.flush()
-        return self._replace(body=body).plus(("Content-Encoding", "gzip"))
-
     @classmethod
     def of_file(cls, req: Request, file: IO[bytes], kind: str, name: str = "") -> "Response":
         """A file, the range of it that is asked for, or 304, as in RFC 9110; takes the file over.
@@ -12162,10 +12154,21 @@ class ServerHandler(Handler):
             return Response(308, b"", (("Location", "../v1"),))
         return self.page_file("index.html", "text/html")
 
+    @staticmethod
+    @lru_cache(maxsize=None)
+    def packed_page_file(name: str) -> bytes:
+        """A file of the page as gzip, without the time, so that it has one ETag."""
+        import zlib
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        return packer.compress(TEMPLATES["page/" + name].encode()) + packer.flush()
+
     def page_file(self, name: str, kind: str) -> Response:
         """A file of the page, compressed where the client takes that: it may come by a tunnel."""
         response = Response.of_text(TEMPLATES["page/" + name], kind).plus(*PAGE_HEADERS)
-        return response.compressed() if self.req.takes_gzip else response
+        if not self.req.takes_gzip:
+            return response
+        return response._replace(body=self.packed_page_file(name)).plus(
+            ("Content-Encoding", "gzip"))
 
     def get_page_file(self) -> Response:
         """A file of the page: a style sheet, or a module of its script."""
