@@ -6247,7 +6247,13 @@ class Waiter(Held):
                                         "start it after that, or with --force" % (job.jobid, each))
             return Submission(job, timeout_s).submit(False)
         self.begin(timeout_s)
-        row = self.settle()
+        try:
+            row = self.settle()
+        except ConflictError:
+            rows = job.rows()
+            if len(rows) < 2:
+                raise
+            row = rows[-1]  # another process has settled it: a server, or what it waited for
         if row.state is JobState.canceled:
             self.release(job)
             raise ConflictError("job %s is canceled: %s" % (

@@ -289,6 +289,29 @@ class Local(After):
                       self.psik("run", "-", stdin=json.dumps(
                           {"script": "true", "after": [first]})).err)
 
+    def test_another_process_is_first_to_submit_it(self) -> None:
+        for status in (0, 5):
+            first = self.run_spec("--wait", script="#!/bin/sh\nexit %d\n" % status, status=status)
+            second = self.run_spec("--no-submit", script="true", after=[first])
+            begin, looks = psik.Waiter.begin, [0]
+
+            def begin_slowly(held: psik.Waiter, timeout_s: float) -> None:
+                begin(held, timeout_s)
+                psik.Waiter.release(self.job(first))
+                looks[0] += 1
+
+            with mock.patch.object(psik.Waiter, "begin", begin_slowly):
+                if status:
+                    with self.assertRaisesRegex(psik.ConflictError, "is canceled: it was to run"):
+                        psik.submit_next(self.config(), self.job(second))
+                else:
+                    row = psik.submit_next(self.config(), self.job(second))
+                    self.assertIn(str(row.state), ("queued", "active", "completed"))
+            self.assertEqual(looks, [1])
+            if not status:
+                self.until_last(second, "1 completed")
+                self.assertEqual(len(self.states(second)), 4)
+
     def test_a_refusal_away_from_home_says_nothing(self) -> None:
         self.configure_pond()
         first = self.run_spec(script="#!/bin/sh\n" + self.until_go(), backend="local")
