@@ -347,7 +347,8 @@ def ran_wrongly(life: Life) -> Iterator[str]:
                                                                 and jobndx):
                 yield "step %d of %s, %s, began %d times and ended %d times" % (
                     jobndx, job.jobid, state, begins, ends)
-    yield from counts
+    for line in counts:
+        yield "%r is of no job that was made" % line
 
 
 def is_followed_wrongly(life: Life) -> Iterator[str]:
