@@ -56,7 +56,7 @@ SAID = (
     ("BeginTime", "it was asked for a later time"),
     ("CANCELLED", "it was ended by another program"), ("TERM_OWNER", "it was ended by another"),
     ("You do not have permission to use at.", "you may not use at"),
-    ("its supervisor was killed, and nothing of it is left", "killed, and the job with it"),
+    ("its supervisor was killed, and nothing of it is left", "its supervisor was killed"),
     ("submission unknown since 2026-11-28 12:00:00", "the scheduler has not answered"),
     ("set-up line 1 failed: module load gcc/99", "a module of its set-up"),
     ("set-up line 1 failed: source /budget/TIMEOUT/activate", "line 1 of its set-up failed"),
