@@ -252,7 +252,7 @@ BODY_RATE = 1000               # bytes per second, the slowest that a body or a 
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
 TURN_S = 0.01                  # how long a request waits for another one that only reads
-MAX_SLOW_TURNS = 5             # of those that take longer; then a request takes no turn
+MAX_SLOW_TURNS = 5             # so many that take longer are waited for; then no more
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
@@ -6141,7 +6141,8 @@ class Submission:
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             Outbox(job).expect_end(len(history.rows))
-            pieces, rows = self.pieces(Steps(history.rows)), []  # type: List[Piece], List[Row]
+            pieces = self.pieces(Steps(history.rows))
+            rows: List[Row] = []
             for piece in pieces:
                 done = self.run(piece, self.before(Steps(history.rows), piece))
                 self.pass_over_refusal(piece.first, done)
@@ -9667,8 +9668,7 @@ class Request:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether it only reads, at once; not what those ask who watch whether the server is well.
-        """
+        """Whether it waits for others that only read.  Who asks for the health waits for nobody."""
         return self.verb == "GET" and "wait" not in self.query and self.path != "/v1/health"
 
     @property
@@ -11723,7 +11723,7 @@ class Turns:
         self.lock, self.begun = _thread.allocate_lock(), 0.0
 
     def take(self) -> Any:
-        """A turn: a locked lock, which is released at its end."""
+        """A turn: a lock that is held; release it when the turn ends."""
         slow = 0
         while slow < MAX_SLOW_TURNS:
             lock, begun = self.lock, self.begun
