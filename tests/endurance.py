@@ -108,7 +108,7 @@ class Site(Case):
             backends={name: {"type": name, **ground.settings}
                       for name, ground in self.grounds.items()},
             poll_interval_s=2, kill_grace_s=1, callback_timeout_s=3, submit_timeout_s=30)
-        self.settings, self.begun = self.config(), time.monotonic()
+        self.begun = time.monotonic()
         self.steady, self.other = Server(self, "--port", "0", "--quiet"), self.another()
         self.followers = [Follower(self.steady.connection, "the steady server"),
                           Follower(lambda: self.other.connection(), "the restarted one")]
@@ -185,7 +185,7 @@ class Life:
         self.receiver, self.ground = site.receiver, site.grounds[backend]
         self.faults: List[str] = []
         self.wanted: Dict[str, List[str]] = {}  # {job id: the end of each step, as it begins}
-        self.made = time.monotonic()
+        self.told = 0.0     # when its user had done all that he does
         self.over = 0.0     # when its jobs had ended
         self.title = "%s %d on %s" % (name, number, backend)
 
@@ -418,7 +418,7 @@ class World:
                     STORIES[life.name][0](life)
                 except Exception as err:
                     life.faults.append("%s: %s" % (type(err).__name__, err))
-                life.made = -time.monotonic()     # it is told to its end
+                life.told = time.monotonic()
             time.sleep(random.random())
 
     # Looking at them.
@@ -430,12 +430,12 @@ class World:
 
     def look(self, life: Life) -> bool:
         """Whether a story is at its end, and all was asked of it."""
-        if life.made > 0:
+        if not life.told:
             return False
-        now, told_s = time.monotonic(), time.monotonic() + life.made
+        now = time.monotonic()
         if not life.over:
             ended = all(psik.is_over(job, job.rows()) for job in life.jobs())
-            if not ended and told_s < END_S:
+            if not ended and now - life.told < END_S:
                 return False
             life.over = now
             life.faults += [] if ended else ["does not end"]
@@ -493,7 +493,7 @@ class World:
     # What goes on beside them.
 
     def disturb(self, minutes: float) -> None:
-        """Restart the other server, twenty times in all, at least twice a minute."""
+        """Restart the other server: twenty times in an hour, more often in a short run."""
         while time.monotonic() < self.until:
             time.sleep(min(max(minutes * 3, 10), 180))
             self.site.restart()
@@ -534,7 +534,8 @@ class World:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            self.sample()
+            if time.monotonic() < self.until:
+                self.sample()
             time.sleep(SAMPLE_S)
 
     def safely(self, work: Callable[[], None]) -> None:
@@ -558,20 +559,9 @@ class World:
             self.faults += ["a traceback: " + server.said()[-2000:]] * (
                 "Traceback" in server.said())
         self.faults += ["runs on: " + line for line in processes_with(self.site.prefix)]
-        self.make_old()
+        faults.make_old(self.site.prefix)
         self.site.psik("rm", "--stale")
-        for folder, folders, files in os.walk(self.site.prefix):
-            for name in folders + files:
-                path = os.path.relpath(os.path.join(folder, name), self.site.prefix)
-                if not faults.STAYS.fullmatch(path) or psik.UNFINISHED.fullmatch(path):
-                    self.faults.append("is left: " + path)
-
-    def make_old(self) -> None:
-        """Make all that is left look as if it had been left for long."""
-        old = time.time() - psik.STALE_S - 10
-        for folder, folders, files in os.walk(self.site.prefix):
-            for name in folders + files:
-                os.utime(os.path.join(folder, name), (old, old), follow_symlinks=False)
+        self.faults += faults.leftovers(self.site.prefix)
 
     def middle(self, share: float) -> Sample:
         """The medians around a share of the samples."""
@@ -581,8 +571,6 @@ class World:
 
     def growth(self) -> Iterator[str]:
         """What has become more and more."""
-        busy = [each for each in self.samples if each.minute * 60 < self.until - self.site.begun]
-        self.samples = busy or self.samples
         early, late = self.middle(0.4), self.middle(1)
         for name, spare in zip(MEASURES, (SPARE_MB, SPARE_HANDLES, SPARE_HANDLES, SPARE_FILES)):
             if getattr(late, name) - getattr(early, name) > spare:

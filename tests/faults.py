@@ -383,10 +383,7 @@ class Trial:
         """Remove all jobs, and what is left of others."""
         for job in self.jobs():
             self.psik("rm", "--force", job.jobid)
-        old = time.time() - psik.STALE_S - 10
-        for folder, folders, files in os.walk(self.prefix):
-            for name in folders + files:
-                os.utime(os.path.join(folder, name), (old, old), follow_symlinks=False)
+        make_old(self.prefix)
         self.psik("rm", "--stale")
 
     def end(self) -> None:
@@ -394,6 +391,27 @@ class Trial:
         kill(self.left())
         subprocess.run(["umount", "-l", self.prefix], stderr=subprocess.DEVNULL)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def paths_below(prefix: str) -> Iterator[str]:
+    """All files and folders of a tree of jobs, as paths relative to it."""
+    for folder, folders, files in os.walk(prefix):
+        for name in folders + files:
+            yield os.path.relpath(os.path.join(folder, name), prefix)
+
+
+def make_old(prefix: str) -> None:
+    """Make all that is left look as if it had been left for long."""
+    old = time.time() - psik.STALE_S - 10
+    for path in paths_below(prefix):
+        os.utime(os.path.join(prefix, path), (old, old), follow_symlinks=False)
+
+
+def leftovers(prefix: str) -> Iterator[str]:
+    """What is left in a tree whose jobs are removed, and should not be."""
+    for path in paths_below(prefix):
+        if not STAYS.fullmatch(path) or psik.UNFINISHED.fullmatch(path):
+            yield "is left: " + path
 
 
 def rows_of(job: Any) -> List[str]:
@@ -465,11 +483,7 @@ def is_gone(trial: Trial) -> Iterator[str]:
 def is_clean(trial: Trial) -> Iterator[str]:
     """Where the jobs are removed, nothing of them is left."""
     trial.clear()
-    for folder, folders, files in os.walk(trial.prefix):
-        for name in folders + files:
-            path = os.path.relpath(os.path.join(folder, name), trial.prefix)
-            if not STAYS.fullmatch(path) or psik.UNFINISHED.fullmatch(path):
-                yield "is left: " + path
+    yield from leftovers(trial.prefix)
 
 
 PROMISES: Dict[str, Callable[[Trial], Iterator[str]]] = {

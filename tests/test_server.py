@@ -157,7 +157,8 @@ class Described(Case):
                     "--request-timeout", "30000"]
             done = subprocess.run(argv + options, env=self.env, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, cwd=self.folder)
-            self.assertEqual(done.returncode, 0, done.stdout.decode()[-6000:])
+            self.assertEqual(done.returncode, 0,
+                             done.stdout.decode()[-6000:] + server.said()[-6000:])
         self.assertNotIn("Traceback", server.said())
 
 

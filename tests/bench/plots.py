@@ -22,11 +22,16 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "psik", "font.size": 9, "axes.s
 TRACES = re.compile(r"<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", re.DOTALL)
 
 
-def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
-    """Write a figure for each set of curves that there is; their files' names and titles."""
-    import matplotlib
+def pyplot() -> Any:
+    """matplotlib.pyplot, which draws SVG in our style."""
+    import matplotlib.pyplot
     matplotlib.use("svg")
     matplotlib.rcParams.update(STYLE)
+    return matplotlib.pyplot
+
+
+def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
+    """Write a figure for each set of curves that there is; their files' names and titles."""
     for name, (title, x_label, y_label) in FIGURES.items():
         if name in curves:
             with open(os.path.join(folder, name + ".svg"), "w") as file:
@@ -36,9 +41,7 @@ def draw(curves: Curves, folder: str) -> Iterator[Tuple[str, str]]:
 
 def figure(series: Dict[str, List[Tuple[float, float]]], **labels: str) -> str:
     """One figure, as SVG; psik.py's lines are solid."""
-    import matplotlib.pyplot as plt
-    sheet: Any
-    axes: Any
+    plt = pyplot()
     sheet, axes = plt.subplots(figsize=(7.5, 3.6))
     for label, points in sorted(series.items()):
         axes.plot(*zip(*sorted(points)), marker="o", markersize=3,
@@ -59,22 +62,16 @@ def figure(series: Dict[str, List[Tuple[float, float]]], **labels: str) -> str:
 
 def as_svg(sheet: Any) -> str:
     """A sheet as text; it is closed."""
-    import matplotlib.pyplot as plt
     text = io.StringIO()
     sheet.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(sheet)
+    pyplot().close(sheet)
     return TRACES.sub("", text.getvalue())
 
 
 def draw_samples(samples: Sequence[Any], marks: Sequence[float], path: str) -> None:
     """Write a picture of what was held over time; marks are seconds, as samples have minutes."""
-    import matplotlib
-    matplotlib.use("svg")
-    matplotlib.rcParams.update(STYLE)
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     minutes = [each.minute for each in samples]
-    sheet: Any
-    panels: Any
     sheet, panels = plt.subplots(len(PANELS), figsize=(7.5, 7), sharex=True)
     for axes, names in zip(panels, PANELS):
         for name, style in zip(names, ("-", "--")):
