@@ -218,6 +218,7 @@ END_WAIT_S = 120               # for a scheduler to end a canceled job
 MAX_COUNT = 2 ** 31 - 1        # the largest number in a spec or config
 MAX_STEP = 10 ** 9 - 1         # the largest jobndx that ROW matches
 MAX_TASKS = 100000             # of an array
+MAX_PIECES = 1000              # submissions of one array; the history is locked until the last
 MAX_INFO = 200                 # characters of a row's info
 MAX_INPUT_PARTS = 100000       # commas and brackets of the inputs of an application, as JSON
 MAX_INTERACTIVE = 4            # applications that answer at once, at the same time
@@ -5995,7 +5996,8 @@ class Submission:
     def plan(self, steps: Steps, tasks: Sequence[int]) -> List[Piece]:
         """The pieces of the next round, which has these tasks; they are kept.
 
-        BackendError if the scheduler does not say how large an array may be.
+        BackendError if the scheduler does not say how large an array may be; ConflictError if they
+        would be too many submissions.
         """
         job = self.job
         Piece.forget(job, steps)
@@ -6009,8 +6011,21 @@ class Submission:
                                % (job.jobid, done.fault))
         pieces = Piece.cut([begin + task for task in tasks], begin, int(match.group(1)),
                            match.group(2), spec.tasks.at_once if spec.tasks else None)
+        pieces = self.not_too_many(pieces)
         Piece.plan(job, number, pieces)
         return pieces
+
+    def not_too_many(self, pieces: List[Piece]) -> List[Piece]:
+        """The pieces, with failed_only the first MAX_PIECES of them; ConflictError if too many."""
+        if len(pieces) <= MAX_PIECES:
+            return pieces
+        what = ("job %s: its scheduler takes no array of these tasks, and so they would be %d "
+                "submissions; " % (self.job.jobid, len(pieces)))
+        if not self.failed_only:
+            raise ConflictError(what + "take at most %d tasks, or numbers without gaps where the "
+                                "scheduler has arrays" % MAX_PIECES)
+        complain(what + "the first %d are made" % MAX_PIECES)
+        return pieces[:MAX_PIECES]
 
     def pieces(self, steps: Steps) -> List[Piece]:
         """What is to be submitted: the rest of a round that was begun, or the next round.
@@ -6076,11 +6091,8 @@ class Submission:
         return {name: self.given[name] for name, words in SITE_DEFAULTS.items()
                 if name in self.given and not said & set(words.split())}
 
-    def environment(self, jobndx: int) -> Dict[str, str]:
-        """The environment of scripts/submit.
-
-        PSIK_MARK in it names this step, even where psik.py runs inside another job.
-        """
+    def environment(self) -> Dict[str, str]:
+        """The environment of scripts/submit, but for PSIK_MARK."""
         spec, given = self.job.spec(), self.given
         assert isinstance(spec.backend, BackendConfig)
         if not spec.inherit_environment:
@@ -6088,16 +6100,17 @@ class Submission:
         # A local job may be meant to use the allocation around it.
         env = given if spec.backend.type == "local" else dict(
             JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
-        return dict(env, PSIK_MARK="%s.%d" % (self.job.tag, jobndx), **exported_functions(given))
+        return dict(env, **exported_functions(given))
 
-    def run(self, piece: Piece, before: str) -> Finished:
+    def run(self, script: str, piece: Piece, before: str, env: Dict[str, str]) -> Finished:
         """Run scripts/submit; with the status EX_TEMPFAIL, the scheduler may have the job.
 
         before: the native id of the piece that has to end first, or ''.  What it says on stderr
-        goes to log/submit.N, and in a line into the result.
+        goes to log/submit.N, and in a line into the result.  PSIK_MARK in its environment names the
+        step, even where psik.py runs inside another job.
         """
         jobndx, job = piece.first, self.job
-        log, env = job.log("submit", jobndx), self.environment(jobndx)
+        log, env = job.log("submit", jobndx), dict(env, PSIK_MARK="%s.%d" % (job.tag, jobndx))
         if submitted_at(job, jobndx):
             forget_answers(job, jobndx)
         for step in piece.steps:    # requests to end an earlier submission of them
@@ -6105,7 +6118,7 @@ class Submission:
                 os.unlink(job.log("cancel", step))
         try:
             what = ("%d+" % piece.offset, piece.text) if piece.is_array else (str(jobndx), "")
-            argv = [JobScripts(job).path("submit"), what[0], os.uname().nodename, what[1], before]
+            argv = [script, what[0], os.uname().nodename, what[1], before]
             size = len(read_or_empty(log))
             done = run_program(argv, self.timeout_s, env, log, job.path)
             return done._replace(err=telling_lines(read_or_empty(log)[size:]))
@@ -6141,16 +6154,19 @@ class Submission:
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             Outbox(job).expect_end(len(history.rows))
-            pieces = self.pieces(Steps(history.rows))
+            steps = Steps(history.rows)
+            pieces, env = self.pieces(steps), self.environment()
+            before, script = self.before(steps, pieces[0]), JobScripts(job).path("submit")
             rows: List[Row] = []
             for piece in pieces:
-                done = self.run(piece, self.before(Steps(history.rows), piece))
+                done = self.run(script, piece, before, env)
                 self.pass_over_refusal(piece.first, done)
                 Held(job).forget()
                 row = self.take_answer(history, piece, done)
                 if row is None:
                     break
                 rows.append(row)
+                before = str(row.info) if piece.at_once else ""
             left = pieces[len(rows):]
             if not left:
                 return rows[0]

@@ -1,11 +1,14 @@
 """Arrays: on every kind of backend, rerun, canceled in part, throttled, in pieces, cut short."""
+import collections
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import unittest
+import unittest.mock
 from typing import Any, Dict
 
 import lsf_emulator
@@ -175,6 +178,47 @@ class Pieces(Arrays, unittest.TestCase):
             done = [(step, psik.JobState.completed, 0) for step in ended]
             rows = list(job.rows()) + [psik.Row(9.0, *each) for each in history + done]
             self.assertEqual(submission.before(psik.Steps(rows), pieces[2]), before, ended)
+
+
+    def alone(self, array: str, status: int = 0) -> str:
+        """An array, not yet submitted, whose scheduler takes one task at a time; its id."""
+        os.makedirs(os.path.join(self.folder, "site", "single"), exist_ok=True)
+        for name, text in (("submit", "echo 7"), ("cancel", ""), ("job", "@job_body@"),
+                           ("poll", "echo 7 completed 0")):
+            self.write("site/single/" + name, "#!/bin/sh\n%s\n" % text)
+        self.configure(templates="site", backend={"type": "single"})
+        return str(self.run_spec("--no-submit", script="true", array=array))
+
+    def test_twice_the_pieces_are_twice_the_work(self) -> None:
+        def work(tasks: int) -> int:
+            """How many functions are called while so many pieces are submitted."""
+            job, calls = self.job(self.alone("1-%d" % tasks)), collections.Counter()
+            sys.setprofile(lambda frame, event, value: calls.update([event]))
+            try:
+                psik.submit(job)
+            finally:
+                sys.setprofile(None)
+            return calls["call"] + calls["c_call"]
+
+        self.assertLess(work(160), 2.2 * work(80))
+
+    def test_too_many_pieces(self) -> None:
+        jobid = self.alone("1-1001")
+        said = self.psik("start", jobid, status=5).err
+        self.assertIn("would be 1001 submissions", said)
+        self.assertEqual(self.states(jobid), ["0 new"])
+
+    def test_too_many_pieces_of_those_that_failed(self) -> None:
+        job = self.job(self.alone("1-5"))
+        for step in range(1, 6):
+            psik.reached(job, step, psik.JobState.failed, 1)
+        with unittest.mock.patch.object(psik, "MAX_PIECES", 3):
+            psik.submit(job, failed_only=True)
+            psik.reconcile(self.config(), [(job, job.rows())], force=True)
+            self.assertEqual(self.tasks(job.jobid), {1: "completed", 2: "completed", 3: "completed",
+                                                     4: "failed", 5: "failed"})
+            psik.submit(job, failed_only=True)
+        self.assertEqual(self.states(job.jobid)[-2:], ["14 queued", "15 queued"])
 
 
 class Lost(Arrays, unittest.TestCase):
