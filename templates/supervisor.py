@@ -1449,11 +1449,13 @@ class Run:
 
     def outcome(self) -> "Tuple[str, int]":
         """(state, info) of the step's end."""
-        if not self.stopped:
-            return "failed" if self.code else "completed", self.code or 0
+        info = self.stopped or self.code or 0
+        if not info:
+            return "completed", 0
+        # Where it is canceled, a signal may have ended the payload that has not come to us.
         is_canceled = (self.history.is_canceled(self.step.jobndx)
                        or exists(self.step.log("cancel")))
-        return "canceled" if is_canceled else "failed", self.stopped
+        return "canceled" if is_canceled else "failed", info
 
     def record_end(self) -> int:
         """Record how the step ended, and why; its info.  OSError if that cannot be written."""

@@ -406,6 +406,16 @@ class Cancels(OwnProcesses, Faulty):
         self.assertEqual(os.listdir(job.at("work")), [])
         self.assertEqual(self.states(job.jobid)[-1], "1 canceled")
 
+    def test_a_job_of_which_only_the_payload_was_signalled(self) -> None:
+        """As where the scheduler's second signal comes late."""
+        jobid = self.run_spec(script="#!/bin/sh\nuntil test -e go; do sleep 0.1; done\nexit 9")
+        job = self.job(jobid)
+        self.until_last(jobid, "1 active")
+        psik.reached(job, 0, psik.JobState.canceled)
+        psik.write_file(os.path.join(job.at("work"), "go"), "")
+        self.until(lambda: self.states(jobid)[-1] != "0 canceled")
+        self.assertEqual(self.job(jobid).rows()[-1][1:], (1, psik.JobState.canceled, 9))
+
     def test_a_job_that_its_scheduler_has_forgotten_ends_itself(self) -> None:
         """As slurmctld forgets a job if it crashes soon after it was started."""
         os.makedirs(os.path.join(self.folder, "site", "lost"))
