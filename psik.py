@@ -252,8 +252,7 @@ BODY_TIMEOUT_S = 30            # from one piece of a body to the next
 BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
-TURN_S = 0.01                  # how long a request waits for another one that only reads
-MAX_SLOW_TURNS = 5             # so many that take longer are waited for; then no more
+QUICK_S = 0.01                 # so long may a request keep the thread that answers the quick ones
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
@@ -9340,7 +9339,7 @@ class Wire:
         self.sock = sock
         self.buffer = bytearray()
         self.searched = 0           # bytes of the buffer in which no head ends
-        self.silent = True          # no byte has come yet: it waits in the lobby
+        self.waits_since = 0.0      # when it began to wait in the lobby; 0 if it does not
         self.idle = True            # waiting for the first byte of a request
         self.handshaking = False    # TLS is not established yet
         self.peer = Peer("", None)
@@ -9349,6 +9348,7 @@ class Wire:
         self.named = False          # its caller has a name: Connections.name() decides
         self.streaming = False      # sending a stream of events
         self.since = time.monotonic()  # when it was accepted; once named, when it last became idle
+        self.took = 0.0             # seconds that its latest request took
 
     def receive(self, timeout_s: float) -> bytes:
         """The next bytes, b"" at the end; TimeoutError if nothing comes."""
@@ -9416,6 +9416,17 @@ class Wire:
             raise RequestError(400, "a chunk's head ends without CR LF")
         return line[:-2]
 
+    @property
+    def has_quick_request(self) -> bool:
+        """Whether a whole request was received that is likely to be answered quickly."""
+        start = self.buffer
+        return start.startswith(b"GET ") and b"\r\n\r\n" in start and b"wait=" not in start
+
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes of another request have been received, which no selector would tell."""
+        return bool(self.buffer) or bool(getattr(self.sock, "pending", int)())   # TLS has its own
+
     def take_head(self) -> Optional[bytes]:
         """The head in the buffer, None if it is not complete; RequestError if it is too long."""
         end = self.buffer.find(b"\r\n\r\n", self.searched, MAX_HEAD + 4)
@@ -9427,14 +9438,18 @@ class Wire:
             raise RequestError(431, "the head of the request is longer than %d bytes" % MAX_HEAD)
         return None
 
+    def rest(self) -> None:
+        """Count as idle, until the next request begins."""
+        self.idle = True
+        if self.named:
+            self.since = time.monotonic()
+
     def read_head(self) -> bytes:
         """The head of the next request, without its blank line; b"" if no more will come.
 
         RequestError if it is too long or too slow.
         """
-        self.idle = True
-        if self.named:
-            self.since = time.monotonic()
+        self.rest()
         deadline = time.monotonic() + IDLE_TIMEOUT_S
         while True:
             if self.idle:
@@ -9472,10 +9487,6 @@ class Wire:
             self.sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < deadline and self.receive(deadline - time.monotonic()):
                 pass
-
-    def shutdown(self, how: int) -> None:
-        """End one direction, as a socket does; socketserver calls this."""
-        self.sock.shutdown(how)
 
     def close(self) -> None:
         """Close the socket."""
@@ -9681,11 +9692,6 @@ class Request:
     def verb(self) -> str:
         """The method, with GET for HEAD, which differs only in that its answer has no body."""
         return "GET" if self.method == "HEAD" else self.method
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether it waits for others that only read.  Who asks for the health waits for nobody."""
-        return self.verb == "GET" and "wait" not in self.query and self.path != "/v1/health"
 
     @property
     def media_type(self) -> str:
@@ -11580,7 +11586,7 @@ class UploadFolders:
 
 
 class Connections:
-    """The connections of a server.  Each needs a thread, so they are limited: in all, and by peer.
+    """The connections of a server.  Each may need a thread, so they are limited: in all, by peer.
 
     Until a request on it comes from a caller with a name, a connection may be ended at any time to
     make room for a newer one, whatever it is doing: who sends nothing, a byte a second, or what is
@@ -11709,11 +11715,11 @@ class Connections:
 
         A TLS handshake must be complete in time, even if bytes keep coming.
         """
+        now = time.monotonic()
         with self.lock:
             for wire in self.open:
-                age_s = time.monotonic() - wire.since
-                if (age_s > HEAD_TIMEOUT_S and wire.handshaking
-                        or age_s > IDLE_TIMEOUT_S and wire.silent):
+                if (wire.handshaking and now - wire.since > HEAD_TIMEOUT_S
+                        or wire.waits_since and now - wire.waits_since > IDLE_TIMEOUT_S):
                     wire.cut()
 
     def finish(self, wait_s: float) -> None:
@@ -11725,33 +11731,6 @@ class Connections:
             for wire in over:
                 wire.cut()
             time.sleep(0.05)
-
-
-class Turns:
-    """Turns for requests that only read: while one is answered, the others wait.
-
-    Without turns, the threads of sixteen connections wake one another at each system call, for the
-    interpreter's lock, and all together get a fifth of the answers that one connection gets.  A
-    request that takes longer than TURN_S goes on beside the next.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.begun = _thread.allocate_lock(), 0.0
-
-    def take(self) -> Any:
-        """A turn: a lock that is held; release it when the turn ends."""
-        slow = 0
-        while slow < MAX_SLOW_TURNS:
-            lock, begun = self.lock, self.begun
-            if lock.acquire(True, TURN_S):
-                self.begun = time.monotonic()
-                return lock
-            if (lock, begun) == (self.lock, self.begun):
-                # One request has had it all the time: it keeps it, and the next wait for another.
-                self.lock, slow = _thread.allocate_lock(), slow + 1
-        beside = _thread.allocate_lock()
-        beside.acquire()
-        return beside
 
 
 class Api:
@@ -11766,7 +11745,7 @@ class Api:
         self.access_log = True
         self.connections = Connections(limit)
         self.begun, self.lock = time.monotonic(), threading.Lock()
-        self.tickets, self.turns = Tickets(), Turns()
+        self.tickets = Tickets()
         self.interactive: List[str] = []    # the users whose interactive applications run
         # {(method, status): [requests, seconds]}
         self.counts: Dict[Tuple[str, int], List[float]] = {}
@@ -13773,11 +13752,16 @@ class Authentication:
 # Connections.
 
 class Session:
-    """All that happens on one connection; tls is the server's context, or None."""
+    """All that happens on one connection; tls is the server's context, or None.
 
-    def __init__(self, api: Api, wire: Wire, tls: Any = None) -> None:
-        self.api, self.wire, self.tls = api, wire, tls
+    lobby: where it waits between its requests; None if it is the only connection.
+    """
+
+    def __init__(self, api: Api, wire: Wire, tls: Any = None,
+                 lobby: Optional["Lobby"] = None) -> None:
+        self.api, self.wire, self.tls, self.lobby = api, wire, tls, lobby
         self.user = "-"     # who sent the request in hand, for the log
+        self.has_ended = False
 
     def admit(self) -> bool:
         """Whether to serve the connection, which was just accepted; it is closed otherwise.
@@ -13791,20 +13775,26 @@ class Session:
             refusal = STRANGER  # type: Optional[PsikError]
         else:
             refusal = None if api.connections.take_in(wire) else BUSY
-        if refusal and self.tls is None:
+        if refusal is None:
+            self.tune_tcp()
+        elif self.tls is None:
             api.connections.turn_away(wire, Response.of_error(refusal))
-        elif refusal:
+        else:
             wire.close()
         return refusal is None
 
     def tune_tcp(self) -> None:
-        """Set the options of an accepted TCP connection."""
+        """Set the options of an accepted connection, if it is of TCP."""
         import socket
         sock = self.wire.sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is one write
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
+        if sock.family == socket.AF_UNIX:
+            return
+        with suppress(OSError):     # the client has gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer is one write
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # a machine that has vanished answers nothing
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT,
+                                1000 * SEND_TIMEOUT_S)
 
     def establish_tls(self) -> None:
         """Complete the TLS handshake in time; a certificate may tell who the client is."""
@@ -13837,14 +13827,11 @@ class Session:
         """Answer one request; whether the connection can take another."""
         begun, wire, sent = time.monotonic(), self.wire, 0
         self.user, status = "-", 499  # as nginx logs a client that went away before its answer
-        turn = ExitStack()
-        if req.takes_turns:
-            turn.callback(self.api.turns.take().release)
         try:
             response = ROUTER.dispatch(self.api, req, self.identify)
             status = response.status
-            if callable(response.body):     # it is sent piece by piece, which may take long
-                turn.close()
+            if callable(response.body) and self.lobby:  # sent piece by piece, which may take long
+                self.lobby.change_leader(self)
             drained, chunks = req.body.drain(), req.version == "1.1"
             closes = (not drained or not req.keeps_alive() or self.api.stopping
                       or (not chunks and callable(response.body)))
@@ -13853,8 +13840,7 @@ class Session:
                 wire.linger()
             return not closes
         finally:
-            turn.close()
-            wire.streaming = False
+            wire.streaming, wire.took = False, time.monotonic() - begun
             self.log("%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
 
     def refuse(self, err: PsikError) -> None:
@@ -13864,77 +13850,140 @@ class Session:
         self.wire.linger()
         self.log("-", response.status, 0, begun)
 
-    def answer_all(self) -> None:
-        """Answer the requests of the connection one by one, until either end closes it."""
-        while not self.api.stopping:
-            try:
-                head = self.wire.read_head()
-                if not head:
-                    return
-                req = Request.parse(head, self.wire)
-            except PsikError as err:
-                self.refuse(err)
-                return
-            if not self.answer(req):
-                return
-
-    def run(self) -> None:
-        """Serve the connection from its first byte to its end; a thread of its own runs this."""
+    def answer_next(self) -> bool:
+        """Answer the next request; whether the connection can take another."""
         try:
-            if self.tls is not None:
+            head = self.wire.read_head()
+            req = Request.parse(head, self.wire) if head else None
+        except PsikError as err:
+            self.refuse(err)
+            return False
+        return req is not None and self.answer(req)
+
+    def go_on(self) -> None:
+        """Answer what has come; has_ended says whether that was the end of the connection."""
+        self.has_ended, goes_on = True, True
+        try:
+            if self.wire.handshaking:
                 self.establish_tls()
-            if self.wire.peer.address:
-                self.tune_tcp()
-            self.answer_all()
+            else:
+                goes_on = self.answer_next()
+            while goes_on and self.wire.has_more:
+                goes_on = self.answer_next()
+            self.has_ended = not goes_on
         except OSError as err:
             complain("a connection was lost: %s" % err)
         except Exception as err:
             Response.of_bug(err)
-        finally:
-            self.api.connections.discard(self.wire)
-            self.wire.close()
+
+    # socketserver has a thread answer what it calls a request, and ends that by these two.
+
+    def shutdown(self, how: int) -> None:
+        """Nothing: the connection may take other requests."""
+
+    def close(self) -> None:
+        """Let the connection wait in the lobby, or close it if it has ended."""
+        if self.lobby:
+            self.lobby.take_back(self)
 
 
 class Lobby:
-    """Where accepted connections wait for their first byte: all together, without threads.
+    """Where connections wait for a request: all together, without threads.
 
-    So whoever connects and says nothing costs next to nothing.  serve starts a thread.
+    One thread, the leader, waits for all of them, and answers quick requests itself.  Were each
+    connection's answered by a thread of its own, the threads of sixteen would wake one another at
+    each system call, for the interpreter's lock, and all together get a fifth of the answers that
+    one gets.  Any other request gets a thread: serve starts it.  A request that seemed quick, and
+    keeps the leader for longer than QUICK_S, is left to this thread, and another one leads.
     """
 
-    def __init__(self, connections: Connections, serve: Callable[[Wire], None]) -> None:
+    def __init__(self, connections: Connections, serve: Callable[[Session], None]) -> None:
         import selectors
         import threading
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
-        threading.Thread(target=self.run, daemon=True).start()
+        self.lock, self.busy = threading.Lock(), threading.Event()
+        # The number of the leader, the session that it is at, and since when.
+        self.leader, self.begun = 0, 0.0
+        self.session = None  # type: Optional[Session]
+        threading.Thread(target=self.lead, args=(0,), daemon=True).start()
+        threading.Thread(target=self.watch, daemon=True).start()
 
-    def add(self, wire: Wire) -> None:
+    def add(self, session: Session) -> None:
         """Let a connection wait."""
-        self.selector.register(wire.sock, 1, wire)  # EVENT_READ
+        session.wire.rest()
+        session.wire.waits_since = time.monotonic()
+        self.selector.register(session.wire.sock, 1, session)  # EVENT_READ
 
-    def let_go(self, wire: Wire) -> None:
-        """Serve a connection from which something has come; close it if that is its end."""
-        import socket
-        self.selector.unregister(wire.sock)
-        try:
-            wire.silent = not wire.sock.recv(1, socket.MSG_PEEK)
-            if not wire.silent:
-                self.serve(wire)
-        except (OSError, RuntimeError) as err:  # no thread could be had
-            wire.silent = True
-            complain("a connection was lost: %s" % err)
-        if wire.silent:
-            self.connections.discard(wire)
-            wire.close()
-
-    def run(self) -> None:
-        """Wait for first bytes, until the process ends."""
+    def lead(self, number: int) -> None:
+        """Attend to the connections from which something has come, until another thread leads."""
         while True:
-            for key, _ in self.selector.select():
+            # Those first that are likely to be quick.
+            for key, _ in sorted(self.selector.select(), key=lambda pair: pair[0].data.wire.took):
+                session = key.data
+                with self.lock:
+                    if self.leader != number:
+                        return
+                    self.selector.unregister(session.wire.sock)
+                    self.session, self.begun = session, time.monotonic()
+                if not self.busy.is_set():
+                    self.busy.set()
                 try:
-                    self.let_go(key.data)
+                    self.attend(session)
                 except Exception as err:    # the others must not wait for ever
                     Response.of_bug(err)
+                with self.lock:
+                    if self.leader != number:
+                        return
+                    self.session = None
+
+    def attend(self, session: Session) -> None:
+        """Answer a quick request of a connection, or have a thread answer what has come."""
+        wire = session.wire
+        wire.waits_since = 0.0
+        try:
+            # What took long is likely to do so again.
+            if not wire.handshaking and wire.took < 5 * QUICK_S:
+                with suppress(TimeoutError):    # it was less than a record of TLS
+                    block = wire.receive(0)
+                    session.has_ended = not block
+                    wire.buffer += block
+            if wire.has_quick_request:
+                session.go_on()
+            elif not session.has_ended:
+                self.serve(session)
+                return
+        except (OSError, RuntimeError) as err:  # no thread could be had
+            session.has_ended = True
+            complain("a connection was lost: %s" % err)
+        self.take_back(session)
+
+    def take_back(self, session: Session) -> None:
+        """Let a connection wait again; close it if it has ended."""
+        if session.has_ended:
+            self.connections.discard(session.wire)
+            session.wire.close()
+        else:
+            self.add(session)
+
+    def change_leader(self, session: Session) -> None:
+        """Have another thread lead, if the leader is at this session, which may take long."""
+        with self.lock, suppress(RuntimeError):     # no thread could be had: it goes on leading
+            if self.session is session:
+                _thread.start_new_thread(self.lead, (self.leader + 1,))
+                self.leader, self.session = self.leader + 1, None
+
+    def watch(self) -> None:
+        """Change the leader whenever it is at one session for too long."""
+        while True:
+            self.busy.wait()
+            self.busy.clear()
+            time.sleep(QUICK_S)
+            session, begun = self.session, self.begun
+            if session:
+                self.busy.set()     # look again
+                if time.monotonic() - begun >= QUICK_S:
+                    self.change_leader(session)
 
 
 # Listening.
@@ -14119,7 +14168,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
 
         def handle(self) -> None:
             """Serve the connection."""
-            Session(api, self.request, tls).run()  # a Wire, which process_request made
+            self.request.go_on()    # a Session
 
     class Server(library_server()):  # type: ignore[misc]
         """The accepting loop."""
@@ -14147,17 +14196,17 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
 
             Strangers get none.
             """
-            wire = Wire(request)
-            if Session(api, wire, tls).admit():
-                lobby.add(wire)
+            session = Session(api, Wire(request), tls, lobby)
+            if session.admit():
+                lobby.add(session)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Print a line for a connection that was not served; the library prints a traceback."""
             complain("a connection was not served: %s" % sys.exc_info()[1])
 
-    def serve(wire: Wire) -> None:
+    def serve(session: Session) -> None:
         # Thread.start() would wait until it runs: long, where many say something at once.
-        _thread.start_new_thread(server.process_request_thread, (wire, ""))
+        _thread.start_new_thread(server.process_request_thread, (session, ""))
 
     inherited = isinstance(place, InheritedPlace)
     server, lobby = Server(("", 0), Connection, not inherited), Lobby(api.connections, serve)
@@ -14315,7 +14364,9 @@ def serve_pipe(api: Api) -> None:
         wire = Wire(sock) if os.path.sameopenfile(0, 1) else PipeWire()
         wire.peer = peer_of(sock)
     api.connections.mark(wire, api.config.trusted_proxy)
-    Session(api, wire).answer_all()
+    session = Session(api, wire)
+    while not api.stopping and session.answer_next():
+        pass
 
 
 # -------------------------------------------------------------------------------- 23. Between hosts

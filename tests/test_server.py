@@ -15,7 +15,7 @@ import psik
 import services
 from clusters import SLURM
 from harness import DEPS, Case, needs
-from serving import SSHD, Server, tunnels
+from serving import SSHD, Answer, Server, tunnels
 
 OPENAPI = os.path.join(DEPS, "openapi", "bin")
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance",
@@ -249,51 +249,88 @@ class Load(Case):
         self.assertLess(most[0], 60)
 
 
-class Turns(unittest.TestCase):
-    """Requests that only read take turns."""
+class Lobby(Case):
+    """Connections between their requests, and requests that keep the leader for long."""
 
-    def take(self, turns: psik.Turns, got: List[float]) -> None:
-        """Take a turn, and note when."""
-        lock = turns.take()
-        got.append(time.monotonic())
-        lock.release()
+    def setUp(self) -> None:
+        super().setUp()
+        os.makedirs(os.path.join(self.folder, "site", "slow"))
+        for name, text in (("submit", "echo 7"), ("cancel", ""), ("poll", ""),
+                           ("job", "@job_body@"), ("queues", "until test -e %s/go; do sleep 0.1; "
+                                                      "done" % self.folder)):
+            self.write("site/slow/" + name, "#!/bin/sh\n%s\n" % text)
+        self.configure(templates="site", backends={"slow": {"type": "slow"}}, rc_path="/bin/sh")
+        self.server = Server(self, "--port", "0")
 
-    def taken_by(self, turns: psik.Turns, number: int) -> List[threading.Thread]:
-        """Threads that each take a turn, which have begun to wait for it; and when they got it."""
-        got: List[float] = []
-        threads = [threading.Thread(target=self.take, args=(turns, got)) for _ in range(number)]
-        for thread in threads:
+    def threads(self) -> int:
+        return len(os.listdir("/proc/%d/task" % self.server.process.pid))
+
+    def test_connections_between_requests_have_no_threads(self) -> None:
+        connections = [self.server.connection() for _ in range(40)]
+        for _ in range(3):
+            for each in connections:
+                for method, path, status in (("GET", "/v1/health", 200), ("POST", "/none", 404),
+                                             ("GET", "/v1/jobs?wait=0", 200)):
+                    self.assertEqual(self.server.ask(method, path, connection=each).status, status)
+            self.until(lambda: self.threads() < 20)
+
+    def test_slow_requests_hold_nobody_up(self) -> None:
+        answers: List[Answer] = []
+
+        def ask() -> None:
+            connection = self.server.connection()
+            for _ in range(2):  # the second time it is known to be slow
+                answers.append(self.server.ask("GET", "/v1/backends/slow/queues",
+                                               connection=connection))
+
+        slow = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in slow:
             thread.start()
-        self.got = got
-        return threads
+        self.until(lambda: self.threads() > 8)
+        begun = time.monotonic()
+        for _ in range(20):
+            self.assertEqual(self.server.ask("GET", "/v1/jobs").status, 200)
+        self.assertLess(time.monotonic() - begun, 8)    # the others take as long as POLL_TIMEOUT_S
+        self.assertEqual(answers, [])
+        self.write("go", "")
+        for thread in slow:
+            thread.join(30)
+        self.assertEqual([answer.status for answer in answers], [200] * 16)
 
-    def test_one_after_the_other(self) -> None:
-        turns, begun = psik.Turns(), time.monotonic()
-        with mock.patch.object(psik, "TURN_S", 30):
-            lock = turns.take()
-            threads = self.taken_by(turns, 8)
-            time.sleep(0.2)
-            self.assertEqual(self.got, [])
-            lock.release()
-            for thread in threads:
-                thread.join(20)
-        self.assertEqual(len(self.got), 8)
-        self.assertLess(time.monotonic() - begun, 20)
+    def test_clients_that_do_not_read_hold_nobody_up(self) -> None:
+        jobid = str(self.server.ask("POST", "/v1/jobs/new", {"script": "true"}).json)
+        self.server.ask("PUT", "/v1/jobs/%s/files/f" % jobid, b"x" * 20000000)
+        idle = [socket.create_connection(("127.0.0.1", self.server.port)) for _ in range(8)]
+        for each in idle:
+            self.addCleanup(each.close)
+            for path in ("files/f", "events"):
+                each.sendall(b"GET /v1/jobs/%s/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (
+                    jobid.encode(), path.encode()))
+        for _ in range(20):
+            self.assertEqual(self.server.ask("GET", "/v1/jobs").status, 200)
 
-    def test_a_slow_one_is_not_waited_for(self) -> None:
-        turns = psik.Turns()
-        lock = turns.take()
-        for thread in self.taken_by(turns, 8):
-            thread.join(20)
-        self.assertEqual(len(self.got), 8)
-        lock.release()
-        turns.take().release()
+    def test_no_thread_can_be_had_to_lead(self) -> None:
+        connections = psik.Connections(9)
+        lobby = psik.Lobby(connections, lambda session: None)
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        session = psik.Session(mock.Mock(stopping=False), psik.Wire(far), None, lobby)
+        begun, go = threading.Event(), threading.Event()
 
-    def test_not_for_many_slow_ones_either(self) -> None:
-        turns = psik.Turns()
-        slow = [turns.take() for _ in range(3 * psik.MAX_SLOW_TURNS)]
-        self.assertTrue(all(lock.locked() for lock in slow))
-        self.assertEqual(len(set(map(id, slow))), len(slow))
+        def answer(req: psik.Request) -> bool:
+            begun.set()
+            return go.wait(20) and req.path == "/1"
+
+        with mock.patch.object(session, "answer", answer), mock.patch.object(
+                psik._thread, "start_new_thread", side_effect=RuntimeError("no more threads")):
+            lobby.add(session)
+            near.sendall(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertTrue(begun.wait(20))
+            time.sleep(20 * psik.QUICK_S)
+            self.assertEqual(lobby.leader, 0)
+            go.set()
+            near.sendall(b"GET /2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertEqual(near.recv(1), b"")     # the same leader has answered both
 
 
 @needs("Slurm", SLURM)
