@@ -65,22 +65,30 @@ export const isFinal = name => ["completed", "failed", "canceled"].includes(name
 // Why a job, or a task, is in its state.
 export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
+const two = number => String(number).padStart(2, "0")
+
 // Seconds as 4.2 s, 0:42, 1:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
 	if (seconds < 10) return `${seconds.toFixed(1)} s`
-	const two = number => String(number).padStart(2, "0")
 	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
 	if (minutes < 60) return `${minutes}:${two(whole % 60)}`
 	const hours = Math.floor(minutes / 60), days = Math.floor(hours / 24)
 	return `${days ? days + "-" : ""}${two(hours % 24)}:${two(minutes % 60)}:${two(whole % 60)}`
 }
 
-// When something was: local, and UTC for who points at it.
+// When something was, local, as `ls` shows it.  The first toLocaleString() of a tab takes 30 ms.
+export function dated(stamp) {
+	const then = new Date(stamp * 1000)
+	return [then.getFullYear(), then.getMonth() + 1, then.getDate()].map(two).join("-") + " "
+		+ [then.getHours(), then.getMinutes(), then.getSeconds()].map(two).join(":")
+}
+
+// The same, or how long ago that is; UTC for who points at it.
 export function moment(stamp) {
 	const then = new Date(stamp * 1000), age = Date.now() / 1000 - stamp
 	const near = age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
-		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : then.toLocaleString()
+		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : dated(stamp)
 	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, near)
 }
 

@@ -11,11 +11,12 @@ const VIEWS = [[/^#\/job\/([^/]+)(?:\/(.*))?$/, "job"], [/^#\/new(?:\?(.*))?$/, 
 const KEYS = {j: "next row", k: "previous row", Enter: "open the row", x: "select the row",
 	"/": "filter", n: "new job", g: "jobs", "?": "this list", Escape: "leave the field, or close"}
 
-let shown = new AbortController()
+let shown = null
 
 async function show() {
 	takeToken()
-	shown.abort()
+	shown?.abort()
+	if (shown) document.getElementById("view").focus()     // not at first: it would lay out nothing
 	shown = new AbortController()
 	const {signal} = shown, view = document.getElementById("view")
 	const [pattern, name] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
@@ -24,7 +25,6 @@ async function show() {
 			&& link.hash === "#/")
 		is ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")
 	})
-	view.focus()
 	document.title = "psik"
 	replace(view)
 	try {

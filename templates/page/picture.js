@@ -1,7 +1,7 @@
 // Pictures of jobs in time, and of the tasks of an array.
 //
 // Each shape has a title and, where it can, a link; its colour is that of a state.
-import {el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
+import {dated, el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -10,12 +10,11 @@ const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: 
 // Bars on one axis of time, rows of {title, href, bars: [[from, to, kind], ...]}.
 export function chart(label, rows, begin, end) {
 	const at = stamp => Math.min(798, 800 * Math.max(0, stamp - begin) / Math.max(1, end - begin))
-	const when = stamp => el("span", {}, new Date(stamp * 1000).toLocaleString())
 	return el("figure", {}, svg("svg", {viewBox: `0 0 800 ${rows.length * 16 + 4}`, role: "group",
 		class: "chart", "aria-label": label}, rows.map(({title, href, bars}, line) => part(href,
 		title, bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
 			width: Math.max(2, at(to) - at(from)), height: 12, class: kind}))))),
-	el("figcaption", {}, when(begin), when(end)))
+	el("figcaption", {}, el("span", {}, dated(begin)), el("span", {}, dated(end))))
 }
 
 // The tasks of an array, a small field each, in their order.
