@@ -253,6 +253,7 @@ BODY_RATE = 1000               # bytes per second, the slowest that a body or a 
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
 QUICK_S = 0.01                 # so long may a request keep the thread that answers the quick ones
+QUICK_SIZE = 16384             # bytes of an answer that a client need not read to get
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
@@ -9332,6 +9333,10 @@ class Peer(NamedTuple):
     serial: str = ""        # the serial number of that certificate
 
 
+# What no quick request has: a wish to wait, or a body that may not come.
+SLOW = re.compile(rb"wait=|\n(?:content-length|transfer-encoding|expect):", re.IGNORECASE)
+
+
 class Wire:
     """One connection over a socket; it buffers what it receives.  No call waits without a limit."""
 
@@ -9417,15 +9422,21 @@ class Wire:
         return line[:-2]
 
     @property
-    def has_quick_request(self) -> bool:
-        """Whether a whole request was received that is likely to be answered quickly."""
-        start = self.buffer
-        return start.startswith(b"GET ") and b"\r\n\r\n" in start and b"wait=" not in start
+    def has_more(self) -> bool:
+        """Whether bytes of another request have been received already."""
+        return bool(self.buffer) or bool(getattr(self.sock, "pending", int)())   # TLS has its own
 
     @property
-    def has_more(self) -> bool:
-        """Whether bytes of another request have been received, which no selector would tell."""
-        return bool(self.buffer) or bool(getattr(self.sock, "pending", int)())   # TLS has its own
+    def has_quick_request(self) -> bool:
+        """Whether a whole request was received that is likely to be answered quickly."""
+        end = self.buffer.find(b"\r\n\r\n")
+        return (end > 0 and self.buffer.startswith(b"GET /")
+                and not SLOW.search(self.buffer, 0, end))
+
+    @property
+    def asks_for_health(self) -> bool:
+        """Whether the request that was received asks for the server's health."""
+        return self.buffer.startswith(b"GET /v1/health ")
 
     def take_head(self) -> Optional[bytes]:
         """The head in the buffer, None if it is not complete; RequestError if it is too long."""
@@ -9440,6 +9451,7 @@ class Wire:
 
     def rest(self) -> None:
         """Count as idle, until the next request begins."""
+        self.buffer = self.buffer.lstrip(b"\r\n")   # RFC 9112, 2.2: ignore blank lines here
         self.idle = True
         if self.named:
             self.since = time.monotonic()
@@ -9453,7 +9465,7 @@ class Wire:
         deadline = time.monotonic() + IDLE_TIMEOUT_S
         while True:
             if self.idle:
-                self.buffer = self.buffer.lstrip(b"\r\n")  # RFC 9112, 2.2: ignore blank lines here
+                self.buffer = self.buffer.lstrip(b"\r\n")
                 if self.buffer:
                     self.idle, deadline = False, time.monotonic() + HEAD_TIMEOUT_S
             head = self.take_head()
@@ -13830,8 +13842,8 @@ class Session:
         try:
             response = ROUTER.dispatch(self.api, req, self.identify)
             status = response.status
-            if callable(response.body) and self.lobby:  # sent piece by piece, which may take long
-                self.lobby.change_leader(self)
+            if not isinstance(response.body, bytes) or len(response.body) > QUICK_SIZE:
+                self.give_way()
             drained, chunks = req.body.drain(), req.version == "1.1"
             closes = (not drained or not req.keeps_alive() or self.api.stopping
                       or (not chunks and callable(response.body)))
@@ -13843,8 +13855,14 @@ class Session:
             wire.streaming, wire.took = False, time.monotonic() - begun
             self.log("%s %s" % (req.method, encode_percent(req.path)), status, sent, begun)
 
+    def give_way(self) -> None:
+        """Let another thread lead in the lobby, if this one does: the client may be slow now."""
+        if self.lobby:
+            self.lobby.change_leader(self)
+
     def refuse(self, err: PsikError) -> None:
         """Answer what cannot be read as a request, and end the connection."""
+        self.give_way()
         begun, response, self.user = time.monotonic(), Response.of_error(err), "-"
         response.send(self.wire, closes=True)
         self.wire.linger()
@@ -13861,16 +13879,14 @@ class Session:
         return req is not None and self.answer(req)
 
     def go_on(self) -> None:
-        """Answer what has come; has_ended says whether that was the end of the connection."""
-        self.has_ended, goes_on = True, True
+        """Shake hands, or answer a request; has_ended says whether the connection has ended."""
+        self.has_ended = True
         try:
             if self.wire.handshaking:
                 self.establish_tls()
+                self.has_ended = False
             else:
-                goes_on = self.answer_next()
-            while goes_on and self.wire.has_more:
-                goes_on = self.answer_next()
-            self.has_ended = not goes_on
+                self.has_ended = not self.answer_next()
         except OSError as err:
             complain("a connection was lost: %s" % err)
         except Exception as err:
@@ -13895,83 +13911,105 @@ class Lobby:
     each system call, for the interpreter's lock, and all together get a fifth of the answers that
     one gets.  Any other request gets a thread: serve starts it.  A request that seemed quick, and
     keeps the leader for longer than QUICK_S, is left to this thread, and another one leads.
+
+    The leader never waits for a client: it takes whole requests without a body, and gives way
+    before it refuses one, or sends what may not fit into the client's buffers.
     """
 
     def __init__(self, connections: Connections, serve: Callable[[Session], None]) -> None:
+        import collections
         import selectors
         import threading
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
+        # Those with a quick request, in their order: who asks for the health, and all others.
+        self.queues = collections.deque(), collections.deque()  # type: Tuple[Any, Any]
         self.lock, self.busy = threading.Lock(), threading.Event()
-        # The number of the leader, the session that it is at, and since when.
+        # The number of the leader, the session that it answers, and since when.
         self.leader, self.begun = 0, 0.0
         self.session = None  # type: Optional[Session]
         threading.Thread(target=self.lead, args=(0,), daemon=True).start()
         threading.Thread(target=self.watch, daemon=True).start()
 
     def add(self, session: Session) -> None:
-        """Let a connection wait."""
-        session.wire.rest()
-        session.wire.waits_since = time.monotonic()
-        self.selector.register(session.wire.sock, 1, session)  # EVENT_READ
+        """Let a connection wait; if more has been received already, until it can be written to."""
+        import selectors
+        wire = session.wire
+        wire.rest()
+        wire.waits_since = time.monotonic()
+        event = selectors.EVENT_WRITE if wire.has_more else selectors.EVENT_READ
+        self.selector.register(wire.sock, event, session)
 
     def lead(self, number: int) -> None:
-        """Attend to the connections from which something has come, until another thread leads."""
-        while True:
-            # Those first that are likely to be quick.
-            for key, _ in sorted(self.selector.select(), key=lambda pair: pair[0].data.wire.took):
-                session = key.data
-                with self.lock:
-                    if self.leader != number:
-                        return
-                    self.selector.unregister(session.wire.sock)
-                    self.session, self.begun = session, time.monotonic()
-                if not self.busy.is_set():
-                    self.busy.set()
-                try:
-                    self.attend(session)
-                except Exception as err:    # the others must not wait for ever
-                    Response.of_bug(err)
-                with self.lock:
-                    if self.leader != number:
-                        return
-                    self.session = None
+        """Receive requests, and answer the quick ones, until another thread leads."""
+        while self.leader == number:
+            try:
+                for key, _ in self.selector.select(0 if any(self.queues) else None):
+                    self.attend(key.data)
+                for queue in self.queues:   # one of each, so that neither waits for the other
+                    if queue and self.leader == number:
+                        self.answer(queue.popleft())
+            except Exception as err:    # the others must not wait for ever
+                Response.of_bug(err)
 
     def attend(self, session: Session) -> None:
-        """Answer a quick request of a connection, or have a thread answer what has come."""
+        """Queue a connection from which something has come, or have a thread serve it."""
         wire = session.wire
+        self.selector.unregister(wire.sock)
         wire.waits_since = 0.0
         try:
             # What took long is likely to do so again.
-            if not wire.handshaking and wire.took < 5 * QUICK_S:
+            if not wire.buffer and not wire.handshaking and wire.took < 5 * QUICK_S:
                 with suppress(TimeoutError):    # it was less than a record of TLS
                     block = wire.receive(0)
                     session.has_ended = not block
                     wire.buffer += block
-            if wire.has_quick_request:
-                session.go_on()
-            elif not session.has_ended:
+            if session.has_ended:
+                self.take_back(session)
+            elif wire.has_quick_request:
+                wire.idle = False
+                self.queues[0 if wire.asks_for_health else 1].append(session)
+            else:
                 self.serve(session)
-                return
         except (OSError, RuntimeError) as err:  # no thread could be had
-            session.has_ended = True
             complain("a connection was lost: %s" % err)
+            session.has_ended = True
+            self.take_back(session)
+
+    def answer(self, session: Session) -> None:
+        """Answer a quick request."""
+        with self.lock:
+            self.session, self.begun = session, time.monotonic()
+        if not self.busy.is_set():
+            self.busy.set()
+        session.go_on()
+        with self.lock:
+            if self.session is session:     # else another thread leads
+                self.session = None
         self.take_back(session)
 
     def take_back(self, session: Session) -> None:
         """Let a connection wait again; close it if it has ended."""
-        if session.has_ended:
-            self.connections.discard(session.wire)
-            session.wire.close()
-        else:
-            self.add(session)
+        try:
+            if not session.has_ended:
+                self.add(session)
+                return
+        except OSError as err:  # too many are waited for
+            complain("a connection was lost: %s" % err)
+        self.connections.discard(session.wire)
+        session.wire.close()
 
     def change_leader(self, session: Session) -> None:
         """Have another thread lead, if the leader is at this session, which may take long."""
-        with self.lock, suppress(RuntimeError):     # no thread could be had: it goes on leading
-            if self.session is session:
-                _thread.start_new_thread(self.lead, (self.leader + 1,))
-                self.leader, self.session = self.leader + 1, None
+        with self.lock:
+            if self.session is not session:
+                return
+            self.leader += 1    # before the thread starts, which looks whether it leads
+            try:
+                _thread.start_new_thread(self.lead, (self.leader,))
+                self.session = None
+            except RuntimeError:    # no thread could be had: this one goes on leading
+                self.leader -= 1
 
     def watch(self) -> None:
         """Change the leader whenever it is at one session for too long."""
@@ -14244,13 +14282,16 @@ class Rounds:
     def __init__(self, api: Api) -> None:
         self.api = api
 
+    def end_connections(self) -> None:
+        """End slow connections, and close those that were turned away."""
+        self.api.connections.end_slow()
+        self.api.connections.close_parting()
+
     def look(self) -> None:
-        """Follow the tree; end slow connections, and close those that were turned away."""
+        """Follow the tree, which may hang with its file system."""
         api = self.api
         deep = time.monotonic() - api.tracker.looked >= max(1, api.config.poll_interval_s)
         api.tracker.look(deep)
-        api.connections.end_slow()
-        api.connections.close_parting()
 
     def poll(self) -> None:
         """Ask the schedulers about live jobs, which may take long; forget old keys."""
@@ -14263,7 +14304,8 @@ class Rounds:
     def table(self) -> Tuple[Tuple[Callable[[], Any], Callable[[], float]], ...]:
         """For each thread: its work, and how long it rests after it, whether that failed or not."""
         api = self.api
-        return ((self.look, lambda: LOOK_S if api.tracker.watchers else 1),
+        return ((self.end_connections, lambda: 1),
+                (self.look, lambda: LOOK_S if api.tracker.watchers else 1),
                 (self.poll, lambda: max(1, api.config.poll_interval_s)),
                 (lambda: deliver_all(api.config), lambda: 1))    # the callbacks that are due
 

@@ -869,7 +869,8 @@ class Requests(Amiss):
 
     def test_what_a_server_does_unasked_goes_on_after_a_failure(self) -> None:
         rounds = psik.Rounds(self.api)
-        names = ("psik.Tracker.look", "psik.Tracker.poll", "psik.deliver_all")
+        names = ("psik.Connections.end_slow", "psik.Tracker.look", "psik.Tracker.poll",
+                 "psik.deliver_all")
         self.assertEqual(len(names), len(rounds.table))
         for name, (work, rest_s) in zip(names, rounds.table):
             self.api.stopping = False
@@ -890,7 +891,7 @@ class Requests(Amiss):
 
     def test_a_scheduler_is_not_asked_more_often_where_asking_fails(self) -> None:
         rounds = psik.Rounds(self.api)
-        keeper = threading.Thread(target=rounds.repeat, args=rounds.table[1])
+        keeper = threading.Thread(target=rounds.repeat, args=rounds.table[2])
         broken = mock.patch("psik.Tracker.poll", side_effect=OSError(28, "full"))
         with broken as failing, captured():
             keeper.start()

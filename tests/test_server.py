@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import unittest
-from typing import List
+from typing import Callable, List, Tuple
 from unittest import mock
 
 import psik
@@ -309,12 +309,50 @@ class Lobby(Case):
         for _ in range(20):
             self.assertEqual(self.server.ask("GET", "/v1/jobs").status, 200)
 
-    def test_no_thread_can_be_had_to_lead(self) -> None:
-        connections = psik.Connections(9)
-        lobby = psik.Lobby(connections, lambda session: None)
+    def test_the_leader_waits_for_no_client(self) -> None:
+        """Also where nobody would take the lead from it."""
+        api = psik.Api(self.config())
+        place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))
+        for name, value in (("QUICK_S", 1000), ("LINGER_S", 30)):
+            patch = mock.patch.object(psik, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+        server = psik.make_server(api, place)
+        serving = threading.Thread(target=server.serve_forever, args=(0.1,))
+        serving.start()
+        for step in (server.server_close, serving.join, server.shutdown):
+            self.addCleanup(step)
+        job = psik.create(self.config(), psik.JobSpec(script="true"))
+        psik.write_file(os.path.join(job.at("work"), "f"), "x" * 9000000)
+        head = b"GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+        for data in (b"GET  HTTP/1.1\r\n\r\n", head % (b"/", b"Content-Length: 1\r\n"),
+                     head % (b"/", b"Transfer-Encoding: chunked\r\n"),
+                     head % (b"/", b"Content-Length: 1\r\nExpect: 100-continue\r\n"),
+                     head % (b"/", b"") + b"\r\n", head % (b"/", b"") + b"G", b"G", b"\r\n",
+                     head % (b"/v1/jobs/%s/files/f" % job.jobid.encode(), b""),
+                     head % (b"/v1/events", b""), head % (b"/v1/openapi.json", b"") * 400):
+            with self.subTest(data[:200]), socket.socket(socket.AF_UNIX) as slow:
+                slow.connect(place.path)
+                slow.sendall(data)
+                with socket.socket(socket.AF_UNIX) as quick:
+                    quick.settimeout(8)
+                    quick.connect(place.path)
+                    for _ in range(2):
+                        quick.sendall(head % (b"/v1/health", b""))
+                        self.assertIn(b"200 OK", quick.recv(9999))
+
+    def alone(self) -> Tuple[psik.Session, socket.socket]:
+        """A connection in a lobby of its own, and the client's end of it."""
+        lobby = psik.Lobby(psik.Connections(9), lambda session: None)
         near, far = socket.socketpair()
         self.addCleanup(near.close)
+        near.settimeout(20)
         session = psik.Session(mock.Mock(stopping=False), psik.Wire(far), None, lobby)
+        lobby.add(session)
+        return session, near
+
+    def test_no_thread_can_be_had_to_lead(self) -> None:
+        session, near = self.alone()
         begun, go = threading.Event(), threading.Event()
 
         def answer(req: psik.Request) -> bool:
@@ -323,14 +361,32 @@ class Lobby(Case):
 
         with mock.patch.object(session, "answer", answer), mock.patch.object(
                 psik._thread, "start_new_thread", side_effect=RuntimeError("no more threads")):
-            lobby.add(session)
             near.sendall(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.assertTrue(begun.wait(20))
             time.sleep(20 * psik.QUICK_S)
-            self.assertEqual(lobby.leader, 0)
+            self.assertEqual(session.lobby.leader, 0)
             go.set()
             near.sendall(b"GET /2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.assertEqual(near.recv(1), b"")     # the same leader has answered both
+
+    def test_a_new_leader_is_quick_to_begin(self) -> None:
+        session, near = self.alone()
+        start = psik._thread.start_new_thread
+
+        def start_at_once(work: Callable[..., None], args: Tuple[int]) -> None:
+            start(work, args)
+            time.sleep(0.1)
+
+        def answer(req: psik.Request) -> bool:
+            session.give_way()
+            return req.path == "/1"
+
+        with mock.patch.object(session, "answer", answer), mock.patch.object(
+                psik._thread, "start_new_thread", start_at_once):
+            near.sendall(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+            near.sendall(b"GET /2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertEqual(near.recv(1), b"")
+        self.assertEqual(session.lobby.leader, 3)
 
 
 @needs("Slurm", SLURM)
