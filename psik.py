@@ -9346,6 +9346,7 @@ class Wire:
         self.searched = 0           # bytes of the buffer in which no head ends
         self.waits_since = 0.0      # when it began to wait in the lobby; 0 if it does not
         self.idle = True            # waiting for the first byte of a request
+        self.queued = False         # its request has come whole and will be answered soon
         self.handshaking = False    # TLS is not established yet
         self.peer = Peer("", None)
         self.key = ""               # whose it is, as far as is known: connections are counted by it
@@ -9362,6 +9363,16 @@ class Wire:
             return bytes(self.sock.recv(BLOCK))
         except OSError as err:  # before Python 3.10 socket.timeout was no TimeoutError
             raise (TimeoutError("nothing came") if "timed out" in str(err) else err) from None
+
+    def receive_now(self) -> Optional[bytes]:
+        """What has come, b"" at the end; None if it is nothing, or a part of a record of TLS."""
+        self.sock.settimeout(0)
+        try:
+            return bytes(self.sock.recv(BLOCK))
+        except OSError as err:
+            if isinstance(err, BlockingIOError) or type(err).__name__.startswith("SSLWant"):
+                return None
+            raise
 
     def send(self, data: bytes) -> None:
         """Send all of data; OSError if the other end does not take it."""
@@ -9430,7 +9441,7 @@ class Wire:
     def has_quick_request(self) -> bool:
         """Whether a whole request was received that is likely to be answered quickly."""
         end = self.buffer.find(b"\r\n\r\n")
-        return (end > 0 and self.buffer.startswith(b"GET /")
+        return (end > 0 and self.buffer.startswith((b"GET /", b"HEAD /"))
                 and not SLOW.search(self.buffer, 0, end))
 
     @property
@@ -11643,10 +11654,13 @@ class Connections:
             wire.named, wire.key, wire.share = full, key, share
 
     def end_one(self, wires: Iterable[Wire]) -> bool:
-        """End the oldest without a name, else the longest idle one; False if all are at work."""
+        """End the oldest without a name, else the longest idle one; False if all are at work.
+
+        Who waits in the queue counts as at work: the oldest will be answered next.
+        """
         with self.lock:
             endable = [(wire.named, wire.since, id(wire), wire)
-                      for wire in wires if wire.idle or not wire.named]
+                      for wire in wires if not wire.queued and (wire.idle or not wire.named)]
             if endable:
                 oldest = min(endable)[3]
                 oldest.cut()
@@ -13957,17 +13971,17 @@ class Lobby:
         wire = session.wire
         self.selector.unregister(wire.sock)
         wire.waits_since = 0.0
+        # What took long is likely to do so again.
+        may_be_quick = not wire.handshaking and wire.took < 5 * QUICK_S
         try:
-            # What took long is likely to do so again.
-            if not wire.buffer and not wire.handshaking and wire.took < 5 * QUICK_S:
-                with suppress(TimeoutError):    # it was less than a record of TLS
-                    block = wire.receive(0)
-                    session.has_ended = not block
-                    wire.buffer += block
+            if may_be_quick and not wire.buffer:
+                block = wire.receive_now()
+                session.has_ended = block == b""
+                wire.buffer += block or b""
             if session.has_ended:
                 self.take_back(session)
-            elif wire.has_quick_request:
-                wire.idle = False
+            elif may_be_quick and wire.has_quick_request:
+                wire.idle, wire.queued = False, True
                 self.queues[0 if wire.asks_for_health else 1].append(session)
             else:
                 self.serve(session)
@@ -13982,6 +13996,7 @@ class Lobby:
             self.session, self.begun = session, time.monotonic()
         if not self.busy.is_set():
             self.busy.set()
+        session.wire.queued = False
         session.go_on()
         with self.lock:
             if self.session is session:     # else another thread leads
@@ -14016,11 +14031,11 @@ class Lobby:
         while True:
             self.busy.wait()
             self.busy.clear()
-            time.sleep(QUICK_S)
             session, begun = self.session, self.begun
+            time.sleep(max(0.001, begun + QUICK_S - time.monotonic()))
             if session:
                 self.busy.set()     # look again
-                if time.monotonic() - begun >= QUICK_S:
+                if self.begun == begun:
                     self.change_leader(session)
 
 
@@ -14236,7 +14251,7 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
             """
             session = Session(api, Wire(request), tls, lobby)
             if session.admit():
-                lobby.add(session)
+                lobby.take_back(session)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Print a line for a connection that was not served; the library prints a traceback."""

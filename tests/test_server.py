@@ -343,13 +343,48 @@ class Lobby(Case):
 
     def alone(self) -> Tuple[psik.Session, socket.socket]:
         """A connection in a lobby of its own, and the client's end of it."""
-        lobby = psik.Lobby(psik.Connections(9), lambda session: None)
+        self.served: List[psik.Session] = []    # those that get a thread
+        lobby = psik.Lobby(psik.Connections(1), self.served.append)
         near, far = socket.socketpair()
         self.addCleanup(near.close)
         near.settimeout(20)
         session = psik.Session(mock.Mock(stopping=False), psik.Wire(far), None, lobby)
         lobby.add(session)
         return session, near
+
+    def test_what_took_long_gets_a_thread(self) -> None:
+        session, near = self.alone()
+
+        def answer(req: psik.Request) -> bool:
+            session.wire.took = 1
+            return True
+
+        with mock.patch.object(session, "answer", answer):
+            near.sendall(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+            self.until(lambda: self.served == [session])
+        self.assertIn(b"GET /1", session.wire.buffer)
+
+    def test_who_is_answered_next_is_not_ended(self) -> None:
+        connections = psik.Connections(1)
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        wire = psik.Wire(far)
+        self.assertTrue(connections.take_in(wire))
+        wire.queued = True
+        self.assertFalse(connections.take_in(psik.Wire()))
+        wire.queued = False
+        self.assertTrue(connections.take_in(psik.Wire()))
+
+    def test_a_connection_that_cannot_wait_leaves_no_trace(self) -> None:
+        session, near = self.alone()
+        full = OSError(28, "no space for another watch")
+        with mock.patch.object(session.lobby, "add", side_effect=full), mock.patch.object(
+                session, "answer", lambda req: True):
+            self.assertTrue(session.lobby.connections.take_in(session.wire))
+            near.sendall(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertEqual(near.recv(1), b"")
+            self.until(lambda: not session.lobby.connections.open)
 
     def test_no_thread_can_be_had_to_lead(self) -> None:
         session, near = self.alone()
