@@ -62,11 +62,11 @@ if not set(sys.argv[1:2]) & {"cancel", "poll", "ranks"} or %(files)r == "psik.py
 """
 CLIENT = "sys.path.insert(0, %r)\nimport psik\nsys.argv[0] = 'psik.py'\n" % ROOT
 SERVING = """
-def run(self, real=psik.Session.run):
+def go_on(self, real=psik.Session.go_on):
     sys.setprofile(hook)
     real(self)
 sys.setprofile(None)
-psik.Session.run = run
+psik.Session.go_on = go_on
 """
 NO_LOCKS = """
     import errno, fcntl
