@@ -253,7 +253,7 @@ BODY_RATE = 1000               # bytes per second, the slowest that a body or a 
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
 QUICK_S = 0.01                 # so long may a request keep the thread that answers the quick ones
-QUICK_SIZE = 16384             # bytes of an answer that a client need not read to get
+QUICK_SIZE = 16384             # bytes of an answer that are sent even if the client reads none
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
@@ -6009,9 +6009,9 @@ class Submission:
         if not match:
             raise BackendError("job %s: its scheduler does not say how large an array may be: %s"
                                % (job.jobid, done.fault))
-        pieces = Piece.cut([begin + task for task in tasks], begin, int(match.group(1)),
-                           match.group(2), spec.tasks.at_once if spec.tasks else None)
-        pieces = self.not_too_many(pieces)
+        pieces = self.not_too_many(Piece.cut(
+            [begin + task for task in tasks], begin, int(match.group(1)), match.group(2),
+            spec.tasks.at_once if spec.tasks else None))
         Piece.plan(job, number, pieces)
         return pieces
 
@@ -14004,7 +14004,7 @@ class Lobby:
         self.take_back(session)
 
     def take_back(self, session: Session) -> None:
-        """Let a connection wait again; close it if it has ended."""
+        """Let a connection wait, at first or again; close it if it has ended."""
         try:
             if not session.has_ended:
                 self.add(session)
@@ -14245,9 +14245,9 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
                 raise
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            """As the library's, but threads are bounded, and begin at the first byte.
+            """As the library's, but a connection waits in the lobby, and gets a thread if it must.
 
-            Strangers get none.
+            Strangers get none, and connections are bounded.
             """
             session = Session(api, Wire(request), tls, lobby)
             if session.admit():
@@ -21114,7 +21114,7 @@ let shown = null
 async function show() {
 	takeToken()
 	shown?.abort()
-	if (shown) document.getElementById("view").focus()     // not at first: it would lay out nothing
+	if (shown) document.getElementById("view").focus()     // costs a layout, so not at first
 	shown = new AbortController()
 	const {signal} = shown, view = document.getElementById("view")
 	const [pattern, name] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)

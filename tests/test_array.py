@@ -180,7 +180,7 @@ class Pieces(Arrays, unittest.TestCase):
             self.assertEqual(submission.before(psik.Steps(rows), pieces[2]), before, ended)
 
 
-    def alone(self, array: str, status: int = 0) -> str:
+    def alone(self, array: str) -> str:
         """An array, not yet submitted, whose scheduler takes one task at a time; its id."""
         os.makedirs(os.path.join(self.folder, "site", "single"), exist_ok=True)
         for name, text in (("submit", "echo 7"), ("cancel", ""), ("job", "@job_body@"),

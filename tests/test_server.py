@@ -250,7 +250,7 @@ class Load(Case):
 
 
 class Lobby(Case):
-    """Connections between their requests, and requests that keep the leader for long."""
+    """Connections between their requests, and others while some take long."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -309,7 +309,11 @@ class Lobby(Case):
         for _ in range(20):
             self.assertEqual(self.server.ask("GET", "/v1/jobs").status, 200)
 
-    def test_the_leader_waits_for_no_client(self) -> None:
+
+class Leader(Case):
+    """Who attends to the connections in the lobby."""
+
+    def test_it_waits_for_no_client(self) -> None:
         """Also where nobody would take the lead from it."""
         api = psik.Api(self.config())
         place = psik.UnixPlace(os.path.join(self.folder, "s.sock"))

@@ -16,7 +16,7 @@ let shown = null
 async function show() {
 	takeToken()
 	shown?.abort()
-	if (shown) document.getElementById("view").focus()     // not at first: it would lay out nothing
+	if (shown) document.getElementById("view").focus()     // costs a layout, so not at first
 	shown = new AbortController()
 	const {signal} = shown, view = document.getElementById("view")
 	const [pattern, name] = VIEWS.find(([pattern]) => pattern.test(location.hash)) || VIEWS.at(-1)
