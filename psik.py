@@ -1768,6 +1768,16 @@ class Option(NamedTuple):
         return cls("-" * dashes + word, value)
 
 
+def base_kind(kind: str) -> str:
+    """The kind of backend that a site's own is a variant of: `local` of `local-gpu`."""
+    return kind.split("-")[0]
+
+
+def is_of_a_host(kind: str) -> bool:
+    """Whether a job of this kind of backend is known only to the host that it was submitted on."""
+    return base_kind(kind) in ("local", "at")
+
+
 # Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
 ARRAYS = "give the spec's field `array` instead, or `run --array`"
 OUR_LOGS = "output goes to the job's log/, where `logs` shows it, and stdin is empty"
@@ -1795,7 +1805,7 @@ def refused_options(kind: str, attributes: Dict[str, str]) -> Iterator[Fault]:
     for key, value in attributes.items():
         name = Option.of(key, value).name
         names = (name, name + "[") if "[" in value else (name,)
-        for words, why in REFUSED_OPTIONS.get(kind.split("-")[0], {}).items():
+        for words, why in REFUSED_OPTIONS.get(base_kind(kind), {}).items():
             # sbatch takes an option by its beginning, too.
             if any(word in names or (len(name) > 3 and word.startswith(name))
                    for word in words.split()):
@@ -1993,7 +2003,7 @@ class BatchScript:
 
     def left_out(self, kind: str) -> Dict[str, str]:
         """{option: why} of those that a job of a backend of this kind cannot have from here."""
-        if kind and kind.split("-")[0] != self.kind:
+        if kind and base_kind(kind) != self.kind:
             return dict.fromkeys(self.attributes, "for %s; the job goes to %s" % (self.kind, kind))
         names = next((words.split() for words, why in REFUSED_OPTIONS[self.kind].items()
                       if why is OUR_LOGS), [])
@@ -2155,7 +2165,7 @@ class Backend(NamedTuple):
     @property
     def shared(self) -> Dict[str, int]:
         """What its jobs share on a host, slots and gpus; only a host's own jobs do."""
-        if self.kind.split("-")[0] not in ("local", "at"):
+        if not is_of_a_host(self.kind):
             return {}
         slots, gpus = self.config.slots, self.config.gpus
         cores = (os.cpu_count() or 1) if not hasattr(os, "sched_getaffinity") else len(
@@ -3636,7 +3646,7 @@ class Template(NamedTuple):
         The site's own folder comes first.  A kind like `lsf-mpi` falls back on `lsf`; '' is that of
         the templates which all backends share.  ForbiddenError if somebody else could write to it.
         """
-        kinds = [kind, kind.split("-")[0]] if "-" in kind else [kind]
+        kinds = dict.fromkeys([kind, base_kind(kind)])
         files = (name + "." + shell, name)
         for path in [os.path.join(each, file) for each in kinds for file in files]:
             own = os.path.join(config.templates, path) if config.templates else ""
@@ -3893,7 +3903,7 @@ class ScriptWriter:
     def options(self) -> Tuple[List[Option], List[Option]]:
         """The options of the attributes: those for scripts/job, and the comment of the user's."""
         options = [Option.of(*pair) for pair in self.settings.attributes.items()]
-        names = COMMENTS.get(self.kind.split("-")[0], ())
+        names = COMMENTS.get(base_kind(self.kind), ())
         comments = [option for option in options if option.name in names]
         return [option for option in options if option not in comments], comments
 
@@ -6062,7 +6072,7 @@ class Submission:
         """
         settings = self.job.spec().backend
         kind = settings if isinstance(settings, str) else settings.type
-        return kind.split("-")[0] in ("local", "at")
+        return is_of_a_host(kind)
 
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
@@ -6246,7 +6256,7 @@ class Waiter(Held):
             self.drop_met()
             return rows[0]
         away = not self.is_home(data)
-        if away and data["kind"] in ("local", "at"):
+        if away and is_of_a_host(data["kind"]):
             return rows[0]
         return Submission(self.job, data["timeout_s"], data["environment"], away).submit(False)
 

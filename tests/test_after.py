@@ -334,6 +334,20 @@ class Local(After):
         self.psik("cancel", second)
         self.until(lambda: "1 queued" in (self.psik("ls").out and self.states(third)))
 
+    def test_a_job_of_this_host_is_submitted_at_home_only(self) -> None:
+        for kind in ("local", "local-mine"):
+            self.configure(poll_interval_s=0, backend={"type": kind})
+            first = self.run_spec("--no-submit", script="#!/bin/sh\ntrue\n")
+            second = self.put("true", first)
+            psik.write_file(self.job(first).script("psik"), "#!/bin/sh\nexit 1\n", 0o700)
+            self.psik("start", first)   # and its supervisor releases nobody
+            self.until_last(first, "1 completed")
+            with mock.patch.dict(os.environ, dict(self.env, SLURM_JOB_ID="7"), clear=True):
+                psik.Waiter.release(self.job(first))
+            self.assertEqual(self.states(second), ["0 new"], kind)
+            self.psik("ls")
+            self.until_last(second, "1 completed")
+
     def test_a_refusal_at_home_wakes_those_behind(self) -> None:
         self.configure_pond()
         first = self.run_spec("--no-submit", script="true", backend="pond")
