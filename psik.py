@@ -6108,7 +6108,7 @@ class Submission:
         if not spec.inherit_environment:
             given = basic_environment(given)
         # A local job may be meant to use the allocation around it.
-        env = given if spec.backend.type == "local" else dict(
+        env = given if base_kind(spec.backend.type) == "local" else dict(
             JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
         return dict(env, **exported_functions(given))
 

@@ -62,6 +62,13 @@ class Local:
                 self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active"] + last)
                 self.assertEqual(self.job(jobid).rows()[-1].info, status)
 
+    def test_the_allocation_around_it_can_be_used(self: Any) -> None:
+        self.env.update(SLURM_NTASKS="2")
+        for kind in ("local", "local-mine"):
+            self.configure(backend={"type": kind})
+            jobid = self.run_spec("--wait", script="#!/bin/sh\necho $SLURM_NTASKS")
+            self.assertEqual(self.psik("logs", jobid).out, "2\n", kind)
+
     def test_what_the_payload_finds(self: Any) -> None:
         more = "print(os.getcwd(), repr(os.sys.stdin.read()), os.getsid(0) == os.getpid())"
         jobid = self.run_spec("--wait", script=SHOW + more)
