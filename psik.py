@@ -268,6 +268,9 @@ KEY_LIFE_S = 86400             # how long an Idempotency-Key is remembered
 UPLOAD_PREFIX = ".psik-upload-"      # begins the name of an upload until it is complete
 INPUT_FILES = ".inputs"         # the folder, where a job runs, of its inputs that are files
 TOKEN_ISSUER = "psik"
+LOCK_WAIT_S = 120              # for a lock that another process holds: longer than a submission
+LOCK_STOPPED_S = 2             # the same, if that process is stopped
+LOCK_TELL_S = 5                # until whoever waits for a lock is told so
 CLOCK_SKEW_S = 60              # by how much the clocks of two hosts may differ
 WORD_SEPARATOR = "\x01"           # separates the words of a list that rc exports
 
@@ -609,15 +612,77 @@ def delete_tree(path: str) -> None:
         raise PsikError("%s could not be removed whole: something may still write to it" % path)
 
 
+class LockHolder(NamedTuple):
+    """The process that holds the flock(2) of a file."""
+    path: str
+    pid: int        # 0: not known, because it is on another host, say
+
+    @classmethod
+    def of(cls, fd: int) -> "LockHolder":
+        """The one that holds the lock of an open file."""
+        inode = str(os.fstat(fd).st_ino)
+        rows = [line.split() for line in read_or_empty("/proc/locks").split("\n")]
+        pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK"
+                and row[5].rpartition(":")[2] == inode]
+        return cls(os.path.realpath("/proc/self/fd/%d" % fd), int(pids[0]) if pids else 0)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process is stopped, by Ctrl-Z say."""
+        status = read_or_empty("/proc/%d/stat" % self.pid) if self.pid else ""
+        return status.rpartition(")")[2].split()[:1] == ["T"]
+
+    def runs(self, path: str) -> bool:
+        """Whether the process runs this script."""
+        return bool(self.pid) and path in read_or_empty("/proc/%d/cmdline" % self.pid).split("\0")
+
+    def __str__(self) -> str:
+        """Who keeps which file locked, and the way out."""
+        who = "process %d" % self.pid if self.pid else "a process of another host or container"
+        return "%s keeps %s locked%s" % (
+            who, self.path, ", and is stopped; `kill -CONT %d` lets it go on" % self.pid
+            if self.is_stopped else "")
+
+
+class LockedError(ConflictError):
+    """Somebody keeps a lock for too long."""
+
+    def __init__(self, holder: LockHolder) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
+
+
+def await_lock(fd: int) -> None:
+    """Wait for the exclusive flock(2) of an open file; LockedError if somebody keeps it."""
+    begun, is_told = time.monotonic(), False
+    for pause_s in pauses(0.001):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        waited_s = time.monotonic() - begun
+        if waited_s > LOCK_STOPPED_S:
+            holder = LockHolder.of(fd)
+            if waited_s > LOCK_WAIT_S or holder.is_stopped:
+                raise LockedError(holder)
+            if waited_s > LOCK_TELL_S and not is_told:
+                complain("waiting: " + str(holder))
+                is_told = True
+        time.sleep(pause_s)
+
+
 @contextmanager
 def locked(fd: int, patient: bool = True) -> Iterator[None]:
     """Hold the exclusive flock(2) of an open file, the one that flock(1) takes in the job scripts.
 
     On a file system without locks the block runs unlocked, and relies on a short O_APPEND write
-    staying whole.  Unless patient, BlockingIOError if somebody else holds it.
+    staying whole.  If somebody else holds it, a patient caller waits as await_lock() does, and
+    another gets BlockingIOError.
     """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if patient:
+            await_lock(fd)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as err:
@@ -920,9 +985,9 @@ def clock(stamp: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
 
 
-def pauses() -> Iterator[float]:
+def pauses(first_s: float = 0.01) -> Iterator[float]:
     """How long to sleep between looks, in seconds: short at first, at most half a second."""
-    pause_s = 0.01
+    pause_s = first_s
     while True:
         yield pause_s
         pause_s = min(pause_s * 1.3, 0.5)
@@ -2725,7 +2790,7 @@ class JobDir:
     def history(self, patient: bool = True) -> Iterator["History"]:
         """Hold the lock of the history, to read it and to add to it.
 
-        NotFoundError if there is no job; unless patient, BlockingIOError if somebody else holds it.
+        NotFoundError if there is no job; otherwise as locked().
         """
         try:
             # Somebody may have put a FIFO or a link in its place: neither wait nor follow.
@@ -5200,6 +5265,20 @@ class Cancellation:
             Piece.forget(job, steps)
             return not over
 
+    def record_even_if_stopped(self) -> bool:
+        """As record(), also if a supervisor is stopped while it has the history locked."""
+        try:
+            return self.record()
+        except LockedError as err:
+            import signal
+            were_live = bool(self.steps)
+            for step in self.steps:     # a supervisor that sees it records that it is canceled
+                write_file(self.job.log("cancel", step.jobndx), "")
+            if err.holder.runs(JobScripts(self.job).path("supervise")):
+                os.kill(err.holder.pid, signal.SIGCONT)
+            self.stop()
+            return self.record() or were_live
+
     def cancel(self) -> bool:
         """Record it, and end the steps; whether there was anything to end."""
         steps = Steps(self.job.rows())
@@ -5210,7 +5289,7 @@ class Cancellation:
             self.fault = str(err) if unsettled else ""
         self.stop_elsewhere()
         try:
-            was_live = self.record()
+            was_live = self.record_even_if_stopped()
         except OSError as err:  # the history cannot be written
             self.stop()
             raise PsikError("job %s was asked to end, but this cannot be recorded in %s: %s" % (
@@ -5502,8 +5581,8 @@ class Poll:
             return answer
         try:
             return self.ask_in_turn(job, force)
-        except OSError:  # the disk is full or read-only: each process asks for itself, each time
-            return self.ask(job, answer)
+        except (OSError, LockedError):      # the disk is full or read-only, or somebody is stopped
+            return self.ask(job, answer)    # each process asks for itself, each time
 
     def adopt(self, step: Step, status: Status) -> List[Row]:
         """Record a submission that was found by its tag, and its end if it has ended; as act()."""

@@ -478,6 +478,35 @@ class Trees(Amiss):
         tracker.poll()
         self.assertEqual(self.states(job.jobid)[-1], "2 queued")
 
+    def stopped_with_lock(self, path: str) -> "subprocess.Popen[bytes]":
+        """A process that has locked this file, and is stopped."""
+        holder = subprocess.Popen([sys.executable, "-c", (
+            "import fcntl, os, signal, sys\nfile = open(sys.argv[1], 'a')\n"
+            "fcntl.flock(file, fcntl.LOCK_EX)\nos.kill(os.getpid(), signal.SIGSTOP)"), path])
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        self.until(lambda: psik.LockHolder("", holder.pid).is_stopped)
+        return holder
+
+    def test_a_process_that_is_stopped_while_it_has_a_lock(self) -> None:
+        job = self.made
+        holder = self.stopped_with_lock(job.status_path)
+        for words in (["cancel", job.jobid], ["start", job.jobid], ["rm", "--force", job.jobid]):
+            self.assertIn("process %d keeps %s locked, and is stopped; `kill -CONT %d` lets"
+                          % (holder.pid, job.status_path, holder.pid),
+                          self.psik(*words, status=5).err)
+        self.assertIn(job.jobid, self.psik("ls").out)
+        holder.send_signal(signal.SIGCONT)
+        self.psik("cancel", job.jobid)
+
+    def test_a_process_that_is_stopped_while_it_asks_the_scheduler(self) -> None:
+        self.configure(poll_interval_s=0)
+        job, = self.lost()
+        self.write("listed", "88 active - %s.1\n" % job.tag)
+        self.stopped_with_lock(os.path.join(os.path.dirname(job.path), ".poll.lock"))
+        self.psik("poll")
+        self.assertEqual(self.states(job.jobid)[-1], "1 queued")
+
     def test_those_who_look_do_not_hide_it_from_each_other(self) -> None:
         job, = self.lost()
         with open(job.status_path) as file:

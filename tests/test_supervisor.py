@@ -380,6 +380,20 @@ class OwnProcesses:
         self.in_both_shells(test)
 
 
+# The head of a supervisor that is stopped when it has locked the history for the first time.
+STOPS_WITH_LOCK = """
+import posix, signal, sys
+def hook(frame, event, arg):
+    code = frame.f_code
+    if event == "return" and (code.co_name, code.co_varnames[:1]) == ("lock", ("self",)):
+        sys.setprofile(None)
+        posix.close(posix.open("%s/stops", posix.O_CREAT))
+        posix.kill(posix.getpid(), signal.SIGSTOP)
+if sys.argv[1:2] != ["cancel"]:
+    sys.setprofile(hook)
+"""
+
+
 class Cancels(OwnProcesses, Faulty):
     """A job that is to end ends, whatever has happened to it."""
     cancel_and_remove = Everywhere.cancel_and_remove
@@ -405,6 +419,16 @@ class Cancels(OwnProcesses, Faulty):
         subprocess.run([job.script("job"), "1"], stdin=subprocess.DEVNULL, env=self.env, timeout=30)
         self.assertEqual(os.listdir(job.at("work")), [])
         self.assertEqual(self.states(job.jobid)[-1], "1 canceled")
+
+    def test_a_supervisor_that_is_stopped_while_it_has_the_lock(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="#!/bin/sh\ntouch ran\n"))
+        text = psik.read_text(job.script("supervise"))
+        psik.write_file(job.script("supervise"), STOPS_WITH_LOCK % self.folder + text, 0o700)
+        self.psik("start", job.jobid)
+        self.until(lambda: os.path.exists(self.folder + "/stops"))
+        self.assertEqual(self.psik("cancel", "--wait", job.jobid).err, "")
+        self.assertEqual(psik.summarize(job, job.rows(), {}).state, "canceled")
+        self.assertEqual(os.listdir(job.at("work")), [])
 
     def test_a_job_of_which_only_the_payload_was_signalled(self) -> None:
         """As where the scheduler's second signal comes late."""
