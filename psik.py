@@ -6964,13 +6964,15 @@ class Remains:
     def is_unbegun(path: str) -> bool:
         """Whether a directory holds only the beginnings of a job: no history, no file of a user's.
 
-        What is in incoming/ came with a request that was never answered.
+        What is in incoming/ came with a request that was never answered.  A job with logs has run;
+        if its history is empty, a disk or a hand has done that.
         """
-        status, work = os.path.join(path, "status.csv"), os.path.join(path, "work")
-        ours = {"scripts", "log", "work", "incoming", "spec.json", "status.csv", "access.json"}
+        status, work, log = (os.path.join(path, name) for name in ("status.csv", "work", "log"))
+        ours = re.compile(r"scripts|log|work|incoming|status\.csv"
+                          r"|(spec|access)\.json(\.[0-9a-f]{12})?")
         return (not (os.path.lexists(status) and os.path.getsize(status))
-                and not set(os.listdir(path)) - ours
-                and (os.path.islink(work) or not os.path.isdir(work) or not os.listdir(work)))
+                and all(ours.fullmatch(name) for name in os.listdir(path))
+                and (os.path.islink(work) or not paths_in(work)) and not paths_in(log))
 
     def jobs(self) -> Iterator[str]:
         """Directories that never became a job, and those of jobs whose removal was cut short."""

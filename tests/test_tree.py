@@ -149,6 +149,14 @@ class Creation(Case):
                          ["1000000001.001", "1000000002.002", jobid])
         self.assertTrue(os.path.isdir(os.path.join(self.prefix, "2024", "results")))
 
+    def test_sweeping_takes_no_job_whose_history_is_lost(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/sh\necho precious", directory=self.folder)
+        job = self.job(jobid)
+        os.truncate(job.status_path, 0)
+        os.utime(job.path, (1, 1))
+        self.psik("rm", "--stale")
+        self.assertEqual(psik.read_text(job.log("stdout", 1)), "precious\n")
+
     def test_sweeping_takes_what_killed_processes_have_left(self) -> None:
         self.run_spec("--wait", script="true")
         hexadecimal, kept, left = ".0123456789ab", [], []
