@@ -2205,8 +2205,11 @@ def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "
 # --------------------------------------------------------------------------------- 6. Configuration
 
 def data_home() -> str:
-    """The default of a config's prefix."""
+    """The default of a config's prefix; InvalidError if nobody knows where the user's home is."""
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    if home.startswith("~"):
+        raise InvalidError("your home is not known: HOME is not set, and user %d is in no list of "
+                           "users; set HOME, or PSIK_PREFIX to a folder for the jobs" % os.getuid())
     return os.path.join(home, "psik")
 
 
@@ -15095,13 +15098,13 @@ class Table:
 def config_of(opts: Options, serving: bool = False, makes: bool = False) -> Config:
     """The config in force.
 
-    makes: jobs are to be made; without a config the first time makes the data home, and says where.
+    makes: jobs are to be made; without a config the first time makes their folder, and says where.
     """
     config = load_config(opts.config, serving)
-    place = Config.place(opts.config, serving)[1]
-    if makes and not os.path.exists(place) and not os.path.exists(data_home()):
-        make_folder(data_home())
-        complain("no config, so jobs run locally and are kept in %s" % data_home())
+    place, prefix = Config.place(opts.config, serving)[1], config.prefix or data_home()
+    if makes and not os.path.exists(place) and not os.path.exists(prefix):
+        make_folder(prefix)
+        complain("no config, so jobs run locally and are kept in %s" % prefix)
     return config
 
 
@@ -15211,11 +15214,12 @@ def read_span(text: str, option: str) -> int:
 
 def fault_of_system(err: OSError) -> str:
     """A failure of the system in a line: the file, what went wrong, and often the way out."""
-    elsewhere = "name another folder as `prefix` in the config, or set XDG_DATA_HOME"
+    elsewhere = "set PSIK_PREFIX to another folder for the jobs"
     name = str(err.filename or "")      # of some calls it is a descriptor
     ways_out = {errno.ENOSPC: "; free some space, or " + elsewhere, errno.EROFS: "; " + elsewhere,
                 errno.EDQUOT: "; remove what you need no more, or " + elsewhere}
-    if name.startswith(data_home()) and err.errno in (errno.EACCES, errno.EPERM):
+    is_at_home = name.startswith(os.path.expanduser("~"))
+    if is_at_home and err.errno in (errno.EACCES, errno.EPERM):
         ways_out[err.errno] = "; " + elsewhere
     return "%s: %s%s" % (name or "system", (err.strerror or str(err)).lower(),
                          ways_out.get(err.errno or 0, ""))
@@ -16707,12 +16711,21 @@ class FolderExam:
     def all(self) -> Iterator[Tuple[str, str]]:
         """(what is wrong, the way out)."""
         try:
-            for test in (self.locks, self.appends, self.links, self.clock, self.space):
+            for test in (self.runs, self.locks, self.appends, self.links, self.clock, self.space):
                 yield from test()
         finally:
-            for path in (self.path, self.path + "-link"):
+            for path in (self.path, self.path + "-link", self.path + "-script"):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
+
+    def runs(self) -> Iterator[Tuple[str, str]]:
+        """Whether a script can be run."""
+        write_file(self.path + "-script", "#!/bin/sh\n", 0o700)
+        try:
+            run_program([self.path + "-script"], PROBE_TIMEOUT_S)
+        except OSError as err:
+            yield ("its file system runs no script (%s), as where it is mounted noexec"
+                   % (err.strerror or err), "set PSIK_PREFIX to a folder of another file system")
 
     def locks(self) -> Iterator[Tuple[str, str]]:
         """Whether a lock keeps others out."""
@@ -16804,8 +16817,8 @@ class Doctor:
             except ForbiddenError as err:
                 faults = [(str(err), "choose a prefix of your own")]
             except OSError as err:
-                faults = [(fault_of_system(err), "name another folder as `prefix` in %s, or set "
-                           "XDG_DATA_HOME" % self.place)]
+                faults = [(fault_of_system(err).split(";")[0], "set PSIK_PREFIX to another folder "
+                           "for the jobs, or name it as `prefix` in %s" % self.place)]
             yield from (Finding("prefix", "%s: %s" % (folder, wrong), True, way_out)
                         for wrong, way_out in faults)
             if not faults:
@@ -16910,7 +16923,7 @@ def cmd_doctor(opts: Options) -> ExitStatus:
     Python, the config, the folder of the jobs and its file system, the shell, the programs and the
     schedulers of the backends, callbacks.  Exits 1 if something is wrong.
     """
-    doctor = Doctor(config_of(opts, makes=True), Config.place(opts.config)[1])
+    doctor = Doctor(config_of(opts), Config.place(opts.config)[1])
     found: List[Finding] = []
     for each in doctor.findings(opts.deep):
         found.append(each)

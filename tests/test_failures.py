@@ -973,12 +973,22 @@ class CommandLine(Amiss):
         self.assertEqual(err.getvalue().count("full"), 2)
 
     @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
+    def test_a_doctor_on_a_disk_that_runs_nothing(self) -> None:
+        os.mkdir(self.prefix)
+        script = 'mount -t tmpfs -o noexec none "$1" && shift && exec "$@"'
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, "sh", self.prefix, sys.executable, PSIK,
+             "doctor"], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual((done.returncode, done.stderr), (1, b""))
+        self.assertIn("its file system runs no script (Permission denied)", done.stdout.decode())
+
+    @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
     def test_a_full_disk_and_one_that_is_read_only(self) -> None:
         place = os.path.join(self.folder, "disk")
         os.mkdir(place)
         self.env["XDG_DATA_HOME"] = place
         del self.env["PSIK_CONFIG"]
-        way_out = "name another folder as `prefix` in the config, or set XDG_DATA_HOME\n"
+        way_out = "set PSIK_PREFIX to another folder for the jobs\n"
         for options, said in (("size=100k", "/psik.py: no space left on device; free some space, "
                                "or "),
                               ("ro", "/disk/psik: read-only file system; ")):

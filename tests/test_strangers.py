@@ -350,6 +350,20 @@ class Own(Case):
                      place + "/local", place + "/.psik"):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o700, path)
 
+    def test_a_home_that_is_not_there(self) -> None:
+        self.env.pop("PSIK_CONFIG")
+        gone, jobs = os.path.join(self.folder, "psik.py", "home"), os.path.join(self.folder, "jobs")
+        self.write("psik.py", "")
+        said = self.psik("run", "--wait", "-c", "true", env={"HOME": gone, "PSIK_PREFIX": jobs})
+        self.assertIn("are kept in %s\n" % jobs, said.err)
+        self.assertIn("set PSIK_PREFIX to another folder",
+                      self.psik("doctor", env={"HOME": gone}, status=1).out)
+        with mock.patch.dict(os.environ, {"HOME": "", "XDG_DATA_HOME": ""}):
+            del os.environ["HOME"]
+            with mock.patch("pwd.getpwuid", side_effect=KeyError):
+                with self.assertRaisesRegex(psik.InvalidError, "your home is not known"):
+                    psik.load_config()
+
     def test_a_folder_that_is_named_from_where_one_stands(self) -> None:
         self.env.pop("PSIK_CONFIG")
         self.psik("run", "-c", "true", env={"XDG_DATA_HOME": "here"})
