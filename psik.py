@@ -1838,9 +1838,7 @@ def base_kind(kind: str) -> str:
     return kind.split("-")[0]
 
 
-def is_of_a_host(kind: str) -> bool:
-    """Whether a job of this kind of backend is known only to the host that it was submitted on."""
-    return base_kind(kind) in ("local", "at")
+HOST_KINDS = ("local", "at")    # a job of these is known only to the host that it was submitted on
 
 
 # Options that a job cannot have, by kind of backend, and why.  `-J[` is -J with a [ in its value.
@@ -2233,7 +2231,7 @@ class Backend(NamedTuple):
     @property
     def shared(self) -> Dict[str, int]:
         """What its jobs share on a host, slots and gpus; only a host's own jobs do."""
-        if not is_of_a_host(self.kind):
+        if base_kind(self.kind) not in HOST_KINDS:
             return {}
         slots, gpus = self.config.slots, self.config.gpus
         cores = (os.cpu_count() or 1) if not hasattr(os, "sched_getaffinity") else len(
@@ -6154,7 +6152,7 @@ class Submission:
         """
         settings = self.job.spec().backend
         kind = settings if isinstance(settings, str) else settings.type
-        return is_of_a_host(kind)
+        return base_kind(kind) in HOST_KINDS
 
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
@@ -6338,7 +6336,7 @@ class Waiter(Held):
             self.drop_met()
             return rows[0]
         away = not self.is_home(data)
-        if away and is_of_a_host(data["kind"]):
+        if away and base_kind(data["kind"]) in HOST_KINDS:
             return rows[0]
         return Submission(self.job, data["timeout_s"], data["environment"], away).submit(False)
 
@@ -15005,6 +15003,16 @@ def say(text: str) -> None:
         sys.stdout.write(printable(text) + "\n")
 
 
+def say_id(job: JobDir) -> None:
+    """Print the id of a new job; on stderr if stdout cannot be written to, which is an error."""
+    try:
+        say(job.jobid)
+        sys.stdout.flush()
+    except OSError:
+        complain("job %s" % job.jobid)
+        raise
+
+
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLOURS = {"completed": "32", "failed": "31", "canceled": "33", "active": "36", "queued": "34"}
 
@@ -15222,7 +15230,7 @@ def fault_of_system(err: OSError) -> str:
     if is_at_home and err.errno in (errno.EACCES, errno.EPERM):
         ways_out[err.errno] = "; " + elsewhere
     return "%s: %s%s" % (name or "system", (err.strerror or str(err)).lower(),
-                         ways_out.get(err.errno or 0, ""))
+                         ways_out.get(err.errno or 0, "") if os.path.isabs(name) else "")
 
 
 class JobTable:
@@ -15707,15 +15715,16 @@ def cmd_run(opts: Options) -> Optional[ExitStatus]:
     job = new.make(config)
     if job is None:
         return None
-    if opts.follow:
-        complain("job %s" % job.jobid)
-    else:
-        say(job.jobid)
-        sys.stdout.flush()
-    if opts.no_submit:
-        return None
-    submit_next(config, job)
-    return new.await_end(config, job) if opts.wait or opts.follow else None
+    try:
+        if opts.follow:
+            complain("job %s" % job.jobid)
+        else:
+            say_id(job)
+    finally:    # also if nobody takes the id
+        if not opts.no_submit:
+            submit_next(config, job)
+    is_awaited = not opts.no_submit and (opts.wait or opts.follow)
+    return new.await_end(config, job) if is_awaited else None
 
 
 @command("start --state failed --since 1d", *Selection.OPTIONS,

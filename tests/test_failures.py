@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from unittest import mock
 
 import psik
 from clusters import age_submission
-from harness import PSIK, Case, captured, needs, processes_with
+from harness import FAST, PSIK, Case, captured, needs, processes_with
 
 FORM = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n'
 MULTIPART = "multipart/form-data; boundary=xx"
@@ -972,10 +973,21 @@ class CommandLine(Amiss):
         self.assertEqual((status, done), (1, [self.made.jobid, other]))
         self.assertEqual(err.getvalue().count("full"), 2)
 
+    def test_a_job_whose_id_nobody_takes_runs(self) -> None:
+        for stdout, status in (("/dev/full", 1), (None, 141)):
+            reader, writer = os.pipe()
+            os.close(reader)
+            with open(stdout or os.devnull, "w") as file, psik.closing_fd(writer):
+                done = subprocess.run(FAST + ["run", "-c", "true"], env=self.env,
+                                      stdout=file if stdout else writer, stderr=subprocess.PIPE)
+            match = re.match(r"psik: job ([0-9.]+)\n", done.stderr.decode())
+            assert match
+            self.assertEqual(done.returncode, status)
+            self.until_last(match.group(1), "1 completed")
+
     @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
     def test_a_doctor_on_a_disk_that_runs_nothing(self) -> None:
-        os.mkdir(self.prefix)
-        script = 'mount -t tmpfs -o noexec none "$1" && shift && exec "$@"'
+        script = 'mount -t tmpfs -o noexec,mode=700 none "$1" && shift && exec "$@"'
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", script, "sh", self.prefix, sys.executable, PSIK,
              "doctor"], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
