@@ -166,7 +166,7 @@ class SlurmGround(Ground):
 
     def start(self) -> None:
         self.cluster = services.Slurm(nodes=2)
-        self.cluster.start(self.folder, KillWait=3, MinJobAge=300)
+        self.cluster.start(self.folder, KillWait=10, MinJobAge=300)
         self.env = dict(services.sbin_env(), **self.cluster.env)
 
     def stop(self) -> None:
@@ -215,8 +215,7 @@ class SgeGround(Ground):
 
 class LsfGround(Ground):
     def start(self) -> None:
-        self.env = dict(lsf_emulator.install(self.folder), LSF_EMULATOR_KILL_S="3",
-                        LSF_EMULATOR_JSRUN="Y")
+        self.env = dict(lsf_emulator.install(self.folder), LSF_EMULATOR_JSRUN="Y")
 
     def stop(self) -> None:
         lsf_emulator.clean(self.folder)
