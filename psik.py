@@ -2785,6 +2785,12 @@ class JobDir:
         else:
             os.mkdir(work, 0o700)
 
+    def moved(self, path: str) -> str:
+        """Where a job lies that was at this path when the tree of both may have had another."""
+        prefix = os.path.dirname(os.path.dirname(self.path))
+        there = os.path.join(prefix, *path.split(os.sep)[-2:])
+        return there if not os.path.exists(path) and os.path.exists(there) else path
+
     def directory(self) -> str:
         """The directory that it runs in."""
         return os.path.realpath(self.at("work"))
@@ -5811,7 +5817,7 @@ class Held:
 
     def dependencies(self) -> List[Dependency]:
         """What the job waits for still."""
-        return [Dependency(how, JobDir(path, backend, self.job.check_owner))
+        return [Dependency(how, JobDir(self.job.moved(path), backend, self.job.check_owner))
                 for how, path, backend in self.read().get("after", ())]
 
     def drop_met(self) -> None:
@@ -5874,7 +5880,7 @@ class Held:
         for path in paths_in(folder):
             if not JOBID.fullmatch(os.path.basename(path)):     # it is about to be one
                 continue
-            held = cls(JobDir(read_or_empty(path).strip(), "", job.check_owner))
+            held = cls(JobDir(job.moved(read_or_empty(path).strip()), "", job.check_owner))
             if held.is_waiting:
                 found.append(held)
             elif not os.path.lexists(held.path):
@@ -6207,6 +6213,7 @@ class Submission:
         """
         jobndx, job = piece.first, self.job
         log, env = job.log("submit", jobndx), dict(env, PSIK_MARK="%s.%d" % (job.tag, jobndx))
+        make_folder(os.path.dirname(log))   # its user may have removed it
         if submitted_at(job, jobndx):
             forget_answers(job, jobndx)
         for step in piece.steps:    # requests to end an earlier submission of them
@@ -6960,6 +6967,7 @@ class Remains:
 
     def __init__(self, backend: Backend) -> None:
         self.root, self.prefix = backend.root, backend.prefix
+        self.check_owner = backend.config.check_owner
 
     @staticmethod
     def is_old(path: str) -> bool:
@@ -7000,6 +7008,12 @@ class Remains:
                 if UNFINISHED.fullmatch(os.path.basename(path)) and self.is_old(path):
                     yield path
 
+    def drop_names(self) -> None:
+        """Remove the files that name jobs which do not wait any more, or were never made whole."""
+        for path in paths_in(os.path.join(self.root, ".after")):
+            Held.behind(JobDir(os.path.join(self.root, os.path.basename(path)), "",
+                               self.check_owner))
+
 
 def sweep(config: Config) -> List[str]:
     """Remove what crashes left, and return the paths.
@@ -7015,6 +7029,7 @@ def sweep(config: Config) -> List[str]:
         for path in [*remains.jobs(), *remains.files()]:
             delete_tree(path)
             swept.append(path)
+        remains.drop_names()
         Copies(backend.prefix).drop_unused()
     return swept
 
@@ -9331,7 +9346,9 @@ class Explanation(NamedTuple):
     @classmethod
     def of_unknown(cls, end: StepEnd) -> "Explanation":
         """What can be said of a failure of which nothing is known."""
-        said = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)]
+        said, reason = [kind for kind in ("stderr", "stdout") if end.tail(1, kind)], end.recorded()
+        if reason and not said:
+            return cls(reason)
         way_out = "`%s logs%s JOBID` shows what it said" % (
             called(), " --stderr" if said[:1] == ["stderr"] else "")
         return cls("its script ended with exit status %s" % end.row.info,
@@ -17108,7 +17125,9 @@ class Opening(Serving):
         return super().place(api)
 
     def announce(self, api: Api, sock: Any) -> None:
-        """Open the browser here, or let the near side do so."""
+        """Open the browser here, or let the near side do so; from now on SIGHUP ends it, too."""
+        import signal
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # its terminal is gone
         if NEAR.is_here:
             self.browser.open("http://127.0.0.1:%d/#token=%s" % (
                 sock.getsockname()[1], api.local_token))
@@ -19561,7 +19580,8 @@ class Run:
     def why_not_started(self, err: OSError) -> "Tuple[int, str]":
         """(exit status as a shell's, reason) of a payload that could not be started."""
         if not exists(SETTINGS["directory"] + "/."):
-            return 1, "its directory is gone"
+            is_there = exists(SETTINGS["directory"])
+            return 1, "its directory %s" % ("cannot be entered" if is_there else "is gone")
         if err.errno == errno.ENOENT and not find_bash() and SETTINGS.get("has_setup"):
             return 127, "its set-up lines need bash, which is not on this host"
         if err.errno == errno.ENOENT:

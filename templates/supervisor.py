@@ -1575,7 +1575,8 @@ class Run:
     def why_not_started(self, err: OSError) -> "Tuple[int, str]":
         """(exit status as a shell's, reason) of a payload that could not be started."""
         if not exists(SETTINGS["directory"] + "/."):
-            return 1, "its directory is gone"
+            is_there = exists(SETTINGS["directory"])
+            return 1, "its directory %s" % ("cannot be entered" if is_there else "is gone")
         if err.errno == errno.ENOENT and not find_bash() and SETTINGS.get("has_setup"):
             return 127, "its set-up lines need bash, which is not on this host"
         if err.errno == errno.ENOENT:

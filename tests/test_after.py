@@ -170,6 +170,29 @@ class Local(After):
                          ["canceled", "completed", "canceled"])
         self.assertEqual(self.reason(ids[0]), "it was to run after %s, which was removed" % first)
 
+    def test_one_whose_making_was_cut_short_leaves_no_name(self) -> None:
+        first = self.run_spec("--no-submit", script="true")
+        second = self.job(self.run_spec("--no-submit", script="true", after=[first]))
+        os.unlink(second.status_path)
+        os.utime(second.path, (1, 1))
+        self.psik("rm", "--force", first)
+        self.assertEqual(len(self.folders()), 1)
+        self.psik("rm", "--stale")
+        self.assertEqual((self.folders(), os.path.exists(second.path)), ([], False))
+
+    def test_a_tree_that_is_moved(self) -> None:
+        done = self.run_spec("--wait", script="true")
+        first = self.run_spec("--no-submit", script="#!/bin/sh\ntrue")
+        second = self.put("true", first, done)
+        third = self.run_spec("--no-submit", script="true", after=[done])
+        there = self.folder + "/there"
+        os.rename(self.prefix, there)
+        self.configure(poll_interval_s=0, prefix=there)
+        self.psik("start", "--wait", third)
+        self.psik("start", "--wait", first)
+        self.psik("start", "--wait", second)    # its scripts are to be made anew
+        self.assertEqual(self.states(second)[-1], "1 completed")
+
     def test_without_a_supervisor_the_next_look_releases(self) -> None:
         for look in ("ls", "poll", "wait"):
             first = self.put(self.until_go())

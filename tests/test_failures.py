@@ -479,6 +479,11 @@ class Trees(Amiss):
         tracker.poll()
         self.assertEqual(self.states(job.jobid)[-1], "2 queued")
 
+    def test_a_job_whose_logs_were_removed_is_started(self) -> None:
+        shutil.rmtree(self.made.at("log"))
+        self.psik("start", "--wait", self.made.jobid)
+        self.assertEqual(self.states(self.made.jobid)[-1], "1 completed")
+
     def stopped_with_lock(self, path: str) -> "subprocess.Popen[bytes]":
         """A process that has locked this file, and is stopped."""
         holder = subprocess.Popen([sys.executable, "-c", (

@@ -904,6 +904,11 @@ class Sshd(Case):
 
 class Browsers(Case):
     def test_the_browser_gets_a_file_and_no_token(self) -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            self.browse(number)
+
+    def browse(self, number: int) -> None:
+        """Open a browser, and end the server by a signal."""
         seen = os.path.join(self.folder, "seen")
         browser = self.write("browser", "#!/bin/sh\necho \"$1\" >%s.new; mv %s.new %s\n"
                              % (seen, seen, seen), 0o755)
@@ -917,7 +922,8 @@ class Browsers(Case):
         path = url[len("file://"):]
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         self.assertRegex(psik.read_or_empty(path), 'url=http://127.0.0.1:[0-9]+/#token=')
-        child.send_signal(signal.SIGINT)
+        os.unlink(seen)
+        child.send_signal(number)
         self.assertEqual(child.wait(40), 0)
         assert child.stderr
         child.stderr.close()
