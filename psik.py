@@ -1070,6 +1070,8 @@ class NearSide:
     @staticmethod
     def read_stdin() -> str:
         """The text that stdin holds; InvalidError if it is not UTF-8."""
+        if not hasattr(sys.stdin, "buffer"):    # that of a notebook has text alone
+            return sys.stdin.read()
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
         if SURROGATE.search(text):
             raise InvalidError("not UTF-8 text", "stdin")
@@ -15227,7 +15229,10 @@ class LogReader(ExitStack):
             self.open(kind)
             if kind in self.files:
                 out = sys.stderr if kind == "stderr" and len(self.kinds) > 1 else sys.stdout
-                shutil.copyfileobj(self.files[kind], out.buffer)
+                if hasattr(out, "buffer"):
+                    shutil.copyfileobj(self.files[kind], out.buffer)
+                else:   # that of a notebook has text alone
+                    out.write(self.files[kind].read().decode("utf-8", "replace"))
                 out.flush()
 
     def follow(self, config: Config, timeout_s: Optional[float] = None) -> ExitStatus:

@@ -1,6 +1,8 @@
 """psik.py imported: psik's interface, a synchronous one, and the file in another's package."""
 import asyncio
 import concurrent.futures
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -335,6 +337,15 @@ class Vendored(Case):
         said = self.script("import psik\nconfig = psik.load_config()\n" + JOB_AND_BACK, folder)
         os.chmod(folder, 0o700)
         self.assertEqual(said, "3 " + psik.__version__)
+
+    def test_main_where_the_streams_have_text_alone(self) -> None:
+        """As in a notebook."""
+        said, spec = io.StringIO(), io.StringIO('{"script": "#!/bin/sh\\necho gr\u00fcn"}')
+        with mock.patch.dict(os.environ, self.env, clear=True):
+            with mock.patch.object(sys, "stdin", spec), contextlib.redirect_stdout(said):
+                self.assertEqual(psik.main(["run", "--wait", "-"]), 0)
+                self.assertEqual(psik.main(["logs", "last"]), 0)
+        self.assertEqual(said.getvalue().splitlines()[1:], ["gr\u00fcn"])
 
     def test_twice_under_two_names(self) -> None:
         folder = self.folder_with("lib", "mypkg", "vendor")
