@@ -614,6 +614,14 @@ def delete_tree(path: str) -> None:
         raise PsikError("%s could not be removed whole: something may still write to it" % path)
 
 
+def pauses(first_s: float = 0.01) -> Iterator[float]:
+    """How long to sleep between looks, in seconds: short at first, at most half a second."""
+    pause_s = first_s
+    while True:
+        yield pause_s
+        pause_s = min(pause_s * 1.3, 0.5)
+
+
 class LockHolder(NamedTuple):
     """The process that holds the flock(2) of a file."""
     path: str
@@ -985,14 +993,6 @@ def age_s(stamp: float) -> float:
 def clock(stamp: float) -> str:
     """A time in the local zone, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
-
-
-def pauses(first_s: float = 0.01) -> Iterator[float]:
-    """How long to sleep between looks, in seconds: short at first, at most half a second."""
-    pause_s = first_s
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * 1.3, 0.5)
 
 
 def one_line(text: str) -> str:
