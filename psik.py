@@ -186,8 +186,6 @@ SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[
 WRITTEN_FOR_SH = re.compile(
     r"(?m)^\s*export\s+\w+=|\$\(|2>&1|(?:^|;)\s*(?:(?:if|while)\s+)?\[\s.*\s\]"
     r"|(?:^|;)\s*(?:then|fi|do|done|esac)\b")
-SH_LINE = re.compile(r"#!\s*(?:\S*/env\s+)?(?:\S*/)?(?:ba|da|k)?sh\b")    # sh, bash, dash, ksh
-USES_MPIRUN = re.compile(r"\$(?:mpirun\b|\{mpirun\})")
 SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc, on stderr
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
@@ -3646,16 +3644,12 @@ class Shell(NamedTuple):
                                       % (self.command, why))])
 
     def with_head(self, script: str) -> str:
-        """A user's script, under its own #! or this shell's.
-
-        The words of $mpirun are joined as rc exports a list; a line makes sh and bash split them.
-        """
-        is_bare = not script.startswith("#!")
-        head, rest = ("#!" + self.command, script) if is_bare else script.partition("\n")[::2]
-        splits = SH_LINE.match(head) and USES_MPIRUN.search(rest)
-        if self.kind == "sh" if is_bare else splits:
-            head += "\nIFS=$(printf ' \\t\\n\\001')"
-        return head + "\n" + rest + ("" if rest.endswith("\n") else "\n")
+        """A user's script, under its own #! or this shell's."""
+        head = "" if script.startswith("#!") else "#!%s\n" % self.command
+        if head and self.kind == "sh":
+            # The words of $mpirun are joined as rc exports a list; this makes sh split them.
+            head += "IFS=$(printf ' \\t\\n\\001')\n"
+        return head + script + ("" if script.endswith("\n") else "\n")
 
     @classmethod
     def for_script(cls, config: Config, script: str) -> "Shell":

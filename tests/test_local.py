@@ -62,15 +62,6 @@ class Local:
                 self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active"] + last)
                 self.assertEqual(self.job(jobid).rows()[-1].info, status)
 
-    def test_what_mpirun_starts(self: Any) -> None:
-        for script in ("$mpirun echo moo", "#!/bin/sh\n$mpirun echo moo",
-                       "#!/usr/bin/env bash\n${mpirun} echo moo"):
-            jobid = self.run_spec("--wait", script=script, launcher=["env", "NAME=value"])
-            self.assertEqual(self.psik("logs", jobid).out, "moo\n", script)
-        path = self.write("job.sh", "$mpirun echo moo\n")
-        jobid = self.psik("run", "--wait", path).out.strip()
-        self.assertEqual(self.psik("logs", jobid).out, "moo\n")
-
     def test_the_allocation_around_it_can_be_used(self: Any) -> None:
         self.env.update(SLURM_NTASKS="2")
         for kind in ("local", "local-mine"):

@@ -146,18 +146,6 @@ class Scripts(Case):
         self.assertEqual(self.rendered(SH)["run"], "#!/bin/sh\nIFS=$(printf ' \\t\\n\\001')\nx\n")
         self.assertEqual(self.rendered(RC)["run"], "#!/usr/bin/rc\nx\n")
 
-    def test_a_script_of_sh_that_uses_mpirun_splits_its_words(self) -> None:
-        line = "IFS=$(printf ' \\t\\n\\001')\n"
-        for shell in (psik.Shell("rc", "/usr/bin/rc"), psik.Shell("sh", "/bin/sh")):
-            for head in ("#!/bin/sh\n", "#!/bin/bash -e\n", "#! /usr/bin/env bash\n"):
-                for rest, splits in (("# moo\n$mpirun x\n", True), ("${mpirun} x", True),
-                                     ("$mpiruns\n", False), ("echo\n", False)):
-                    self.assertEqual(shell.with_head(head + rest),
-                                     head + line * splits + rest.rstrip("\n") + "\n")
-            for script in ("#!/usr/bin/python3\n# $mpirun\n", "#!/usr/bin/env rc\n$mpirun x\n",
-                           "#!/bin/csh\n$mpirun x\n"):
-                self.assertEqual(shell.with_head(script), script)
-
     def test_which_shell_is_chosen(self) -> None:
         os.mkdir(os.path.join(self.folder, "bin"))
         self.write("bin/rc", "#!/bin/sh\necho nonsense\n", 0o755)
