@@ -5284,7 +5284,8 @@ class Cancellation:
             for step in self.steps:     # a supervisor that sees it records that it is canceled
                 write_file(self.job.log("cancel", step.jobndx), "")
             if err.holder.runs(JobScripts(self.job).path("supervise")):
-                os.kill(err.holder.pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(err.holder.pid, signal.SIGCONT)
             self.stop()
             return self.record() or were_live
 

@@ -8,8 +8,8 @@ and hostile ones use it all at once; KINDS is the list of them.  Twice in a seco
 does nothing else asks for /v1/health, by name, on a fresh connection and on a kept one, and looks
 at the memory, the threads and the descriptors of the server.  A bare echo beside it, over the same
 transport, and a file that is made and removed, as for the health, show what the machine itself
-takes.  At the end come tables, then a line for each bound
-that was exceeded, and status 1 where there is one.
+takes.  At the end come tables, then a line for each bound that was exceeded, and status 1 where
+there is one.
 
 With --tls, the default, users are known by their tokens.  With --local the server is its own
 user's, at a loopback port.  Run by root, the hostile clients are `nobody`'s.
