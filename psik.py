@@ -612,12 +612,12 @@ def delete_tree(path: str) -> None:
         raise PsikError("%s could not be removed whole: something may still write to it" % path)
 
 
-def pauses(first_s: float = 0.01) -> Iterator[float]:
-    """How long to sleep between looks, in seconds: short at first, at most half a second."""
+def pauses(first_s: float = 0.01, most_s: float = 0.5) -> Iterator[float]:
+    """How long to sleep between looks, in seconds: short at first, then longer."""
     pause_s = first_s
     while True:
         yield pause_s
-        pause_s = min(pause_s * 1.3, 0.5)
+        pause_s = min(pause_s * 1.3, most_s)
 
 
 class LockHolder(NamedTuple):
@@ -663,7 +663,7 @@ class LockedError(ConflictError):
 def await_lock(fd: int) -> None:
     """Wait for the exclusive flock(2) of an open file; LockedError if somebody keeps it."""
     begun, is_told = time.monotonic(), False
-    for pause_s in pauses(0.001):
+    for pause_s in pauses(0.001, 0.05):
         with suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -6452,13 +6452,14 @@ def submit_next(config: Config, job: JobDir, force: bool = False,
     Its last step may have ended unrecorded, or a submission be found whose answer never came.  If
     the job was moved, its scripts are made anew.
     """
-    rows = job.rows()
-    lost = lost_step(job, Steps(rows))
+    with job.history() as history:  # no other process is submitting it now
+        rows = history.rows
+        lost = may_be_lost(job, Steps(rows)) and Steps(rows).next_jobndx(job)
     if has_news(job, rows) and not force:
         reconcile(config, [(job, rows)], force=True)
-    if lost and lost.jobndx in Steps(rows).queued:
+    if lost in Steps(rows).queued:
         return said_taken(job, next(row for row in rows if row.state is JobState.queued
-                                    and row.jobndx == lost.jobndx))
+                                    and row.jobndx == lost))
     timeout_s = config.of_backend(job.backend).submit_timeout_s
     if JobScripts(job).are_stale:
         if not force:

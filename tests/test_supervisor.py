@@ -496,6 +496,26 @@ class Cancels(OwnProcesses, Faulty):
             self.psik("rm", "--force", jobid)
         self.in_both_shells(test)
 
+    def test_a_start_beside_another_is_not_taken_for_a_lost_one(self) -> None:
+        jobid = self.run_spec("--no-submit", script=self.nap)
+        others: List[subprocess.Popen[bytes]] = []
+        may_be_lost = psik.may_be_lost
+
+        def after_another(job: Any, steps: Any) -> bool:
+            """Its answer, when another start was let in since the history was read."""
+            if not others:
+                others.append(subprocess.Popen(FAST + ["start", jobid], env=self.env,
+                                               stderr=subprocess.DEVNULL))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    others[0].wait(2)
+            return bool(may_be_lost(job, steps))
+
+        with mock.patch.object(psik, "may_be_lost", after_another):
+            row = psik.submit_next(self.config(), self.job(jobid))
+        self.assertEqual((row.jobndx, str(row.state)), (1, "queued"))
+        self.assertEqual(others[0].wait(60), 5)
+        self.psik("rm", "--force", jobid)
+
     def test_a_job_that_a_job_submitted_lives_on(self) -> None:
         def test() -> None:
             spec = self.write("inner.json", json.dumps({"script": self.nap}))
