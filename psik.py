@@ -186,6 +186,10 @@ SAYS_NOTHING = re.compile("(?i)^(usage|try )|--help|^exiting|^job not submitted[
 WRITTEN_FOR_SH = re.compile(
     r"(?m)^\s*export\s+\w+=|\$\(|2>&1|(?:^|;)\s*(?:(?:if|while)\s+)?\[\s.*\s\]"
     r"|(?:^|;)\s*(?:then|fi|do|done|esac)\b")
+# A script of sh, bash, dash or ksh, which split a variable at blanks, that uses $mpirun or $rc.
+SPLITS_WORDS = re.compile(
+    r"(?s)#![ \t]*(?:\S*/env[ \t]+)?(?:\S*/)?(?:busybox[ \t]+|ba|da|k)?sh\b"
+    r".*?\$(?:\{(?:mpirun|rc)\}|(?:mpirun|rc)\b)")
 SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc, on stderr
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
@@ -3646,9 +3650,6 @@ class Shell(NamedTuple):
     def with_head(self, script: str) -> str:
         """A user's script, under its own #! or this shell's."""
         head = "" if script.startswith("#!") else "#!%s\n" % self.command
-        if head and self.kind == "sh":
-            # The words of $mpirun are joined as rc exports a list; this makes sh split them.
-            head += "IFS=$(printf ' \\t\\n\\001')\n"
         return head + script + ("" if script.endswith("\n") else "\n")
 
     @classmethod
@@ -4045,6 +4046,7 @@ class ScriptWriter:
             "home": values["psik_dir"], "check_owner": config.check_owner, "base": self.job.path,
             "directory": spec.directory, "environment": self.environment,
             "psik": values["psik"], "rc": values["rc"], "grace_s": config.kill_grace_s,
+            "splits_words": bool(SPLITS_WORDS.match(self.shell.with_head(spec.script))),
             "duration_min": spec.resources.duration, "has_setup": bool(spec.setup),
             "tasks": len(spec.tasks.numbers) if spec.tasks else 0,
             "shared": self.shared, "shares": spec.resources.shares(),
@@ -19315,10 +19317,11 @@ class Run:
         ours.update(SETTINGS["environment"])
         variables = self.task_variables()
         ours.update(variables)
-        ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
-                     "base": SETTINGS["base"], "jobid": self.native,
+        joint = " " if SETTINGS.get("splits_words") else "\x01"  # \x01: as rc exports a list
+        ours.update({"mpirun": self.words["mpirun"].replace("\x01", joint),
+                     "nodes": self.words["nodes"], "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
-                     "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
+                     "rc": SETTINGS["rc"].replace("\x01", joint), "PSIK_MARK": self.step.mark})
         if SETTINGS.get("has_setup"):  # where a login reads files that may change these
             ours.update({"PSIK_SET_" + name: value for name, value in
                          dict(SETTINGS["environment"], **variables).items()})

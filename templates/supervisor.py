@@ -1309,10 +1309,11 @@ class Run:
         ours.update(SETTINGS["environment"])
         variables = self.task_variables()
         ours.update(variables)
-        ours.update({"mpirun": self.words["mpirun"], "nodes": self.words["nodes"],
-                     "base": SETTINGS["base"], "jobid": self.native,
+        joint = " " if SETTINGS.get("splits_words") else "\x01"  # \x01: as rc exports a list
+        ours.update({"mpirun": self.words["mpirun"].replace("\x01", joint),
+                     "nodes": self.words["nodes"], "base": SETTINGS["base"], "jobid": self.native,
                      "jobndx": str(self.step.jobndx), "psik": SETTINGS["psik"],
-                     "rc": SETTINGS["rc"], "PSIK_MARK": self.step.mark})
+                     "rc": SETTINGS["rc"].replace("\x01", joint), "PSIK_MARK": self.step.mark})
         if SETTINGS.get("has_setup"):  # where a login reads files that may change these
             ours.update({"PSIK_SET_" + name: value for name, value in
                          dict(SETTINGS["environment"], **variables).items()})

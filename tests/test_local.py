@@ -62,6 +62,22 @@ class Local:
                 self.assertEqual(self.states(jobid), ["0 new", "1 queued", "1 active"] + last)
                 self.assertEqual(self.job(jobid).rows()[-1].info, status)
 
+    def test_what_mpirun_starts(self: Any) -> None:
+        for script in ("$mpirun echo moo", "#!/bin/sh\n$mpirun echo moo",
+                       "#!/usr/bin/env bash\n${mpirun} echo moo"):
+            jobid = self.run_spec("--wait", script=script, launcher=["env", "NAME=value"])
+            self.assertEqual(self.psik("logs", jobid).out, "moo\n", script)
+        path = self.write("job.sh", "$mpirun echo moo\n")
+        jobid = self.psik("run", "--wait", path).out.strip()
+        self.assertEqual(self.psik("logs", jobid).out, "moo\n")
+
+    def test_a_script_that_quotes_is_as_its_shell_has_it(self: Any) -> None:
+        jobid = self.run_spec("--wait", script="#!/usr/bin/env bash\necho 'it is, '$HOME")
+        self.assertEqual(self.psik("logs", jobid).out, "it is, %s\n" % self.env["HOME"])
+        self.configure(rc_path="/bin/bash")
+        jobid = self.run_spec("--wait", script="echo 'it is, '$HOME")
+        self.assertEqual(self.psik("logs", jobid).out, "it is, %s\n" % self.env["HOME"])
+
     def test_the_allocation_around_it_can_be_used(self: Any) -> None:
         self.env.update(SLURM_NTASKS="2")
         for kind in ("local", "local-mine"):

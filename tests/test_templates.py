@@ -143,8 +143,18 @@ class Scripts(Case):
                 self.assertEqual((done.returncode, done.stderr), (0, b""), (kind, name))
 
     def test_a_script_without_an_interpreter_gets_the_chosen_one(self) -> None:
-        self.assertEqual(self.rendered(SH)["run"], "#!/bin/sh\nIFS=$(printf ' \\t\\n\\001')\nx\n")
+        self.assertEqual(self.rendered(SH)["run"], "#!/bin/sh\nx\n")
         self.assertEqual(self.rendered(RC)["run"], "#!/usr/bin/rc\nx\n")
+
+    def test_which_scripts_split_the_words_of_mpirun(self) -> None:
+        for head in ("#!/bin/sh\n", "#!/bin/bash -e\n", "#! /usr/bin/env bash\n",
+                     "#!/bin/busybox sh\n"):
+            for rest, splits in (("# moo\n$mpirun x\n", True), ("${mpirun} x", True),
+                                 ("$rc x", True), ("$mpiruns\n", False), ("echo\n", False)):
+                self.assertEqual(bool(psik.SPLITS_WORDS.match(head + rest)), splits, head + rest)
+        for script in ("#!/usr/bin/python3\n# $mpirun\n", "#!/usr/bin/env rc\n$mpirun x\n",
+                       "#!/bin/csh\n$mpirun x\n", "$mpirun x\n"):
+            self.assertIsNone(psik.SPLITS_WORDS.match(script), script)
 
     def test_which_shell_is_chosen(self) -> None:
         os.mkdir(os.path.join(self.folder, "bin"))
