@@ -767,6 +767,29 @@ def name_of_user(uid: int) -> str:
     return str(uid)
 
 
+class HostFolder:
+    """The user's folder on this host, for what is no other host's business: sockets and slots."""
+
+    @staticmethod
+    def path() -> str:
+        """Where it is."""
+        return "/tmp/psik-%d" % os.getuid()
+
+    @classmethod
+    def fault(cls) -> str:
+        """Make it, if need be; why it cannot be used, or ''."""
+        folder = cls.path()
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            status = os.lstat(folder)   # another user may have put it there, or a link
+        except OSError as err:
+            return "%s cannot be made: %s" % (folder, err.strerror)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            return "%s belongs to %s, or is a link" % (folder, name_of_user(status.st_uid))
+        return "others may write to %s" % folder if status.st_mode & 0o022 else ""
+
+
 class Guarded:
     """A path that others could have made or changed; it is checked before it is read or run.
 
@@ -4059,7 +4082,7 @@ class ScriptWriter:
         import hashlib
         prefix = os.path.realpath(os.path.dirname(os.path.dirname(self.job.path)))
         name = hashlib.sha256(os.fsencode(prefix)).hexdigest()[:16]
-        return "/tmp/psik-%d/slots-%s" % (os.getuid(), name)
+        return "%s/slots-%s" % (HostFolder.path(), name)
 
     def values(self) -> Dict[str, Value]:
         """{name: value} of all template names, without job_body, for the scripts of this job."""
@@ -4201,6 +4224,8 @@ def check_backend(backend: Backend) -> List[str]:
     missing = [fault for name in JOB_SCRIPTS for fault in check_template(backend, name, shell)]
     if config.psik_path and not find_program(config.psik_path):
         missing.insert(0, "no program %r, which psik_path names" % config.psik_path)
+    if backend.shared:  # they are counted there
+        missing += filter(None, [HostFolder.fault()])
     return missing
 
 
@@ -14183,15 +14208,11 @@ class UnixPlace:
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         if runtime and os.path.isdir(runtime):
             return os.path.join(runtime, "psik.sock")
-        folder = "/tmp/psik-%d" % os.getuid()
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        status = os.lstat(folder)  # another user may have put it there, or a link
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            owner = name_of_user(status.st_uid)
-            raise ForbiddenError("%s belongs to %s, or is a link; put the socket into a directory "
-                                 "of your own: --uds ~/psik.sock" % (folder, owner))
-        return os.path.join(folder, "psik.sock")
+        fault = HostFolder.fault()
+        if fault:
+            raise ForbiddenError("%s; put the socket into a directory of your own: --uds "
+                                 "~/psik.sock" % fault)
+        return os.path.join(HostFolder.path(), "psik.sock")
 
     def clear(self) -> None:
         """Remove the socket that a dead server left behind; ConflictError if it is alive."""
@@ -19265,7 +19286,12 @@ class Run:
     def begin(self) -> bool:
         """Claim the step and record that it is active; False if it must not run."""
         self.write_to_log()
-        self.await_slots()
+        try:
+            self.await_slots()
+        except OSError as err:
+            self.code = 1
+            self.reason = "its slots cannot be counted: " + ": ".join(
+                filter(None, (str(err.filename or ""), err.strerror)))
         self.history.lock()
         try:
             self.native = self.find_native()
@@ -19561,7 +19587,7 @@ class Run:
             complain("step %d cannot begin: %s" % (self.step.jobndx, why))
             return 1
         self.handle(next_signal(0))
-        if not self.stopped:
+        if not self.stopped and self.code is None:
             self.run_payload()
         self.slots.leave()
         return self.finish()

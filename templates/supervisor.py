@@ -1257,7 +1257,12 @@ class Run:
     def begin(self) -> bool:
         """Claim the step and record that it is active; False if it must not run."""
         self.write_to_log()
-        self.await_slots()
+        try:
+            self.await_slots()
+        except OSError as err:
+            self.code = 1
+            self.reason = "its slots cannot be counted: " + ": ".join(
+                filter(None, (str(err.filename or ""), err.strerror)))
         self.history.lock()
         try:
             self.native = self.find_native()
@@ -1553,7 +1558,7 @@ class Run:
             complain("step %d cannot begin: %s" % (self.step.jobndx, why))
             return 1
         self.handle(next_signal(0))
-        if not self.stopped:
+        if not self.stopped and self.code is None:
             self.run_payload()
         self.slots.leave()
         return self.finish()

@@ -336,6 +336,23 @@ class Files(TwoUsers):
         self.env.pop("XDG_RUNTIME_DIR", None)
         self.assertIn("--uds ~/psik.sock", self.of(self.ada, "serve", status=6).err)
 
+    def test_the_place_of_the_slots(self) -> None:
+        config = os.path.join(self.home(self.ada), ".config/psik.json")
+        os.makedirs(os.path.dirname(config), exist_ok=True)
+        psik.write_file(config, json.dumps({"slots": 2}))
+        for path in (os.path.dirname(config), config):
+            os.chown(path, os.stat(self.home(self.ada)).st_uid, -1)
+        place = "/tmp/psik-%d" % os.stat(self.home(self.ada)).st_uid
+        os.mkdir(place)
+        self.addCleanup(os.rmdir, place)
+        os.chown(place, os.stat(self.home(self.eve)).st_uid, -1)
+        jobid = self.of(self.ada, "run", "-c", "true").out.strip()
+        self.of(self.ada, "wait", jobid, status=1)
+        wrong = "%s belongs to %s, or is a link" % (place, self.eve)
+        self.assertIn("its slots cannot be counted: %s belongs to somebody else" % place,
+                      self.of(self.ada, "why", jobid).out)
+        self.assertIn(wrong, self.of(self.ada, "doctor", status=1).out)
+
 
 class Own(Case):
     """What is made, and removed."""
