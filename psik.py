@@ -1401,7 +1401,8 @@ class FieldReader:
         if not isinstance(value, str):
             raise ValueError("%s is not a text" % shown(value))
         if SURROGATE.search(value):
-            raise ValueError("it holds half of a surrogate pair, which is no character")
+            raise ValueError("%s holds half of a surrogate pair, or a byte that is not UTF-8"
+                             % shown(value))
         if "\0" in value:
             raise ValueError("it holds a NUL character")
         if not meta.get("lines") and CONTROL.search(value):
@@ -2218,7 +2219,8 @@ def load_spec(text: str, source: str, changes: Sequence[str] = (), kind: str = "
     script = script_in(text, source)
     if script:
         batch = BatchScript(script)
-        data: Json = {"name": None if source == "-" else os.path.basename(source)}
+        data: Json = {"name": None if source == "-" else SURROGATE.sub(
+            "?", os.path.basename(source))}
         data.update(batch.spec(kind, place) if batch.kind else {}, script=script)
     else:
         data = parse_json(text, place)
@@ -4251,6 +4253,14 @@ class JobScripts:
         is_here = ("'base': %r," % self.job.path) in settings
         return bool(settings) and not (is_here and os.path.isdir(self.copy_in(settings)))
 
+    def original(self) -> str:
+        """The path of the job that this is a copy of, as `cp -r` makes one; '' if it is none."""
+        import ast
+        settings = re.search("(?m)^SETTINGS = (.*)$", self.settings())
+        made_for = str(ast.literal_eval(settings.group(1))["base"]) if settings else self.job.path
+        is_copy = os.path.isdir(made_for) and not os.path.samefile(made_for, self.job.path)
+        return made_for if is_copy else ""
+
     def has(self, name: str) -> bool:
         """Whether the job has a script of this name."""
         return os.path.exists(self.job.script(name))
@@ -5316,8 +5326,17 @@ class Cancellation:
             self.stop()
             return self.record() or were_live
 
+    def refuse_copy(self) -> None:
+        """ConflictError if the job is a copy: its steps are those of the original."""
+        original = JobScripts(self.job).original() if self.steps else ""
+        if original:
+            raise ConflictError("job %s is a copy of %s, whose steps these are; cancel it there, "
+                                "or remove the copy by `rm -r %s`"
+                                % (self.job.jobid, original, SH.quote_word(self.job.path)))
+
     def cancel(self) -> bool:
         """Record it, and end the steps; whether there was anything to end."""
+        self.refuse_copy()
         steps = Steps(self.job.rows())
         unsettled = steps.unsettled(self.job)
         try:
@@ -15276,6 +15295,8 @@ def fault_of_system(err: OSError) -> str:
     is_at_home = name.startswith(os.path.expanduser("~"))
     if is_at_home and err.errno in (errno.EACCES, errno.EPERM):
         ways_out[err.errno] = "; " + elsewhere
+    if err.errno == errno.ENOENT and not name:  # it is os.getcwd() that names no file
+        return "the folder that this was called in is gone; cd to another one"
     return "%s: %s%s" % (name or "system", (err.strerror or str(err)).lower(),
                          ways_out.get(err.errno or 0, "") if os.path.isabs(name) else "")
 

@@ -266,11 +266,11 @@ class Lives(RuleBasedStateMachine):
         if life.lost and steps:     # found by its tag meanwhile
             life.lost, mood = [], "fine"
         elif steps:
-            assert life.met(), "it was to wait"
+            assert life.steps or life.met(), "it was to wait"   # it waits once
         if steps:
             life.submitted(steps, mood)
         else:
-            life.waits = bool(life.after)
+            life.waits = bool(life.after) and not life.steps
         self.look()
 
     @precondition(lambda self: self.there())

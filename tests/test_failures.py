@@ -990,6 +990,19 @@ class CommandLine(Amiss):
             self.assertEqual(done.returncode, status)
             self.until_last(match.group(1), "1 completed")
 
+    def test_a_folder_that_is_gone_and_names_of_other_bytes(self) -> None:
+        within = ["sh", "-c", 'mkdir "$1" && cd "$1" && shift && "$@"', "sh"]
+        gone = "psik: the folder that this was called in is gone; cd to another one\n"
+        for argv in (["run", "-c", "true"], ["serve", "--uds", "x"]):
+            there = [*within, "gone", "sh", "-c", 'rmdir ../gone && exec "$@"', "sh", *FAST]
+            self.assertEqual(self.psik(*argv, status=1, program=there).err, gone)
+        self.assertIn("directory: '%s/b\\udcff' holds half of a surrogate pair, or a byte that is "
+                      "not UTF-8" % self.folder, self.psik(
+                          "run", "-c", "true", status=2, program=[*within, "b\udcff", *FAST]).err)
+        self.write("a\udcff.sh", "echo moo\n")
+        self.psik("run", "--wait", "a\udcff.sh")
+        self.assertEqual(self.psik("logs", "a?.sh").out, "moo\n")
+
     @needs("root and Linux namespaces", os.geteuid() == 0 and shutil.which("unshare"))
     def test_a_doctor_on_a_disk_that_runs_nothing(self) -> None:
         script = 'mount -t tmpfs -o noexec,mode=700 none "$1" && shift && exec "$@"'

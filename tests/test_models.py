@@ -15,7 +15,7 @@ FAULTY: List[Tuple[Dict[str, Any], List[str]]] = [  # changes to a good spec; th
     ({"script": "  \n"}, ["script: is empty"]),
     ({"script": "#!/bin/sh\r\nls\r\n"}, ["script: its lines end in CR LF"]),
     ({"script": "a\0b"}, ["script: it holds a NUL"]),
-    ({"script": "\ud800"}, ["script: it holds half of a surrogate"]),
+    ({"script": "\ud800"}, ["script: '\\ud800' holds half of a surrogate"]),
     ({"name": "a\nb"}, ["name: it holds a control character ('\\n')"]),
     ({"name": "a\x1bb"}, ["name: it holds a control character"]),
     ({"name": ["x"]}, ["name: ['x'] is not a text"]),

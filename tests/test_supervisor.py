@@ -534,6 +534,17 @@ class Cancels(OwnProcesses, Faulty):
 class Places(Faulty):
     """Jobs, and psik.py itself, that are moved, linked or removed."""
 
+    def test_what_is_done_to_a_copy_leaves_the_original_alone(self) -> None:
+        jobid = self.put(self.nap)
+        copies = os.path.join(self.folder, "copies")
+        shutil.copytree(self.prefix, copies)
+        for argv in (("cancel", jobid), ("rm", "--force", jobid)):
+            said = self.psik(*argv, env={"PSIK_PREFIX": copies}, status=5).err
+            self.assertIn("is a copy of %s, whose steps these are" % self.job(jobid).path, said)
+        self.assertEqual(self.states(jobid)[-1], "1 active")
+        self.assertTrue(self.naps())
+        self.psik("cancel", jobid)
+
     def test_a_job_that_was_moved_starts_where_it_is(self) -> None:
         def test() -> None:
             jobid = self.run_spec("--wait", script="pwd; $psik --version")
