@@ -159,9 +159,9 @@ __all__ = [
     "deliver_all", "sign_message", "verify_signature", "web", "main",
 ]
 __version__ = "2.0.0"
-# A program that is read from stdin has no file; its jobs get a copy of the compiled code instead.
+# A program that is read from stdin, or is compiled, has no source; its jobs get a copy of the code.
 FILE = str(globals().get("__file__", ""))
-CODE = None if os.path.isfile(FILE) else sys._getframe().f_code
+CODE = None if os.path.isfile(FILE) and not FILE.endswith(".pyc") else sys._getframe().f_code
 
 
 # ------------------------------------------------------------------------------------- 1. Constants
@@ -14765,7 +14765,7 @@ class HostConnection:
             path = os.path.join(os.path.dirname(path), name)
         elif CODE is not None:
             raise InvalidError("--on sends psik.py to the host, but this one was not read from a "
-                               "file: save it, and run the file")
+                               "source file: save it, and run the file")
         if not os.path.exists(path):
             raise InvalidError("%s has no newer Python than 3.6: put the backport dataclasses.py "
                                "(PyPI, `dataclasses` 0.8) beside %s" % (self.name, FILE))

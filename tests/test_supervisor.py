@@ -6,6 +6,7 @@ end ends.
 import contextlib
 import json
 import os
+import py_compile
 import shutil
 import signal
 import socket
@@ -533,6 +534,12 @@ class Cancels(OwnProcesses, Faulty):
 
 class Places(Faulty):
     """Jobs, and psik.py itself, that are moved, linked or removed."""
+
+    def test_a_compiled_psik_without_its_source(self) -> None:
+        compiled = os.path.join(self.folder, "psik.pyc")
+        py_compile.compile(PSIK, compiled, doraise=True)
+        self.psik("run", "--wait", "-c", "$psik --version", program=[sys.executable, compiled])
+        self.assertEqual(self.psik("logs", "last").out, psik.__version__ + "\n")
 
     def test_what_is_done_to_a_copy_leaves_the_original_alone(self) -> None:
         jobid = self.put(self.nap)
