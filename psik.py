@@ -191,6 +191,7 @@ SPLITS_WORDS = re.compile(
     r"(?s)#![ \t]*(?:\S*/env[ \t]+)?(?:\S*/)?(?:busybox[ \t]+|ba|da|k)?sh\b"
     r".*?\$(?:\{(?:mpirun|rc)\}|(?:mpirun|rc)\b)")
 SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc, on stderr
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")  # a name that every shell passes on
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
 
@@ -1323,7 +1324,7 @@ class Tasks(NamedTuple):
         names = list(variables[0])
         for name in names:
             is_ours = name in OUR_VARIABLES or name.startswith("PSIK_")
-            if is_ours or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            if is_ours or not VARIABLE.fullmatch(name):
                 raise ValueError("%s cannot be a variable of a task" % shown(name))
         for number, row in enumerate(variables, 1):
             if set(row) != set(names):
@@ -1412,11 +1413,14 @@ class FieldReader:
 
     @classmethod
     def words(cls, value: Any, meta: Any) -> List[str]:
-        """A list of words, from a list or from a text with blanks between them.
+        """A list of words, from a list, from one in JSON, or from a text with blanks between them.
 
         If a word may have several lines, a text is one word.
         """
         has_lines = meta.get("lines", False)
+        if isinstance(value, str) and value.startswith("["):
+            with suppress(ValueError):      # `[ -f x ] && y` is a line of sh
+                value = json.loads(value)
         words = value if not isinstance(value, str) else [value] if has_lines else value.split()
         if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
             raise ValueError("%s is not a list of %s" % (shown(value),
@@ -6045,9 +6049,9 @@ def remake_scripts(config: Config, job: JobDir) -> None:
         write_scripts(job, spec, backend, Shell.of(backend.config))
 
 
-def exported_functions(env: Mapping[str, str]) -> Dict[str, str]:
-    """The functions that bash exports, in variables that other shells pass on to the supervisor."""
-    texts = ["%s=%s" % pair for pair in env.items() if pair[0].startswith("BASH_FUNC_")]
+def unusual_variables(env: Mapping[str, str]) -> Dict[str, str]:
+    """Variables whose names shells drop, such as bash's functions, in ones that they pass on."""
+    texts = ["%s=%s" % pair for pair in env.items() if not VARIABLE.fullmatch(pair[0])]
     found = {"PSIK_FUNCTION_%d" % number: text.encode("utf-8", "surrogateescape").hex()
              for number, text in enumerate(texts)}
     return {name: text for name, text in found.items() if len(text) < MAX_VARIABLE}
@@ -6245,7 +6249,7 @@ class Submission:
         # A local job may be meant to use the allocation around it.
         env = given if base_kind(spec.backend.type) == "local" else dict(
             JobScripts(self.job).environment(given), **self.site_defaults(spec.backend))
-        return dict(env, **exported_functions(given))
+        return dict(env, **unusual_variables(given))
 
     def run(self, script: str, piece: Piece, before: str, env: Dict[str, str]) -> Finished:
         """Run scripts/submit; with the status EX_TEMPFAIL, the scheduler may have the job.

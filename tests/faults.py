@@ -746,9 +746,13 @@ def disk_full_in_supervisor(trial: Trial, step: int) -> None:
 
 def read_only_in_cancel(trial: Trial, step: int) -> None:
     job = trial.put_active(trial.long)
-    for words in (["--bind", trial.prefix, trial.prefix], ["-o", "remount,ro,bind", trial.prefix]):
-        subprocess.run(["mount"] + words, check=True)
+    subprocess.run(["mount", "--bind", trial.prefix, trial.prefix], check=True)
+    read_only = ["mount", "-o", "remount,ro,bind", trial.prefix]
     try:
+        for _ in range(100):    # it is busy while anybody has a file open there to write to it
+            if not subprocess.run(read_only, stderr=subprocess.DEVNULL).returncode:
+                break
+            time.sleep(0.1)
         trial.psik("cancel", job.jobid)
     finally:
         subprocess.run(["umount", "-l", trial.prefix], check=True)

@@ -63,6 +63,16 @@ class Specs(unittest.TestCase):
                 self.assertIn("spec.json: " + line, str(caught.exception))
             self.assertEqual(len(caught.exception.faults), len(said), caught.exception)
 
+    def test_a_list_as_a_text(self) -> None:
+        for text, launcher, setup in (("a b", ["a", "b"], ["a b"]),
+                                      ('["a b", "c"]', ["a b", "c"], ["a b", "c"]),
+                                      ("[ -f x ] && y", "[ -f x ] && y".split(),
+                                       ["[ -f x ] && y"])):
+            spec = psik.load_spec('{"script": "x"}', "spec.json",
+                                  ["launcher=" + text, "setup=" + text, "environment.A=" + text])
+            self.assertEqual((spec.launcher, spec.setup), (launcher, setup))
+            self.assertEqual(spec.environment, {"A": text})
+
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
         for name in ("requeue", "join_output"):     # which upstream has not

@@ -120,8 +120,12 @@ class Scheduler:
                                  (self.native(jobid), "1", "1"))
         self.in_both_shells(test)
 
-    def test_functions_that_bash_exports(self: Any) -> None:
+    def test_functions_that_bash_exports_and_odd_names(self: Any) -> None:
         def test() -> None:
+            self.env["an.odd-name"] = "two\nlines"
+            jobid = self.put(SHOW)
+            self.end(jobid, 0, "1 completed")
+            self.assertEqual(json.loads(self.psik("logs", jobid).out)["an.odd-name"], "two\nlines")
             self.env["BASH_FUNC_module%%"] = "() {  echo \"module $*\" '\\'\n}"
             jobid = self.put("#!/bin/bash\nmodule load gcc")
             self.end(jobid, 0, "1 completed")
