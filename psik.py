@@ -262,6 +262,7 @@ QUICK_SIZE = 16384             # bytes of an answer that are sent even if the cl
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
+CHECK_S, STUCK_S = 10, 60      # between two looks at the backends; so long a look hangs
 LOOK_S = 0.25                  # between two looks at a job that somebody follows
 BACKLOG = 1024                 # connections waiting to be accepted
 MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
@@ -11922,6 +11923,33 @@ class Connections:
             time.sleep(0.05)
 
 
+class Fitness(NamedTuple):
+    """What a server has seen of a backend when it last looked; requests do not wait for a look."""
+    looked: float               # when, on the monotonic clock
+    missing: List[str]          # what the backend lacks
+    takes_jobs: bool            # whether a file could be made in its folder
+
+    @classmethod
+    def of(cls, backend: Backend) -> "Fitness":
+        """Look at a backend now; a file is made, for permissions do not show a full disk."""
+        path = unfinished(os.path.join(backend.root, ".probe"))
+        try:
+            make_folder(backend.root)
+            write_file(path, "?")
+            takes_jobs = True
+        except OSError:
+            takes_jobs = False
+        finally:
+            with suppress(OSError):
+                os.unlink(path)
+        return cls(time.monotonic(), check_backend(backend), takes_jobs)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether jobs can be written; not if the next look hangs in the file system."""
+        return self.takes_jobs and time.monotonic() - self.looked < STUCK_S
+
+
 class Api:
     """What the handlers share: the config in force, the policy, and what is known of the tree."""
 
@@ -11929,6 +11957,7 @@ class Api:
         import threading
         self.mode = mode                    # local, insecure or tls
         self.tracker = Tracker(config)      # never replaced: streams read from it
+        self.fitness: Dict[str, Fitness] = {}   # of each backend
         self.load(config)
         self.stopping = False
         self.access_log = True
@@ -11949,13 +11978,18 @@ class Api:
         """
         policy, backends, tree = Policy(config), config.by_name, JobTree(config)
         issuers, applications = Issuers(config), Applications(config)
+        self.look_at(backends.values())
         self.config, self.policy, self.backends, self.tree = config, policy, backends, tree
         self.issuers, self.applications = issuers, applications
         for line in applications.wrong:
             complain(line)
-        self.checked: Dict[str, Tuple[float, List[str]]] = {}   # {backend: (when, what it lacks)}
         self.queues: Dict[str, Tuple[float, List[Queue]]] = {}  # {backend: (when, its queues)}
         self.tracker.config = config
+
+    def look_at(self, backends: Iterable[Backend]) -> None:
+        """Look what has become of backends."""
+        for backend in backends:
+            self.fitness[backend.name] = Fitness.of(backend)
 
     @contextmanager
     def turn_of(self, user: str) -> Iterator[None]:
@@ -12065,20 +12099,6 @@ def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
     """A row as psik_api's JobStepInfo."""
     return {"jobid": job.jobid, "name": name, "updated": row.time, "jobndx": row.jobndx,
             "state": row.state.value, "info": row.info}
-
-
-def try_writing(folder: str) -> bool:
-    """Whether a file can be made in a folder; tried, for permissions do not show a full disk."""
-    path = unfinished(os.path.join(folder, ".probe"))
-    try:
-        make_folder(folder)
-        write_file(path, "?")
-        return True
-    except OSError:
-        return False
-    finally:
-        with suppress(OSError):
-            os.unlink(path)
 
 
 def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
@@ -12370,12 +12390,9 @@ class ServerHandler(Handler):
 
     def get_health(self) -> Response:
         """Whether jobs can be written, and the state of each backend; 503 if jobs cannot."""
-        backends, stranger = self.api.backends, self.caller.anonymous
-        # For a caller without a name nothing is written: only the permissions are looked at.
-        writable = {name: (os.access(backend.root, os.W_OK) if stranger
-                           else try_writing(backend.root)) for name, backend in backends.items()}
+        backends, fitness = self.api.backends, self.api.fitness
         states = {name: self.system_status(backend)["status"] for name, backend in backends.items()}
-        fine = all(writable.values())
+        fine = all(fitness[name].is_writable for name in backends)
         status = "ok" if fine and set(states.values()) == {"active"} else "degraded"
         return Response.of_json({"status": status, "version": __version__, "writable": fine,
                                  "backends": states}, 200 if fine else 503)
@@ -12399,20 +12416,12 @@ class ServerHandler(Handler):
 
     # Backends.
 
-    def lacks(self, backend: Backend) -> List[str]:
-        """What a backend lacks, looked for again after ten seconds."""
-        when, missing = self.api.checked.get(backend.name, (0.0, []))
-        if time.monotonic() - when > 10 or not when:
-            missing = check_backend(backend)
-            self.api.checked[backend.name] = time.monotonic(), missing
-        return missing
-
     def system_status(self, backend: Backend) -> Dict[str, Json]:
         """A backend as psik_api's SystemStatus, and when its scheduler was last asked.
 
         It is unavailable where it lacks something, degraded where its scheduler gives no answer.
         """
-        missing, trusted = self.lacks(backend), self.caller.trusted
+        missing, trusted = self.api.fitness[backend.name].missing, self.caller.trusted
         answer = Answer.latest(backend.root)
         notes = missing + ([answer.fault] if answer.fault else [])
         return {"name": backend.name, "full_name": backend.name,
@@ -14481,7 +14490,8 @@ class Rounds:
         return ((self.end_connections, lambda: 1),
                 (self.look, lambda: LOOK_S if api.tracker.watchers else 1),
                 (self.poll, lambda: max(1, api.config.poll_interval_s)),
-                (lambda: deliver_all(api.config), lambda: 1))    # the callbacks that are due
+                (lambda: deliver_all(api.config), lambda: 1),    # the callbacks that are due
+                (lambda: api.look_at(api.backends.values()), lambda: CHECK_S))
 
     def repeat(self, work: Callable[[], None], rest_s: Callable[[], float]) -> None:
         """Do a work until the server stops, even where it fails."""

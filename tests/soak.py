@@ -7,8 +7,7 @@ A `psik.py serve` really runs, in a folder of its own.  Honest clients, slow one
 and hostile ones use it all at once; KINDS is the list of them.  Twice in a second a process that
 does nothing else asks for /v1/health, by name, on a fresh connection and on a kept one, and looks
 at the memory, the threads and the descriptors of the server.  A bare echo beside it, over the same
-transport, and a file that is made and removed, as for the health, show what the machine itself
-takes.  At the end come tables, then a line for each bound that was exceeded, and status 1 where
+transport, and a file that is made and removed, show what the machine itself takes.  At the end come tables, then a line for each bound that was exceeded, and status 1 where
 there is one.
 
 With --tls, the default, users are known by their tokens.  With --local the server is its own
@@ -50,6 +49,7 @@ STREAMS = 500           # that one caller would like to have
 CROWD = 300             # connections that come at once
 HONEST_FAILURES = 0.005
 SPARE_HANDLES = 5       # threads or descriptors more than before the load are nothing yet
+LATE_MS = 40            # a look that took so long is told with its time
 WINDOW_S = 25           # of which a middle is taken: about as long as one crowd and the next
 TIMED = ("echo", "a file", "health, fresh", "health, kept")     # the first two are the machine's
 ROLES = ("honest", "vanishing", "hostile")
@@ -627,6 +627,8 @@ class Watch:
         self.times = collections.defaultdict(list)  # type: Dict[str, List[float]]
         self.failures = collections.Counter()  # type: Any
         self.usage = []  # type: List[Usage]
+        self.begun = time.monotonic()
+        self.late = []  # type: List[str]
 
     def time(self, what: str, ask: Callable[[], int]) -> None:
         """Time a call that is answered, and note how another fails.
@@ -672,6 +674,10 @@ class Watch:
                  lambda: self.kept.ask("GET", "/v1/health").status)
         for what, ask in zip(TIMED, calls):
             self.time(what, ask)
+        latest = [self.times[what][-1] for what in TIMED if self.times[what]]
+        if max(latest, default=0) > LATE_MS:
+            self.late.append("%7.1f s  %s" % (time.monotonic() - self.begun, ", ".join(
+                "%s %.1f" % pair for pair in zip(TIMED, latest))))
         self.usage.append(usage_of(self.plan.pid))
 
 
@@ -683,6 +689,7 @@ def run_watch(plan: Plan, pipe: Any) -> None:
         watch.look()
         due = max(due + STEP_S, time.monotonic())
     pipe.send({"times": dict(watch.times), "failures": dict(watch.failures), "usage": watch.usage,
+               "late": watch.late,
                "reopened": watch.kept.reopened, "cpu_s": sum(os.times()[:2])})
 
 
@@ -889,6 +896,7 @@ def latency_lines(found: Found) -> Iterator[str]:
         failed = listed(failures_of(found, what))
         yield "%-16s %8d %s  %s" % (what, len(times), " ".join(figures), failed)
     yield "the kept connection was closed %d times" % found.reports["watch"].get("reopened", 0)
+    yield from found.reports["watch"].get("late", ())
 
 
 def usage_lines(found: Found) -> Iterator[str]:

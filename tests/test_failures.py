@@ -810,6 +810,11 @@ class Requests(Amiss):
             self.assertEqual((found, said in text), (status, True), text)
             self.assertEqual("Traceback" in err.getvalue(), status == 500)
         with mock.patch("psik.write_file", side_effect=OSError(errno.EROFS, "read-only")):
+            self.api.look_at(self.api.backends.values())
+        self.assertEqual(self.ask(self.api, "GET", "/v1/health")[0], 503)
+        self.api.look_at(self.api.backends.values())
+        self.assertEqual(self.ask(self.api, "GET", "/v1/health")[0], 200)
+        with mock.patch("psik.STUCK_S", 0):     # the file system hangs
             self.assertEqual(self.ask(self.api, "GET", "/v1/health")[0], 503)
         psik.delete_tree(self.made.at("log"))
         self.assertEqual(self.ask(self.api, "GET", base + "/logs")[0], 404)
@@ -905,7 +910,7 @@ class Requests(Amiss):
     def test_what_a_server_does_unasked_goes_on_after_a_failure(self) -> None:
         rounds = psik.Rounds(self.api)
         names = ("psik.Connections.end_slow", "psik.Tracker.look", "psik.Tracker.poll",
-                 "psik.deliver_all")
+                 "psik.deliver_all", "psik.Api.look_at")
         self.assertEqual(len(names), len(rounds.table))
         for name, (work, rest_s) in zip(names, rounds.table):
             self.api.stopping = False
@@ -921,7 +926,8 @@ class Requests(Amiss):
                 rounds.repeat(work, rest)
             self.assertEqual(failing.call_count, 2)
             self.assertEqual(err.getvalue().count("RuntimeError: oh"), 2)
-            wanted_s = self.api.config.poll_interval_s if "poll" in name else 1
+            wanted_s = {"poll": self.api.config.poll_interval_s, "look_at": psik.CHECK_S}.get(
+                name.rpartition(".")[2], 1)
             self.assertEqual(rests, [wanted_s] * 2)
 
     def test_a_scheduler_is_not_asked_more_often_where_asking_fails(self) -> None:

@@ -853,10 +853,8 @@ class Strangers(test_access.Secure):
         self.assertEqual(self.ask(token, "GET", "/v1/jobs").status, 200)
 
     def test_a_stranger_makes_us_write_nothing(self) -> None:
+        api = psik.Api(self.config(), "tls")
         with mock.patch("psik.write_file", side_effect=AssertionError):
-            api = psik.Api(self.config(), "tls")
-            for backend in api.backends.values():
-                psik.make_folder(backend.root)
             req = psik.Request("GET", "/v1/health", {}, psik.Body(psik.Wire(), 0))
             handler = psik.ServerHandler(api, req, psik.Caller("addr:192.0.2.1"))
             self.assertEqual(handler.get_health().status, 200)
