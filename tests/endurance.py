@@ -337,8 +337,10 @@ def differs(life: Life) -> Iterator[str]:
         decisive = sorted(rows, key=lambda row: psik.RANK[row.state])    # `queued` may come late
         last = {row.jobndx: "%d %s %s" % (row.jobndx, row.state.value, row.info)
                 for row in decisive if row.jobndx >= first}
-        if rows[-1].jobndx == 0 and last.get(1, "").startswith("1 queued"):
-            last = {1: "1 canceled"}    # before it began
+        # Canceled before its supervisor began, though its scheduler may have called it active.
+        if rows[-1].jobndx == 0 and not os.path.exists(job.log("claim", 1)) and last.get(
+                1, "").startswith(("1 queued", "1 active")):
+            last = {1: "1 canceled"}
         if len(last) != len(wanted) or not all(
                 said.startswith(want) for said, want in zip(sorted(last.values()), wanted)):
             yield "%s is %s, and is to be %s" % (job.jobid, faults.rows_of(job), wanted)

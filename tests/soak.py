@@ -7,8 +7,8 @@ A `psik.py serve` really runs, in a folder of its own.  Honest clients, slow one
 and hostile ones use it all at once; KINDS is the list of them.  Twice in a second a process that
 does nothing else asks for /v1/health, by name, on a fresh connection and on a kept one, and looks
 at the memory, the threads and the descriptors of the server.  A bare echo beside it, over the same
-transport, and a file that is made and removed, show what the machine itself takes.  At the end come tables, then a line for each bound that was exceeded, and status 1 where
-there is one.
+transport, and a file that is made and removed, show what the machine itself takes.  At the end come
+tables, then a line for each bound that was exceeded, and status 1 where there is one.
 
 With --tls, the default, users are known by their tokens.  With --local the server is its own
 user's, at a loopback port.  Run by root, the hostile clients are `nobody`'s.
