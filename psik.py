@@ -6087,69 +6087,54 @@ def said_taken(job: JobDir, row: Row) -> Row:
     return row
 
 
-class Submission:
-    """The submission of a job's next step.
+class NextRound:
+    """What of a job is submitted next: the rest of a round that was begun, or a new one.
 
-    environment: that of whoever started a job which waits; by default ours.  away: this is another
-    host than his, or a job, so a refusal here is not the last word.  failed_only: of an array, only
-    the tasks that failed, were canceled or were never submitted.
+    failed_only: of an array, only the tasks that failed, were canceled or were never submitted.
     """
 
-    def __init__(self, job: JobDir, timeout_s: float,
-                 environment: Optional[Dict[str, str]] = None, away: bool = False,
-                 failed_only: bool = False) -> None:
-        self.job, self.timeout_s, self.away = job, timeout_s, away
-        self.failed_only = failed_only
-        self.waits = environment is not None
-        self.given = dict(os.environ) if environment is None else environment
-
-    def refuse_gone(self, history: History) -> None:
-        """NotFoundError if there is no job; ConflictError if it waits no more, but should."""
-        if not history.rows:
-            raise NotFoundError("no job at %s" % self.job.path)
-        if self.waits and not Held(self.job).is_waiting:
-            raise ConflictError("job %s was started by another process" % self.job.jobid)
-
-    def refuse_running(self, rows: Sequence[Row]) -> None:
-        """ConflictError if a step of the job has not ended, or was canceled and lives on."""
-        steps = Steps(rows)
-        tasks = set(self.tasks_to_run(steps))
-        live = [step for step in steps.live(self.job) if step.task in tasks]
-        canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
-        unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
-        blocking = next(iter(live or living(self.job, unsure)), None)
-        if blocking:
-            state = steps.states[blocking.jobndx].state if live else "not yet gone"
-            raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
-                                "run beside it with --force"
-                                % (self.job.jobid, blocking.jobndx, state))
-
-    def rest(self, steps: Steps) -> List[Piece]:
-        """The pieces of a round that was begun which are not submitted yet.
-
-        With failed_only they only count if a submission was not answered.
-        """
-        pieces = Piece.of_round(self.job, steps.next_round(self.job))
+    def __init__(self, job: JobDir, steps: Steps, failed_only: bool) -> None:
+        self.job, self.steps, self.failed_only = job, steps, failed_only
+        pieces = Piece.of_round(job, steps.next_round(job))
         rest = [piece for piece in pieces if not steps.is_submitted(piece)]
-        is_lost = bool(rest and submitted_at(self.job, rest[0].first))
-        return rest if is_lost or (len(rest) < len(pieces) and not self.failed_only) else []
+        was_cut_short = bool(rest and submitted_at(job, rest[0].first))
+        is_partly_done = len(rest) < len(pieces) and not failed_only
+        self.rest = rest if was_cut_short or is_partly_done else []
 
-    def tasks_to_run(self, steps: Steps) -> List[int]:
-        """The tasks that are to be submitted, from 1; [1] for a job without tasks."""
-        rest = [step for piece in self.rest(steps) for step in piece.steps]
-        if rest:
-            return [steps.task_of(step) for step in rest]
-        done = [task for task, row in steps.by_task.items() if self.failed_only
-                and row.state not in (JobState.failed, JobState.canceled)]
-        return sorted(set(range(1, steps.tasks + 1)) - set(done))
+    @property
+    def tasks(self) -> List[int]:
+        """Its tasks, from 1; [1] for a job without tasks."""
+        if self.rest:
+            return [self.steps.task_of(step) for piece in self.rest for step in piece.steps]
+        wanted = set(range(1, self.steps.tasks + 1))
+        if self.failed_only:
+            wanted -= {task for task, row in self.steps.by_task.items()
+                       if row.state not in (JobState.failed, JobState.canceled)}
+        return sorted(wanted)
 
-    def plan(self, steps: Steps, tasks: Sequence[int]) -> List[Piece]:
-        """The pieces of the next round, which has these tasks; they are kept.
+    def pieces(self) -> List[Piece]:
+        """Its pieces; those of a new round are kept.
+
+        ConflictError if there is nothing to submit; BackendError as plan().
+        """
+        job, tasks = self.job, self.tasks
+        if not tasks:
+            raise ConflictError("job %s has nothing to start again: no part of it failed or was "
+                                "canceled" % job.jobid)
+        if self.steps.tasks == 1:
+            return [Piece.alone(self.steps.next_jobndx(job))]
+        if self.rest:
+            complain("job %s: submitting the remaining %d of its %d tasks" % (
+                job.jobid, len(tasks), self.steps.tasks))
+        return self.rest or self.plan(tasks)
+
+    def plan(self, tasks: Sequence[int]) -> List[Piece]:
+        """The pieces of a new round with these tasks, which are kept.
 
         BackendError if the scheduler does not say how large an array may be; ConflictError if they
         would be too many submissions.
         """
-        job = self.job
+        job, steps = self.job, self.steps
         Piece.forget(job, steps)
         number = steps.next_round(job)
         begin, scripts, spec = number * steps.tasks, JobScripts(job), job.spec()
@@ -6177,32 +6162,54 @@ class Submission:
         complain(what + "the first %d are made" % MAX_PIECES)
         return pieces[:MAX_PIECES]
 
-    def pieces(self, steps: Steps) -> List[Piece]:
-        """What is to be submitted: the rest of a round that was begun, or the next round.
-
-        ConflictError if there is nothing to submit; BackendError as plan().
-        """
-        job, rest, tasks = self.job, self.rest(steps), self.tasks_to_run(steps)
-        if not tasks:
-            raise ConflictError("job %s has nothing to start again: no part of it failed or was "
-                                "canceled" % job.jobid)
-        if steps.tasks == 1:
-            return [Piece.alone(steps.next_jobndx(job))]
-        if rest:
-            complain("job %s: submitting the remaining %d of its %d tasks" % (
-                job.jobid, sum(len(piece.indices) for piece in rest), steps.tasks))
-        return rest or self.plan(steps, tasks)
-
-    def before(self, steps: Steps, piece: Piece) -> str:
+    def before(self, piece: Piece) -> str:
         """The native id of what has to end before a piece, so that not too many run at once.
 
         A piece that has ended is passed over: its scheduler may no longer know it.
         """
+        steps = self.steps
         pieces = Piece.of_round(self.job, (piece.first - 1) // steps.tasks)
         natives = [steps.queued[each.first] for each in pieces
                    if each.first < piece.first and each.first in steps.queued
                    and not all(steps.states[step].state.is_final() for step in each.steps)]
         return str(natives[-1]) if natives and piece.at_once else ""
+
+
+class Submission:
+    """The submission of a job's next step.
+
+    environment: that of whoever started a job which waits; by default ours.  away: this is another
+    host than his, or a job, so a refusal here is not the last word.  failed_only: as NextRound.
+    """
+
+    def __init__(self, job: JobDir, timeout_s: float,
+                 environment: Optional[Dict[str, str]] = None, away: bool = False,
+                 failed_only: bool = False) -> None:
+        self.job, self.timeout_s, self.away = job, timeout_s, away
+        self.failed_only = failed_only
+        self.waits = environment is not None
+        self.given = dict(os.environ) if environment is None else environment
+
+    def refuse_gone(self, history: History) -> None:
+        """NotFoundError if there is no job; ConflictError if it waits no more, but should."""
+        if not history.rows:
+            raise NotFoundError("no job at %s" % self.job.path)
+        if self.waits and not Held(self.job).is_waiting:
+            raise ConflictError("job %s was started by another process" % self.job.jobid)
+
+    def refuse_running(self, rows: Sequence[Row]) -> None:
+        """ConflictError if a step of the job has not ended, or was canceled and lives on."""
+        steps = Steps(rows)
+        tasks = set(NextRound(self.job, steps, self.failed_only).tasks)
+        live = [step for step in steps.live(self.job) if step.task in tasks]
+        canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
+        unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
+        blocking = next(iter(live or living(self.job, unsure)), None)
+        if blocking:
+            state = steps.states[blocking.jobndx].state if live else "not yet gone"
+            raise ConflictError("job %s: its step %d is %s; cancel it first, or let the next step "
+                                "run beside it with --force"
+                                % (self.job.jobid, blocking.jobndx, state))
 
     @property
     def is_of_a_host(self) -> bool:
@@ -6305,9 +6312,9 @@ class Submission:
                 return said_taken(job, adopted)
             self.refuse_unready(history, force)
             Outbox(job).expect_end(len(history.rows))
-            steps = Steps(history.rows)
-            pieces, env = self.pieces(steps), self.environment()
-            before, script = self.before(steps, pieces[0]), JobScripts(job).path("submit")
+            following = NextRound(job, Steps(history.rows), self.failed_only)
+            pieces, env = following.pieces(), self.environment()
+            before, script = following.before(pieces[0]), JobScripts(job).path("submit")
             rows: List[Row] = []
             for piece in pieces:
                 done = self.run(script, piece, before, env)

@@ -173,11 +173,11 @@ class Pieces(Arrays, unittest.TestCase):
         pieces = psik.Piece.cut(range(1, 7), 0, 2, "list", 2)
         psik.Piece.plan(job, 0, pieces)
         history = [(1, queued, 70), (2, queued, 70), (3, queued, 71), (4, queued, 71)]
-        submission = psik.Submission(job, 5)
         for ended, before in (((), "71"), ((3,), "71"), ((3, 4), "70"), ((1, 2, 3, 4), "")):
             done = [(step, psik.JobState.completed, 0) for step in ended]
             rows = list(job.rows()) + [psik.Row(9.0, *each) for each in history + done]
-            self.assertEqual(submission.before(psik.Steps(rows), pieces[2]), before, ended)
+            following = psik.NextRound(job, psik.Steps(rows), False)
+            self.assertEqual(following.before(pieces[2]), before, ended)
 
 
     def alone(self, array: str) -> str:
