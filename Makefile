@@ -31,7 +31,7 @@ check: ## templates embedded; shellcheck; ruff; mypy; complexity; unused code
 	$(DEPS)/lint/bin/mypy --strict psik.py tests/run.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports tests/measure.py tests/bench/*.py
 	$(DEPS)/lint/bin/mypy --strict --ignore-missing-imports templates/supervisor.py
-	$(DEPS)/lint/bin/mypy --strict --follow-imports=silent tests/soak.py tests/storm.py tests/faults.py tests/endurance.py
+	$(DEPS)/lint/bin/mypy --strict --follow-imports=silent tests/soak.py tests/storm.py tests/faults.py tests/endurance.py tests/mutants.py
 	$(DEPS)/lint/bin/python tests/measure.py --check
 	$(DEPS)/lint/bin/vulture
 
@@ -61,6 +61,9 @@ faults: ## jobs broken at every step, on every backend; a thousand random lives;
 	$(DEPS)/openapi/bin/python tests/histories.py 1000
 	$(PYTHON) tests/faults.py --times $(or $(TIMES),6) $(if $(SEED),--seed $(SEED)) --table tests/bench/FAULTS.md
 
+mutants: ## psik.py broken in places, to see what the tests notice; TIMES=N of each section, SEED=N
+	$(PYTHON) tests/mutants.py --times $(or $(TIMES),20) $(if $(SEED),--seed $(SEED)) --table tests/bench/MUTANTS.md
+
 storm: ## a Slurm whose slurmctld dies and hangs, while clients are killed
 	$(PYTHON) tests/storm.py
 
@@ -70,4 +73,4 @@ install: ## psik.py to $(prefix)/bin/psik
 clean: ## remove what was made, .deps/ too
 	rm -rf $(DEPS) build dist *.egg-info .coverage* htmlcov __pycache__ tests/__pycache__ tests/bench/__pycache__ .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench pictures soak load faults storm install clean
+.PHONY: help test test-all test-ends test-deps embed check release-check measure cover bench pictures soak load faults mutants storm install clean

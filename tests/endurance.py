@@ -143,9 +143,12 @@ class Site(Case):
                         ] * ("Traceback" in self.other.said())
         self.other = self.another()
 
-    def ask(self, method: str, path: str, body: Any = None, may_conflict: bool = False,
+    def ask(self, method: str, path: str, body: Any = None, takes: Sequence[int] = (),
             **headers: Any) -> Answer:
-        """Ask one of the servers until it grants it; Refused where it does not in a minute."""
+        """Ask one of the servers until it grants it, or answers by a status that is taken, too.
+
+        Refused where it does not in a minute.
+        """
         deadline, why = time.monotonic() + 60, ""
         while time.monotonic() < deadline:
             server = self.steady if random.random() < 0.5 else self.other
@@ -154,7 +157,7 @@ class Site(Case):
             except (OSError, http.client.HTTPException) as err:
                 why = repr(err)
             else:
-                if answer.status < 400 or (answer.status == 409 and may_conflict):
+                if answer.status < 400 or answer.status in takes:
                     return answer
                 why = "%d %s" % (answer.status, answer.text)
                 if answer.status != 503:
@@ -229,11 +232,18 @@ class Life:
         return jobid
 
     def post(self, path: str, spec: Dict[str, Any], may_conflict: bool = False) -> str:
-        """Make a job over REST; the same key makes it once, however often it is asked for."""
+        """Make a job over REST; the same key makes it once, however often it is asked for.
+
+        Where a server was killed while it submitted the job, it may still come: so it is forced.
+        """
         key = "%s-%016x" % (self.path[1:], self.chance.getrandbits(64))
-        answer = self.site.ask("POST", path + "?backend=" + self.backend, spec, may_conflict,
-                               Idempotency_Key=key)
-        return str(answer.json["jobid"] if answer.status == 409 else answer.json)
+        answer = self.site.ask("POST", path + "?backend=" + self.backend, spec,
+                               (409, 502) if may_conflict else (502,), Idempotency_Key=key)
+        if answer.status == 502:
+            if "but may still get it" not in answer.text:
+                raise Refused(answer.text)
+            self.site.psik("start", "--force", answer.json["jobid"])
+        return str(answer.json if answer.status < 400 else answer.json["jobid"])
 
     def until_ended(self, jobid: str) -> None:
         """Wait for a job, on the command line or over REST."""
