@@ -40,7 +40,7 @@ SHOW = """#!/bin/sh
 echo "$CC $PATH $COLOUR"
 pwd
 echo "$0" $jobndx
-printf '%s\\n' "$mpirun" | tr '\\001' '_'
+printf '%s\\n' "$mpirun"
 """
 NAP = "601.%07d" % os.getpid()
 
@@ -74,7 +74,7 @@ class Lines(Case):
             job = self.job(jobid)
             self.assertEqual(self.out(jobid).replace(job.at("work") + "\n", "DIR\n"), (
                 "hello from the site\nDIR\ngcc-12 /opt/gcc:/site/bin:/usr/bin:/bin mine\nDIR\n"
-                "%s 1\nmy_mpi run\n" % job.script("run")))
+                "%s 1\nmy mpi run\n" % job.script("run")))
 
     @needs("root, for /etc/profile.d", os.getuid() == 0 and os.path.isdir("/etc/profile.d"))
     def test_functions_from_the_profile_of_the_system(self) -> None:
