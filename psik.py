@@ -17409,12 +17409,16 @@ class CommandLine:
 
     @classmethod
     def read(cls, argv: Sequence[str]) -> Options:
-        """The options of a command line; InvalidError, or SystemExit if argparse refuses it."""
+        """The options of a command line; InvalidError, or SystemExit if argparse refuses it.
+
+        OSError if the current folder is gone: there Python 3.13 cannot even import its own modules.
+        """
         if not argv:
             return Options(func=cls.welcome, config=None, verbose=0)
         given = cls.in_job(argv)
         if given:
             return given
+        os.getcwd()
         words: Sequence[str] = []
         before = argv[:list(argv).index("--")] if "--" in argv else argv
         names = cls.words_in(before)

@@ -999,8 +999,9 @@ class CommandLine(Amiss):
     def test_a_folder_that_is_gone_and_names_of_other_bytes(self) -> None:
         within = ["sh", "-c", 'mkdir "$1" && cd "$1" && shift && "$@"', "sh"]
         gone = "psik: the folder that this was called in is gone; cd to another one\n"
-        for argv in (["run", "-c", "true"], ["serve", "--uds", "x"]):
-            there = [*within, "gone", "sh", "-c", 'rmdir ../gone && exec "$@"', "sh", *FAST]
+        for argv in (["run", "-c", "true"], ["serve", "--uds", "x"], ["ls"]):
+            there = [*within, "gone", "sh", "-c", 'rmdir ../gone && exec "$@"', "sh",
+                     sys.executable, PSIK]
             self.assertEqual(self.psik(*argv, status=1, program=there).err, gone)
         self.assertIn("directory: '%s/b\\udcff' holds half of a surrogate pair, or a byte that is "
                       "not UTF-8" % self.folder, self.psik(

@@ -265,8 +265,8 @@ class OnOneHost(Asking):
     def test_a_task_of_an_array(self) -> None:
         jobid = self.run_spec("--wait", array="3", script="test $task -ne 2 || zork", status=127)
         found = self.why(jobid)
-        self.assertEqual(found["evidence"], ["run: 3: zork: not found"])
-        self.assertIn("2/3 done, 1 failed: run: 3: zork: not found", found["reason"])
+        self.assertEqual(found["evidence"], ["run: 2: zork: not found"])
+        self.assertIn("2/3 done, 1 failed: run: 2: zork: not found", found["reason"])
         script = "case $task in 1) kill -9 $$ ;; 2 | 4) echo bad >&2; exit 1 ;; esac"
         jobid = self.run_spec("--wait", array="5", script=script, status=137)
         self.assertTrue(self.psik("why", jobid).out.endswith(
