@@ -4261,8 +4261,9 @@ class JobScripts:
     def original(self) -> str:
         """The path of the job that this is a copy of, as `cp -r` makes one; '' if it is none."""
         import ast
-        settings = re.search("(?m)^SETTINGS = (.*)$", self.settings())
-        made_for = str(ast.literal_eval(settings.group(1))["base"]) if settings else self.job.path
+        made_for, settings = self.job.path, re.search("(?m)^SETTINGS = (.*)$", self.settings())
+        with suppress(ValueError, SyntaxError, LookupError, TypeError):    # somebody has changed it
+            made_for = str(ast.literal_eval(settings.group(1) if settings else "")["base"])
         is_copy = os.path.isdir(made_for) and not os.path.samefile(made_for, self.job.path)
         return made_for if is_copy else ""
 
