@@ -249,6 +249,7 @@ MAX_TEXTS = 1000               # files whose text a process caches
 MAX_WORDS = 4096               # bytes of a line between two hosts
 MAX_PART = 255                 # characters of a name in a folder
 MAX_NAMES = 65536              # bytes of the names in a header of a tar archive
+MAX_LEVELS = 100               # of folders in an archive, which has one of each level open
 MAX_TYPED = 65536              # characters; longer JSON was not typed, so no slip is forgiven
 MAX_JSON = 16 * 1024 * 1024    # bytes of a body that is read whole
 HEAD_TIMEOUT_S = 10            # from a head's first byte to its last; for a TLS handshake
@@ -571,13 +572,14 @@ def closing_fd(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def open_up(path: str) -> None:
+def open_up(path: str, folder: Optional[int] = None) -> None:
     """Give us all permissions for a directory, but never for what a symbolic link leads to.
 
     The change goes through a descriptor, because a link may take the directory's place meanwhile.
+    folder: the open one that path is relative to.
     """
-    fd = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW)
-    with closing_fd(fd):
+    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+    with closing_fd(os.open(path, flags, dir_fd=folder)) as fd:
         os.chmod("/proc/self/fd/%d" % fd, 0o700)
 
 
@@ -600,20 +602,57 @@ def read_unless_known(path: str) -> str:
     return text[1]
 
 
+class Emptying:
+    """The removal of what is in an open folder, as far as that can be done, however deep it is.
+
+    Each directory in it is moved up before it is emptied.  shutil.rmtree() deletes by recursion,
+    which fails at a thousand levels.
+    """
+    FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+    def __init__(self, top: int) -> None:
+        self.top, self.folders = top, ["."]
+
+    def take_out(self, name: str, folder: int) -> None:
+        """Remove what has this name in an open folder; a directory is moved up instead."""
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=folder)
+            return
+        with suppress(OSError):
+            open_up(name, folder)
+        moved = os.urandom(8).hex()
+        try:
+            os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=self.top)
+            self.folders.append(moved)
+        except OSError:     # somebody else's, which goes only if it is empty
+            os.rmdir(name, dir_fd=folder)
+
+    def run(self) -> None:
+        """Remove it all."""
+        while self.folders:
+            path = self.folders.pop()
+            with suppress(OSError), closing_fd(os.open(path, self.FLAGS, dir_fd=self.top)) as fd:
+                for name in os.listdir(fd):
+                    with suppress(OSError):
+                        self.take_out(name, fd)
+            with suppress(OSError):     # the top itself, say
+                os.rmdir(path, dir_fd=self.top)
+
+
 def delete_tree(path: str) -> None:
     """Remove a directory, even if the job took permissions from parts of it; of a link, the link.
 
     A file is removed too.  PsikError if something of it remains.
     """
-    import shutil
     if os.path.islink(path) or os.path.isfile(path):
         os.unlink(path)
         return
-    for folder, folders, _ in os.walk(path, onerror=lambda err: None):
-        for name in folders:
-            with suppress(OSError):  # a link, or gone meanwhile
-                open_up(os.path.join(folder, name))
-    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        open_up(path)
+    with suppress(OSError):
+        with closing_fd(os.open(path, Emptying.FLAGS)) as top:
+            Emptying(top).run()
+        os.rmdir(path)
     if os.path.lexists(path):
         raise PsikError("%s could not be removed whole: something may still write to it" % path)
 
@@ -7447,18 +7486,24 @@ class Entries:
         If a directory has taken the place of a link meanwhile, its content is left out.
         """
         for folder, folders, files, fd in os.fwalk(".", dir_fd=top):
-            entered = []
+            entered: List[str] = []
             for item in sorted(folders + files):
                 path = os.path.normpath(os.path.join(folder, item))
                 goes = self.wanted.has(path) and not item.startswith(UPLOAD_PREFIX)
                 found = None
                 if goes or (item in folders and self.wanted.may_be_in(path)):
                     found = self.at(os.path.join(name, path), fd, item)
-                if not found:
-                    continue
-                entered += [item] * found[0].isdir()
-                yield from self.one(found) if goes else ()
+                if found:
+                    entered += [item] * self.goes_on_in(found, path)
+                    yield from self.one(found) if goes else ()
             folders[:] = entered
+
+    def goes_on_in(self, entry: Entry, path: str) -> bool:
+        """Whether what is inside an entry goes, too: it is a directory, and not too deep."""
+        if entry[0].isdir() and path.count("/") >= MAX_LEVELS:
+            self.missed.append("%s/: too deep" % one_line(path))
+            return False
+        return bool(entry[0].isdir())
 
     @staticmethod
     def one(entry: Entry) -> Iterator[Entry]:
@@ -7596,17 +7641,18 @@ class ConfinedFolder:
             raise ForbiddenError("%r leads out of the directory" % path)
         return real
 
-    def is_folder(self, path: str) -> bool:
-        """Whether there is a folder at this path."""
-        return os.path.isdir(self.real(path))
-
     def descend(self, real: str, make: bool = False) -> int:
         """A descriptor of the folder at a path that real() gave; make: create what is missing."""
         try:    # a link in its place was put there since it was resolved
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("%s is gone" % self.root) from None
-        for part in os.path.relpath(real, self.root).split("/") if real != self.root else []:
+        parts = os.path.relpath(real, self.root).split("/") if real != self.root else []
+        if make and len(parts) > 2 * MAX_LEVELS:    # an archive goes somewhere below
+            os.close(fd)
+            raise InvalidError("%s leads through more than %d folders" % (
+                shown(real), 2 * MAX_LEVELS))
+        for part in parts:
             try:
                 if make:
                     with suppress(FileExistsError):
@@ -7620,6 +7666,14 @@ class ConfinedFolder:
                 os.close(fd)
                 raise ForbiddenError("%s is hidden here, so its files cannot be reached" % real)
         return fd
+
+    def open_folder(self, path: str) -> int:
+        """A descriptor of a folder; NotFoundError if there is none, ForbiddenError if it is hidden.
+        """
+        try:
+            return self.descend(self.real(path))
+        except OSError:
+            raise NotFoundError("no directory %s" % shown(path)) from None
 
     def open(self, path: str) -> IO[bytes]:
         """A file, open for reading.  NotFoundError; ForbiddenError if it is not a plain file."""
@@ -7872,14 +7926,10 @@ class ConfinedFolder:
     def stat(self, path: str = "") -> Dict[str, Dict[str, int]]:
         """{name: {size, atime, mtime}} of a folder's entries, where a link stands for itself.
 
-        NotFoundError if there is no such folder.
+        Errors as open_folder().
         """
-        try:
-            fd = self.descend(self.real(path))
-        except OSError:
-            raise NotFoundError("no directory %r" % path) from None
         entries = {}
-        with closing_fd(fd):
+        with closing_fd(self.open_folder(path)) as fd:
             for item in sorted(os.listdir(fd)):
                 try:
                     status = os.stat(item, dir_fd=fd, follow_symlinks=False)
@@ -8001,9 +8051,12 @@ class TarReader:
         if info.type in (b"L", b"K"):
             name = self.text(data.partition(b"\0")[0])
             return {"path" if info.type == b"L" else "linkpath": name}
-        found = dict(self.pax_records(data)) if info.type == b"x" else {}
-        if any(key.startswith("GNU.sparse") for key in found):
-            raise self.fault("files with holes are not taken; make it without --sparse")
+        found = {}
+        for key, value in self.pax_records(data) if info.type == b"x" else ():
+            if key.startswith("GNU.sparse"):
+                raise self.fault("files with holes are not taken; make it without --sparse")
+            if key in ("path", "linkpath", "size", "mtime"):    # a stranger may send millions
+                found[key] = value
         return found
 
     def pax_records(self, data: bytes) -> Iterator[Tuple[str, str]]:
@@ -8040,18 +8093,22 @@ class TarReader:
 
     def entries(self) -> Iterator[Entry]:
         """Its entries.  The content of a file is there until the next one is asked for."""
+        import tarfile
         records: Dict[str, str] = {}
         left = self.limit
         for info in iter(self.header, None):
-            if info.type in (b"x", b"g", b"L", b"K"):
+            is_of_names = info.type in (b"x", b"g", b"L", b"K")
+            if is_of_names:
                 records.update(self.records(info))
-                continue
-            self.apply(info, records)
-            records = {}
-            content: Any = TarContent(self, info.size)
-            left -= info.size
+            else:
+                self.apply(info, records)
+                records = {}
+            left -= tarfile.BLOCKSIZE + info.size   # so that empty files count, and headers
             if left < 0:
                 raise InvalidError("%s holds more than %d bytes" % (self.what, self.limit))
+            if is_of_names:
+                continue
+            content: Any = TarContent(self, info.size)
             yield info, content if info.isreg() else None
             content.close()
             self.take(-info.size % 512)
@@ -13039,7 +13096,7 @@ class JobHandler(Handler):
         Upload-Offset: how much has come of an upload that is not complete.
         """
         path, folder = self.req.params["path"].rstrip("/"), self.folder()
-        if folder.is_folder(path):
+        if os.path.isdir(folder.real(path)):
             return folder.stat(path)
         size = folder.part_size(path)
         notes = () if size is None else (("Upload-Offset", str(size)),)
@@ -13107,8 +13164,7 @@ class JobHandler(Handler):
     def get_archive(self) -> Response:
         """The work directory, or one in it, as .tar.gz."""
         folder, path, jobid = self.folder(), WITHIN.value(self.req) or "", self.job.jobid
-        if not folder.is_folder(path):
-            raise NotFoundError("no such directory")
+        os.close(folder.open_folder(path))  # before the answer begins
         return Response(200, lambda send: write_archive(folder.entries(path, jobid), send), (
             ("Content-Type", "application/gzip"),
             ("Content-Disposition", 'attachment; filename="%s.tar.gz"' % jobid)))

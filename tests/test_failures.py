@@ -33,7 +33,7 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [
     ("PUT", "/access", "application/json", b'{"addr:1.2.3.4": ["GET"]}', 422,
      "is not a user's name"),
     ("PUT", "/access", "application/json", b"[" * 60000, 422, "nested too deeply"),
-    ("GET", "/archive?path=nowhere", "", b"", 404, "no such directory"),
+    ("GET", "/archive?path=nowhere", "", b"", 404, "no directory 'nowhere'"),
     ("GET", "/archive?path=..", "", b"", 403, "leads out"),
     ("GET", "/files/nowhere/at/all", "", b"", 404, "no file"),
     ("GET", "/logs/nothing.9", "", b"", 404, "no file"),

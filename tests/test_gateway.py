@@ -212,8 +212,9 @@ class Users(Gateway):
             archive = self.ask(who, "GET", "/jobs/%s/archive" % other).body
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 self.assertEqual(any(".inputs/image" in name for name in tar.getnames()), all_names)
-            self.ask(who, "GET", "/jobs/%s/files/.inputs/image" % other,
-                     status=200 if all_names else 403)
+            for path in ("files/.inputs/image", "archive?path=.inputs"):
+                self.ask(who, "GET", "/jobs/%s/%s" % (other, path),
+                         status=200 if all_names else 403)
         text = self.psik("status", jobid).out
         self.assertIn("app show", re.sub(" +", " ", text))
         self.assertIn('file = "data.txt"', text)

@@ -3,6 +3,7 @@ import contextlib
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from typing import Any, Dict, List, Optional
 from unittest import mock
 from urllib import request as urllib_request
@@ -777,6 +779,35 @@ class Unpacking(Case):
         zeros = gzip.compress(self.header(b"0", 10 ** 8) + bytes(10 ** 8) + end)
         list(psik.TarReader([zeros], "it").entries())
         self.assertLess(time.process_time() - begun, 20)
+
+    def test_many_headers_and_many_empty_files(self) -> None:
+        def header(number: int) -> bytes:
+            data = b"".join(b"9999 k%05d=%s\n" % (number * 6 + place, b"1" * 9986)
+                            for place in range(6))
+            return self.header(b"x", len(data), data=data)
+
+        for data in (b"".join(map(header, range(20))), self.header(b"0", 0) * 2000):
+            with self.assertRaisesRegex(psik.InvalidError, "more than 1000000 bytes"):
+                list(psik.TarReader([data], "it", 10 ** 6).entries())
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        blocks = itertools.chain(map(header, range(200)), [bytes(1024)])
+        list(psik.TarReader(blocks, "it").entries())
+        self.assertLess(tracemalloc.get_traced_memory()[1], 2 * 10 ** 6)
+
+    def test_no_folder_is_too_deep(self) -> None:
+        folder = psik.ConfinedFolder(self.folder)
+        with self.assertRaisesRegex(psik.InvalidError, "more than 200 folders"):
+            folder.save("a/" * 201 + "f", [b"x"])
+        info = tarfile.TarInfo("c/" * 220 + "f")
+        data = info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+        with self.assertRaisesRegex(psik.InvalidError, "more than 200 folders"):
+            folder.take_in(psik.TarReader([data], "it").entries())
+        os.makedirs(self.folder + "/d" * 150)
+        names = [info.name for info, _ in folder.entries("d")]
+        self.assertEqual(max(name.count("d") for name in names), 101)
+        with self.assertRaisesRegex(psik.ForbiddenError, "too deep"):
+            list(psik.Entries.of_paths([self.folder + "/d"]))
 
     def test_times_and_types(self) -> None:
         for mtime in ("inf", "nan", "1e300", "-5", "99999999999999"):

@@ -117,6 +117,15 @@ class Files(TwoUsers):
         open_still = [name for name in names if os.stat(os.path.join(path, name)).st_mode & 0o022]
         self.assertEqual(open_still, [])
 
+    def test_a_job_whose_folders_nobody_may_write_is_removed(self) -> None:
+        self.settings()
+        jobid = self.of(self.ada, "run", "--wait", "-", stdin=json.dumps(
+            {"script": "mkdir -p a/b; touch a/b/c"})).out.strip()
+        path = os.path.join(self.tree, "local", jobid)
+        self.sh(self.ada, "chmod -R a-w " + path)
+        self.of(self.ada, "rm", jobid)
+        self.assertEqual([name for name in os.listdir(os.path.dirname(path)) if jobid in name], [])
+
     def test_a_config_that_others_can_write_is_closed_to_them(self) -> None:
         self.settings()
         config = self.home(self.ada, ".config/psik.json")
