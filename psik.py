@@ -249,6 +249,7 @@ MAX_TEXTS = 1000               # files whose text a process caches
 MAX_WORDS = 4096               # bytes of a line between two hosts
 MAX_PART = 255                 # characters of a name in a folder
 MAX_NAMES = 65536              # bytes of the names in a header of a tar archive
+MAX_TIME = 2 ** 33             # of a file, seconds since the epoch; date programs fail later on
 MAX_LEVELS = 100               # of folders in an archive, which has one of each level open
 MAX_TYPED = 65536              # characters; longer JSON was not typed, so no slip is forgiven
 MAX_JSON = 16 * 1024 * 1024    # bytes of a body that is read whole
@@ -1013,13 +1014,13 @@ def try_program(argv: Sequence[str], timeout_s: Optional[float], text: str,
 
 
 def ask_program(argv: Sequence[str]) -> str:
-    """The first line that a command prints, or '' if it cannot be run; run once per process."""
+    """The first line that a command prints, or '' if it cannot be run; kept for the next time."""
     key = "\0".join(argv)
     if key not in PROBED:
         try:
             PROBED[key] = run_program(argv, PROBE_TIMEOUT_S).out.split("\n")[0]
-        except OSError:
-            PROBED[key] = ""
+        except OSError:     # perhaps the host is busy, and it can be run later
+            return ""
     return PROBED[key]
 
 
@@ -1459,7 +1460,7 @@ class FieldReader:
         """
         has_lines = meta.get("lines", False)
         if isinstance(value, str) and value.startswith("["):
-            with suppress(ValueError):      # `[ -f x ] && y` is a line of sh
+            with suppress(ValueError, RecursionError):      # `[ -f x ] && y` is a line of sh
                 value = json.loads(value)
         words = value if not isinstance(value, str) else [value] if has_lines else value.split()
         if not isinstance(words, (list, tuple)) or len(words) < meta.get("least", 0):
@@ -1984,6 +1985,11 @@ def mebibytes(text: str) -> int:
     return FieldReader.number(text, {"least": 1, "size": True})
 
 
+def mebibytes_of_unit(text: str) -> int:
+    """The same; ValueError also if it names no unit, and means the scheduler's own."""
+    return mebibytes(text if text[-1:].isalpha() else "")
+
+
 def yes(text: str) -> bool:
     """True for an option without a value; ValueError if it has one."""
     if text:
@@ -2016,7 +2022,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#BSUB": ("lsf", {
         "-W": ("resources.duration", lambda text: minutes(text.split("/")[0], "m")),
         "-nnodes": ("resources.node_count", count), "-n": ("resources.process_count", count),
-        "-M": ("resources.memory_per_process", mebibytes),
+        "-M": ("resources.memory_per_process", mebibytes_of_unit),
         "-x": ("resources.exclusive_node_use", yes),
         "-q": ("backend.queue_name", str), "-P": ("backend.project_name", str),
         "-U": ("backend.reservation_id", str), "-J": ("name", str), "-cwd": ("directory", str),
@@ -2028,7 +2034,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#$": ("sge", {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
-        "-l h_vmem": ("memory_per_core", mebibytes), "-r y": ("requeue", yes),
+        "-l h_vmem": ("memory_per_core", mebibytes_of_unit), "-r y": ("requeue", yes),
         "-t": ("array", Tasks.of_scheduler), "-tc": ("at_once", count),
         "-j": ("join_output", joins), "-N": ("name", str), "-wd": ("directory", str)}),
 }
@@ -3931,12 +3937,24 @@ class Copies:
             raise
 
     def is_whole(self) -> bool:
-        """Whether the files of our copy have the content that they should have."""
+        """Whether the files of our copy are there, with the content that they should have."""
         for name, content in self.files().items():
-            with open(os.path.join(self.own, name), "rb") as file:
-                if file.read() != content:
-                    return False
+            try:
+                with open(os.path.join(self.own, name), "rb") as file:
+                    if file.read() != content:
+                        return False
+            except FileNotFoundError:
+                return False
         return True
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep other processes, also on other hosts, from changing the copies."""
+        # By a file: on NFS the lock of a folder is known to its host alone.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        with closing_fd(os.open(os.path.join(self.folder, "lock"), flags, 0o600)) as lock:
+            with locked(lock):
+                yield
 
     def link(self, job: JobDir) -> None:
         """Link our copy into a job, in place of the link to an earlier one."""
@@ -3955,7 +3973,7 @@ class Copies:
         make_folder(self.folder)
         if job.check_owner:
             self.check(self.own)
-        with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
+        with self.turn():
             if not os.path.isdir(self.own):
                 self.write()
             elif not self.is_whole():
@@ -3980,7 +3998,7 @@ class Copies:
         """Remove the copies that no job needs any more."""
         if not os.path.isdir(self.folder):
             return
-        with closing_fd(os.open(self.folder, os.O_RDONLY)) as lock, locked(lock):
+        with self.turn():
             for copy in paths_in(self.folder):
                 is_copy = re.fullmatch("[0-9a-f]{16}", os.path.basename(copy))
                 with suppress(FileNotFoundError):
@@ -7090,9 +7108,10 @@ class Remains:
         for path in paths_in(self.root):
             name = os.path.basename(path)
             is_job = re.fullmatch(r"[0-9]{10}\.[0-9]{3}", name) and os.path.isdir(path)
-            if name.startswith(".removed-") or (
-                    is_job and self.is_old(path) and self.is_unbegun(path)):
-                yield path
+            with suppress(FileNotFoundError):   # it is removed just now
+                if name.startswith(".removed-") or (
+                        is_job and self.is_old(path) and self.is_unbegun(path)):
+                    yield path
 
     def files(self) -> Iterator[str]:
         """Files and folders that were not complete when their writer was killed."""
@@ -7111,8 +7130,8 @@ class Remains:
                                self.check_owner))
 
 
-def sweep(config: Config) -> List[str]:
-    """Remove what crashes left, and return the paths.
+def sweep(config: Config, dry_run: bool = False) -> List[str]:
+    """Remove what crashes left, and return the paths; dry_run: remove nothing.
 
     That is directories older than STALE_S that never became a job, if they hold only the beginnings
     of one, and jobs whose removal was cut short; and files of ours that were not complete when
@@ -7122,9 +7141,12 @@ def sweep(config: Config) -> List[str]:
     JobTree(config)  # ForbiddenError if one of the folders is somebody else's
     for backend in config.by_name.values():
         remains = Remains(backend)
-        for path in [*remains.jobs(), *remains.files()]:
+        paths = [*remains.jobs(), *remains.files()]
+        swept += paths
+        if dry_run:
+            continue
+        for path in paths:
             delete_tree(path)
-            swept.append(path)
         remains.drop_names()
         Copies(backend.prefix).drop_unused()
     return swept
@@ -8085,7 +8107,7 @@ class TarReader:
             info.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else -1
         if "mtime" in records:
             info.mtime = int(seconds) if re.fullmatch("[0-9]{1,18}", seconds) else 0
-        info.mtime = min(max(info.mtime, 0), 2 ** 33)
+        info.mtime = min(max(info.mtime, 0), MAX_TIME)
         if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
             info.size = 0   # of a hard link it may be that of the file, and nothing follows
         if "\0" in info.name + info.linkname or info.size < 0:
@@ -8994,10 +9016,12 @@ class Inputs:
     """The inputs of one use of an application: values, and files below a folder."""
 
     MAX_DEPTH = 32      # of a value
+    MAX_TEXT = 8 * Application.MAX_VALUES   # characters of those that come as texts
 
     def __init__(self, app: Application, folder: ConfinedFolder) -> None:
         self.app, self.folder, self.schema = app, folder, app.schema
         self.values: Dict[str, Json] = {}
+        self.left = self.MAX_TEXT
         self.properties: Dict[str, Json] = self.schema["properties"]
         self.file_inputs = app.file_inputs
 
@@ -9025,6 +9049,9 @@ class Inputs:
 
         One that is a list may come as JSON, or item by item.
         """
+        self.left -= len(text)
+        if self.left < 0:
+            raise InvalidError([Fault(name, "the inputs are too long")])
         types = Schema.kinds(self.properties.get(name, {}))
         if "array" not in types or text.startswith("["):
             if name in self.values:
@@ -9915,8 +9942,8 @@ def decode_percent(text: str) -> str:
 def http_time(text: str) -> Optional[float]:
     """Seconds since the epoch of an HTTP date; None if it is none."""
     import email.utils
-    parts = email.utils.parsedate_tz(text)
-    with suppress(ValueError, OverflowError):
+    with suppress(ValueError, OverflowError, IndexError):   # the last one until Python 3.9
+        parts = email.utils.parsedate_tz(text)
         return float(email.utils.mktime_tz(parts)) if parts else None
     return None
 
@@ -10180,7 +10207,7 @@ class Response(NamedTuple):
         import email.utils
         status = os.fstat(file.fileno())
         tag, size = etag(status), status.st_size
-        modified = email.utils.formatdate(status.st_mtime, usegmt=True)
+        modified = email.utils.formatdate(min(status.st_mtime, MAX_TIME), usegmt=True)
         # In a browser a job's file must not act as a page of this server: its type is not guessed,
         # and its scripts do not run.
         head: Tuple[Tuple[str, str], ...] = (
@@ -10318,12 +10345,10 @@ class Form:
         """
         if any(self.content()):
             raise RequestError(400, "the form does not begin with its boundary")
-        for _ in range(MAX_PARTS):
-            head = self.part_head()
-            if head is None:
-                return
+        for number, head in enumerate(iter(self.part_head, None)):
+            if number == MAX_PARTS:
+                raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
             yield self.option(head, "name"), self.option(head, "filename"), self.content()
-        raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
 
     def receive(self) -> None:
         """Read another block of the body; RequestError if there is none."""
@@ -11808,10 +11833,11 @@ class UploadFolders:
 
     def note(self, folder: str) -> None:
         """Remember that something is uploaded to a folder."""
-        path = os.path.join(self.folder, IdempotencyKeys.digest(folder))
+        text = os.fsencode(folder).decode("latin-1")    # its name may not be UTF-8
+        path = os.path.join(self.folder, IdempotencyKeys.digest(text))
         if not os.path.exists(path):
             make_folder(self.folder)
-            replace_file(path, folder)
+            replace_file(path, text)
 
     @staticmethod
     def drop_old(folder: str) -> bool:
@@ -11833,7 +11859,8 @@ class UploadFolders:
         for path in paths_in(self.folder):
             with suppress(OSError):     # another server was first, or the folder is out of reach
                 is_old = time.time() - os.path.getmtime(path) > KEY_LIFE_S
-                if is_old and not self.drop_old(read_or_empty(path)):
+                folder = os.fsdecode(read_or_empty(path).encode("latin-1", "replace"))
+                if is_old and not self.drop_old(folder):
                     os.unlink(path)
 
 
@@ -13175,8 +13202,8 @@ class JobHandler(Handler):
         Answers which entries were left out: devices, FIFOs, hard links, links that lead out of it.
         """
         folder, below, limit = self.folder(), WITHIN.value(self.req) or "", self.upload_limit
-        UploadFolders(self.api.backends[self.job.backend].root).note(folder.root)
         self.check_may_write()
+        UploadFolders(self.api.backends[self.job.backend].root).note(folder.root)
         blocks = self.req.body.blocks(limit)
         with given_in("body"), ZipReader.or_tar(blocks, "the body", limit, folder.root) as entries:
             return folder.take_in(entries, below)
@@ -15484,19 +15511,17 @@ class Selection:
 
     def attempt(self, action: Callable[[Any], Any], what: Union[str, JobDir]) -> Any:
         """What an action returns; None if it fails, which is printed, and counts in the status."""
-        self.failures += 1
         try:
-            result = action(what)
-            self.failures -= 1
-            return result
+            return action(what)
         except PsikError as err:
-            complain(str(err))
-            self.worst = max(self.worst, err.exit_status)
+            text, status = str(err), err.exit_status
         except BrokenPipeError:
             raise
         except OSError as err:
-            complain("%s: %s" % (getattr(what, "jobid", what), fault_of_system(err)))
-            self.worst = max(self.worst, 1)
+            text, status = "%s: %s" % (getattr(what, "jobid", what), fault_of_system(err)), 1
+        complain(text)
+        self.failures += 1
+        self.worst = max(self.worst, status)
         return None
 
     def jobs_of(self, text: str) -> List[JobDir]:
@@ -16364,8 +16389,8 @@ def cmd_cancel(opts: Options) -> ExitStatus:
 def cmd_rm(opts: Options) -> ExitStatus:
     """Remove the directories of jobs, logs and results too."""
     chosen = Selection(opts, list(STATES) if opts.force else ("completed", "failed", "canceled"))
-    for path in sweep(chosen.config) if opts.stale else ():
-        complain("removed %s" % path)
+    for path in sweep(chosen.config, opts.dry_run) if opts.stale else ():
+        complain("%s %s" % ("would remove" if opts.dry_run else "removed", path))
     if opts.stale and not chosen.named and not chosen.is_filtered:
         return 0
     return chosen.each(lambda job: remove(job, opts.force))
@@ -17453,7 +17478,7 @@ class CommandLine:
             return rest
         if of_list.startswith("-"):
             return rest
-        getattr(opts, of_list).extend(words)
+        setattr(opts, of_list, getattr(opts, of_list) + words)  # the list is argparse's default
         return []
 
     @staticmethod

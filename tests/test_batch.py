@@ -62,6 +62,14 @@ class Read(Case):
     def spec(self, text: str, kind: str) -> Dict[str, Any]:
         return psik.to_json(psik.load_spec(text, "job.sh", kind=kind))
 
+    def test_a_size_without_a_unit_has_the_schedulers_own(self) -> None:
+        for line, kind, attributes in (("#BSUB -M 4000000", "lsf", {"-M": "4000000"}),
+                                       ("#$ -l h_vmem=4294967296", "sge",
+                                        {"-l": "h_vmem=4294967296"})):
+            spec = self.spec("#!/bin/sh\n%s\ntrue\n" % line, kind)
+            self.assertIsNone(spec["resources"]["memory_per_process"])
+            self.assertEqual(spec["attributes"], attributes)
+
     def test_of_lsf(self) -> None:
         spec = self.spec(LSF, "lsf")
         needs = spec["resources"]

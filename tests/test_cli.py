@@ -402,6 +402,12 @@ class Verbs(Case):
         self.psik("reached", base, "1", "active", "a,b", status=2)
         self.psik("reached", self.folder, "1", "active", status=3)
 
+    def test_words_of_one_command_line_are_not_the_next_ones(self) -> None:
+        for _ in range(2):
+            opts = psik.CommandLine.read(["get", "last", "-o", "d", "*.csv"])
+            self.assertEqual(opts.pattern, ["*.csv"])
+        self.assertEqual(psik.CommandLine.read(["get", "last"]).pattern, [])
+
     def test_no_submit_and_wait_contradict(self) -> None:
         self.psik("run", "--no-submit", "--wait", "-", stdin='{"script": "x"}', status=2)
 

@@ -278,6 +278,27 @@ class Sent(Gateway):
         jobid = self.use("ada", "plain", {"count": 7, "image": value})["jobid"]
         self.assertEqual(self.out(jobid), "256000\n7\n")
 
+    def test_a_form_of_many_values(self) -> None:
+        self.offer("numbers", inputs={"properties": {
+            "list": {"type": "array", "items": {"type": "number"}}}})
+        self.begin()
+        body, headers = form(*[("list", "", b'{"a": [%s0]}' % (b"{}," * 30000))] * 9)
+        answer = self.ask("ada", "POST", "/applications/numbers", body, 422, **headers)
+        self.assertIn("the inputs are too long", answer.text)
+
+    def test_as_many_parts_as_there_may_be(self) -> None:
+        jobid = self.shown()
+        parts = [("files", "f%d" % (number % 3), b"x") for number in range(psik.MAX_PARTS)]
+        for more, status in ((0, 200), (1, 413)):
+            body, headers = form(*parts + parts[:more])
+            self.ask("root", "POST", "/jobs/%s/files" % jobid, body, status, **headers)
+
+    def test_who_may_not_write_leaves_nothing(self) -> None:
+        jobid, noted = self.shown(), os.path.join(self.prefix, "local", ".uploads")
+        before = psik.paths_in(noted)
+        self.ask("ada", "PUT", "/jobs/%s/archive" % jobid, bytes(1024), 403)
+        self.assertEqual(psik.paths_in(noted), before)
+
     def test_archives(self) -> None:
         files = {"data.txt": b"packed\n", "sub/more": b"x"}
         for media, data in (("application/zip", zipped(files)), ("application/gzip", tarred(files)),

@@ -73,6 +73,10 @@ class Specs(unittest.TestCase):
             self.assertEqual((spec.launcher, spec.setup), (launcher, setup))
             self.assertEqual(spec.environment, {"A": text})
 
+    def test_a_text_of_brackets_is_a_word(self) -> None:
+        text = "[" * 100000
+        self.assertEqual(psik.JobSpec(script="x", setup=text).setup, [text])
+
     def test_the_defaults_are_upstreams(self) -> None:
         ours = psik.to_json(JobSpec(script="x"))
         for name in ("requeue", "join_output"):     # which upstream has not

@@ -270,7 +270,7 @@ class Files(TwoUsers):
     def test_a_planted_copy_of_psik(self) -> None:
         job = self.victim()
         jobid = os.path.basename(job)
-        copy = os.listdir(self.tree + "/.psik")[0]
+        copy, = set(os.listdir(self.tree + "/.psik")) - {"lock"}
         self.sh(self.ada, "mv %s/.psik %s/old" % (self.tree, self.tree))
         self.sh(self.eve, "cd %s && mkdir -p .psik/%s && cd .psik/%s && "
                           "echo 'open(\"%s\", \"w\")' >supervisor.py && touch psik.py"

@@ -634,9 +634,9 @@ class Places(Faulty):
             self.psik("wait", jobid)
             self.assertEqual(self.psik("logs", jobid).out, psik.__version__ + "\n")
             copies = os.path.join(self.prefix, ".psik")
-            self.assertEqual(len(os.listdir(copies)), 1)
+            self.assertEqual(len(os.listdir(copies)), 2)    # it, and the lock
             self.psik("rm", jobid)
-            self.assertEqual(os.listdir(copies), [])
+            self.assertEqual(os.listdir(copies), ["lock"])
 
     def test_the_directory_of_a_job_is_a_link(self) -> None:
         def test() -> None:

@@ -193,6 +193,28 @@ class Creation(Case):
         self.psik("rm", jobid)
         self.assertEqual(oct(os.stat(outside).st_mode & 0o777), "0o750")
 
+    def test_removing_a_tree_of_any_depth(self) -> None:
+        jobid = self.run_spec("--wait", script="#!%s\nimport os\nfor _ in range(1500):\n"
+                              "    os.mkdir('d')\n    open('f', 'w').close()\n"
+                              "    os.symlink('/', 'l')\n    os.chdir('d')\n" % sys.executable)
+        self.psik("rm", jobid)
+        self.assertEqual(psik.list_jobs(self.config()), [])
+        self.assertFalse(any(name.startswith(".removed") for name in os.listdir(
+            os.path.join(self.prefix, "local"))))
+
+    def test_a_dry_run_sweeps_nothing(self) -> None:
+        path = os.path.join(self.prefix, "local", ".removed-1700000000.000")
+        os.makedirs(path)
+        self.assertIn("would remove " + path, self.psik("rm", "--stale", "--dry-run").err)
+        self.assertTrue(os.path.exists(path))
+        self.assertIn("psik: removed " + path, self.psik("rm", "--stale").err)
+        self.assertFalse(os.path.exists(path))
+
+    def test_sweeping_beside_another_who_removes(self) -> None:
+        os.makedirs(os.path.join(self.prefix, "local", "1700000000.000"))
+        with mock.patch.object(psik.Remains, "is_old", side_effect=FileNotFoundError):
+            self.assertEqual(psik.sweep(self.config()), [])
+
     def test_an_odd_info_is_a_text(self) -> None:
         jobid = self.run_spec("--no-submit", script="true")
         self.psik("reached", self.job(jobid).path, "1", "active", "\u00b2")

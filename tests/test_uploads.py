@@ -300,6 +300,20 @@ class Conditions(Files):
         self.assertEqual(sorted(statuses), [200] + [412] * 7)
         self.assertEqual(len(set(self.content())), 1)
 
+    def test_into_a_folder_whose_name_is_not_utf_8(self) -> None:
+        os.mkdir(os.path.join(self.work, "na\udcefve"))
+        os.symlink("na\udcefve", os.path.join(self.work, "link"))
+        self.ask("PUT", "link/f", b"x")
+        self.assertEqual(os.listdir(os.path.join(self.work, "na\udcefve")), ["f"])
+        noted = psik.UploadFolders(os.path.join(self.prefix, "local"))
+        for path in psik.paths_in(noted.folder):
+            os.utime(path, (1, 1))
+        part = os.path.join(self.work, "na\udcefve", psik.UPLOAD_PREFIX + "x")
+        with open(part, "w"):
+            os.utime(part, (1, 1))
+        noted.forget_old()
+        self.assertFalse(os.path.exists(part))
+
     def test_of_reading(self) -> None:
         self.ask("PUT", "f", b"0123456789")
         first = self.ask("GET", "f")
@@ -310,6 +324,7 @@ class Conditions(Files):
                 ({"If_None_Match": '"x", ' + tag}, 304), ({"If_None_Match": '"x"'}, 200),
                 ({"If_None_Match": "*"}, 304), ({"If_Modified_Since": changed}, 304),
                 ({"If_Modified_Since": earlier}, 200), ({"If_Modified_Since": "today"}, 200),
+                ({"If_Modified_Since": "1 Jan , 00:00 GMT"}, 200),
                 ({"If_None_Match": '"x"', "If_Modified_Since": changed}, 200),
                 ({"Range": "bytes=1-2", "If_Range": tag}, 206),
                 ({"Range": "bytes=1-2", "If_Range": changed}, 206),
