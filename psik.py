@@ -4967,7 +4967,13 @@ def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
 
 
 def reached(job: JobDir, jobndx: int, state: JobState, info: Info = 0) -> Row:
-    """Record that a step has come to a state, as `$psik reached` does in a job."""
+    """Record that a step has come to a state, as `$psik reached` does in a job.
+
+    InvalidError if jobndx is no number from 0, or info no short word without a comma.
+    """
+    is_word = not str(info) or NATIVE_ID.fullmatch(str(info))
+    if not 0 <= jobndx <= MAX_STEP or not is_word or len(str(info)) > MAX_INFO:
+        raise InvalidError("JOBNDX is a number from 0, and INFO one short word without a comma")
     with transitions(job) as history:
         return record(job, history, jobndx, state, info)
 
@@ -5031,7 +5037,7 @@ def ask_scheduler(job: JobDir, steps: Sequence[Tuple[str, str]], timeout_s: floa
 
     BackendError if it fails.
     """
-    words = sorted(tag if native == "-" else native for native, tag in steps)
+    words = sorted({tag if native == "-" else native for native, tag in steps})
     done = JobScripts(job).run("poll", words, timeout_s, steps_text(steps))
     if done.status:
         raise BackendError("%s could not ask the scheduler: %s" % (job.script("poll"), done.fault))
@@ -5299,6 +5305,11 @@ class Cancellation:
         return BackendError("job %s could not be ended: %s; cancel it again"
                             % (self.job.jobid, err))
 
+    def not_recorded(self, err: OSError) -> PsikError:
+        """The error that the history cannot be written."""
+        return PsikError("job %s was asked to end, but this cannot be recorded in %s: %s" % (
+            self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower()))
+
     def stop_elsewhere(self) -> None:
         """Have the supervisors on other hosts end their steps; BackendError if they do not."""
         if self.elsewhere:
@@ -5411,8 +5422,7 @@ class Cancellation:
             was_live = self.record_even_if_stopped()
         except OSError as err:  # the history cannot be written
             self.stop()
-            raise PsikError("job %s was asked to end, but this cannot be recorded in %s: %s" % (
-                self.job.jobid, self.job.status_path, (err.strerror or str(err)).lower())) from None
+            raise self.not_recorded(err) from None
         self.stop()
         if self.fault:
             raise BackendError("job %s: it is not known whether its scheduler still has it: %s; "
@@ -5434,21 +5444,29 @@ class TaskCancellation(Cancellation):
         return [step for step in super().live(steps) if step.task in self.tasks]
 
     def record(self) -> bool:
-        """Request the end of the steps, and record it of those that have not begun.
+        """Request the end of the steps.
 
         A supervisor that is told to stop finds the request, and records that its step is canceled.
         """
-        job = self.job
-        with job.history() as history:
+        with self.job.history() as history:
             steps = Steps(history.rows)
             self.steps = self.live(steps)
             for step in self.steps:
-                write_file(job.log("cancel", step.jobndx), "")
-            record_all(job, history, [(step.jobndx, JobState.canceled, 0) for step in self.steps
-                                      if steps.states[step.jobndx].state is JobState.queued])
+                write_file(self.job.log("cancel", step.jobndx), "")
             self.others = {step.native for step in super().live(steps)
                            if step.task not in self.tasks}
         return bool(self.steps)
+
+    def record_unbegun(self) -> None:
+        """Record that the steps are canceled that have not begun, and so have no supervisor."""
+        try:
+            with self.job.history() as history:
+                states = Steps(history.rows).states
+                record_all(self.job, history, [
+                    (step.jobndx, JobState.canceled, 0) for step in self.steps
+                    if states[step.jobndx].state is JobState.queued])
+        except OSError as err:
+            raise self.not_recorded(err) from None
 
     def named(self, step: Step) -> Step:
         """The step as scripts/cancel wants it: NATIVEID+INDEX if others have its native id too."""
@@ -5462,6 +5480,7 @@ class TaskCancellation(Cancellation):
             ending.cancel(found, None if here else CANCEL_TIMEOUT_S)
         except BackendError as err:
             raise self.not_ended(err) from None
+        self.record_unbegun()
 
 
 # What schedulers answer, and what becomes of it.
@@ -5497,19 +5516,19 @@ class Status(NamedTuple):
         """Record the end of a step, unless the history has it, and why it ended.
 
         latest: the row that decides the step's state so far.  A step that the scheduler calls
-        canceled is failed here: if psik had been asked to cancel it, the history would have that
-        already.
+        canceled is failed here, unless psik was asked to cancel it.
         """
         if latest is None:
             return
         if not latest.state.is_final():
             code = read_info(self.exit_status)
-            state = JobState.failed
+            state, info = JobState.failed, code if isinstance(code, int) else 1
             if self.state == JobState.completed:
-                state = JobState.completed
+                state, info = JobState.completed, code if isinstance(code, int) else 0
+            elif os.path.exists(step.job.log("cancel", step.jobndx)):
+                state, info = JobState.canceled, 0
             else:
                 write_reason(step, self.reason or "its scheduler reports that it failed")
-            info = code if isinstance(code, int) else int(state is JobState.failed)
             record(step.job, history, step.jobndx, state, info)
         elif latest.state is JobState.failed and not step.job.host(step.jobndx):
             self.settle(step, latest.info)
@@ -5754,7 +5773,7 @@ class Poll:
         if asker:
             try:
                 Ending(asker).tell(self.untold)
-            except PsikError as err:
+            except (PsikError, OSError) as err:
                 complain_once("canceled jobs may still be running, because their scheduler could "
                               "not be told: %s" % err)
 
@@ -6344,20 +6363,14 @@ class Submission:
             return Finished(os.EX_TEMPFAIL, "", "")
         except OSError as err:
             write_file(log, "%s\n" % err)
-            return Finished(126, "", "")  # as a shell has it
-
-    def refusal(self, jobndx: int, done: Finished) -> str:
-        """What was said of a submission that was refused."""
-        return telling_lines(read_or_empty(self.job.log("submit", jobndx))) or (
-            "exit %d" % done.status)
+            return Finished(126, "", str(err))  # as a shell has it
 
     def pass_over_refusal(self, jobndx: int, done: Finished) -> None:
         """BackendError, with nothing recorded, if a submission was refused away from home."""
         if self.away and done.status not in (0, os.EX_TEMPFAIL):
-            why = self.refusal(jobndx, done)
             os.unlink(self.job.log("submit", jobndx))
             raise BackendError("job %s: backend %s does not accept it from this host: %s"
-                               % (self.job.jobid, self.job.backend, why))
+                               % (self.job.jobid, self.job.backend, done.fault))
 
     def submit(self, force: bool) -> Row:
         """Submit the step, with the history locked; the `queued` row."""
@@ -6404,7 +6417,7 @@ class Submission:
 
     def refused(self, piece: Piece, done: Finished, is_part: bool) -> BackendError:
         """The error that a piece was refused; is_part: others of its round were taken."""
-        job, why = self.job, self.refusal(piece.first, done)
+        job, why = self.job, done.fault
         if "exclusive" in why.lower() and job.spec().resources.exclusive_node_use:
             why += "; set resources.exclusive_node_use to false"
         rest = " (`%s start --failed` submits the rest)" % called()
@@ -6530,7 +6543,8 @@ def release_all(config: Config) -> None:
         jobs = list(with_rows(tree.of_id(os.path.basename(folder))))
         above = os.path.dirname(os.path.dirname(folder))
         found += jobs
-        gone += [JobDir(os.path.join(above, os.path.basename(folder)))] * (not jobs)
+        gone += [JobDir(os.path.join(above, os.path.basename(folder)), "",
+                        config.check_owner)] * (not jobs)
     reconcile(config, found)
     for job in gone + [job for job, rows in found if is_over(job, rows)]:
         Waiter.release(job)
@@ -6826,7 +6840,8 @@ def find_log(job: JobDir, kind: str = "stdout", jobndx: Optional[int] = None) ->
     if not history.latest:
         raise NotFoundError("no job at %s" % job.path)
     steps, latest = history.states, max(history.states)
-    jobndx = history.latest.jobndx if jobndx is None else jobndx
+    if jobndx is None:  # of an array that was not submitted whole, the latest is of no step
+        jobndx = history.latest.jobndx or latest
     if not latest:
         raise NotFoundError("job %s was never started: `%s start %s`" % (job.jobid, called(),
                                                                          job.jobid))
@@ -6850,7 +6865,7 @@ class Look(NamedTuple):
     summary: Summary
     rows: List[Row]
     ended: bool     # its latest step, for good
-    waits: bool     # for other jobs, before it is submitted
+    waits: bool     # for other jobs before it is submitted, or for its scheduler to take it
     lost: bool      # it was submitted again, and the answer never came
 
 
@@ -6860,8 +6875,9 @@ def look_at(config: Config, jobs: Sequence[JobDir]) -> List[Look]:
     pairs = [(job, job.rows()) for job in jobs]
     statuses = reconcile(config, pairs)
     return [Look(summarize(job, rows, statuses), rows, is_over(job, rows),
-                 # It may have been submitted since its rows were read: then it waits no more.
-                 len(rows) == 1 and (Held(job).is_waiting or len(job.rows()) > 1),
+                 # It may be submitted just now, or since its rows were read.
+                 len(rows) == 1 and (Held(job).is_waiting or is_being_changed(job)
+                                     or len(job.rows()) > 1),
                  bool(rows) and (job.path, Steps(rows).next_jobndx(job)) in statuses)
             for job, rows in pairs]
 
@@ -7060,7 +7076,7 @@ def remove(job: JobDir, force: bool = False) -> None:
         if not force:
             raise
         cancel(job, wait=True)
-    deliver(job)  # a last try, for its events are removed too
+    deliver_if_possible(job)    # a last try, for its events are removed too
     # Renamed first, so that nobody finds half of a job; sweep() removes what is left if this is cut
     # short.
     temporary = os.path.join(os.path.dirname(job.path), ".removed-" + job.jobid)
@@ -16457,9 +16473,6 @@ def cmd_poll(opts: Options) -> None:
          arg("info", nargs="?", default="0", metavar="INFO", help="native id or exit status"))
 def cmd_reached(opts: Options) -> None:
     """Record that a step has reached a state; job scripts call it."""
-    is_word = not opts.info or NATIVE_ID.fullmatch(opts.info)
-    if not 0 <= opts.jobndx <= MAX_STEP or not is_word or len(opts.info) > MAX_INFO:
-        raise InvalidError("JOBNDX is a number from 0, and INFO one short word without a comma")
     reached(JobDir(opts.base), opts.jobndx, STATES[opts.state], read_info(opts.info))
 
 

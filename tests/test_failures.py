@@ -2,6 +2,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import gc
 import io
 import json
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import unittest
@@ -483,6 +485,102 @@ class Trees(Amiss):
         shutil.rmtree(self.made.at("log"))
         self.psik("start", "--wait", self.made.jobid)
         self.assertEqual(self.states(self.made.jobid)[-1], "1 completed")
+
+    def test_a_job_whose_logs_were_removed_is_removed(self) -> None:
+        jobid = self.run_spec("--wait", script="true", callback="http://127.0.0.1:9/")
+        shutil.rmtree(self.job(jobid).at("log"))
+        self.assertIn("callbacks cannot be sent now", self.psik("rm", jobid).err)
+
+    def test_who_waits_while_it_is_submitted(self) -> None:
+        self.assertIn("was never started", self.psik("wait", self.made.jobid, status=5).err)
+        with self.made.history() as history:    # whoever submits it holds the lock
+            looks = psik.look_at(self.config(), [self.made])
+            self.assertFalse(psik.all_ended(looks))
+            history.append([(1, psik.JobState.completed, 0)])
+        self.psik("wait", self.made.jobid)
+
+    def test_a_task_whose_scheduler_cannot_be_told_is_canceled_again(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="true", array=3))
+        psik.write_file(job.log("round", 0), "0 1-3\n")
+        for step in (1, 2, 3):
+            psik.reached(job, step, psik.JobState.queued, 70)
+        with mock.patch.object(psik.Ending, "cancel", side_effect=psik.BackendError("no")):
+            self.refused(psik.BackendError, "cancel it again", psik.cancel, job, False, [2])
+        self.assertEqual(self.states(job.jobid)[-1], "3 queued")
+        with mock.patch.object(psik.Ending, "cancel") as told:
+            psik.cancel(job, tasks=[2])
+        self.assertEqual([step.native for step in told.call_args[0][0]], ["70+2"])
+        self.assertEqual(self.states(job.jobid)[-1], "2 canceled")
+        # Who asks the scheduler before that is recorded knows who has ended it.
+        psik.write_file(job.log("cancel", 3), "")
+        status = psik.Status("70", "", "failed", "-", "CANCELLED", time.time(), 0.0)
+        psik.Status.record_ends([(psik.Step(job, 3, "70", False, 3), status)])
+        self.assertEqual(self.states(job.jobid)[-1], "3 canceled")
+
+    def test_tasks_of_one_native_id_are_asked_for_once(self) -> None:
+        with mock.patch.object(psik.JobScripts, "run",
+                               return_value=psik.Finished(0, "", "")) as run:
+            psik.ask_scheduler(self.made, [("70", "psik-1.1"), ("70", "psik-1.2")], 5)
+        self.assertEqual(run.call_args[0][1], ["70"])
+
+    def test_a_row_that_could_not_be_read_is_refused(self) -> None:
+        for jobndx, info in ((1, "out of memory"), (1, "a,b"), (-1, 0), (1, "x" * 201)):
+            self.refused(psik.InvalidError, "INFO one short word", psik.reached, self.made, jobndx,
+                         psik.JobState.failed, info)
+
+    def test_a_copy_of_which_a_file_is_gone(self) -> None:
+        copy, = (path for path in psik.paths_in(os.path.join(self.prefix, ".psik"))
+                 if os.path.isdir(path))
+        os.unlink(os.path.join(copy, "supervisor.py"))
+        self.assertIn("%s was changed: remove it" % copy,
+                      self.psik("run", "--", "true", status=6).err)
+        shutil.rmtree(copy)
+        self.psik("run", "--wait", "--", "true")
+
+    def test_two_hosts_do_not_change_the_copies_at_the_same_time(self) -> None:
+        flags = fcntl.LOCK_EX | fcntl.LOCK_NB
+        with psik.Copies(self.prefix).turn(), open(os.path.join(self.prefix, ".psik", "lock"),
+                                                   "r+") as file:
+            self.assertRaises(BlockingIOError, fcntl.flock, file, flags)
+        self.assertEqual(os.listdir(os.path.join(self.prefix, ".psik")).count("lock"), 1)
+
+    def test_a_program_that_could_not_be_run_is_tried_again(self) -> None:
+        path = os.path.join(self.folder, "late")
+        self.assertEqual(psik.ask_program([path]), "")
+        self.write("late", "#!/bin/sh\necho here\n", 0o755)
+        self.assertEqual(psik.ask_program([path]), "here")
+
+    def test_a_submission_is_refused_in_its_own_words(self) -> None:
+        for why, status in (("error: first", os.EX_TEMPFAIL), ("error: second", 1)):
+            self.spoil("#!/bin/sh\necho '%s' >&2\nexit %d\n" % (why, status), "scripts", "submit")
+            said = self.psik("start", "--force", self.made.jobid, status=4).err
+            self.assertIn(why, said)
+        self.assertNotIn("error: first", said)
+
+    def test_a_cancel_that_is_owed_where_nothing_can_be_removed(self) -> None:
+        job, = self.lost()
+        os.unlink(job.log("submit", 1))
+        psik.reached(job, 1, psik.JobState.active, 800)
+        psik.write_file(job.log("cancel", 1), "")
+        psik.reached(job, 0, psik.JobState.canceled)
+        with mock.patch.object(psik.Ending, "tell", side_effect=OSError(30, "Read-only")):
+            with captured() as (_, err):
+                psik.list_jobs(self.config())
+        self.assertIn("its scheduler could not be told", err.getvalue().replace("their", "its"))
+
+    def test_the_output_of_an_array_that_was_not_submitted_whole(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="true", array=2))
+        psik.reached(job, 1, psik.JobState.completed)
+        psik.write_file(job.log("stdout", 1), "moo\n")
+        self.assertEqual(psik.logs(job), "moo\n")
+
+    def test_a_file_of_a_time_far_away(self) -> None:
+        with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+            os.utime(file.name, (10 ** 12, 10 ** 12))
+            answer = psik.Response.of_file(psik.Request("GET", "/", {}, psik.Body(Memory(b""), 0)),
+                                           open(file.name, "rb"), "text/plain")
+            self.assertIn(("Last-Modified", "Wed, 16 Mar 2242 12:56:32 GMT"), answer.headers)
+            answer.body.file.close()
 
     def stopped_with_lock(self, path: str) -> "subprocess.Popen[bytes]":
         """A process that has locked this file, and is stopped."""
