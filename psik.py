@@ -12705,9 +12705,9 @@ class ServerHandler(Handler):
             self.check_after(spec)
             return create(self.api.config, spec, backend, self.access)
 
-    def submitted(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir],
-                  files: str = "") -> JobDir:
-        """The job of this spec that make() makes, submitted.
+    def made(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir],
+             files: str = "", starts: bool = True) -> JobDir:
+        """The job of this spec that make() makes; starts: submitted.
 
         With an Idempotency-Key it is the one that the caller has made with the key already.
         backend: whose keys that are; files: tells the files that were sent from others.
@@ -12715,7 +12715,8 @@ class ServerHandler(Handler):
         key = self.req.headers.get("idempotency-key")
         if key is None:
             job = make()
-            self.start(job)
+            if starts:
+                self.start(job)
             return job
         if len(key) > MAX_KEY:
             raise RequestError(400, "the Idempotency-Key is longer than %d characters" % MAX_KEY)
@@ -12728,7 +12729,8 @@ class ServerHandler(Handler):
                 entry.keep(job.jobid)
             else:
                 job = known
-            if len(job.rows()) == 1:  # not submitted yet; a refused one is answered as it stands
+            # A submission that was refused is answered as it stands.
+            if starts and len(job.rows()) == 1:
                 self.start(job)
             return job
 
@@ -12763,12 +12765,14 @@ class ServerHandler(Handler):
         With `wait`, its JobStepInfo.
         """
         spec, wait_s = self.model(JobSpec), UNTIL_END.value(self.req)
-        return self.answer(self.submitted(self.backend_of_new(spec), spec,
-                                          lambda: self.new_job(spec)), wait_s)
+        return self.answer(self.made(self.backend_of_new(spec), spec,
+                                     lambda: self.new_job(spec)), wait_s)
 
     def post_new(self) -> Response:
         """Make a job and do not submit it; its id."""
-        return self.created(self.new_job(self.model(JobSpec)))
+        spec = self.model(JobSpec)
+        return self.created(self.made(self.backend_of_new(spec), spec,
+                                      lambda: self.new_job(spec), starts=False))
 
     # Callbacks of jobs elsewhere.
 
@@ -12930,7 +12934,7 @@ class ApplicationHandler(ServerHandler):
                 return job
 
             first = config.by_name[(app.backend or [backend.name])[0]]  # whichever was chosen
-            return self.answer(self.submitted(first, spec, make, files), wait_s)
+            return self.answer(self.made(first, spec, make, files), wait_s)
 
 
 class JobHandler(Handler):
@@ -13481,6 +13485,7 @@ STREAMS = (ServerHandler.get_events, JobHandler.get_job_events)
 Handlers = Tuple[Callable[[Any], Any], ...]
 REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
     "Idempotency-Key": ("the same key gives the same job, for a day", (
+        ServerHandler.post_new,
         ServerHandler.post_job, ApplicationHandler.post_application)),
     "X-Psik-Callback": ("URL to which every change of state is sent",
                         (ApplicationHandler.post_application,)),
@@ -13624,8 +13629,7 @@ class OpenApi:
         statuses = {400, 403, 404}
         statuses.update([401] if route.scope not in ("open", "page") else [])
         statuses.update([503] if route.gives in ("text/event-stream", "Finished") else [])
-        has_key = (ServerHandler.post_job, ApplicationHandler.post_application)
-        statuses.update([429] if route.handler in has_key else [])
+        statuses.update([429] if route.handler in REQUEST_HEADERS["Idempotency-Key"][1] else [])
         statuses.update([413, 415, 422] if route.takes else [])
         statuses.update([412] if route.handler in READS_FILE + CHANGES_FILE else [])
         statuses.update([416] if route.handler in READS_FILE else [])
@@ -20292,6 +20296,8 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
+	if (answer.status === 401 && token()) body.detail = "the token is no longer valid: open the "
+		+ "address that the server printed again"
 	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
 }
 
@@ -20301,10 +20307,23 @@ export const send = (method, path, body) => ask(path, {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
 export const post = (path, body) => send("POST", path, body)
+
+// Makes a job of a spec, or of a form.  The server makes one of all that come with the same key.
+export const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-")
+export const make = (path, key, given) => ask(path, {method: "POST", ...(given instanceof FormData
+	? {body: given, headers: {"Idempotency-Key": key}} : {body: JSON.stringify(given),
+		headers: {"Content-Type": "application/json", "Idempotency-Key": key}})
+}).then(answer => answer.json())
 export const part = name => name.split("/").map(encodeURIComponent).join("/")
 export const sleep = (seconds, signal) => new Promise(done => {
-	const timer = setTimeout(done, 1000 * seconds)
-	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
+	const end = () => {
+		clearTimeout(timer)
+		signal.removeEventListener("abort", end)
+		done()
+	}
+	const timer = setTimeout(end, 1000 * seconds)
+	signal.addEventListener("abort", end)
+	if (signal.aborted) end()
 })
 
 // The bytes of a file from one on, and before another.  Not from the browser's cache, which of a
@@ -20351,29 +20370,30 @@ async function* events(answer, last) {
 	}
 }
 
-// A connection is for a tab that is seen: [its signal, which is aborted when the tab is hidden or
-// the view left; what to call at its end].
-function whileVisible(signal) {
-	const connection = new AbortController()
-	const check = () => { if (document.hidden || signal.aborted) connection.abort() }
-	document.addEventListener("visibilitychange", check)
-	signal.addEventListener("abort", check)
-	check()
-	return [connection.signal, () => {
+// Waits until the tab is hidden, or is seen, or one of these signals is aborted.
+const tabIs = (hidden, ...signals) => new Promise(done => {
+	const check = () => {
+		if (document.hidden !== hidden && !signals.some(signal => signal.aborted)) return
 		document.removeEventListener("visibilitychange", check)
-		signal.removeEventListener("abort", check)
-	}]
-}
+		for (const signal of signals) signal.removeEventListener("abort", check)
+		done()
+	}
+	document.addEventListener("visibilitychange", check)
+	for (const signal of signals) signal.addEventListener("abort", check)
+	check()
+})
 
 // Calls onEvent for each event until there will be no more (204), comes again when the connection
-// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.
-// EventSource cannot send a token, so it is read by fetch.
+// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.  A tab
+// that is hidden has no connection.  EventSource cannot send a token, so it is read by fetch.
 export async function follow(path, onEvent, onStatus, signal) {
 	const last = {}
 	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
-		const [seen, leave] = whileVisible(signal)
+		await tabIs(false, signal)
+		const connection = new AbortController()
+		tabIs(true, signal, connection.signal).then(() => connection.abort())
 		try {
-			const answer = await ask(path, {signal: seen,
+			const answer = await ask(path, {signal: connection.signal,
 				headers: last.id ? {"Last-Event-ID": last.id} : {}})
 			if (answer.status === 204) return
 			pause = 1
@@ -20381,13 +20401,11 @@ export async function follow(path, onEvent, onStatus, signal) {
 			for await (const event of events(answer, last)) onEvent(event)
 		} catch (error) {
 			if (signal.aborted) return
-			if (seen.aborted) pause = 0.5
-			else if (error.status === 401 && token()) onStatus("the token is no longer valid: "
-				+ "open the address that the server printed again")
+			if (connection.signal.aborted) pause = 0.5
 			else onStatus(String(error.message))
 			if ([401, 403, 404].includes(error.status)) return
 		} finally {
-			leave()
+			connection.abort()
 		}
 		await sleep(pause, signal)
 	}
@@ -20500,18 +20518,23 @@ export function span(seconds) {
 }
 
 // When something was, local, as `ls` shows it.  The first toLocaleString() of a tab takes 30 ms.
-export function dated(stamp) {
+function dated(stamp) {
 	const then = new Date(stamp * 1000)
 	return [then.getFullYear(), then.getMonth() + 1, then.getDate()].map(two).join("-") + " "
 		+ [then.getHours(), then.getMinutes(), then.getSeconds()].map(two).join(":")
 }
 
-// The same, or how long ago that is; UTC for who points at it.
+// A time, with UTC for who points at it.
+export function instant(stamp, text = dated(stamp)) {
+	const then = new Date(stamp * 1000)
+	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, text)
+}
+
+// The same; if it is near, as how long ago it was.
 export function moment(stamp) {
-	const then = new Date(stamp * 1000), age = Date.now() / 1000 - stamp
-	const near = age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
-		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : dated(stamp)
-	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, near)
+	const age = Date.now() / 1000 - stamp
+	return instant(stamp, age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
+		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : dated(stamp))
 }
 
 export function bytes(size) {
@@ -20541,9 +20564,10 @@ export function say(text) {
 
 // Asks in place before what cannot be undone: the button becomes the question.  settle() withdraws
 // it; a second click that comes at once is none that has read it.
-export function confirming(label, question, action) {
+export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
-	const button = el("button", {onclick: () => {
+	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
+		if (button.textContent === label) asked = 0     // it was drawn anew
 		if (asked && performance.now() - asked < 400) return
 		if (asked) {
 			button.settle()
@@ -20552,8 +20576,9 @@ export function confirming(label, question, action) {
 		}
 		asked = performance.now()
 		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		timer = setTimeout(button.settle, 5000)
-	}, onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+		timer = setTimeout(() => button.settle(), 30000)
+	}, onblur: () => button.settle(),
+	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
 	button.settle = () => {
 		clearTimeout(timer)
 		asked = 0
@@ -20563,13 +20588,18 @@ export function confirming(label, question, action) {
 }
 ''',
     'page/files.js': r'''// The files of a job's work directory: up, down, seen and removed.
-import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
+import {bytes, confirming, el, jobLink, moment, plain, replace, say, table, update} from "./dom.js"
 import {ask, downloadUrl, get, getRange, part} from "./api.js"
 import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
 const MOST = 32 * 1024 * 1024       // bytes of a picture that is shown
+
+// Asks, where an element is, with a button for each of the answers {label: value}.
+const choice = (element, question, answers) => new Promise(choose => replace(element, question,
+	Object.entries(answers).map(([label, value]) => [" ",
+		el("button", {onclick: () => choose(value)}, label)])))
 
 // A file that is on its way: what has come, and what is asked if some of it came before.
 async function sendOne(place, url, path, file, signal) {
@@ -20583,10 +20613,8 @@ async function sendOne(place, url, path, file, signal) {
 	place.append(row)
 	try {
 		const {part: had} = await look(url, signal)
-		const from = had && had < file.size ? await new Promise(choose => replace(line,
-			`${bytes(had)} have come before. `,
-			el("button", {onclick: () => choose(had)}, "go on there"), " ",
-			el("button", {onclick: () => choose(0)}, "begin anew"))) : 0
+		const from = had && had < file.size ? await choice(line,
+			`${bytes(had)} have come before.`, {"go on there": had, "begin anew": 0}) : 0
 		await upload(url, file, from, onProgress, signal)
 	} catch (error) {
 		if (!signal.aborted) say(`${path}: ${error.message}`)
@@ -20620,7 +20648,17 @@ export async function showFiles(view, job, folder, signal) {
 	const below = name => (folder ? folder + "/" : "") + name
 	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
+		const known = []
+		for (const [path] of files) {
+			const {size} = await look(url + part(below(path)), signal).catch(() => ({}))
+			if (size !== undefined) known.push(path)
+		}
+		const question = coming.appendChild(el("p", {role: "alert"}))
+		const keep = known.length && await choice(question,
+			`There already: ${known.join(", ")}.`, {replace: false, "keep as they are": true})
+		question.remove()
 		for (const [path, file] of files) {
+			if (keep && known.includes(path)) continue
 			await sendOne(coming, url + part(below(path)), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
@@ -20654,11 +20692,12 @@ export async function showFiles(view, job, folder, signal) {
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `${top}/files`, {signal})
-		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [
-					el("button", {onclick: () => save(url + part(below(name)), name)}, "download"),
-					" ", confirming("remove", "Remove it", () => remove(name))]])),
+		update(list, table(["name", "size", "changed", ""], Object.entries(found).map(
+			([name, file]) => [el("button", {title: name, onclick: () => open(name)}, name),
+				bytes(file.size), moment(file.mtime), [
+					el("button", {title: name, onclick: () => save(url + part(below(name)), name)},
+						"download"), " ",
+					confirming("remove", "Remove it", () => remove(name), {title: name})]])),
 		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`
@@ -20748,25 +20787,33 @@ const KINDS = [{
 			: input.value
 	}
 }]
+// An input may be called `constructor`, which every object has from elsewhere.
+const own = (object, name) => Object.hasOwn(object, name) ? object[name] : undefined
 const kindOf = schema => KINDS.find(kind => kind.matches(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
 function field(name, schema, value, required, extra) {
 	const id = `field-${name}`, input = kindOf(schema).make(id, schema, value ?? schema.default)
-	input.setAttribute("aria-describedby", `fault-${name}`)
+	input.setAttribute("aria-describedby", `about-${name} fault-${name}`)
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
-	return {name, schema, input, fault, element: el("div", {class: "field"},
+	const say = text => {
+		fault.textContent = text
+		input.setAttribute("aria-invalid", Boolean(text))
+		if (text) input.closest("details")?.setAttribute("open", "")
+	}
+	return {name, schema, input, say, element: el("div", {class: "field"},
 		el("label", {for: id}, schema.title || name, required ? " (required)" : ""), input,
 		extra ? el("div", {class: "bar"}, extra(input)) : "",
-		el("small", {}, schema.description || ""), fault)}
+		el("small", {id: `about-${name}`}, schema.description || ""), fault)}
 }
 
 // The fields of some properties, with what they hold at first.  extras: {name: what stands below
 // the field, made from its input}.
 export function form(properties, values = {}, {required = [], extras = {}} = {}) {
 	const fields = Object.entries(properties).map(([name, schema]) => field(name,
-		schema === true ? {} : schema, values[name], required.includes(name), extras[name]))
+		schema === true ? {} : schema, own(values, name), required.includes(name),
+		own(extras, name)))
 	return {
 		fields: fields.map(each => each.element),
 		read: () => Object.fromEntries(fields.filter(({input}) => input.type === "checkbox"
@@ -20774,12 +20821,12 @@ export function form(properties, values = {}, {required = [], extras = {}} = {})
 			input, schema)])),
 		// Puts each fault of a refused request beside its field; what has none is returned.
 		show: faults => {
-			fields.forEach(each => { each.fault.textContent = "" })
+			fields.forEach(each => each.say(""))
 			return faults.filter(fault => {
 				const name = ["resources", "backend"].includes(fault.loc[1]) ? fault.loc[2]
 					: fault.loc[1]
-				const place = fields.find(each => each.name === name)?.fault
-				if (place) place.textContent = fault.msg
+				const place = fields.find(each => each.name === name)
+				place?.say(fault.msg)
 				return !place
 			})
 		}
@@ -20934,6 +20981,7 @@ export async function show([jobid, rest], view, signal) {
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
 	const nav = el("nav", {"aria-label": "Parts of the job"})
 	let job = await get(`${url}/status`, {signal}), acted = "", drawn = "", shown = null
+	let isRefused = false, later = null
 
 	function draw() {
 		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
@@ -20953,7 +21001,8 @@ export async function show([jobid, rest], view, signal) {
 		const step = job.tasks.length ? "" : `.${job.jobndx}`
 		const hasLog = Object.keys(job.logs).some(name => name.endsWith(step))
 		const wanted = tab === "log" ? step + hasLog : tab
-		if (job.state === "active" && !hasLog) setTimeout(soon, 2000)
+		clearTimeout(later)
+		if (job.state === "active" && !hasLog) later = setTimeout(soon, 2000)
 		if (drawn === wanted) return
 		drawn = wanted
 		shown?.abort()
@@ -20967,6 +21016,7 @@ export async function show([jobid, rest], view, signal) {
 		while (!signal.aborted) {
 			try {
 				job = await get(`${url}/status`, {signal})
+				isRefused = false
 				trouble.show("")
 				draw()
 				watch()
@@ -20974,7 +21024,8 @@ export async function show([jobid, rest], view, signal) {
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
 				if (error.status === 404) replace(actions)
-				if ([401, 403, 404].includes(error.status)) return
+				isRefused = [401, 403, 404].includes(error.status)
+				if (isRefused) return
 			}
 			await sleep(3, signal)
 		}
@@ -20988,16 +21039,25 @@ export async function show([jobid, rest], view, signal) {
 		}
 	}
 	let waiting = null, watching = false
-	const soon = () => { waiting ??= setTimeout(() => { waiting = null; refresh() }, 500) }
+	const soon = () => {
+		if (!isRefused) waiting ??= setTimeout(() => { waiting = null; refresh() }, 500)
+	}
 	async function watch() {
 		if (watching) return
-		for (watching = true; !signal.aborted && !ended(job); await sleep(1, signal)) {
+		watching = true
+		while (!signal.aborted && !isRefused && !ended(job)) {
 			await follow(`${url}/events`, soon, trouble.show, signal)
 			await refresh()
+			await sleep(1, signal)
 		}
 		watching = false
 	}
-	signal.addEventListener("abort", () => { shown?.abort(); clearTimeout(waiting) })
+	const clock = setInterval(() => { if (!document.hidden && trouble.hidden) soon() }, 30000)
+	signal.addEventListener("abort", () => {
+		shown?.abort()
+		clearInterval(clock)
+		for (const timer of [waiting, later]) clearTimeout(timer)
+	})
 	view.append(head, trouble, actions, nav, content)
 	draw()
 	await watch()
@@ -21032,6 +21092,8 @@ function progress(job, tasks) {
 export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
+	const since = filter.get("since") || "", periods = {...PERIODS}
+	periods[since] ??= `the last ${span(Number(since))}`
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
 	const empty = el("div"), trouble = alertBox()
 
@@ -21107,6 +21169,10 @@ export async function show([query], view, signal) {
 			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
 			showChosen()
 		}}))
+	const every = el("input", {type: "checkbox", "aria-label": "Select all shown", onchange: () => {
+		for (const jobid of rows.keys()) every.checked ? chosen.add(jobid) : chosen.delete(jobid)
+		showChosen()
+	}})
 	// Those chosen stay so where newer jobs or a filter push them off the page.
 	function showChosen() {
 		actions.hidden = !chosen.size
@@ -21114,9 +21180,10 @@ export async function show([query], view, signal) {
 		for (const button of actions.children) button.settle?.()    // it asked about others
 		markChosen()
 	}
-	const markChosen = () => rows.forEach((row, jobid) => {
-		row.querySelector("input").checked = chosen.has(jobid)
-	})
+	const markChosen = () => {
+		rows.forEach((row, jobid) => { row.querySelector("input").checked = chosen.has(jobid) })
+		every.checked = rows.size && [...rows.keys()].every(jobid => chosen.has(jobid))
+	}
 	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
@@ -21182,11 +21249,11 @@ export async function show([query], view, signal) {
 
 	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
-		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
+		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(periods)),
 			count, actions), trouble,
 		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
-			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
-				head || el("span", {class: "quiet"}, "☐"))))), body)),
+			head => head ? el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""}, head)
+				: el("td", {}, every)))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
@@ -21210,7 +21277,7 @@ export async function show([query], view, signal) {
     'page/log.js': r'''// What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, isFinal, replace} from "./dom.js"
+import {bytes, el, isFinal, jobLink, replace} from "./dom.js"
 import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
@@ -21388,7 +21455,10 @@ export async function showLog(view, job, name, signal) {
 	}
 	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
-		onchange: event => open(event.target.value)})
+		onchange: event => {
+			history.replaceState(null, "", jobLink(job.jobid, "log", event.target.value))
+			open(event.target.value)
+		}})
 	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
 		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile
@@ -21452,10 +21522,10 @@ function move(step) {
 
 const keys = document.getElementById("keys")
 document.addEventListener("keydown", event => {
-	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
-		&& event.target.type !== "checkbox"
+	const typing = event.target.closest("form, textarea, select, input:not([type=checkbox])")
 	if (event.key === "Escape" && typing) return event.target.blur()
 	if (typing || keys.open || event.ctrlKey || event.metaKey || event.altKey) return
+	if (event.key !== "?" && localStorage.getItem("keys") === "off") return
 	const acts = {
 		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
 		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
@@ -21468,7 +21538,9 @@ document.addEventListener("keydown", event => {
 })
 replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => el("div", {},
 	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)))),
-el("form", {method: "dialog"}, el("button", {}, "close")))
+el("form", {method: "dialog"}, el("label", {}, el("input", {type: "checkbox",
+	checked: localStorage.getItem("keys") !== "off", onchange: event => localStorage.setItem("keys",
+		event.target.checked ? "on" : "off")}), " letters act"), " ", el("button", {}, "close")))
 
 async function health() {
 	const line = document.getElementById("health")
@@ -21489,17 +21561,19 @@ show()
 setTimeout(health, 500)     // the view goes first
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
-import {bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
-import {ask, curl, faultText, get, part, post, quoted} from "./api.js"
+import {alertBox, bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {curl, faultText, get, make, newKey, part, post, quoted} from "./api.js"
 import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
-const RESOURCES = ["duration", "node_count", "process_count", "cpu_cores_per_process",
-	"memory_per_process", "gpu_cores_per_process"]
-const REST = ["array", "at_once", "after", "setup", "environment", "join_output", "requeue",
-	"callback", "cb_secret", "callback_on", "directory", "attributes"]
+const RESOURCES = ["duration", "node_count", "process_count", "processes_per_node",
+	"cpu_cores_per_process", "memory_per_process", "gpu_cores_per_process", "exclusive_node_use"]
+const ACCOUNT = ["project_name", "reservation_id"]
+const REST = ["array", "at_once", "after", "setup", "environment", "inherit_environment",
+	"join_output", "requeue", "launcher", "callback", "callback_on", "cb_secret", "cb_headers",
+	"client_secret", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
 const AFTER = {"": "after it ended well", "any:": "after it ended, however",
 	"notok:": "after it failed"}
@@ -21516,37 +21590,44 @@ const changed = element => element.dispatchEvent(new Event("input", {bubbles: tr
 const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
 	([name]) => !names.includes(name)))
 
-// A form whose submit() gives the id of a job, to which it goes.  What is refused is said at its
-// field, the rest below the button.
+// A form whose submit(key) gives the id of a job, to which it goes.  What is refused is said at its
+// field, the rest below the button.  The key stays where no answer came and nothing was changed.
 function jobForm(forms, submit, signal, ...children) {
-	const said = el("p", {class: "box", role: "alert", hidden: true})
-	const button = el("button", {class: "main"}, "Submit")
-	return el("form", {onsubmit: async event => {
+	const said = alertBox(), button = el("button", {class: "main"}, "Submit")
+	const stay = event => event.preventDefault()    // the browser asks before a reload
+	let key = newKey()
+	signal.addEventListener("abort", () => removeEventListener("beforeunload", stay))
+	const onsubmit = async event => {
 		event.preventDefault()
 		button.disabled = true
-		said.hidden = true
+		said.show("")
 		try {
-			const jobid = await submit()
+			const jobid = await submit(key)
 			if (!signal.aborted) location.hash = jobLink(jobid)
 		} catch (error) {
+			if (error.status) key = newKey()
 			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
-			said.textContent = error.faults?.length && !rest.length
-				? "Please correct the marked fields."
-				: rest.map(faultText).join("; ") || error.message
-			said.hidden = false
+			said.show(error.faults?.length && !rest.length ? "Please correct the marked fields."
+				: rest.map(faultText).join("; ") || error.message)
+			event.target.querySelector("[aria-invalid=true]")?.focus()
 		}
 		button.disabled = false
-	}}, children, el("div", {class: "bar"}, button), said)
+	}
+	const oninput = () => {
+		key = newKey()
+		addEventListener("beforeunload", stay)
+	}
+	return el("form", {onsubmit, oninput}, children, el("div", {class: "bar"}, button), said)
 }
 
 function applicationForm(app, values, signal) {
 	const fields = form(app.inputs.properties, values, {required: app.inputs.required})
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
-	const submit = async () => {
-		const values = fields.read(), files = Object.values(values).some(
-			each => each instanceof File)
-		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
+	const submit = key => {
+		const path = `applications/${part(app.name)}`, values = fields.read()
+		const files = Object.values(values).some(each => each instanceof File)
+		if (!files && !app.takes_files) return make(path, key, values)
 		const body = new FormData()
 		for (const [name, value] of Object.entries(values)) {
 			body.append(name, typeof value === "string" || value instanceof File ? value
@@ -21556,7 +21637,7 @@ function applicationForm(app, values, signal) {
 			if (input.files[0]) body.append("files", input.files[0], name)
 		}
 		if (archive.files[0]) body.append("upload", archive.files[0])
-		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
+		return make(path, key, body)
 	}
 	return jobForm([fields], submit, signal, el("p", {}, app.description || app.summary),
 		fields.fields, app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
@@ -21608,13 +21689,14 @@ function jobPicker(input, jobs) {
 	return [how, which]
 }
 
-// Where it runs: the backend, and its queues with what is free in them.
-function placeFields(backends, {spec, query, backend: chosen}) {
+// Where it runs: the backend, its queues with what is free in them, and who is charged.
+function placeFields(backends, properties, {spec, query, backend: chosen}) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
 		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
+	const account = form(some(properties, ACCOUNT), spec.backend || {})
 	const askQueues = async () => {
 		const wanted = backend.value
 		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
@@ -21625,8 +21707,15 @@ function placeFields(backends, {spec, query, backend: chosen}) {
 	}
 	backend.addEventListener("change", askQueues)
 	askQueues()
-	return {backend, queue, element: el("fieldset", {}, el("legend", {}, "where"),
-		labelled("backend", "backend", backend), labelled("queue", "queue", queue, queues, free))}
+	const settings = () => {
+		const given = {...without(named(spec.backend), ACCOUNT), queue_name: queue.value || null,
+			...account.read()}
+		return Object.keys(named(given)).length ? {backend: {...given,
+			type: backends[backend.value].system_type}} : {}
+	}
+	return {name: () => backend.value, settings, form: account, element: el("fieldset", {},
+		el("legend", {}, "where"), labelled("backend", "backend", backend),
+		labelled("queue", "queue", queue, queues, free), account.fields)}
 }
 
 // Files that the job finds in its work directory.
@@ -21651,16 +21740,14 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
 	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
 		after: input => jobPicker(input, jobs)}})
-	const place = placeFields(backends, source), inputs = inputFiles()
-	const target = () => `?backend=${part(place.backend.value)}`
+	const place = placeFields(backends, schemas.BackendConfig.properties, source)
+	const inputs = inputFiles(), target = () => `?backend=${part(place.name())}`
 	// What the form does not show stays as it was in the job that is copied.
 	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
 		"inputs"])
 	const whole = () => ({...kept, ...first.read(), ...rest.read(),
 		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
-		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
-			type: backends[place.backend.value].system_type,
-			queue_name: place.queue.value || null}} : {})})
+		...place.settings()})
 	const lines = plain(""), commands = el("details", {}, el("summary", {},
 		"the same on the command line"), lines)
 	const showLines = () => {
@@ -21670,16 +21757,16 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 		const files = [...tops].map(name => ` --in=${quoted(name)}`).join("")
 		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
 		lines.textContent = [
-			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
+			`psik.py run --backend ${quoted(place.name())}${files} - <<'END'`, text, "END",
 			"", files ? [`JOB=$(${made("/new")} | tr -d '"')`,
 				...[...inputs.files.keys()].map(path => curl("PUT",
 					`/v1/jobs/$JOB/files/${part(path)}`, "-f", "-T", quoted(path))),
 				curl("POST", "/v1/jobs/$JOB/start")].join(" &&\n") : made("")].join("\n")
 	}
 	const progress = el("p", {role: "status"})
-	async function submit() {
-		if (!inputs.files.size) return post(`jobs${target()}`, whole())
-		const jobid = await post(`jobs/new${target()}`, whole())
+	async function submit(key) {
+		if (!inputs.files.size) return make(`jobs${target()}`, key, whole())
+		const jobid = await make(`jobs/new${target()}`, key, whole())
 		try {
 			for (const [path, file] of inputs.files) {
 				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
@@ -21691,8 +21778,9 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 		}
 		return jobid
 	}
-	const made = jobForm([first, asked, rest], submit, signal, first.fields, inputs.element,
-		place.element, el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+	const made = jobForm([first, place.form, asked, rest], submit, signal, first.fields,
+		inputs.element, place.element,
+		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
 		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
 			rest.fields), commands, progress)
 	for (const kind of ["input", "change", "toggle"]) made.addEventListener(kind, showLines, true)
@@ -21720,6 +21808,7 @@ export async function show([text], view, signal) {
 				value: app.name, selected: app.name === first}, app.summary
 				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
 	pick(first)
+	if (spec.callback) say("The secrets of its callback are not copied: give them again.")
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
 		say(`the application ${spec.application} is not offered any more`)
 	}
@@ -21734,10 +21823,14 @@ const MOST = 1000       // jobs that are asked for
 const DRAWN = 100       // of them, those of one backend that get a bar
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
-const group = (jobs, key) => jobs.reduce((found, job) => {
-	(found[key(job)] ??= []).push(job)
+function group(jobs, key) {
+	const found = new Map()
+	for (const job of jobs) {
+		if (!found.has(key(job))) found.set(key(job), [])
+		found.get(key(job)).push(job)
+	}
 	return found
-}, {})
+}
 const href = job => jobLink(job.jobid)
 const title = job => `${job.name || job.jobid}: ${job.state}`
 
@@ -21761,7 +21854,7 @@ function showWaits(view, ran) {
 
 function showFailures(view, jobs) {
 	const cause = job => job.tasks ? "tasks of an array failed" : reason(job)
-	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"), cause)).sort(
+	const causes = [...group(jobs.filter(job => job.state === "failed"), cause)].sort(
 		(one, other) => other[1].length - one[1].length)
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
@@ -21809,13 +21902,13 @@ export async function show([query], view, signal) {
 	showWaits(sides.firstChild, jobs.filter(job => job.began))
 	showFailures(sides.lastChild, jobs)
 	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
-		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
+		view.appendChild(el("section")), name, about, own.get(name) || [], begin, now, signal)))
 }
 ''',
     'page/picture.js': r'''// Pictures of jobs in time, and of the tasks of an array.
 //
 // Each shape has a title and, where it can, a link; its colour is that of a state.
-import {dated, el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
+import {el, instant, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -21828,7 +21921,7 @@ export function chart(label, rows, begin, end) {
 		class: "chart", "aria-label": label}, rows.map(({title, href, bars}, line) => part(href,
 		title, bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
 			width: Math.max(2, at(to) - at(from)), height: 12, class: kind}))))),
-	el("figcaption", {}, el("span", {}, dated(begin)), el("span", {}, dated(end))))
+	el("figcaption", {}, instant(begin), instant(end)))
 }
 
 // The tasks of an array, a small field each, in their order.

@@ -236,6 +236,10 @@ class Api(Case):
         self.assertEqual({(each.status, each.body) for each in found}, {(200, found[0].body)})
         self.assertEqual(len(self.ask("GET", "").json), 1)
         self.ask("POST", "", {"script": "false"}, status=409, Idempotency_Key="k1")
+        new = {self.ask("POST", "/new", {"script": "true"}, Idempotency_Key="k2").json
+               for _ in range(2)}
+        self.assertEqual(len(new), 1)
+        self.assertEqual(self.states(new.pop()), ["0 new"])
         self.assertNotEqual(self.new("", script="true"), found[0].json)
 
     def put_files(self) -> Tuple[str, str]:

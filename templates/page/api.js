@@ -36,6 +36,8 @@ export async function ask(path, options = {}) {
 	}
 	if (answer.ok) return answer
 	const body = await answer.json().catch(() => ({detail: answer.statusText}))
+	if (answer.status === 401 && token()) body.detail = "the token is no longer valid: open the "
+		+ "address that the server printed again"
 	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
 }
 
@@ -45,10 +47,23 @@ export const send = (method, path, body) => ask(path, {
 		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
 }).then(answer => answer.json())
 export const post = (path, body) => send("POST", path, body)
+
+// Makes a job of a spec, or of a form.  The server makes one of all that come with the same key.
+export const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-")
+export const make = (path, key, given) => ask(path, {method: "POST", ...(given instanceof FormData
+	? {body: given, headers: {"Idempotency-Key": key}} : {body: JSON.stringify(given),
+		headers: {"Content-Type": "application/json", "Idempotency-Key": key}})
+}).then(answer => answer.json())
 export const part = name => name.split("/").map(encodeURIComponent).join("/")
 export const sleep = (seconds, signal) => new Promise(done => {
-	const timer = setTimeout(done, 1000 * seconds)
-	signal?.addEventListener("abort", () => { clearTimeout(timer); done() })
+	const end = () => {
+		clearTimeout(timer)
+		signal.removeEventListener("abort", end)
+		done()
+	}
+	const timer = setTimeout(end, 1000 * seconds)
+	signal.addEventListener("abort", end)
+	if (signal.aborted) end()
 })
 
 // The bytes of a file from one on, and before another.  Not from the browser's cache, which of a
@@ -95,29 +110,30 @@ async function* events(answer, last) {
 	}
 }
 
-// A connection is for a tab that is seen: [its signal, which is aborted when the tab is hidden or
-// the view left; what to call at its end].
-function whileVisible(signal) {
-	const connection = new AbortController()
-	const check = () => { if (document.hidden || signal.aborted) connection.abort() }
-	document.addEventListener("visibilitychange", check)
-	signal.addEventListener("abort", check)
-	check()
-	return [connection.signal, () => {
+// Waits until the tab is hidden, or is seen, or one of these signals is aborted.
+const tabIs = (hidden, ...signals) => new Promise(done => {
+	const check = () => {
+		if (document.hidden !== hidden && !signals.some(signal => signal.aborted)) return
 		document.removeEventListener("visibilitychange", check)
-		signal.removeEventListener("abort", check)
-	}]
-}
+		for (const signal of signals) signal.removeEventListener("abort", check)
+		done()
+	}
+	document.addEventListener("visibilitychange", check)
+	for (const signal of signals) signal.addEventListener("abort", check)
+	check()
+})
 
 // Calls onEvent for each event until there will be no more (204), comes again when the connection
-// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.
-// EventSource cannot send a token, so it is read by fetch.
+// breaks, and calls onStatus("") when it stands, and with what is wrong when it does not.  A tab
+// that is hidden has no connection.  EventSource cannot send a token, so it is read by fetch.
 export async function follow(path, onEvent, onStatus, signal) {
 	const last = {}
 	for (let pause = 1; !signal.aborted; pause = Math.min(2 * pause, 30)) {
-		const [seen, leave] = whileVisible(signal)
+		await tabIs(false, signal)
+		const connection = new AbortController()
+		tabIs(true, signal, connection.signal).then(() => connection.abort())
 		try {
-			const answer = await ask(path, {signal: seen,
+			const answer = await ask(path, {signal: connection.signal,
 				headers: last.id ? {"Last-Event-ID": last.id} : {}})
 			if (answer.status === 204) return
 			pause = 1
@@ -125,13 +141,11 @@ export async function follow(path, onEvent, onStatus, signal) {
 			for await (const event of events(answer, last)) onEvent(event)
 		} catch (error) {
 			if (signal.aborted) return
-			if (seen.aborted) pause = 0.5
-			else if (error.status === 401 && token()) onStatus("the token is no longer valid: "
-				+ "open the address that the server printed again")
+			if (connection.signal.aborted) pause = 0.5
 			else onStatus(String(error.message))
 			if ([401, 403, 404].includes(error.status)) return
 		} finally {
-			leave()
+			connection.abort()
 		}
 		await sleep(pause, signal)
 	}

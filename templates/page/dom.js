@@ -78,18 +78,23 @@ export function span(seconds) {
 }
 
 // When something was, local, as `ls` shows it.  The first toLocaleString() of a tab takes 30 ms.
-export function dated(stamp) {
+function dated(stamp) {
 	const then = new Date(stamp * 1000)
 	return [then.getFullYear(), then.getMonth() + 1, then.getDate()].map(two).join("-") + " "
 		+ [then.getHours(), then.getMinutes(), then.getSeconds()].map(two).join(":")
 }
 
-// The same, or how long ago that is; UTC for who points at it.
+// A time, with UTC for who points at it.
+export function instant(stamp, text = dated(stamp)) {
+	const then = new Date(stamp * 1000)
+	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, text)
+}
+
+// The same; if it is near, as how long ago it was.
 export function moment(stamp) {
-	const then = new Date(stamp * 1000), age = Date.now() / 1000 - stamp
-	const near = age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
-		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : dated(stamp)
-	return el("time", {datetime: then.toISOString(), title: then.toUTCString()}, near)
+	const age = Date.now() / 1000 - stamp
+	return instant(stamp, age < 60 ? "just now" : age < 3600 ? `${Math.floor(age / 60)} min ago`
+		: age < 86400 ? `${Math.floor(age / 3600)} h ago` : dated(stamp))
 }
 
 export function bytes(size) {
@@ -119,9 +124,10 @@ export function say(text) {
 
 // Asks in place before what cannot be undone: the button becomes the question.  settle() withdraws
 // it; a second click that comes at once is none that has read it.
-export function confirming(label, question, action) {
+export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
-	const button = el("button", {onclick: () => {
+	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
+		if (button.textContent === label) asked = 0     // it was drawn anew
 		if (asked && performance.now() - asked < 400) return
 		if (asked) {
 			button.settle()
@@ -130,8 +136,9 @@ export function confirming(label, question, action) {
 		}
 		asked = performance.now()
 		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		timer = setTimeout(button.settle, 5000)
-	}, onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+		timer = setTimeout(() => button.settle(), 30000)
+	}, onblur: () => button.settle(),
+	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
 	button.settle = () => {
 		clearTimeout(timer)
 		asked = 0

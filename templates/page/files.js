@@ -1,11 +1,16 @@
 // The files of a job's work directory: up, down, seen and removed.
-import {bytes, confirming, el, jobLink, moment, plain, replace, say, table} from "./dom.js"
+import {bytes, confirming, el, jobLink, moment, plain, replace, say, table, update} from "./dom.js"
 import {ask, downloadUrl, get, getRange, part} from "./api.js"
 import {dropped, look, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
 const MOST = 32 * 1024 * 1024       // bytes of a picture that is shown
+
+// Asks, where an element is, with a button for each of the answers {label: value}.
+const choice = (element, question, answers) => new Promise(choose => replace(element, question,
+	Object.entries(answers).map(([label, value]) => [" ",
+		el("button", {onclick: () => choose(value)}, label)])))
 
 // A file that is on its way: what has come, and what is asked if some of it came before.
 async function sendOne(place, url, path, file, signal) {
@@ -19,10 +24,8 @@ async function sendOne(place, url, path, file, signal) {
 	place.append(row)
 	try {
 		const {part: had} = await look(url, signal)
-		const from = had && had < file.size ? await new Promise(choose => replace(line,
-			`${bytes(had)} have come before. `,
-			el("button", {onclick: () => choose(had)}, "go on there"), " ",
-			el("button", {onclick: () => choose(0)}, "begin anew"))) : 0
+		const from = had && had < file.size ? await choice(line,
+			`${bytes(had)} have come before.`, {"go on there": had, "begin anew": 0}) : 0
 		await upload(url, file, from, onProgress, signal)
 	} catch (error) {
 		if (!signal.aborted) say(`${path}: ${error.message}`)
@@ -56,7 +59,17 @@ export async function showFiles(view, job, folder, signal) {
 	const below = name => (folder ? folder + "/" : "") + name
 	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
+		const known = []
+		for (const [path] of files) {
+			const {size} = await look(url + part(below(path)), signal).catch(() => ({}))
+			if (size !== undefined) known.push(path)
+		}
+		const question = coming.appendChild(el("p", {role: "alert"}))
+		const keep = known.length && await choice(question,
+			`There already: ${known.join(", ")}.`, {replace: false, "keep as they are": true})
+		question.remove()
 		for (const [path, file] of files) {
+			if (keep && known.includes(path)) continue
 			await sendOne(coming, url + part(below(path)), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
@@ -90,11 +103,12 @@ export async function showFiles(view, job, folder, signal) {
 	}
 	async function draw() {
 		const found = await get(folder ? url + part(folder) : `${top}/files`, {signal})
-		replace(list, table(["name", "size", "changed", ""], Object.entries(found).map(
-			([name, file]) => [el("button", {onclick: () => open(name)}, name), bytes(file.size),
-				moment(file.mtime), [
-					el("button", {onclick: () => save(url + part(below(name)), name)}, "download"),
-					" ", confirming("remove", "Remove it", () => remove(name))]])),
+		update(list, table(["name", "size", "changed", ""], Object.entries(found).map(
+			([name, file]) => [el("button", {title: name, onclick: () => open(name)}, name),
+				bytes(file.size), moment(file.mtime), [
+					el("button", {title: name, onclick: () => save(url + part(below(name)), name)},
+						"download"), " ",
+					confirming("remove", "Remove it", () => remove(name), {title: name})]])),
 		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`

@@ -74,25 +74,33 @@ const KINDS = [{
 			: input.value
 	}
 }]
+// An input may be called `constructor`, which every object has from elsewhere.
+const own = (object, name) => Object.hasOwn(object, name) ? object[name] : undefined
 const kindOf = schema => KINDS.find(kind => kind.matches(schema))
 
 // One field: its label, its input, what it means, and room for what is wrong with it.
 function field(name, schema, value, required, extra) {
 	const id = `field-${name}`, input = kindOf(schema).make(id, schema, value ?? schema.default)
-	input.setAttribute("aria-describedby", `fault-${name}`)
+	input.setAttribute("aria-describedby", `about-${name} fault-${name}`)
 	const fault = el("span", {class: "fault", role: "alert", "data-fault": name,
 		id: `fault-${name}`})
-	return {name, schema, input, fault, element: el("div", {class: "field"},
+	const say = text => {
+		fault.textContent = text
+		input.setAttribute("aria-invalid", Boolean(text))
+		if (text) input.closest("details")?.setAttribute("open", "")
+	}
+	return {name, schema, input, say, element: el("div", {class: "field"},
 		el("label", {for: id}, schema.title || name, required ? " (required)" : ""), input,
 		extra ? el("div", {class: "bar"}, extra(input)) : "",
-		el("small", {}, schema.description || ""), fault)}
+		el("small", {id: `about-${name}`}, schema.description || ""), fault)}
 }
 
 // The fields of some properties, with what they hold at first.  extras: {name: what stands below
 // the field, made from its input}.
 export function form(properties, values = {}, {required = [], extras = {}} = {}) {
 	const fields = Object.entries(properties).map(([name, schema]) => field(name,
-		schema === true ? {} : schema, values[name], required.includes(name), extras[name]))
+		schema === true ? {} : schema, own(values, name), required.includes(name),
+		own(extras, name)))
 	return {
 		fields: fields.map(each => each.element),
 		read: () => Object.fromEntries(fields.filter(({input}) => input.type === "checkbox"
@@ -100,12 +108,12 @@ export function form(properties, values = {}, {required = [], extras = {}} = {})
 			input, schema)])),
 		// Puts each fault of a refused request beside its field; what has none is returned.
 		show: faults => {
-			fields.forEach(each => { each.fault.textContent = "" })
+			fields.forEach(each => each.say(""))
 			return faults.filter(fault => {
 				const name = ["resources", "backend"].includes(fault.loc[1]) ? fault.loc[2]
 					: fault.loc[1]
-				const place = fields.find(each => each.name === name)?.fault
-				if (place) place.textContent = fault.msg
+				const place = fields.find(each => each.name === name)
+				place?.say(fault.msg)
 				return !place
 			})
 		}

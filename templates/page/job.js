@@ -117,6 +117,7 @@ export async function show([jobid, rest], view, signal) {
 	const head = el("div"), actions = el("div", {class: "bar"}), content = el("section")
 	const nav = el("nav", {"aria-label": "Parts of the job"})
 	let job = await get(`${url}/status`, {signal}), acted = "", drawn = "", shown = null
+	let isRefused = false, later = null
 
 	function draw() {
 		update(head, heading(job.name || job.jobid), el("p", {}, el("code", {}, job.jobid)),
@@ -136,7 +137,8 @@ export async function show([jobid, rest], view, signal) {
 		const step = job.tasks.length ? "" : `.${job.jobndx}`
 		const hasLog = Object.keys(job.logs).some(name => name.endsWith(step))
 		const wanted = tab === "log" ? step + hasLog : tab
-		if (job.state === "active" && !hasLog) setTimeout(soon, 2000)
+		clearTimeout(later)
+		if (job.state === "active" && !hasLog) later = setTimeout(soon, 2000)
 		if (drawn === wanted) return
 		drawn = wanted
 		shown?.abort()
@@ -150,6 +152,7 @@ export async function show([jobid, rest], view, signal) {
 		while (!signal.aborted) {
 			try {
 				job = await get(`${url}/status`, {signal})
+				isRefused = false
 				trouble.show("")
 				draw()
 				watch()
@@ -157,7 +160,8 @@ export async function show([jobid, rest], view, signal) {
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
 				if (error.status === 404) replace(actions)
-				if ([401, 403, 404].includes(error.status)) return
+				isRefused = [401, 403, 404].includes(error.status)
+				if (isRefused) return
 			}
 			await sleep(3, signal)
 		}
@@ -171,16 +175,25 @@ export async function show([jobid, rest], view, signal) {
 		}
 	}
 	let waiting = null, watching = false
-	const soon = () => { waiting ??= setTimeout(() => { waiting = null; refresh() }, 500) }
+	const soon = () => {
+		if (!isRefused) waiting ??= setTimeout(() => { waiting = null; refresh() }, 500)
+	}
 	async function watch() {
 		if (watching) return
-		for (watching = true; !signal.aborted && !ended(job); await sleep(1, signal)) {
+		watching = true
+		while (!signal.aborted && !isRefused && !ended(job)) {
 			await follow(`${url}/events`, soon, trouble.show, signal)
 			await refresh()
+			await sleep(1, signal)
 		}
 		watching = false
 	}
-	signal.addEventListener("abort", () => { shown?.abort(); clearTimeout(waiting) })
+	const clock = setInterval(() => { if (!document.hidden && trouble.hidden) soon() }, 30000)
+	signal.addEventListener("abort", () => {
+		shown?.abort()
+		clearInterval(clock)
+		for (const timer of [waiting, later]) clearTimeout(timer)
+	})
 	view.append(head, trouble, actions, nav, content)
 	draw()
 	await watch()

@@ -27,6 +27,8 @@ function progress(job, tasks) {
 export async function show([query], view, signal) {
 	const filter = new URLSearchParams(query || "")
 	const chosen = new Set(), rows = new Map(), tasks = new Map()   // tasks: of unfolded arrays
+	const since = filter.get("since") || "", periods = {...PERIODS}
+	periods[since] ??= `the last ${span(Number(since))}`
 	const body = el("tbody"), count = el("span", {class: "quiet", role: "status"})
 	const empty = el("div"), trouble = alertBox()
 
@@ -102,6 +104,10 @@ export async function show([query], view, signal) {
 			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
 			showChosen()
 		}}))
+	const every = el("input", {type: "checkbox", "aria-label": "Select all shown", onchange: () => {
+		for (const jobid of rows.keys()) every.checked ? chosen.add(jobid) : chosen.delete(jobid)
+		showChosen()
+	}})
 	// Those chosen stay so where newer jobs or a filter push them off the page.
 	function showChosen() {
 		actions.hidden = !chosen.size
@@ -109,9 +115,10 @@ export async function show([query], view, signal) {
 		for (const button of actions.children) button.settle?.()    // it asked about others
 		markChosen()
 	}
-	const markChosen = () => rows.forEach((row, jobid) => {
-		row.querySelector("input").checked = chosen.has(jobid)
-	})
+	const markChosen = () => {
+		rows.forEach((row, jobid) => { row.querySelector("input").checked = chosen.has(jobid) })
+		every.checked = rows.size && [...rows.keys()].every(jobid => chosen.has(jobid))
+	}
 	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
@@ -177,11 +184,11 @@ export async function show([query], view, signal) {
 
 	view.append(heading("Jobs"),
 		el("div", {class: "bar"}, chips),
-		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(PERIODS)),
+		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(periods)),
 			count, actions), trouble,
 		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
-			head => el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""},
-				head || el("span", {class: "quiet"}, "☐"))))), body)),
+			head => head ? el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""}, head)
+				: el("td", {}, every)))), body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null

@@ -1,7 +1,7 @@
 // What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, isFinal, replace} from "./dom.js"
+import {bytes, el, isFinal, jobLink, replace} from "./dom.js"
 import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
@@ -179,7 +179,10 @@ export async function showLog(view, job, name, signal) {
 	}
 	const line = `psik.py logs ${isFinal(job.state) ? "" : "-f "}${job.jobid}`
 	const logs = el("select", {"aria-label": "Which log", onfocus: () => list(),
-		onchange: event => open(event.target.value)})
+		onchange: event => {
+			history.replaceState(null, "", jobLink(job.jobid, "log", event.target.value))
+			open(event.target.value)
+		}})
 	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
 		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile

@@ -44,10 +44,10 @@ function move(step) {
 
 const keys = document.getElementById("keys")
 document.addEventListener("keydown", event => {
-	const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)
-		&& event.target.type !== "checkbox"
+	const typing = event.target.closest("form, textarea, select, input:not([type=checkbox])")
 	if (event.key === "Escape" && typing) return event.target.blur()
 	if (typing || keys.open || event.ctrlKey || event.metaKey || event.altKey) return
+	if (event.key !== "?" && localStorage.getItem("keys") === "off") return
 	const acts = {
 		j: () => move(1), k: () => move(-1), n: () => { location.hash = "#/new" },
 		g: () => { location.hash = "#/" }, "?": () => keys.showModal(),
@@ -60,7 +60,9 @@ document.addEventListener("keydown", event => {
 })
 replace(keys, el("dl", {}, Object.entries(KEYS).map(([key, what]) => el("div", {},
 	el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)))),
-el("form", {method: "dialog"}, el("button", {}, "close")))
+el("form", {method: "dialog"}, el("label", {}, el("input", {type: "checkbox",
+	checked: localStorage.getItem("keys") !== "off", onchange: event => localStorage.setItem("keys",
+		event.target.checked ? "on" : "off")}), " letters act"), " ", el("button", {}, "close")))
 
 async function health() {
 	const line = document.getElementById("health")

@@ -1,15 +1,17 @@
 // A new job: of an application, with a form of its own, or of a script.
-import {bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
-import {ask, curl, faultText, get, part, post, quoted} from "./api.js"
+import {alertBox, bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {curl, faultText, get, make, newKey, part, post, quoted} from "./api.js"
 import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
-const RESOURCES = ["duration", "node_count", "process_count", "cpu_cores_per_process",
-	"memory_per_process", "gpu_cores_per_process"]
-const REST = ["array", "at_once", "after", "setup", "environment", "join_output", "requeue",
-	"callback", "cb_secret", "callback_on", "directory", "attributes"]
+const RESOURCES = ["duration", "node_count", "process_count", "processes_per_node",
+	"cpu_cores_per_process", "memory_per_process", "gpu_cores_per_process", "exclusive_node_use"]
+const ACCOUNT = ["project_name", "reservation_id"]
+const REST = ["array", "at_once", "after", "setup", "environment", "inherit_environment",
+	"join_output", "requeue", "launcher", "callback", "callback_on", "cb_secret", "cb_headers",
+	"client_secret", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
 const AFTER = {"": "after it ended well", "any:": "after it ended, however",
 	"notok:": "after it failed"}
@@ -26,37 +28,44 @@ const changed = element => element.dispatchEvent(new Event("input", {bubbles: tr
 const without = (values, names) => Object.fromEntries(Object.entries(values).filter(
 	([name]) => !names.includes(name)))
 
-// A form whose submit() gives the id of a job, to which it goes.  What is refused is said at its
-// field, the rest below the button.
+// A form whose submit(key) gives the id of a job, to which it goes.  What is refused is said at its
+// field, the rest below the button.  The key stays where no answer came and nothing was changed.
 function jobForm(forms, submit, signal, ...children) {
-	const said = el("p", {class: "box", role: "alert", hidden: true})
-	const button = el("button", {class: "main"}, "Submit")
-	return el("form", {onsubmit: async event => {
+	const said = alertBox(), button = el("button", {class: "main"}, "Submit")
+	const stay = event => event.preventDefault()    // the browser asks before a reload
+	let key = newKey()
+	signal.addEventListener("abort", () => removeEventListener("beforeunload", stay))
+	const onsubmit = async event => {
 		event.preventDefault()
 		button.disabled = true
-		said.hidden = true
+		said.show("")
 		try {
-			const jobid = await submit()
+			const jobid = await submit(key)
 			if (!signal.aborted) location.hash = jobLink(jobid)
 		} catch (error) {
+			if (error.status) key = newKey()
 			const rest = forms.reduce((left, each) => each.show(left), error.faults || [])
-			said.textContent = error.faults?.length && !rest.length
-				? "Please correct the marked fields."
-				: rest.map(faultText).join("; ") || error.message
-			said.hidden = false
+			said.show(error.faults?.length && !rest.length ? "Please correct the marked fields."
+				: rest.map(faultText).join("; ") || error.message)
+			event.target.querySelector("[aria-invalid=true]")?.focus()
 		}
 		button.disabled = false
-	}}, children, el("div", {class: "bar"}, button), said)
+	}
+	const oninput = () => {
+		key = newKey()
+		addEventListener("beforeunload", stay)
+	}
+	return el("form", {onsubmit, oninput}, children, el("div", {class: "bar"}, button), said)
 }
 
 function applicationForm(app, values, signal) {
 	const fields = form(app.inputs.properties, values, {required: app.inputs.required})
 	const slots = app.needs.map(name => [name, el("input", {type: "file", id: `needs-${name}`})])
 	const archive = el("input", {type: "file", id: "upload", accept: ".zip,.tar,.tar.gz,.tgz"})
-	const submit = async () => {
-		const values = fields.read(), files = Object.values(values).some(
-			each => each instanceof File)
-		if (!files && !app.takes_files) return post(`applications/${part(app.name)}`, values)
+	const submit = key => {
+		const path = `applications/${part(app.name)}`, values = fields.read()
+		const files = Object.values(values).some(each => each instanceof File)
+		if (!files && !app.takes_files) return make(path, key, values)
 		const body = new FormData()
 		for (const [name, value] of Object.entries(values)) {
 			body.append(name, typeof value === "string" || value instanceof File ? value
@@ -66,7 +75,7 @@ function applicationForm(app, values, signal) {
 			if (input.files[0]) body.append("files", input.files[0], name)
 		}
 		if (archive.files[0]) body.append("upload", archive.files[0])
-		return (await ask(`applications/${part(app.name)}`, {method: "POST", body})).json()
+		return make(path, key, body)
 	}
 	return jobForm([fields], submit, signal, el("p", {}, app.description || app.summary),
 		fields.fields, app.takes_files ? el("fieldset", {}, el("legend", {}, "files"),
@@ -118,13 +127,14 @@ function jobPicker(input, jobs) {
 	return [how, which]
 }
 
-// Where it runs: the backend, and its queues with what is free in them.
-function placeFields(backends, {spec, query, backend: chosen}) {
+// Where it runs: the backend, its queues with what is free in them, and who is charged.
+function placeFields(backends, properties, {spec, query, backend: chosen}) {
 	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
 		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
+	const account = form(some(properties, ACCOUNT), spec.backend || {})
 	const askQueues = async () => {
 		const wanted = backend.value
 		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
@@ -135,8 +145,15 @@ function placeFields(backends, {spec, query, backend: chosen}) {
 	}
 	backend.addEventListener("change", askQueues)
 	askQueues()
-	return {backend, queue, element: el("fieldset", {}, el("legend", {}, "where"),
-		labelled("backend", "backend", backend), labelled("queue", "queue", queue, queues, free))}
+	const settings = () => {
+		const given = {...without(named(spec.backend), ACCOUNT), queue_name: queue.value || null,
+			...account.read()}
+		return Object.keys(named(given)).length ? {backend: {...given,
+			type: backends[backend.value].system_type}} : {}
+	}
+	return {name: () => backend.value, settings, form: account, element: el("fieldset", {},
+		el("legend", {}, "where"), labelled("backend", "backend", backend),
+		labelled("queue", "queue", queue, queues, free), account.fields)}
 }
 
 // Files that the job finds in its work directory.
@@ -161,16 +178,14 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
 	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
 		after: input => jobPicker(input, jobs)}})
-	const place = placeFields(backends, source), inputs = inputFiles()
-	const target = () => `?backend=${part(place.backend.value)}`
+	const place = placeFields(backends, schemas.BackendConfig.properties, source)
+	const inputs = inputFiles(), target = () => `?backend=${part(place.name())}`
 	// What the form does not show stays as it was in the job that is copied.
 	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
 		"inputs"])
 	const whole = () => ({...kept, ...first.read(), ...rest.read(),
 		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
-		...(place.queue.value || spec.backend ? {backend: {...named(spec.backend),
-			type: backends[place.backend.value].system_type,
-			queue_name: place.queue.value || null}} : {})})
+		...place.settings()})
 	const lines = plain(""), commands = el("details", {}, el("summary", {},
 		"the same on the command line"), lines)
 	const showLines = () => {
@@ -180,16 +195,16 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 		const files = [...tops].map(name => ` --in=${quoted(name)}`).join("")
 		const made = how => curl("POST", `/v1/jobs${how}${target()}`, "--json", quoted(text))
 		lines.textContent = [
-			`psik.py run --backend ${quoted(place.backend.value)}${files} - <<'END'`, text, "END",
+			`psik.py run --backend ${quoted(place.name())}${files} - <<'END'`, text, "END",
 			"", files ? [`JOB=$(${made("/new")} | tr -d '"')`,
 				...[...inputs.files.keys()].map(path => curl("PUT",
 					`/v1/jobs/$JOB/files/${part(path)}`, "-f", "-T", quoted(path))),
 				curl("POST", "/v1/jobs/$JOB/start")].join(" &&\n") : made("")].join("\n")
 	}
 	const progress = el("p", {role: "status"})
-	async function submit() {
-		if (!inputs.files.size) return post(`jobs${target()}`, whole())
-		const jobid = await post(`jobs/new${target()}`, whole())
+	async function submit(key) {
+		if (!inputs.files.size) return make(`jobs${target()}`, key, whole())
+		const jobid = await make(`jobs/new${target()}`, key, whole())
 		try {
 			for (const [path, file] of inputs.files) {
 				await upload(`jobs/${part(jobid)}/files/${part(path)}`, file, 0,
@@ -201,8 +216,9 @@ function scriptForm(schemas, source, {backends, jobs}, signal) {
 		}
 		return jobid
 	}
-	const made = jobForm([first, asked, rest], submit, signal, first.fields, inputs.element,
-		place.element, el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
+	const made = jobForm([first, place.form, asked, rest], submit, signal, first.fields,
+		inputs.element, place.element,
+		el("fieldset", {}, el("legend", {}, "what it needs"), asked.fields),
 		el("details", {}, el("summary", {}, "more: arrays, jobs to wait for, set-up, callbacks"),
 			rest.fields), commands, progress)
 	for (const kind of ["input", "change", "toggle"]) made.addEventListener(kind, showLines, true)
@@ -230,6 +246,7 @@ export async function show([text], view, signal) {
 				value: app.name, selected: app.name === first}, app.summary
 				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
 	pick(first)
+	if (spec.callback) say("The secrets of its callback are not copied: give them again.")
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
 		say(`the application ${spec.application} is not offered any more`)
 	}

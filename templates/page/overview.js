@@ -7,10 +7,14 @@ const MOST = 1000       // jobs that are asked for
 const DRAWN = 100       // of them, those of one backend that get a bar
 
 const median = numbers => numbers.sort((one, other) => one - other)[Math.floor(numbers.length / 2)]
-const group = (jobs, key) => jobs.reduce((found, job) => {
-	(found[key(job)] ??= []).push(job)
+function group(jobs, key) {
+	const found = new Map()
+	for (const job of jobs) {
+		if (!found.has(key(job))) found.set(key(job), [])
+		found.get(key(job)).push(job)
+	}
 	return found
-}, {})
+}
 const href = job => jobLink(job.jobid)
 const title = job => `${job.name || job.jobid}: ${job.state}`
 
@@ -34,7 +38,7 @@ function showWaits(view, ran) {
 
 function showFailures(view, jobs) {
 	const cause = job => job.tasks ? "tasks of an array failed" : reason(job)
-	const causes = Object.entries(group(jobs.filter(job => job.state === "failed"), cause)).sort(
+	const causes = [...group(jobs.filter(job => job.state === "failed"), cause)].sort(
 		(one, other) => other[1].length - one[1].length)
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
@@ -82,5 +86,5 @@ export async function show([query], view, signal) {
 	showWaits(sides.firstChild, jobs.filter(job => job.began))
 	showFailures(sides.lastChild, jobs)
 	await Promise.all(Object.entries(backends).map(([name, about]) => showBackend(
-		view.appendChild(el("section")), name, about, own[name] || [], begin, now, signal)))
+		view.appendChild(el("section")), name, about, own.get(name) || [], begin, now, signal)))
 }

@@ -1,7 +1,7 @@
 // Pictures of jobs in time, and of the tasks of an array.
 //
 // Each shape has a title and, where it can, a link; its colour is that of a state.
-import {dated, el, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
+import {el, instant, jobLink, maker, reason, span, STATES, sum} from "./dom.js"
 
 const svg = maker(tag => document.createElementNS("http://www.w3.org/2000/svg", tag))
 const part = (href, title, ...shapes) => svg(href ? "a" : "g", {href, tabindex: href && -1},
@@ -14,7 +14,7 @@ export function chart(label, rows, begin, end) {
 		class: "chart", "aria-label": label}, rows.map(({title, href, bars}, line) => part(href,
 		title, bars.map(([from, to, kind]) => svg("rect", {x: at(from), y: line * 16 + 2,
 			width: Math.max(2, at(to) - at(from)), height: 12, class: kind}))))),
-	el("figcaption", {}, el("span", {}, dated(begin)), el("span", {}, dated(end))))
+	el("figcaption", {}, instant(begin), instant(end)))
 }
 
 // The tasks of an array, a small field each, in their order.

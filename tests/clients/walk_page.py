@@ -39,11 +39,11 @@ def submit(page: Any) -> None:
     page.fill("#field-name", "from <b>the</b> page")
     page.fill("#field-script", "#!/bin/sh\nfor i in 1 2 3; do echo line $i; sleep 1; done\n")
     page.fill("#field-duration", "99999999999")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("[data-fault=duration]")).not_to_be_empty()
     print(page.locator("[data-fault=duration]").inner_text())
     page.fill("#field-duration", "2")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("h1")).to_have_text("from <b>the</b> page")
     expect(page.locator("pre")).to_contain_text("line 1")
     expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
@@ -53,7 +53,7 @@ def submit(page: Any) -> None:
     print(page.locator("#field-duration").input_value())
     page.click("text=the same on the command line")
     expect(page.locator("details pre").last).to_contain_text("psik.py run --backend local -")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("dd .state")).to_contain_text("active")
     confirm(page, "button:text-is('Cancel')", "Cancel it")
     expect(page.locator("dd .state")).to_contain_text("canceled")
@@ -74,7 +74,7 @@ def submit(page: Any) -> None:
 def application(page: Any) -> None:
     """An application: what is wrong is said at its field; a file that it needs; its log."""
     page.goto(URL + "#/new?app=show")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("[data-fault=count]")).not_to_be_empty()
     print(page.locator("[data-fault=count]").inner_text())
     page.fill("#field-count", "3")
@@ -84,12 +84,12 @@ def application(page: Any) -> None:
     page.fill("#field-list", "[1, 2.5]")
     page.set_input_files("#field-picture", {"name": "p.png", "mimeType": "image/png",
                                             "buffer": b"12345"})
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("p.box")).to_contain_text("data.txt")
     print(page.locator("p.box").inner_text())
     page.set_input_files("#needs-data\\.txt", {"name": "mine.txt", "mimeType": "text/plain",
                                                "buffer": b"moo\n"})
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
     expect(page.locator("pre")).to_contain_text("moo")
     print(repr(page.locator("pre").inner_text()))
@@ -130,6 +130,15 @@ def files(page: Any) -> None:
                                           "buffer": b"<script>moo</script>\n"}])
     page.click("button:text-is('a b.txt')")
     expect(page.locator("#preview pre")).to_have_text("<script>moo</script>\n")
+    for answer, text in (("keep as they are", "<script>moo</script>\n"), ("replace", "new\n")):
+        page.set_input_files("#upload", [{"name": "a b.txt", "mimeType": "text/plain",
+                                          "buffer": b"new\n"}])
+        expect(page.locator("text=There already: a b.txt.")).to_be_visible()
+        page.click("button:text-is('%s')" % answer)
+        expect(page.locator("text=There already")).to_have_count(0)
+        expect(page.locator("tr:has-text('a b.txt') td").nth(1)).to_have_text("%d B" % len(text))
+        page.click("button:text-is('a b.txt')")
+        expect(page.locator("#preview pre")).to_have_text(text)
     page.click("button:text-is('sub')")
     expect(page.locator("[aria-label=Folders]")).to_contain_text("work / sub")
     page.set_input_files("#upload", [{"name": "c", "mimeType": "", "buffer": b"c"}])
@@ -247,7 +256,7 @@ def inputs(page: Any) -> None:
     page.fill("#field-setup", "true\n\necho set up >&2")
     expect(page.locator("details pre").last).to_contain_text("--in=sub ")
     print(repr(page.locator("details pre").last.text_content()))
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("h1")).to_have_text("sweep")
     expect(page.locator("dd .state")).to_contain_text("completed", timeout=20000)
     page.goto(page.url + "/log/stdout.1")
@@ -289,6 +298,46 @@ def hidden(page: Any) -> None:
     with page.expect_response("**/v1/events"):
         see("false")
     expect(page.locator("[role=alert]")).to_be_hidden()
+
+
+def refused(page: Any) -> None:
+    """A job that may not be seen any more is not asked about for ever."""
+    asked = []
+
+    def refuse(route: Any) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=403, body='{"detail": "it is not yours"}')
+
+    page.goto(URL + "#/job/" + WORDS[0])
+    expect(page.locator("dd .state")).to_contain_text("active")
+    page.route(re.compile("/(status|events)$"), refuse)
+    for is_hidden in ("true", "false"):
+        page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, value: %s});"
+                      "document.dispatchEvent(new Event('visibilitychange'))" % is_hidden)
+        page.wait_for_timeout(1000)
+    expect(page.locator("[role=alert]:visible")).to_have_text("it is not yours")
+    page.wait_for_timeout(4000)
+    print(len(asked) < 4)
+
+
+def twice(page: Any) -> None:
+    """A form is sent again because its answer was lost."""
+    def lose(route: Any) -> None:
+        if route.request.method == "POST":
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.goto(URL + "#/new")
+    page.fill("#field-name", "once")
+    page.route(re.compile("/v1/jobs[?]"), lose)
+    page.click("button:text-is('Submit')")
+    expect(page.locator("form [role=alert]").last).to_contain_text("does not answer")
+    page.unroute(re.compile("/v1/jobs[?]"))
+    page.click("button:text-is('Submit')")
+    expect(page.locator("h1")).to_have_text("once")
+    print(page.url.rpartition("/job/")[2])
 
 
 def changing_log(page: Any) -> None:
@@ -358,8 +407,9 @@ def choosing(page: Any) -> None:
     expect(page.locator("text=2 selected")).to_be_visible()
     page.click("button:has-text('active')")
     expect(row(page, first).locator("[type=checkbox]")).to_be_checked()
-    page.keyboard.press("Escape")
-    page.wait_for_timeout(5000)
+    page.uncheck("[aria-label='Select all shown']")
+    expect(page.locator("text=selected")).to_be_hidden()
+    page.check("[aria-label='Select all shown']")
     confirm(page, ".bar button:text-is('Remove')", "Remove 2 with their files")
     expect(page.locator("tbody tr")).to_have_count(0)
 
@@ -371,21 +421,23 @@ def copies(page: Any) -> None:
         page.click("text=copy as new")
         expect(page.locator("h1")).to_have_text("New job")
         expect(page.locator("#backend")).to_have_value("b")
-        page.click("text=Submit")
+        page.click("button:text-is('Submit')")
         expect(page.locator("h1")).not_to_have_text("New job")
         print(page.url.rpartition("/job/")[2])
     page.goto(URL + "#/new?from=" + WORDS[0])
     page.fill("#field-memory_per_process", "")
     page.fill("#field-duration", "many")
     page.click("summary:has-text('more')")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("[data-fault=duration]")).to_contain_text("number")
     page.fill("#field-duration", "3")
     page.fill("#field-environment", "DEBUG")
-    page.click("text=Submit")
-    expect(page.locator("[data-fault=environment]")).not_to_be_empty()
+    page.click("summary:has-text('more')")
+    page.click("button:text-is('Submit')")
+    expect(page.locator("[data-fault=environment]")).to_be_visible()
+    expect(page.locator("#field-environment")).to_be_focused()
     page.fill("#field-environment", "DEBUG=")
-    page.click("text=Submit")
+    page.click("button:text-is('Submit')")
     expect(page.locator("h1")).not_to_have_text("New job")
     print(page.url.rpartition("/job/")[2])
 
@@ -583,8 +635,8 @@ def overview(page: Any) -> None:
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
     submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
-    hidden, changing_log, growing_log, choosing, copies, tour, pictures, keyboard, hostile, api,
-    overview, log, accessible)}
+    hidden, refused, twice, changing_log, growing_log, choosing, copies, tour, pictures, keyboard,
+    hostile, api, overview, log, accessible)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
