@@ -9,15 +9,16 @@
 The job tree, all of it readable with cat:
 
     prefix/                 named in the config; by default ~/.local/share/psik
-      .psik/                copies of psik.py, each named by its hash, for the jobs that need them
+      .psik/                copies of psik.py, each named by its hash, for the jobs that need them;
+                            lock: of whoever changes them
       .tokens/              the key that signs the server's tokens, and the ids of revoked tokens
       .events/              the server's journal: the transitions that it has told, numbered
-      .apps/NAME            with `pick` round: a byte for each job that was made of it
+      .apps/NAME            of an application with `pick` round: a byte for each job made of it
       <backend>/            the backend's name in the config
         .poll.json          the scheduler's last answer and its time; .poll-HOST.json: an answer
                             that only HOST can get
         .outbox/            callbacks not yet delivered, a file each; dead/ holds those given up;
-                            JOBID.end: of this job only the end is to be sent, and that is to come
+                            JOBID.end: of this job only the end is to be sent, and it has not ended
         .keys/              the Idempotency-Keys of the last day
         .uploads/           the folders in which a cut upload may have left a part
         .after/ID/          the jobs that wait for the end of job ID, a file each
@@ -27,9 +28,9 @@ The job tree, all of it readable with cat:
           scripts/          submit job cancel poll run psik supervise;
                             setup if the spec has set-up lines; callback.json if the job has a
                             callback; scheduler.json: the config's scheduler_environment, if any;
-                            hold release signal where the backend has them; .environ: what a job
-                            waits for that is to run after others, and the environment to submit it
-                            with;
+                            hold release signal where the backend has them; .environ: of a job that
+                            is to run after others, what it waits for, and the environment to submit
+                            it with;
                             of an array, tasks: the number and the variables of each, a line a task,
                             and array, which tells how large an array of the scheduler's may be;
                             .psik.py: a hard link to the copy of psik.py that the job calls
@@ -214,7 +215,7 @@ POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiti
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
 SETTLE_S = 1                   # the oldest answer that counts for a step that a signal has ended
 UNKNOWN_S = 600                # how late an unanswered submission may still reach its scheduler
-UNKNOWN_LIFE_S = 86400         # how long psik.py remembers that a scheduler lacks one
+UNKNOWN_LIFE_S = 86400         # how long the answer is kept that a scheduler lacks one
 LISTED_S = 30                  # a scheduler's listing may be so old (bjobs: 5 s, as a rule)
 CANCEL_TIMEOUT_S = 60          # for a scheduler's answer when a job is canceled or removed
 REMOVE_UNASKED_S = 86400       # a canceled job this old may be removed even if its scheduler cannot
@@ -259,7 +260,7 @@ BODY_TIMEOUT_S = 30            # from one piece of a body to the next
 BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
-QUICK_S = 0.01                 # so long may a request keep the thread that answers the quick ones
+QUICK_S = 0.01                 # the longest that a request keeps the thread for quick ones
 QUICK_SIZE = 16384             # bytes of an answer that are sent even if the client reads none
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
@@ -295,7 +296,7 @@ CLUSTER_VARIABLE = re.compile(
     "|EGO_(TOP|CONFDIR)|FLUX_URI")
 # Names a scheduler's job in its environment, for each scheduler.
 SCHEDULER_IDS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
-# A site's defaults, which count where neither of these words is in the spec.
+# A site's defaults.  Each is passed over if the spec has one of the fields or options beside it.
 SITE_DEFAULTS = {
     "SBATCH_ACCOUNT": "project_name --account -A", "SBATCH_PARTITION": "queue_name --partition -p",
     "SBATCH_QOS": "--qos -q", "SBATCH_RESERVATION": "reservation_id --reservation",
@@ -475,9 +476,9 @@ def read_text(path: str) -> str:
 
 @contextmanager
 def naming(path: str, always: bool = False) -> Iterator[None]:
-    """Let an error of the system that happens here name this file, as those of open() do.
+    """Add this file's name to an error of the system in the block, as open() adds it to its own.
 
-    always: also one that names a file, which may be a temporary one.
+    always: also to one that names a file, which may be a temporary one.
     """
     try:
         yield
@@ -674,7 +675,7 @@ class LockHolder(NamedTuple):
     @classmethod
     def of(cls, fd: int) -> "LockHolder":
         """The one that holds the lock of an open file."""
-        inode = str(os.fstat(fd).st_ino)
+        inode = str(os.fstat(fd).st_ino)    # alone: on btrfs stat(2) names another device
         rows = [line.split() for line in read_or_empty("/proc/locks").split("\n")]
         pids = [row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK"
                 and row[5].rpartition(":")[2] == inode]
@@ -1399,7 +1400,7 @@ class FieldReader:
     MIB = {"K": 2.0 ** -10, "M": 1.0, "G": 2.0 ** 10, "T": 2.0 ** 20}
 
     @classmethod
-    def mebibytes(cls, value: Any) -> Any:
+    def sizes_to_mib(cls, value: Any) -> Any:
         """The MiB of a size like 4G or 500 MB, rounded up; any other value as it is."""
         match = cls.SIZE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
@@ -1410,7 +1411,7 @@ class FieldReader:
     def number(cls, value: Any, meta: Any) -> int:
         """A whole number from 60, 60.0 or "60"."""
         if meta.get("size"):
-            value = cls.mebibytes(value)
+            value = cls.sizes_to_mib(value)
         is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         text = str(value) if is_number else ""
         match = re.fullmatch(r"\s*([+-]?)0*([0-9]+)(\.0*)?\s*", text)
@@ -1670,22 +1671,31 @@ class ResourceSpec(Model):
                         "or for more processes" % (self.process_count, nodes))
 
 
+class SomeNeeds(ResourceSpec):
+    """Needs of which only those count that are set; the others must not be read as set."""
+
+    def faults(self) -> Iterator[Fault]:
+        """None: what contradicts itself as a whole may do as a part."""
+        return iter(())
+
+    def is_written(self, name: str) -> bool:
+        """Whether a field is set."""
+        return name in self.names_set()
+
+
 @dataclass
-class Defaults(ResourceSpec):
-    """What the jobs of a backend need that do not say it; only what is set counts."""
+class Defaults(SomeNeeds):
+    """What the jobs of a backend need that do not say it."""
     attributes: Dict[str, str] = option(dict, "options of the scheduler", keys=OPTION_NAMES)
     setup: List[str] = option(list, "set-up lines, before those of the spec", lines=True)
 
     # How many processes there are, and where; a spec that says one of these says all of it.
     COUNTS: ClassVar[Tuple[str, ...]] = ("node_count", "process_count", "processes_per_node")
 
-    def faults(self) -> Iterator[Fault]:
-        return iter(())
-
     def is_written(self, name: str) -> bool:
-        """What is not set must not be read as set."""
-        return name in self.names_set() or bool({"attributes": self.attributes,
-                                                 "setup": self.setup}.get(name))
+        """Whether a field is set."""
+        return super().is_written(name) or (name in ("attributes", "setup")
+                                            and bool(getattr(self, name)))
 
     def of(self, needs: ResourceSpec) -> ResourceSpec:
         """What a job needs, with these for what it does not set itself."""
@@ -1697,15 +1707,8 @@ class Defaults(ResourceSpec):
 
 
 @dataclass
-class Limits(ResourceSpec):
-    """The most that a job of a backend may ask for; only what is given counts."""
-
-    def faults(self) -> Iterator[Fault]:
-        return iter(())
-
-    def is_written(self, name: str) -> bool:
-        """What is not set must not be read as set."""
-        return name in self.names_set()
+class Limits(SomeNeeds):
+    """The most that a job of a backend may ask for."""
 
     def exceeded(self, needs: ResourceSpec, backend: str) -> Iterator[Fault]:
         """The faults of a job that asks for more."""
@@ -1713,8 +1716,9 @@ class Limits(ResourceSpec):
         for name in self.names_set():
             most = getattr(self, name)
             if asked[name] is not None and asked[name] > most:
-                yield Fault("resources.%s" % name, "%d is more than the %d that backend %r allows"
-                            % (asked[name], most, backend))
+                yield Fault("resources.%s" % name, "is not allowed on backend %r" % backend
+                            if isinstance(most, bool) else "%d is more than the %d that backend %r "
+                            "allows" % (asked[name], most, backend))
 
 
 @dataclass
@@ -2141,7 +2145,7 @@ class BatchScript:
         needs = {name.rpartition(".")[2]: value for name, value in self.data.items()}
         processes, nodes = needs.get("process_count", 1), needs.get("node_count", 1)
         here = needs.get("processes_per_node") or (processes if 1 in (processes, nodes) else 0)
-        size = FieldReader.mebibytes(per_node)
+        size = FieldReader.sizes_to_mib(per_node)
         return size // here if here and isinstance(size, int) and size >= here else None
 
     def left_out(self, kind: str) -> Dict[str, str]:
@@ -3039,7 +3043,7 @@ class Piece(NamedTuple):
     @classmethod
     def of_step(cls, job: "JobDir", jobndx: int, tasks: int) -> "Piece":
         """The piece by which a step of an array was submitted, or was before it was requeued."""
-        for step in range(jobndx, 0, -tasks if tasks > 1 else -jobndx):
+        for step in range(jobndx, 0, -tasks) if tasks > 1 else [jobndx]:
             for piece in cls.of_round(job, (step - 1) // tasks):
                 if piece.has(step):
                     return piece
@@ -3125,8 +3129,8 @@ class Step(NamedTuple):
         owner, _, jobndx = tag.rpartition(".")
         is_earlier = (owner == self.job.tag and jobndx.isdigit() and int(jobndx) < self.jobndx
                       and (self.jobndx - int(jobndx)) % self.tasks == 0)
-        is_untold = tag == ANY_TAG or (tag == NO_TAG and self.is_claimed)
-        return native == self.native != UNKNOWN_ID and (is_earlier or is_untold)
+        lacks_tag = tag == ANY_TAG or (tag == NO_TAG and self.is_claimed)
+        return native == self.native != UNKNOWN_ID and (is_earlier or lacks_tag)
 
 
 def is_signal(row: Row) -> bool:
@@ -3181,7 +3185,7 @@ class Steps:
         if before is None or RANK[row.state] > RANK[before.state]:
             self.states[row.jobndx] = row
 
-    # What an array is while its tasks are in several states: the last of these.
+    # An array is in the last of these states that one of its tasks is in.
     WEIGHTS = (JobState.completed, JobState.canceled, JobState.failed, JobState.new,
                JobState.queued, JobState.active)
 
@@ -4738,10 +4742,14 @@ class Outbox:
         """Remove an event's file."""
         os.unlink(self.path(event.place, dead))
 
-    def add(self, place: int, jobndx: int, state: JobState, info: Info) -> Event:
-        """Make and keep the event for the row that is, or will be, at this place of the history."""
+    def add(self, place: int, jobndx: int, state: JobState, info: Info,
+            is_end: bool = False) -> Event:
+        """Make and keep the event for the row that is, or will be, at this place of the history.
+
+        is_end: it is that of the job's end, and the only one.
+        """
         event = Event(os.urandom(16).hex(), self.job.jobid, place, jobndx, state.value, info,
-                      round(time.time(), 3))
+                      round(time.time(), 3), is_end=is_end)
         self.keep(event)
         return event
 
@@ -4770,10 +4778,8 @@ class Outbox:
         if place not in self.missed(rows, self.events(len(rows))):  # it was made, by one who died
             os.unlink(self.end_path)
             return []
-        event = Event(os.urandom(16).hex(), self.job.jobid, place,
-                      row.jobndx if steps.tasks == 1 else 0, row.state.value, row.info,
-                      round(time.time(), 3), is_end=True)
-        self.keep(event)
+        event = self.add(place, row.jobndx if steps.tasks == 1 else 0, row.state, row.info,
+                         is_end=True)
         os.unlink(self.end_path)
         return [event]
 
@@ -4884,9 +4890,9 @@ class Outbox:
 def deliver(job: JobDir, now: bool = True, thorough: bool = False) -> bool:
     """Send a job's events in order until one fails; whether none is left.
 
-    now: also those whose next try is not due yet.  thorough: look at the whole outbox.  This takes
-    at most the time that the config allows for one transition, in which it also waits for another
-    process that sends for the job: only one does so at a time.
+    now: also those whose next try is not due yet.  thorough: look at the whole outbox.  Only one
+    process sends for a job at a time; waiting for another, and sending, together take at most the
+    time that the config allows for one transition.
     """
     settings = CallbackSettings.of(job)
     if settings is None:
@@ -4991,7 +4997,7 @@ class PollLine(NamedTuple):
                 ) -> Dict[Tuple[str, str], "PollLine"]:
         """{(native id, tag): line} of those asked for, and of others of psik.py's jobs.
 
-        Nobody need ask for the others then.  What was asked for and has no line is in no state, ''.
+        Nobody need ask for the others then.  What was asked for and has no line gets the state ''.
         """
         silence = PollLine("", "", "-", ANY_TAG, "the scheduler no longer knows it")
         by_native = {line.native: line for line in lines}
@@ -5322,16 +5328,15 @@ class Cancellation:
 
     def by_place(self) -> Tuple[List[Step], List[Step]]:
         """(the steps that only one host knows, those that a scheduler has)."""
-        places = [(step, bool(self.job.host(step.jobndx))) for step in self.steps]
-        return ([step for step, is_here in places if is_here],
-                [step for step, is_here in places if not is_here])
+        of_hosts = [step for step in self.steps if self.job.host(step.jobndx)]
+        return of_hosts, [step for step in self.steps if step not in of_hosts]
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
-        # A step that only this host knows may take as long as its supervisor needs to end it.
-        here, others = self.by_place()
+        # A step that only one host knows may take as long as its supervisor needs to end it.
+        of_hosts, others = self.by_place()
         try:
-            Ending(self.job).cancel(here, None)
+            Ending(self.job).cancel(of_hosts, None)
         except BackendError as err:
             raise self.not_ended(err) from None
         try:
@@ -5356,7 +5361,7 @@ class Cancellation:
                                    % (self.job.jobid, names))
             time.sleep(pause_s)
 
-    def adopt(self, history: History) -> None:
+    def settle_lost(self, history: History) -> None:
         """Adopt a submission that was cut short; one that cannot be found must not run later."""
         jobndx = Steps(history.rows).next_jobndx(self.job)
         if submitted_at(self.job, jobndx):
@@ -5373,7 +5378,7 @@ class Cancellation:
         job = self.job
         with job.history() as history:
             if history.rows:
-                self.adopt(history)
+                self.settle_lost(history)
             steps = Steps(history.rows)
             self.steps = self.live(steps)
             for path in Ending.requests(self.steps):  # first, so that a server that sees the row
@@ -5474,10 +5479,10 @@ class TaskCancellation(Cancellation):
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
-        ending, (here, others) = Ending(self.job), self.by_place()
+        ending, (of_hosts, others) = Ending(self.job), self.by_place()
         try:
-            found = [self.named(step) for step in here + ending.find(others)]
-            ending.cancel(found, None if here else CANCEL_TIMEOUT_S)
+            found = [self.named(step) for step in of_hosts + ending.find(others)]
+            ending.cancel(found, None if of_hosts else CANCEL_TIMEOUT_S)
         except BackendError as err:
             raise self.not_ended(err) from None
         self.record_unbegun()
@@ -5551,7 +5556,7 @@ class Status(NamedTuple):
         except NotFoundError:  # removed meanwhile
             return []
 
-    def record_adoption(self, step: Step) -> List[Row]:
+    def adopt(self, step: Step) -> List[Row]:
         """Record that a scheduler has taken a submission whose answer never came.
 
         The history as it is then.
@@ -5620,6 +5625,7 @@ class Answer:
         """
         nameless = self.by_name.get((status.native, NO_TAG))
         is_there = nameless is not None and nameless.state in LIVE
+        # Unknown since now, the step never is so for long enough to count as ended.
         return time.time() if is_there and not status.state else status.since
 
     @classmethod
@@ -5726,12 +5732,12 @@ class Poll:
         """Record a submission that was found by its tag, and its end if it has ended; as act()."""
         if not status.state:
             return []
-        rows = status.record_adoption(step)
+        rows = status.adopt(step)
         found = step._replace(native=status.native)
         is_end = status.is_end(self.config.poll_grace_s)
         return (Status.record_ends([(found, status)]) if is_end else []) or rows
 
-    def told(self, steps: Sequence[Step], answer: Answer) -> List[Tuple[Step, Status]]:
+    def statuses_of(self, steps: Sequence[Step], answer: Answer) -> List[Tuple[Step, Status]]:
         """What an answer says of steps, except of those that are still to be ended."""
         untold = set(self.untold)
         return [(step, status) for step, status in zip(steps, map(answer.of, steps))
@@ -5740,7 +5746,7 @@ class Poll:
     def act(self, steps: Sequence[Step], rows: Sequence[Row], answer: Answer) -> List[Row]:
         """Do what an answer about steps of a job demands; the history as it is then, or []."""
         now, known = list(rows[:0]), []
-        for step, status in self.told(steps, answer):
+        for step, status in self.statuses_of(steps, answer):
             if step.native == UNKNOWN_ID:
                 now = self.adopt(step, status) or now
             else:
@@ -6175,6 +6181,7 @@ class NextRound:
         pieces = Piece.of_round(job, steps.next_round(job))
         rest = [piece for piece in pieces if not steps.is_submitted(piece)]
         was_cut_short = bool(rest and submitted_at(job, rest[0].first))
+        # With failed_only, those tasks are in the new round as well.
         is_partly_done = len(rest) < len(pieces) and not failed_only
         self.rest = rest if was_cut_short or is_partly_done else []
 
@@ -6292,7 +6299,8 @@ class Submission:
     def is_of_a_host(self) -> bool:
         """Whether only one host knows its submissions, and log/host.N is written before each.
 
-        So without that file nothing was submitted, or the step's claim lets only one of two run.
+        Without that file nothing was submitted; with it, the step's claim keeps a second submission
+        from running.
         """
         settings = self.job.spec().backend
         kind = settings if isinstance(settings, str) else settings.type
@@ -6584,7 +6592,7 @@ def submit_next(config: Config, job: JobDir, force: bool = False,
     """
     with job.history() as history:  # no other process is submitting it now
         rows = history.rows
-        lost = may_be_lost(job, Steps(rows)) and Steps(rows).next_jobndx(job)
+        lost = Steps(rows).next_jobndx(job) if may_be_lost(job, Steps(rows)) else None
     if has_news(job, rows) and not force:
         reconcile(config, [(job, rows)], force=True)
     if lost in Steps(rows).queued:
@@ -7474,7 +7482,7 @@ class Entries:
     """What is in folders, as entries.  The content of a file is open until the next one comes.
 
     strict: a user gave the folders, so she is told of what is left out; and an error at the end
-    tells of what cannot be read, when all else has gone.
+    tells of what cannot be read, after everything else was sent.
     """
 
     def __init__(self, hides: Hides = lambda status: False, wanted: Optional[Wanted] = None,
@@ -7513,10 +7521,11 @@ class Entries:
             info.type = tarfile.DIRTYPE
         elif stat.S_ISFIFO(status.st_mode):
             info.type = tarfile.FIFOTYPE
-        elif self.strict:
-            complain(NOT_TAKEN % one_line(name))
-        is_odd = info.type == tarfile.REGTYPE or (info.isdir() and self.hides(status))
-        return None if is_odd else (info, None)
+        else:
+            if self.strict:
+                complain(NOT_TAKEN % one_line(name))
+            return None
+        return None if info.isdir() and self.hides(status) else (info, None)
 
     def inside(self, name: str, top: int) -> Iterator[Entry]:
         """Everything in an open folder, below name; what was seen as a directory is entered.
@@ -7626,9 +7635,6 @@ class Content:
 
     def clone(self, fd: int) -> bool:
         """Let an empty file share the blocks of the original; whether that was done."""
-        if sys.platform != "linux":
-            return False
-        import fcntl
         with suppress(OSError, AttributeError):     # of an archive, it has no descriptor
             fcntl.ioctl(fd, self.FICLONE, self.file.fileno())
             return True
@@ -7642,8 +7648,9 @@ class Content:
         size = self.info.size if self.clone(fd) else self.copy(fd)
         if size < self.info.size:
             raise ConflictError(BECAME_SHORTER % one_line(self.info.name))
-        mode = os.fstat(fd).st_mode     # as the umask has left it
-        os.fchmod(fd, self.info.mode & (mode | (mode & 0o444) >> 2) | 0o400)
+        mode = os.fstat(fd).st_mode
+        allowed = mode | (mode & 0o444) >> 2    # who may read it by the umask may run it, too
+        os.fchmod(fd, self.info.mode & allowed | 0o400)
         os.utime(fd, (self.info.mtime, self.info.mtime))
 
     def copy(self, fd: int) -> int:
@@ -7755,7 +7762,7 @@ class ConfinedFolder:
 
     @staticmethod
     def is_same(fd: int, name: str, folder: int) -> bool:
-        """Whether an open file still has this name, and is a plain file of ours that has no other.
+        """Whether an open file still has this name, and is a plain file of ours with no other.
 
         Others may have put a link or a file of theirs under a name that they can foretell.
         """
@@ -7945,8 +7952,8 @@ class ConfinedFolder:
         inside = os.path.normpath(os.path.join(os.path.relpath(real, self.root), target))
         # Behind the name of a link, `..` is not the folder in which that link is.
         parts = target.split("/")
-        is_plain = parts[:parts.count("..")] == [".."] * parts.count("..")
-        if os.path.isabs(target) or inside.split("/")[0] == ".." or not is_plain:
+        climbs_first = parts[:parts.count("..")] == [".."] * parts.count("..")
+        if os.path.isabs(target) or inside.split("/")[0] == ".." or not climbs_first:
             return False
         temporary = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex())
         with closing_fd(self.descend(real, make=True)) as folder:
@@ -8024,10 +8031,10 @@ class TarContent:
 class TarReader:
     """An archive of tar (POSIX, pax, GNU), also gzipped, that is read once, from a pipe say.
 
-    Of hostile archives tarfile reads names of any length into memory, works for hours at certain
-    headers, and takes sizes below 0; and one that is cut between two files is whole to it.  So
-    only the single header is read by tarfile here.  InvalidError if an archive is none, is cut, or
-    holds more bytes than limit; what names it.
+    tarfile is not safe with hostile archives: it reads names of any length into memory, works for
+    hours at certain headers, and takes sizes below 0.  It also takes an archive that is cut between
+    two files for a whole one.  So only the single header is read by it here.  InvalidError if an
+    archive is none, is cut, or holds more bytes than limit; what names it.
     """
 
     def __init__(self, blocks: Iterable[bytes], what: str, limit: float = float("inf")) -> None:
@@ -8231,7 +8238,7 @@ class ZipReader:
             raise InvalidError("%s is no whole zip archive: %s" % (self.what, why)) from None
 
     def info(self, item: Any) -> Any:
-        """A file of the archive, as a tarfile.TarInfo; a device and its like is one of those."""
+        """A file of the archive, as a tarfile.TarInfo; anything special counts as a device."""
         import tarfile
         info, mode = tarfile.TarInfo(item.filename.rstrip("/")), item.external_attr >> 16
         info.size, info.mode = item.file_size, stat.S_IMODE(mode) or 0o644
@@ -8346,8 +8353,8 @@ def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
 class Pattern:
     """A regular expression that a schema may have: one that JSON Schema and Python read alike.
 
-    It is matched by all ways at once, so the time grows with the text and the number of states, and
-    with nothing else; `re` tries one way after another, for minutes at certain texts, and lets no
+    All alternatives are followed at once, so the time grows with the text and the number of states,
+    and with nothing else; `re` tries one after another, for minutes at certain texts, and lets no
     other thread run meanwhile.  No group may be repeated, and none referred back to.  `\\s`, `\\w`
     and `\\b` go by ASCII.
     """
@@ -9232,7 +9239,7 @@ class InteractiveRun:
         return "" if child.poll() is not None else "it took longer than %d s" % self.LONGEST_S
 
     def read_rest(self, selector: Any) -> None:
-        """Read what it printed last, and not what others may print later that it has left."""
+        """Read what is in its pipes now, without waiting for processes that it has left behind."""
         while selector.get_map() and self.room() >= 0 and self.read(selector, 0):
             pass
 
@@ -10485,7 +10492,10 @@ class Caller(NamedTuple):
 
     @property
     def names(self) -> List[str]:
-        """By what `users` of a config may mean him; a user of an issuer's is not just anybody."""
+        """The names by which `users` of a config may mean him: his own, and *.
+
+        Whom an issuer has named, * does not mean.
+        """
         return [self.user] if self.issuer else [self.user, ANYBODY]
 
     @property
@@ -12386,14 +12396,19 @@ class Handler:
         with given_in("body"):
             return from_json(cls, self.json(), "body")
 
+    def backend_called(self, name: str) -> Backend:
+        """The backend of this name; NotFoundError if there is none."""
+        if name not in self.api.backends:
+            raise NotFoundError("no backend %s; there is %s" % (shown(name),
+                                                                ", ".join(self.api.backends)))
+        return self.api.backends[name]
+
     def backend_name(self) -> Optional[str]:
         """The backend that the query names; NotFoundError where no backend has that name."""
         name = self.req.query.get("backend")
-        if name is None and self.req.path.rstrip("/").endswith("/new"):
+        if name is None and self.req.path.rstrip("/").endswith("/new"):     # a route of psik_api
             name = self.req.query.get("machine")
-        if name is not None and name not in self.api.backends:
-            raise NotFoundError("no backend %r; there is %s" % (name, ", ".join(self.api.backends)))
-        return name
+        return None if name is None else self.backend_called(name).name
 
     def find_rows(self, caller: Caller) -> Tuple[JobDir, List[Row]]:
         """The job that the request is for, which the caller may see, and its history.
@@ -12542,28 +12557,21 @@ class ServerHandler(Handler):
 
     def get_backends(self) -> Json:
         """The backends, by name."""
-        backends, name = self.api.backends, NAME.value(self.req)
-        if name is not None and name not in backends:
-            raise NotFoundError("no backend %r" % name)
-        names = list(backends) if name is None else [name]
-        return {each: self.system_status(backends[each]) for each in names}
+        name = NAME.value(self.req)
+        found = self.api.backends.values() if name is None else [self.backend_called(name)]
+        return {backend.name: self.system_status(backend) for backend in found}
 
     def get_backend(self) -> Json:
         """One backend."""
-        name = self.req.params["name"]
-        if name not in self.api.backends:
-            raise NotFoundError("no backend %r" % name)
-        return self.system_status(self.api.backends[name])
+        return self.system_status(self.backend_called(self.req.params["name"]))
 
     def get_queues(self) -> Json:
         """The queues of a backend, with what is free in them, at most ten seconds old."""
-        name, api = self.req.params["name"], self.api
-        if name not in api.backends:
-            raise NotFoundError("no backend %r" % name)
-        when, queues = api.queues.get(name, (0.0, []))
+        backend, known = self.backend_called(self.req.params["name"]), self.api.queues
+        when, queues = known.get(backend.name, (0.0, []))
         if time.monotonic() - when > 10 or not when:
-            queues = Queue.of(api.backends[name])
-            api.queues[name] = time.monotonic(), queues
+            queues = Queue.of(backend)
+            known[backend.name] = time.monotonic(), queues
         return [queue._asdict() for queue in queues]
 
     # Tokens.
@@ -12933,7 +12941,8 @@ class ApplicationHandler(ServerHandler):
                 fill_jobdir(job, settle_spec(config, spec, backend.name), self.access)
                 return job
 
-            first = config.by_name[(app.backend or [backend.name])[0]]  # whichever was chosen
+            # The keys are kept with the first of its backends: `pick` may choose another next time.
+            first = config.by_name[(app.backend or [backend.name])[0]]
             return self.answer(self.made(first, spec, make, files), wait_s)
 
 
@@ -14203,11 +14212,11 @@ class Session:
 class Lobby:
     """Where connections wait for a request: all together, without threads.
 
-    One thread, the leader, waits for all of them, and answers quick requests itself.  Were each
-    connection's answered by a thread of its own, the threads of sixteen would wake one another at
-    each system call, for the interpreter's lock, and all together get a fifth of the answers that
-    one gets.  Any other request gets a thread: serve starts it.  A request that seemed quick, and
-    keeps the leader for longer than QUICK_S, is left to this thread, and another one leads.
+    One thread, the leader, waits for all of them, and answers quick requests itself.  With a thread
+    for each, sixteen busy connections would wake one another at each system call, for the
+    interpreter's lock, and all together get a fifth of the answers that one gets.  Any other
+    request gets a thread: serve starts it.  A request that seemed quick, and keeps the leader for
+    longer than QUICK_S, is left to this thread, and another one leads.
 
     The leader never waits for a client: it takes whole requests without a body, and gives way
     before it refuses one, or sends what may not fit into the client's buffers.
@@ -14229,11 +14238,12 @@ class Lobby:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def add(self, session: Session) -> None:
-        """Let a connection wait; if more has been received already, until it can be written to."""
+        """Let a connection wait for a request; what has been received already needs no waiting."""
         import selectors
         wire = session.wire
         wire.rest()
         wire.waits_since = time.monotonic()
+        # A connection can be written to at once, as a rule.
         event = selectors.EVENT_WRITE if wire.has_more else selectors.EVENT_READ
         self.selector.register(wire.sock, event, session)
 
@@ -14314,7 +14324,7 @@ class Lobby:
         while True:
             self.busy.wait()
             self.busy.clear()
-            session, begun = self.session, self.begun
+            session, begun = self.session, self.begun   # change_leader() looks again, locked
             time.sleep(max(0.001, begun + QUICK_S - time.monotonic()))
             if session:
                 self.busy.set()     # look again
@@ -16485,7 +16495,7 @@ def cmd_reached(opts: Options) -> None:
 class CompiledFile:
     """The compiled file of a module: beside it or, where it cannot be there, in the user's cache.
 
-    prefix is what sys.pycache_prefix has to be for it; '' is what it is.
+    prefix is what sys.pycache_prefix has to be for it; '' leaves that as it is.
     """
 
     def __init__(self, path: str, prefix: str = "") -> None:
@@ -16557,7 +16567,7 @@ class CompiledFile:
         flags = {"-I": sys.flags.isolated, "-S": sys.flags.no_site,
                  "-E": sys.flags.ignore_environment}
         beside = [os.path.dirname(path)] if sys.version_info < (3, 7) else []  # dataclasses.py
-        code = ("import sys; sys.path[:sys.path[:1] == ['']] = []; sys.path += %r; "
+        code = ("import sys; sys.path = [folder for folder in sys.path if folder] + %r; "
                 "sys.pycache_prefix = %r or getattr(sys, 'pycache_prefix', None); "
                 "import importlib.util as util; "
                 "spec = util.spec_from_file_location('psik', %r); "
