@@ -12104,6 +12104,13 @@ class Api:
         self.queues: Dict[str, Tuple[float, List[Queue]]] = {}  # {backend: (when, its queues)}
         self.tracker.config = config
 
+    def seen_tracker(self) -> Tracker:
+        """The tracker, once it has seen the whole tree; as it is if that takes MAX_WAIT_S."""
+        deadline = time.monotonic() + MAX_WAIT_S
+        while not (self.tracker.looked or self.stopping or time.monotonic() > deadline):
+            time.sleep(0.02)
+        return self.tracker
+
     def look_at(self, backends: Iterable[Backend]) -> None:
         """Look what has become of backends."""
         for backend in backends:
@@ -12303,9 +12310,7 @@ class TreeEvents:
 
     def begin(self) -> StreamEvent:
         """Where the stream begins, once the tracker has seen the whole tree."""
-        tracker = self.api.tracker
-        while not tracker.looked and not self.api.stopping:
-            time.sleep(0.05)
+        tracker = self.api.seen_tracker()
         number = int(self.last) if re.fullmatch("[0-9]{1,15}", self.last) else None
         if self.last and tracker.place_of(number) is None:
             return self.reset()
@@ -12523,7 +12528,7 @@ class ServerHandler(Handler):
     def get_metrics(self) -> Response:
         """Counters for Prometheus."""
         api, labels = self.api, '{method="%s",status="%d"}'
-        jobs = sorted(api.tracker.counts().items()) if self.caller.trusted else []
+        jobs = sorted(api.seen_tracker().counts().items()) if self.caller.trusted else []
         counts = sorted(api.counts.items())
         lines = ["# TYPE psik_up_seconds gauge",
                  "psik_up_seconds %.0f" % (time.monotonic() - api.begun)]
@@ -12641,7 +12646,7 @@ class ServerHandler(Handler):
     def get_counts(self) -> Json:
         """How many jobs are in each state, {state: number}, as the server has last seen them."""
         counts = dict.fromkeys(STATES, 0)
-        for (_, state), number in self.api.tracker.counts(self.chosen()).items():
+        for (_, state), number in self.api.seen_tracker().counts(self.chosen()).items():
             counts[state] += number
         return counts
 
