@@ -20317,18 +20317,15 @@ export async function ask(path, options = {}) {
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
-export const send = (method, path, body) => ask(path, {
-	method, ...(body === undefined ? {} : {
-		body: JSON.stringify(body), headers: {"Content-Type": "application/json"}})
+export const send = (method, path, body, headers = {}) => ask(path, {
+	method, ...(body === undefined || body instanceof FormData ? {body, headers} : {
+		body: JSON.stringify(body), headers: {"Content-Type": "application/json", ...headers}})
 }).then(answer => answer.json())
 export const post = (path, body) => send("POST", path, body)
 
 // Makes a job of a spec, or of a form.  The server makes one of all that come with the same key.
 export const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-")
-export const make = (path, key, given) => ask(path, {method: "POST", ...(given instanceof FormData
-	? {body: given, headers: {"Idempotency-Key": key}} : {body: JSON.stringify(given),
-		headers: {"Content-Type": "application/json", "Idempotency-Key": key}})
-}).then(answer => answer.json())
+export const make = (path, key, given) => send("POST", path, given, {"Idempotency-Key": key})
 export const part = name => name.split("/").map(encodeURIComponent).join("/")
 export const sleep = (seconds, signal) => new Promise(done => {
 	const end = () => {
@@ -20582,9 +20579,9 @@ export function say(text) {
 export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
 	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
-		if (button.textContent === label) asked = 0     // it was drawn anew
-		if (asked && performance.now() - asked < 400) return
-		if (asked) {
+		const asks = button.textContent !== label
+		if (asks && performance.now() - asked < 400) return
+		if (asks) {
 			button.settle()
 			action()
 			return
@@ -20596,7 +20593,6 @@ export function confirming(label, question, action, attributes) {
 	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
 	button.settle = () => {
 		clearTimeout(timer)
-		asked = 0
 		button.textContent = label
 	}
 	return button

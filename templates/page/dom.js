@@ -127,9 +127,9 @@ export function say(text) {
 export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
 	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
-		if (button.textContent === label) asked = 0     // it was drawn anew
-		if (asked && performance.now() - asked < 400) return
-		if (asked) {
+		const asks = button.textContent !== label
+		if (asks && performance.now() - asked < 400) return
+		if (asks) {
 			button.settle()
 			action()
 			return
@@ -141,7 +141,6 @@ export function confirming(label, question, action, attributes) {
 	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
 	button.settle = () => {
 		clearTimeout(timer)
-		asked = 0
 		button.textContent = label
 	}
 	return button

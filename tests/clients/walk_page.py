@@ -280,23 +280,25 @@ def drop(page: Any, place: str, tree: Dict[str, Any]) -> None:
     }""", tree)
 
 
+def hide(page: Any, is_hidden: str) -> None:
+    """Hide the tab, or show it again: `true` or `false`."""
+    page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, value: %s});"
+                  "document.dispatchEvent(new Event('visibilitychange'))" % is_hidden)
+
+
 def hidden(page: Any) -> None:
     """A tab that is not seen has no stream; when it is seen again, it has one."""
-    def see(is_hidden: str) -> None:
-        page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, value: %s});"
-                      "document.dispatchEvent(new Event('visibilitychange'))" % is_hidden)
-
     ended, begun = [], []
     page.on("requestfailed", lambda request: ended.append(request.url))
     page.on("request", lambda request: begun.append(request.url))
     with page.expect_response("**/v1/events"):
         page.goto(URL)
     page.wait_for_timeout(2000)
-    see("true")
+    hide(page, "true")
     page.wait_for_timeout(4000)
     print([url.rpartition("/")[2] for url in ended], len([1 for url in begun if "events" in url]))
     with page.expect_response("**/v1/events"):
-        see("false")
+        hide(page, "false")
     expect(page.locator("[role=alert]")).to_be_hidden()
 
 
@@ -312,8 +314,7 @@ def refused(page: Any) -> None:
     expect(page.locator("dd .state")).to_contain_text("active")
     page.route(re.compile("/(status|events)$"), refuse)
     for is_hidden in ("true", "false"):
-        page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, value: %s});"
-                      "document.dispatchEvent(new Event('visibilitychange'))" % is_hidden)
+        hide(page, is_hidden)
         page.wait_for_timeout(1000)
     expect(page.locator("[role=alert]:visible")).to_have_text("it is not yours")
     page.wait_for_timeout(4000)
