@@ -750,6 +750,14 @@ def locked(fd: int, patient: bool = True) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+@contextmanager
+def locked_file(path: str) -> Iterator[None]:
+    """Hold the lock of a file that is for this alone; it is made if it is not there."""
+    with closing_fd(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as fd:
+        with locked(fd):
+            yield
+
+
 def find_program(name: str) -> Optional[str]:
     """The path of a program as a shell finds it, or None: shutil.which() without its import."""
     folders = [""] if os.sep in name else os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -1716,9 +1724,11 @@ class Limits(SomeNeeds):
         for name in self.names_set():
             most = getattr(self, name)
             if asked[name] is not None and asked[name] > most:
-                yield Fault("resources.%s" % name, "is not allowed on backend %r" % backend
-                            if isinstance(most, bool) else "%d is more than the %d that backend %r "
-                            "allows" % (asked[name], most, backend))
+                said = "%d is more than the %d that backend %r allows" % (
+                    asked[name], most, backend)
+                if isinstance(most, bool):
+                    said = "is not allowed on backend %r" % backend
+                yield Fault("resources.%s" % name, said)
 
 
 @dataclass
@@ -1984,14 +1994,14 @@ def count(text: str) -> int:
     return FieldReader.number(text if text.isdigit() else "", {"least": 1})
 
 
-def mebibytes(text: str) -> int:
-    """A size in MiB; ValueError if it is none, or 0."""
-    return FieldReader.number(text, {"least": 1, "size": True})
+def mebibytes(text: str, needs_unit: bool = False) -> int:
+    """A size in MiB; ValueError if it is none, or 0.
 
-
-def mebibytes_of_unit(text: str) -> int:
-    """The same; ValueError also if it names no unit, and means the scheduler's own."""
-    return mebibytes(text if text[-1:].isalpha() else "")
+    needs_unit: ValueError also for a number alone, which has the scheduler's own unit.
+    """
+    has_unit = text[-1:].isalpha()
+    return FieldReader.number(text if has_unit or not needs_unit else "",
+                              {"least": 1, "size": True})
 
 
 def yes(text: str) -> bool:
@@ -2026,7 +2036,7 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#BSUB": ("lsf", {
         "-W": ("resources.duration", lambda text: minutes(text.split("/")[0], "m")),
         "-nnodes": ("resources.node_count", count), "-n": ("resources.process_count", count),
-        "-M": ("resources.memory_per_process", mebibytes_of_unit),
+        "-M": ("resources.memory_per_process", lambda text: mebibytes(text, needs_unit=True)),
         "-x": ("resources.exclusive_node_use", yes),
         "-q": ("backend.queue_name", str), "-P": ("backend.project_name", str),
         "-U": ("backend.reservation_id", str), "-J": ("name", str), "-cwd": ("directory", str),
@@ -2038,7 +2048,8 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#$": ("sge", {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
-        "-l h_vmem": ("memory_per_core", mebibytes_of_unit), "-r y": ("requeue", yes),
+        "-l h_vmem": ("memory_per_core", lambda text: mebibytes(text, needs_unit=True)),
+        "-r y": ("requeue", yes),
         "-t": ("array", Tasks.of_scheduler), "-tc": ("at_once", count),
         "-j": ("join_output", joins), "-N": ("name", str), "-wd": ("directory", str)}),
 }
@@ -3942,23 +3953,18 @@ class Copies:
 
     def is_whole(self) -> bool:
         """Whether the files of our copy are there, with the content that they should have."""
-        for name, content in self.files().items():
-            try:
+        with suppress(FileNotFoundError):
+            for name, content in self.files().items():
                 with open(os.path.join(self.own, name), "rb") as file:
                     if file.read() != content:
                         return False
-            except FileNotFoundError:
-                return False
-        return True
+            return True
+        return False
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Keep other processes, also on other hosts, from changing the copies."""
+    def turn(self) -> Any:
+        """Keep other processes, also on other hosts, from changing the copies, for a block."""
         # By a file: on NFS the lock of a folder is known to its host alone.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        with closing_fd(os.open(os.path.join(self.folder, "lock"), flags, 0o600)) as lock:
-            with locked(lock):
-                yield
+        return locked_file(os.path.join(self.folder, "lock"))
 
     def link(self, job: JobDir) -> None:
         """Link our copy into a job, in place of the link to an earlier one."""
@@ -5328,8 +5334,11 @@ class Cancellation:
 
     def by_place(self) -> Tuple[List[Step], List[Step]]:
         """(the steps that only one host knows, those that a scheduler has)."""
-        of_hosts = [step for step in self.steps if self.job.host(step.jobndx)]
-        return of_hosts, [step for step in self.steps if step not in of_hosts]
+        of_hosts: List[Step] = []
+        others: List[Step] = []
+        for step in self.steps:
+            (of_hosts if self.job.host(step.jobndx) else others).append(step)
+        return of_hosts, others
 
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
@@ -5526,14 +5535,14 @@ class Status(NamedTuple):
         if latest is None:
             return
         if not latest.state.is_final():
-            code = read_info(self.exit_status)
-            state, info = JobState.failed, code if isinstance(code, int) else 1
+            state, code = JobState.failed, read_info(self.exit_status)
             if self.state == JobState.completed:
-                state, info = JobState.completed, code if isinstance(code, int) else 0
+                state = JobState.completed
             elif os.path.exists(step.job.log("cancel", step.jobndx)):
-                state, info = JobState.canceled, 0
+                state, code = JobState.canceled, 0
             else:
                 write_reason(step, self.reason or "its scheduler reports that it failed")
+            info = code if isinstance(code, int) else int(state is JobState.failed)
             record(step.job, history, step.jobndx, state, info)
         elif latest.state is JobState.failed and not step.job.host(step.jobndx):
             self.settle(step, latest.info)
@@ -5691,13 +5700,9 @@ class Poll:
         return age_s(answer.time) < self.max_age_s and covers
 
     @staticmethod
-    @contextmanager
-    def turn(answer_path: str) -> Iterator[None]:
-        """Keep other processes from changing the file of the last answer."""
-        path = answer_path[:-len("json")] + "lock"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        with closing_fd(lock), locked(lock):
-            yield
+    def turn(answer_path: str) -> Any:
+        """Keep other processes from changing the file of the last answer, for a block."""
+        return locked_file(answer_path[:-len("json")] + "lock")
 
     def ask_in_turn(self, job: JobDir, force: bool) -> Answer:
         """Ask, one process at a time, and keep the answer for the others.
@@ -7547,10 +7552,10 @@ class Entries:
 
     def goes_on_in(self, entry: Entry, path: str) -> bool:
         """Whether what is inside an entry goes, too: it is a directory, and not too deep."""
-        if entry[0].isdir() and path.count("/") >= MAX_LEVELS:
+        is_deep = path.count("/") >= MAX_LEVELS
+        if entry[0].isdir() and is_deep:
             self.missed.append("%s/: too deep" % one_line(path))
-            return False
-        return bool(entry[0].isdir())
+        return entry[0].isdir() and not is_deep
 
     @staticmethod
     def one(entry: Entry) -> Iterator[Entry]:
@@ -8040,6 +8045,7 @@ class TarReader:
     def __init__(self, blocks: Iterable[bytes], what: str, limit: float = float("inf")) -> None:
         import itertools
         self.what, self.limit, self.file = what, limit, BlockFile(blocks)
+        self.left = limit
         self.file.fill(2)
         if self.file.buffer[:2] == b"\x1f\x8b":
             packed = itertools.chain([bytes(self.file.buffer)], self.file.blocks)
@@ -8136,23 +8142,23 @@ class TarReader:
         if "\0" in info.name + info.linkname or info.size < 0:
             raise self.fault("a header is invalid")
 
+    def count(self, info: Any) -> None:
+        """Let an entry, or a header of names, count against the limit; an empty one counts too."""
+        self.left -= 512 + info.size
+        if self.left < 0:
+            raise InvalidError("%s holds more than %d bytes" % (self.what, self.limit))
+
     def entries(self) -> Iterator[Entry]:
         """Its entries.  The content of a file is there until the next one is asked for."""
-        import tarfile
         records: Dict[str, str] = {}
-        left = self.limit
         for info in iter(self.header, None):
-            is_of_names = info.type in (b"x", b"g", b"L", b"K")
-            if is_of_names:
+            if info.type in (b"x", b"g", b"L", b"K"):
                 records.update(self.records(info))
-            else:
-                self.apply(info, records)
-                records = {}
-            left -= tarfile.BLOCKSIZE + info.size   # so that empty files count, and headers
-            if left < 0:
-                raise InvalidError("%s holds more than %d bytes" % (self.what, self.limit))
-            if is_of_names:
+                self.count(info)
                 continue
+            self.apply(info, records)
+            self.count(info)
+            records = {}
             content: Any = TarContent(self, info.size)
             yield info, content if info.isreg() else None
             content.close()
@@ -13499,8 +13505,7 @@ STREAMS = (ServerHandler.get_events, JobHandler.get_job_events)
 Handlers = Tuple[Callable[[Any], Any], ...]
 REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
     "Idempotency-Key": ("the same key gives the same job, for a day", (
-        ServerHandler.post_new,
-        ServerHandler.post_job, ApplicationHandler.post_application)),
+        ServerHandler.post_job, ServerHandler.post_new, ApplicationHandler.post_application)),
     "X-Psik-Callback": ("URL to which every change of state is sent",
                         (ApplicationHandler.post_application,)),
     "X-Psik-Callback-Secret": ("key that signs what is sent there",
