@@ -9633,6 +9633,7 @@ class Wire:
         self.idle = True            # waiting for the first byte of a request
         self.queued = False         # its request has come whole and will be answered soon
         self.handshaking = False    # TLS is not established yet
+        self.must_send = False      # TLS has something to send before it can receive
         self.peer = Peer("", None)
         self.key = ""               # whose it is, as far as is known: connections are counted by it
         self.share = 1              # how many connections may have this key
@@ -14124,13 +14125,20 @@ class Session:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT,
                                 1000 * SEND_TIMEOUT_S)
 
-    def establish_tls(self) -> None:
-        """Complete the TLS handshake in time; a certificate may tell who the client is."""
+    def shake_hands(self) -> None:
+        """Go on with the TLS handshake, without waiting; a certificate may tell who it is."""
+        import ssl
         wire = self.wire
-        wire.sock.settimeout(HEAD_TIMEOUT_S)
-        wire.sock = self.tls.wrap_socket(wire.sock, server_side=True, do_handshake_on_connect=False)
-        wire.sock.do_handshake()
-        wire.handshaking = False
+        if not isinstance(wire.sock, ssl.SSLSocket):
+            wire.sock = self.tls.wrap_socket(wire.sock, server_side=True,
+                                             do_handshake_on_connect=False)
+        wire.sock.settimeout(0)
+        try:
+            wire.sock.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as err:
+            wire.must_send = isinstance(err, ssl.SSLWantWriteError)
+            return
+        wire.handshaking = wire.must_send = False
         subject, serial = named_by_certificate(wire.sock, self.api.config.tls_user_field)
         wire.peer = wire.peer._replace(subject=subject, serial=serial)
 
@@ -14195,11 +14203,11 @@ class Session:
         return req is not None and self.answer(req)
 
     def go_on(self) -> None:
-        """Shake hands, or answer a request; has_ended says whether the connection has ended."""
+        """Go on with the handshake, or answer a request; has_ended says if that was the last."""
         self.has_ended = True
         try:
             if self.wire.handshaking:
-                self.establish_tls()
+                self.shake_hands()
                 self.has_ended = False
             else:
                 self.has_ended = not self.answer_next()
@@ -14222,9 +14230,9 @@ class Session:
 class Lobby:
     """Where connections wait for a request: all together, without threads.
 
-    One thread, the leader, waits for all of them, and answers quick requests itself.  With a thread
-    for each, sixteen busy connections would wake one another at each system call, for the
-    interpreter's lock, and all together get a fifth of the answers that one gets.  Any other
+    One thread, the leader, waits for all of them, shakes hands and answers quick requests itself.
+    With a thread for each, sixteen busy connections would wake one another at each system call, for
+    the interpreter's lock, and all together get a fifth of the answers that one gets.  Any other
     request gets a thread: serve starts it.  A request that seemed quick, and keeps the leader for
     longer than QUICK_S, is left to this thread, and another one leads.
 
@@ -14238,8 +14246,9 @@ class Lobby:
         import threading
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
-        # Those with a quick request, in their order: who asks for the health, and all others.
-        self.queues = collections.deque(), collections.deque()  # type: Tuple[Any, Any]
+        # Who asks for the health, other quick requests, and who shakes hands; each in its order.
+        self.queues = (collections.deque(), collections.deque(),
+                       collections.deque())     # type: Tuple[Any, Any, Any]
         self.lock, self.busy = threading.Lock(), threading.Event()
         # The number of the leader, the session that it answers, and since when.
         self.leader, self.begun = 0, 0.0
@@ -14254,7 +14263,8 @@ class Lobby:
         wire.rest()
         wire.waits_since = time.monotonic()
         # A connection can be written to at once, as a rule.
-        event = selectors.EVENT_WRITE if wire.has_more else selectors.EVENT_READ
+        is_ready = wire.has_more or wire.must_send
+        event = selectors.EVENT_WRITE if is_ready else selectors.EVENT_READ
         self.selector.register(wire.sock, event, session)
 
     def lead(self, number: int) -> None:
@@ -14263,7 +14273,7 @@ class Lobby:
             try:
                 for key, _ in self.selector.select(0 if any(self.queues) else None):
                     self.attend(key.data)
-                for queue in self.queues:   # one of each, so that neither waits for the other
+                for queue in self.queues:   # one of each, so that none waits for another
                     if queue and self.leader == number:
                         self.answer(queue.popleft())
             except Exception as err:    # the others must not wait for ever
@@ -14274,8 +14284,10 @@ class Lobby:
         wire = session.wire
         self.selector.unregister(wire.sock)
         wire.waits_since = 0.0
-        # What took long is likely to do so again.
-        may_be_quick = not wire.handshaking and wire.took < 5 * QUICK_S
+        if wire.handshaking:
+            self.queues[2].append(session)
+            return
+        may_be_quick = wire.took < 5 * QUICK_S  # what took long is likely to do so again
         try:
             if may_be_quick and not wire.buffer:
                 block = wire.receive_now()
@@ -14294,7 +14306,7 @@ class Lobby:
             self.take_back(session)
 
     def answer(self, session: Session) -> None:
-        """Answer a quick request."""
+        """Answer a quick request, or take a step of a handshake."""
         with self.lock:
             self.session, self.begun = session, time.monotonic()
         if not self.busy.is_set():

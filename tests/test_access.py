@@ -330,6 +330,27 @@ class Secured(Secure):
         self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
         silent.close()
 
+    def test_handshakes_take_no_thread(self) -> None:
+        greeting = Handshake(self.server.port, self.at("ca.pem")).next_bytes()
+        before, stuck = self.server.handles(), []
+        for number in range(20):
+            shaking = Handshake(self.server.port, self.at("ca.pem"))
+            self.addCleanup(shaking.sock.close)
+            shaking.sock.sendall(greeting[:10 * number])
+            stuck.append(shaking)
+        self.assertEqual(self.ask("ada", "GET", "/v1/jobs").status, 200)
+        self.assertLess(self.server.handles() - before, len(stuck) + 10)  # descriptors, and spare
+        # What comes byte by byte is a handshake as well.
+        slow = Handshake(self.server.port, self.at("ca.pem"))
+        self.addCleanup(slow.sock.close)
+        while not slow.step():
+            for byte in slow.next_bytes():
+                slow.sock.sendall(bytes([byte]))
+                time.sleep(0.0005)
+        slow.tls.write(b"GET /v1/backends HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        slow.sock.sendall(slow.next_bytes())
+        self.assertIn(b"HTTP/1.1 200", slow.first_record())
+
     @needs("curl", shutil.which("curl"))
     def test_curl_with_a_certificate(self) -> None:
         done = subprocess.run(["curl", "-s", "--cacert", self.at("ca.pem"),
@@ -337,6 +358,40 @@ class Secured(Secure):
                                "https://localhost:%d/v1/jobs" % self.server.port],
                               stdout=subprocess.PIPE)
         self.assertEqual(done.stdout, b"[]\n")
+
+
+class Handshake:
+    """A TLS handshake with a server of which each byte can be sent apart."""
+
+    def __init__(self, port: int, ca: str) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.came, self.goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=ca)
+        self.tls = context.wrap_bio(self.came, self.goes, server_hostname="localhost")
+        self.begun = False
+
+    def step(self) -> bool:
+        """Go on with it; whether it is complete."""
+        if self.begun:
+            self.came.write(self.sock.recv(65536))
+        self.begun = True
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def next_bytes(self) -> bytes:
+        """What is to be sent now."""
+        if not self.begun:
+            self.step()
+        return self.goes.read()
+
+    def first_record(self) -> bytes:
+        """The first that the other side says, after it has said all."""
+        for block in iter(lambda: self.sock.recv(65536), b""):
+            self.came.write(block)
+        return self.tls.read(65536)
 
 
 class Jwts(Secure):
