@@ -260,7 +260,7 @@ BODY_TIMEOUT_S = 30            # from one piece of a body to the next
 BODY_RATE = 1000               # bytes per second, the slowest that a body or a file may travel
 SEND_TIMEOUT_S = 60            # for a client to take the next piece of an answer
 CROWD_S = 1                    # a younger connection is not ended to make room for its peer's next
-QUICK_S = 0.01                 # the longest that a request keeps the thread for quick ones
+QUICK_S = 0.005                # the longest that a request keeps the thread for quick ones
 QUICK_SIZE = 16384             # bytes of an answer that are sent even if the client reads none
 LINGER_S = 2                   # for a client to stop sending and read why its request was refused
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
@@ -14227,6 +14227,28 @@ class Session:
             self.lobby.take_back(self)
 
 
+class Turns:
+    """Connections that wait for the leader of the lobby: one of each peer or user in turn."""
+
+    def __init__(self) -> None:
+        self.by_key: Dict[str, List[Session]] = {}  # those of a key; the next turn is the first's
+
+    def __bool__(self) -> bool:
+        return bool(self.by_key)
+
+    def add(self, session: Session) -> None:
+        """Let a connection wait behind the others of its key."""
+        self.by_key.setdefault(session.wire.key, []).append(session)
+
+    def take(self) -> Session:
+        """The next one; it waits no more."""
+        key = next(iter(self.by_key))
+        sessions = self.by_key.pop(key)
+        if len(sessions) > 1:
+            self.by_key[key] = sessions[1:]     # behind the other keys
+        return sessions[0]
+
+
 class Lobby:
     """Where connections wait for a request: all together, without threads.
 
@@ -14241,14 +14263,13 @@ class Lobby:
     """
 
     def __init__(self, connections: Connections, serve: Callable[[Session], None]) -> None:
-        import collections
         import selectors
         import threading
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
-        # Who asks for the health, other quick requests, and who shakes hands; each in its order.
-        self.queues = (collections.deque(), collections.deque(),
-                       collections.deque())     # type: Tuple[Any, Any, Any]
+        self.health, self.quick, self.handshakes = Turns(), Turns(), Turns()
+        # How many of each have their turn before the next; steps of handshakes are short.
+        self.queues = ((self.health, 1), (self.handshakes, 4), (self.quick, 1))
         self.lock, self.busy = threading.Lock(), threading.Event()
         # The number of the leader, the session that it answers, and since when.
         self.leader, self.begun = 0, 0.0
@@ -14271,11 +14292,13 @@ class Lobby:
         """Receive requests, and answer the quick ones, until another thread leads."""
         while self.leader == number:
             try:
-                for key, _ in self.selector.select(0 if any(self.queues) else None):
+                is_busy = any(turns for turns, _ in self.queues)
+                for key, _ in self.selector.select(0 if is_busy else None):
                     self.attend(key.data)
-                for queue in self.queues:   # one of each, so that none waits for another
-                    if queue and self.leader == number:
-                        self.answer(queue.popleft())
+                for turns, number_of_turns in self.queues:
+                    for _ in range(number_of_turns):
+                        if turns and self.leader == number:
+                            self.answer(turns.take())
             except Exception as err:    # the others must not wait for ever
                 Response.of_bug(err)
 
@@ -14285,7 +14308,7 @@ class Lobby:
         self.selector.unregister(wire.sock)
         wire.waits_since = 0.0
         if wire.handshaking:
-            self.queues[2].append(session)
+            self.handshakes.add(session)
             return
         may_be_quick = wire.took < 5 * QUICK_S  # what took long is likely to do so again
         try:
@@ -14297,7 +14320,7 @@ class Lobby:
                 self.take_back(session)
             elif may_be_quick and wire.has_quick_request:
                 wire.idle, wire.queued = False, True
-                self.queues[0 if wire.asks_for_health else 1].append(session)
+                (self.health if wire.asks_for_health else self.quick).add(session)
             else:
                 self.serve(session)
         except (OSError, RuntimeError) as err:  # no thread could be had

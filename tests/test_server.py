@@ -368,6 +368,19 @@ class Leader(Case):
             self.until(lambda: self.served == [session])
         self.assertIn(b"GET /1", session.wire.buffer)
 
+    def test_each_peer_has_its_turn(self) -> None:
+        turns = psik.Turns()
+        for number, key in enumerate("aaabba"):
+            wire = psik.Wire()
+            wire.key, wire.took = key, number
+            turns.add(psik.Session(mock.Mock(), wire))
+        order = [turns.take().wire for _ in range(5)]
+        self.assertEqual([(wire.key, wire.took) for wire in order],
+                         [("a", 0), ("b", 3), ("a", 1), ("b", 4), ("a", 2)])
+        self.assertTrue(turns)
+        self.assertEqual(turns.take().wire.took, 5)
+        self.assertFalse(turns)
+
     def test_who_is_answered_next_is_not_ended(self) -> None:
         connections = psik.Connections(1)
         near, far = socket.socketpair()
