@@ -96,6 +96,14 @@ class Read(Case):
             spec = self.spec("#!/bin/sh\n%s -j %s\ntrue\n" % (prefix, value), kind)
             self.assertIs(spec["join_output"], joins, (kind, value))
 
+    def test_a_job_that_may_run_again(self) -> None:
+        for line, kind, requeue in (("#$ -r y", "sge", True), ("#$ -r n", "sge", False),
+                                    ("#BSUB -r", "lsf", True),
+                                    ("#SBATCH --requeue", "slurm", True)):
+            spec = self.spec("#!/bin/sh\n%s\ntrue\n" % line, kind)
+            self.assertIs(spec["requeue"], requeue, line)
+            self.assertEqual(spec["attributes"], {} if requeue else {"-r": "n"}, line)
+
     def test_what_is_left_out_is_named(self) -> None:
         self.write("job.sh", "#!/bin/sh\n#SBATCH -o out\n#SBATCH -C cpu --qos=high\n"
                              "#SBATCH --nodes=1\necho moo\n")
