@@ -506,6 +506,13 @@ def unfinished(path: str) -> str:
     return "%s.%s" % (path, os.urandom(6).hex())
 
 
+def remove_file(path: str) -> None:
+    """Remove a file, if it is there."""
+    if os.path.lexists(path):   # else a tree that cannot be written would refuse
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 def replace_file(path: str, text: str, durable: bool = False) -> None:
     """Make or replace a file in one step, so that a reader sees the old text or the new one.
 
@@ -516,8 +523,7 @@ def replace_file(path: str, text: str, durable: bool = False) -> None:
         write_file(temporary, text, durable=durable)
         os.replace(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        remove_file(temporary)
         raise
 
 
@@ -3972,8 +3978,7 @@ class Copies:
         os.link(self.linked_file(self.own), temporary)
         # If both names are links to one file, rename(2) does nothing, and leaves both.
         os.replace(temporary, job.script(".psik.py"))
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        remove_file(temporary)
 
     def keep(self, job: JobDir) -> None:
         """Make our copy unless it is there, and keep it for as long as the job exists.
@@ -4883,8 +4888,7 @@ class Outbox:
         for dead in (False, True):
             for event in self.events(dead=dead):
                 self.drop(event, dead)
-        with suppress(FileNotFoundError):
-            os.unlink(self.end_path)
+        remove_file(self.end_path)
 
     def revive(self) -> None:
         """Let the events that were given up wait again; they are given up as late as new ones."""
@@ -5294,8 +5298,7 @@ class Ending:
         """
         self.cancel(self.find(steps), CANCEL_TIMEOUT_S)
         for path in self.requests(steps):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            remove_file(path)
 
 
 class Cancellation:
@@ -5997,9 +6000,7 @@ class Held:
 
     def forget(self) -> None:
         """Let the job wait no more, because it is submitted."""
-        if os.path.exists(self.path):   # else a tree that cannot be written would refuse
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
+        remove_file(self.path)
 
     @staticmethod
     def folder(job: JobDir) -> str:
@@ -6047,8 +6048,7 @@ def write_scripts(job: JobDir, spec: JobSpec, backend: Backend, shell: Shell) ->
         write_file(job.script("scheduler.json"),
                    json.dumps(backend.config.scheduler_environment) + "\n")
     else:
-        with suppress(FileNotFoundError):
-            os.unlink(job.script("scheduler.json"))
+        remove_file(job.script("scheduler.json"))
 
 
 def write_spec(job: JobDir, spec: JobSpec) -> None:
@@ -6362,8 +6362,7 @@ class Submission:
         if submitted_at(job, jobndx):
             forget_answers(job, jobndx)
         for step in piece.steps:    # requests to end an earlier submission of them
-            with suppress(FileNotFoundError):
-                os.unlink(job.log("cancel", step))
+            remove_file(job.log("cancel", step))
         try:
             what = ("%d+" % piece.offset, piece.text) if piece.is_array else (str(jobndx), "")
             argv = [script, what[0], os.uname().nodename, what[1], before]
@@ -10746,8 +10745,7 @@ class Keyring:
         except FileExistsError:
             pass
         finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+            remove_file(temporary)
 
     def key(self) -> bytes:
         """The key, made when it is first needed.  ForbiddenError if others can read its file."""
@@ -16967,8 +16965,7 @@ class FolderExam:
                 yield from test()
         finally:
             for path in (self.path, self.path + "-link", self.path + "-script"):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+                remove_file(path)
 
     def runs(self) -> Iterator[Tuple[str, str]]:
         """Whether a script can be run."""
