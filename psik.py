@@ -6290,7 +6290,7 @@ class Submission:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
         steps = Steps(rows)
         tasks = set(NextRound(self.job, steps, self.failed_only).tasks)
-        live = [step for step in steps.live(self.job) if step.task in tasks]
+        live = dict.fromkeys(step for step in steps.live(self.job) if step.task in tasks)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
         unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
         blocking = next(iter(live or living(self.job, unsure)), None)
@@ -7006,8 +7006,8 @@ def send_signal(job: JobDir, name: str, tasks: Optional[Sequence[int]] = None) -
     """
     name = signal_name(name)
     steps = Steps(job.rows())
-    chosen = [step for step in steps.live_in(job, JobState.active)
-              if tasks is None or step.task in tasks]
+    chosen = dict.fromkeys(step for step in steps.live_in(job, JobState.active)
+                           if tasks is None or step.task in tasks)
     # Those that wait must not get it either: Slurm would try again until they run.
     others = {step.native for step in steps.live(job) if step not in chosen}
     steer(job, "signal", [name], [step.as_task() if step.native in others else step
