@@ -744,8 +744,6 @@ def locked(fd: int, patient: bool = True) -> Iterator[None]:
             await_lock(fd)
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
     except OSError as err:
         if err.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             raise
@@ -879,7 +877,7 @@ class Guarded:
             if self.to_run:
                 raise ForbiddenError(text + ": look at what it holds, and try again")
             complain_once(text)
-        elif ours and open_to_others:
+        elif open_to_others:
             complain_once("others can write to %s, and its file system keeps it so; if that is "
                           'meant, set "check_owner": false in the config' % self.path)
 
@@ -1000,17 +998,13 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
     """
     import subprocess
     begun = time.monotonic()
-    log = open(stderr_path, "ab") if stderr_path else subprocess.PIPE  # type: Union[int, IO[bytes]]
-    try:
+    with ExitStack() as stack:
+        log = stack.enter_context(open(stderr_path, "ab")) if stderr_path else subprocess.PIPE
         child = start_program(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd,
                               start_new_session=True)
-    finally:
-        if not isinstance(log, int):
-            log.close()
-    data = text.encode("utf-8", "surrogateescape") if text else None
     try:
-        out, err = child.communicate(data, timeout=timeout_s)
+        out, err = child.communicate(text.encode("utf-8", "surrogateescape"), timeout=timeout_s)
     except subprocess.TimeoutExpired:
         end_session(child)
         raise TimeoutError("no answer from %s within %g s" % (argv[0], timeout_s or 0)) from None
@@ -1086,21 +1080,16 @@ def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
     """Seek to the start of the last lines of a file, reading only these; None: do not seek."""
     if lines is None:
         return
-    end = position = file.seek(0, os.SEEK_END)
-    begin, left = end, lines
-    while position > 0 and left > 0:
-        step = min(65536, position)
-        position -= step
-        file.seek(position)
-        block = file.read(step)
-        cut = len(block) - (position + step == end and block.endswith(b"\n"))
-        while left > 0:
-            cut = block.rfind(b"\n", 0, cut)
-            if cut < 0:
-                break
-            left -= 1
-            begin = position + cut + 1
-    file.seek(begin if left <= 0 else 0)
+    begin = file.seek(0, os.SEEK_END)
+    left, end = lines, begin - 1    # a newline at the end begins no line
+    while left > 0 and begin > 0:
+        begin = max(0, end - 65536)
+        file.seek(begin)
+        head, *found = file.read(end - begin).rsplit(b"\n", min(left, 65536))
+        left, end = left - len(found), begin
+        if not left:
+            begin += len(head) + 1
+    file.seek(begin)
 
 
 class NearSide:
@@ -1135,12 +1124,12 @@ class NearSide:
         """Whether it is a terminal that takes colour, and a line that is rewritten."""
         return self.is_terminal(stream) and not self.is_plain
 
-    def size(self, columns: int = 80, lines: int = 24) -> Tuple[int, int]:
+    def size(self, columns: int = 80) -> Tuple[int, int]:
         """The (columns, lines) of the terminal; these if there is none."""
         if self.terminal:
             return self.terminal["columns"], self.terminal["lines"]
         import shutil
-        found = shutil.get_terminal_size((columns, lines))
+        found = shutil.get_terminal_size((columns, 24))
         return found.columns, found.lines
 
     def facts(self) -> Dict[str, Any]:
@@ -1161,14 +1150,12 @@ class NearSide:
 
     def read(self, path: str) -> str:
         """The text of a file that she names; of stdin if it is -."""
-        if self.texts is not None and path in self.texts:
-            return self.texts[path]
-        if not self.is_here:
-            raise NotFoundError("no file %s" % shown(path))
-        text = self.read_stdin() if path == "-" else read_text(os.path.expanduser(path))
-        if self.texts is not None:
-            self.texts[path] = text
-        return text
+        texts: Dict[str, str] = {} if self.texts is None else self.texts
+        if path not in texts:
+            if not self.is_here:
+                raise NotFoundError("no file %s" % shown(path))
+            texts[path] = self.read_stdin() if path == "-" else read_text(os.path.expanduser(path))
+        return texts[path]
 
     def read_bytes(self, path: str) -> bytes:
         """The content of a file that she names, which has at most MAX_JSON bytes."""
@@ -1504,9 +1491,7 @@ class FieldReader:
         if isinstance(value, (list, tuple)) and any(isinstance(row, dict) for row in value):
             return cls.table(value)
         if isinstance(value, (list, tuple)):
-            numbers = [cls.number(each, {}) for each in value]
-            value = ",".join(map(str, numbers)) if len(numbers) != 1 else "%d-%d" % (numbers[0],
-                                                                                     numbers[0])
+            value = Tasks.of_scheduler(",".join(str(cls.number(each, {})) for each in value))
         elif not isinstance(value, str):
             value = str(cls.number(value, {"least": 1}))
         text = cls.line(value, {}).replace(" ", "")
@@ -1544,11 +1529,8 @@ class FieldReader:
 
     def object(self, value: Any, meta: Any, path: str) -> Dict[str, Any]:
         """The valid items of an object of texts (null is ''), or of models if meta has `of`."""
-        if not isinstance(value, dict):
-            self.fault(path, "%s is not an object {...}" % shown(value))
-            return {}
         read: Dict[str, Any] = {}
-        for name, item in value.items():
+        for name, item in (self.read_by("document", value, meta, path) or {}).items():
             if len(self.faults) >= MAX_FAULTS:
                 break
             place = "%s.%s" % (path, name)
@@ -1606,8 +1588,7 @@ class FieldReader:
         """The model that a JSON object describes; None if anything in it is invalid."""
         if isinstance(data, cls):
             return data
-        if not isinstance(data, dict):
-            self.fault(path, "%s is not an object {...}" % shown(data))
+        if self.read_by("document", data, {}, path) is None:
             return None
         before = len(self.faults)
         values = self.fields(cls, cls.upgrade(dict(data)), path)
@@ -3216,10 +3197,8 @@ class Steps:
 
         A task of which nothing was submitted is missing; a job without tasks counts as one.
         """
-        if self.tasks == 1:
-            return {1: self.states[max(self.states)]} if self.states else {}
         return {self.task_of(jobndx): self.states[jobndx]
-                for jobndx in sorted(self.states) if jobndx}
+                for jobndx in sorted(self.states) if jobndx or self.tasks == 1}
 
     @property
     def latest(self) -> Optional[Row]:
@@ -3725,10 +3704,8 @@ class Shell(NamedTuple):
             word = self.quote(value.value, line) if value.value else ""
             joint = "" if not value.value else "=" if value.name.startswith("--") else " "
             return value.name + joint + word
-        directive = DIRECTIVES.get(line.split(None, 1)[0])
-        if directive and not SAFE_WORD.fullmatch(str(value)):
-            return directive(str(value))
-        return str(value) if directive else self.quote_word(str(value))
+        text, quote = str(value), DIRECTIVES.get(line.split(None, 1)[0], self.quote_word)
+        return text if SAFE_WORD.fullmatch(text) else quote(text)
 
     def check_script(self, script: str) -> None:
         """InvalidError if a script without #! is plainly not for this shell, which is rc."""
@@ -4553,8 +4530,6 @@ class Post:
         sock.settimeout(self.remaining_s())
         try:
             block = bytes(sock.recv(4096))
-        except TimeoutError:
-            raise TimeoutError("no answer in time") from None
         except OSError as err:  # before Python 3.10 socket.timeout is not a TimeoutError
             is_late = "timed out" in str(err)
             raise (TimeoutError("no answer in time") if is_late else err) from None
@@ -4786,13 +4761,11 @@ class Outbox:
         row, place = steps.latest, len(rows) - 1
         if row is None or not self.is_end_due(rows):
             return []
-        if place not in self.missed(rows, self.events(len(rows))):  # it was made, by one who died
-            os.unlink(self.end_path)
-            return []
-        event = self.add(place, row.jobndx if steps.tasks == 1 else 0, row.state, row.info,
-                         is_end=True)
+        was_made = place not in self.missed(rows, self.events(len(rows)))   # by one who died
+        jobndx = row.jobndx if steps.tasks == 1 else 0
+        events = [] if was_made else [self.add(place, jobndx, row.state, row.info, is_end=True)]
         os.unlink(self.end_path)
-        return [event]
+        return events
 
     def delivered(self) -> List[Dict[str, Json]]:
         """The events that were delivered, from log/callbacks."""
@@ -5031,13 +5004,11 @@ class PollLine(NamedTuple):
         """This line, with the tag of a step for each task that its tag names: `psik-ID.20+1-3`."""
         base, plus, indices = self.tag.partition("+")
         owner, _, offset = base.rpartition(".")
-        if not plus or not offset.isdigit():
-            return [self]
-        try:
-            numbers = Tasks.of_text(indices).numbers
-        except ValueError:
-            return [self]
-        return [self._replace(tag="%s.%d" % (owner, int(offset) + number)) for number in numbers]
+        if plus and offset.isdigit():
+            with suppress(ValueError):
+                return [self._replace(tag="%s.%d" % (owner, int(offset) + number))
+                        for number in Tasks.of_text(indices).numbers]
+        return [self]
 
 
 # What schedulers are asked.
@@ -6988,7 +6959,7 @@ def hold(job: JobDir, keep: bool = True) -> None:
 def signal_name(text: str) -> str:
     """The name of a signal, `USR1` for `SIGUSR1`; InvalidError if it cannot be passed on."""
     import signal
-    if text.isdigit() and text in [str(int(each)) for each in signal.Signals]:
+    if text in [str(int(each)) for each in signal.Signals]:
         text = signal.Signals(int(text)).name
     name = text.upper()[len("SIG") if text.upper().startswith("SIG") else 0:]
     if not re.fullmatch("[A-Z]+[0-9]*", name) or not hasattr(signal, "SIG" + name):
@@ -7649,21 +7620,15 @@ class Content:
 
         ConflictError if the original became shorter meanwhile.
         """
-        size = self.info.size if self.clone(fd) else self.copy(fd)
-        if size < self.info.size:
-            raise ConflictError(BECAME_SHORTER % one_line(self.info.name))
+        if not self.clone(fd):
+            for block in iter(lambda: self.file.read(BLOCK), b""):
+                write_whole(fd, block)
+            if os.fstat(fd).st_size < self.info.size:
+                raise ConflictError(BECAME_SHORTER % one_line(self.info.name))
         mode = os.fstat(fd).st_mode
         allowed = mode | (mode & 0o444) >> 2    # who may read it by the umask may run it, too
         os.fchmod(fd, self.info.mode & allowed | 0o400)
         os.utime(fd, (self.info.mtime, self.info.mtime))
-
-    def copy(self, fd: int) -> int:
-        """Copy it to an open file; how many bytes there were."""
-        size = 0
-        for block in iter(lambda: self.file.read(BLOCK), b""):
-            write_whole(fd, block)
-            size += len(block)
-        return size
 
 
 class ConfinedFolder:
@@ -7692,15 +7657,14 @@ class ConfinedFolder:
 
     def descend(self, real: str, make: bool = False) -> int:
         """A descriptor of the folder at a path that real() gave; make: create what is missing."""
+        parts = os.path.relpath(real, self.root).split("/") if real != self.root else []
+        if make and len(parts) > 2 * MAX_LEVELS:    # an archive goes somewhere below
+            raise InvalidError("%s leads through more than %d folders" % (
+                shown(real), 2 * MAX_LEVELS))
         try:    # a link in its place was put there since it was resolved
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("%s is gone" % self.root) from None
-        parts = os.path.relpath(real, self.root).split("/") if real != self.root else []
-        if make and len(parts) > 2 * MAX_LEVELS:    # an archive goes somewhere below
-            os.close(fd)
-            raise InvalidError("%s leads through more than %d folders" % (
-                shown(real), 2 * MAX_LEVELS))
         for part in parts:
             try:
                 if make:
@@ -7816,12 +7780,6 @@ class ConfinedFolder:
                     os.unlink(temporary, dir_fd=folder)
                 raise
 
-    @staticmethod
-    def open_part(folder: int, part: str, start: int) -> int:
-        """A descriptor of a part of an upload; made if it begins anew."""
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-        return os.open(part, flags if start else flags | os.O_CREAT, 0o666, dir_fd=folder)
-
     def append(self, path: str, start: int, total: int, blocks: Iterable[bytes],
                check: CheckChange) -> int:
         """Write a file in parts: blocks begin at start, and the file is whole with total bytes.
@@ -7831,10 +7789,11 @@ class ConfinedFolder:
         """
         real, name = self.split(path)
         part = self.part_name(name)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if start else os.O_CREAT)
         try:
             with refusing(path, NO_WRITING), \
                     closing_fd(self.descend(real, make=not start)) as folder, \
-                    closing_fd(self.open_part(folder, part, start)) as fd, \
+                    closing_fd(os.open(part, flags, 0o666, dir_fd=folder)) as fd, \
                     locked(fd, patient=False):
                 return self.extend(fd, folder, name, start, total, blocks, check)
         except BlockingIOError:
@@ -8006,6 +7965,11 @@ class BlockFile:
                 break
             self.buffer += block
 
+    def __iter__(self) -> Iterator[bytes]:
+        """All that was not read yet, in blocks."""
+        yield bytes(self.buffer)
+        yield from self.blocks
+
     def read(self, size: int) -> bytes:
         """The next bytes, fewer at the end."""
         self.fill(size)
@@ -8042,13 +8006,11 @@ class TarReader:
     """
 
     def __init__(self, blocks: Iterable[bytes], what: str, limit: float = float("inf")) -> None:
-        import itertools
         self.what, self.limit, self.file = what, limit, BlockFile(blocks)
         self.left = limit
         self.file.fill(2)
         if self.file.buffer[:2] == b"\x1f\x8b":
-            packed = itertools.chain([bytes(self.file.buffer)], self.file.blocks)
-            self.file = BlockFile(self.inflated(packed))
+            self.file = BlockFile(self.inflated(self.file))
 
     @staticmethod
     def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -8217,16 +8179,14 @@ class ZipReader:
 
         place: a folder where a zip may lie meanwhile, without a name.
         """
-        import itertools
         import tempfile
         file = BlockFile(blocks)
         file.fill(4)
         if file.buffer[:2] != b"PK":
-            blocks = itertools.chain([bytes(file.buffer)], file.blocks)
-            yield TarReader(blocks, what, limit).entries()
+            yield TarReader(file, what, limit).entries()
             return
         with tempfile.TemporaryFile(dir=place) as whole:    # zip has its list of files at the end
-            for block in iter(lambda: file.read(BLOCK), b""):
+            for block in file:
                 whole.write(block)
             yield cls(whole, what, limit).entries()
 
@@ -8888,8 +8848,7 @@ class Application(Model):
     @property
     def schema(self) -> Dict[str, Json]:
         """The schema of its inputs, which takes no others."""
-        return dict({"type": "object", "properties": {}}, **dict(self.inputs,
-                                                                 additionalProperties=False))
+        return {"type": "object", "properties": {}, **self.inputs, "additionalProperties": False}
 
     @property
     def file_inputs(self) -> List[str]:
@@ -9602,13 +9561,6 @@ class InvalidInput(InvalidError):
     http_status = 422
 
 
-def socket_shutdown(sock: Any) -> None:
-    """End both directions of a socket that another thread may be using."""
-    import socket
-    # Not by SSLSocket.shutdown(): it drops TLS first, and that thread would go on in plain text.
-    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
 class Peer(NamedTuple):
     """Who is at the other end of a connection, as far as the system knows."""
     address: str            # an IP address; '' for a UNIX socket or a pipe
@@ -9780,9 +9732,11 @@ class Wire:
 
     def cut(self) -> None:
         """End the connection, whatever its thread is doing; that thread closes it then."""
-        # Were it closed here, its thread could go on with a descriptor that is another's by now.
+        import socket
+        # Were it closed here, its thread could go on with a descriptor that is another's by now;
+        # SSLSocket.shutdown() drops TLS first, and the thread would go on in plain text.
         with suppress(OSError):
-            socket_shutdown(self.sock)
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def linger(self) -> None:
         """Let a client that is still sending read its answer.
@@ -9881,27 +9835,21 @@ class Body:
         if self.expects and not self.ended:
             self.expects = False
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self.chunked:
-            data = b""
-            if not self.ended:
-                data = self.wire.read(min(size, self.remaining), self.patience_s)
-            self.remaining -= len(data)
-            self.ended = not self.remaining
-            return data
         pieces = [self.next_piece(size)]
-        while self.wire.buffer and pieces[-1]:  # as many small chunks as have been received
+        while self.chunked and self.wire.buffer and pieces[-1]:     # small chunks that are here
             size -= len(pieces[-1])
             pieces.append(self.next_piece(size))
         return b"".join(pieces)
 
     def next_piece(self, size: int) -> bytes:
-        """The next piece of a chunk; b"" at the end of the body, or if size is 0."""
+        """The next piece of the body or of a chunk; b"" at its end, or if size is 0."""
         if not self.remaining and not self.ended and size:
             self.next_chunk()
         if self.ended or not size:
             return b""
         data = self.wire.read(min(size, self.remaining), self.patience_s)
         self.remaining -= len(data)
+        self.ended = not self.chunked and not self.remaining
         return data
 
     def next_chunk(self) -> None:
@@ -10368,16 +10316,16 @@ class Form:
         return text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
     def parts(self) -> Iterator[Tuple[str, str, Iterator[bytes]]]:
-        """(field's name, file name, blocks of its content) of each part.
-
-        The blocks must be read before the next part is asked for.
-        """
+        """(field's name, file name, blocks of its content) of each part."""
         if any(self.content()):
             raise RequestError(400, "the form does not begin with its boundary")
         for number, head in enumerate(iter(self.part_head, None)):
             if number == MAX_PARTS:
                 raise RequestError(413, "the form has more than %d parts" % MAX_PARTS)
-            yield self.option(head, "name"), self.option(head, "filename"), self.content()
+            content = self.content()
+            yield self.option(head, "name"), self.option(head, "filename"), content
+            for _ in content:   # what was not read
+                pass
 
     def receive(self) -> None:
         """Read another block of the body; RequestError if there is none."""
@@ -10444,9 +10392,8 @@ class Access(NamedTuple):
     @classmethod
     def of(cls, job: JobDir) -> "Access":
         """The access of a job; LOCAL_USER owns one without a valid access.json."""
-        text = read_or_empty(job.at("access.json"))
         with suppress(ValueError, TypeError):
-            return cls(**json.loads(text)) if text else cls(LOCAL_USER, {})
+            return cls(**json.loads(read_or_empty(job.at("access.json"))))
         return cls(LOCAL_USER, {})
 
     def write(self, job: JobDir) -> None:
@@ -10976,11 +10923,6 @@ class Protobuf:
         return [value for field_number, value in self.values()
                 if field_number == wanted and isinstance(value, Protobuf)]
 
-    def numbers(self, wanted: int) -> List[int]:
-        """The ints in the fields of this number."""
-        return [value for field_number, value in self.values()
-                if field_number == wanted and isinstance(value, int)]
-
 
 # The kinds of operations that a biscuit's holder may add, as schema.proto numbers them: negation,
 # parentheses, length, type; comparisons, membership, beginning and end of a text, and, or, not
@@ -11064,7 +11006,8 @@ class BiscuitTokens(Tokens):
     def check_kinds(operations: Sequence[Protobuf], part: int, allowed: Sequence[int]) -> None:
         """ValueError unless this part of each operation is of one kind, which is allowed."""
         for inner in (inner for operation in operations for inner in operation.fields(part)):
-            kinds = inner.numbers(1)
+            kinds = [value for number, value in inner.values()
+                     if number == 1 and isinstance(value, int)]
             if len(kinds) != 1 or kinds[0] not in allowed:  # of two, the library may take the other
                 raise ValueError("its holder added an operation that may take long")
 
@@ -11087,8 +11030,8 @@ class BiscuitTokens(Tokens):
         inner = sum(cls.count_operations(closure.fields(2)) for closure in closures)
         return len(operations) + inner
 
-    def authorizer(self, token: Any, facts: Dict[str, str]) -> Any:
-        """What decides whether a biscuit with a valid signature allows a request of these facts."""
+    def authorized(self, token: Any, facts: Dict[str, str]) -> Dict[str, List[str]]:
+        """{fact: its values} of a biscuit that allows a request; else an error of the library's."""
         import datetime
         now = datetime.datetime.now(datetime.timezone.utc)
         request = " ".join("%s({%s});" % (name, name) for name in facts)
@@ -11098,11 +11041,7 @@ class BiscuitTokens(Tokens):
         # By default it is a millisecond, which a busy machine misses.
         limits.max_time = datetime.timedelta(seconds=1)
         builder.set_limits(limits)
-        return builder.build(token)
-
-    def authorized(self, token: Any, facts: Dict[str, str]) -> Dict[str, List[str]]:
-        """{fact: its values} of a biscuit that allows a request; else an error of the library's."""
-        authorizer, rule = self.authorizer(token, facts), "value($x) <- %s($x)"
+        authorizer, rule = builder.build(token), "value($x) <- %s($x)"
         authorizer.authorize()
         return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule(rule % fact))]
                 for fact in ("user", "only_job", "only_backend", "only_app", "certificate")}
@@ -11112,14 +11051,13 @@ class BiscuitTokens(Tokens):
         self.check_blocks(token)
         try:
             biscuit = self.auth.Biscuit.from_base64(token, self.root_key())
-            revoked = bool(self.keys.revoked() & set(biscuit.revocation_ids))
-            values = {} if revoked else self.authorized(biscuit, facts)
+            if self.keys.revoked() & set(biscuit.revocation_ids):
+                raise ValueError("it was revoked")
+            values = self.authorized(biscuit, facts)
         except PsikError:
             raise
         except Exception as err:  # the library's errors have no base but this
             raise ValueError(str(err)) from None
-        if revoked:
-            raise ValueError("it was revoked")
         if len(values["user"]) != 1 or not is_user(values["user"][0]):
             raise ValueError("it names no user")
         return self.claims(biscuit, values)
@@ -11424,14 +11362,10 @@ class Journal:
         return sorted(path for path in paths_in(self.folder)
                       if re.fullmatch("[0-9]{15}", os.path.basename(path)))
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other servers from adding to it."""
+    def alone(self) -> Any:
+        """Keep other servers from adding to it, for a block."""
         make_folder(self.folder)
-        path = os.path.join(self.folder, "lock")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        with closing_fd(fd), locked(fd):
-            yield
+        return locked_file(os.path.join(self.folder, "lock"))
 
     def load(self) -> None:
         """Read what earlier servers have told; OSError if the files cannot be read or written."""
@@ -11710,12 +11644,10 @@ class Tracker:
 
     def counts(self, chosen: Optional[JobFilter] = None) -> Dict[Tuple[str, str], int]:
         """{(backend, state): number of jobs}; of those that match a filter, in any state."""
-        counts: Dict[Tuple[str, str], int] = {}
-        for path, shape in list(self.known.items()):
-            if chosen is None or chosen.admits(JobDir(path, shape.backend)):
-                key = shape.backend, shape.state
-                counts[key] = counts.get(key, 0) + 1
-        return counts
+        import collections
+        return collections.Counter(
+            (shape.backend, shape.state) for path, shape in list(self.known.items())
+            if chosen is None or chosen.admits(JobDir(path, shape.backend)))
 
     def place_of(self, number: Optional[int]) -> Optional[int]:
         """Where a client goes on that has got the transition of this number.
@@ -12055,16 +11987,13 @@ class Fitness(NamedTuple):
     @classmethod
     def of(cls, backend: Backend) -> "Fitness":
         """Look at a backend now; a file is made, for permissions do not show a full disk."""
-        path = unfinished(os.path.join(backend.root, ".probe"))
-        try:
+        path, takes_jobs = unfinished(os.path.join(backend.root, ".probe")), False
+        with suppress(OSError):
             make_folder(backend.root)
             write_file(path, "?")
             takes_jobs = True
-        except OSError:
-            takes_jobs = False
-        finally:
-            with suppress(OSError):
-                os.unlink(path)
+        with suppress(OSError):
+            os.unlink(path)
         return cls(time.monotonic(), check_backend(backend), takes_jobs)
 
     @property
@@ -12245,17 +12174,15 @@ def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
         return is_file and not name.startswith(".") and name not in hidden
 
     def send_all(send: Send) -> None:
-        import codecs
         before = "{"
         for name in filter(is_shown, sorted(os.listdir(folder))):
             send(("%s%s: \"" % (before, json.dumps(name))).encode())
             before = ", "
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            with open(os.open(os.path.join(folder, name), flags), "rb") as file:
-                for block in iter(lambda: file.read(BLOCK), b""):
-                    send(json.dumps(decoder.decode(block))[1:-1].encode())
-            send((json.dumps(decoder.decode(b"", True))[1:-1] + '"').encode())
+            fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(fd, encoding="utf-8", errors="replace", newline="") as file:
+                for block in iter(lambda: file.read(BLOCK), ""):
+                    send(json.dumps(block)[1:-1].encode())
+            send(b'"')
         send(b"{}\n" if before == "{" else b"}\n")
     return send_all
 
@@ -12457,13 +12384,6 @@ class Handler:
             except (BackendError, ConflictError) as err:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
-    def is_admitted(self) -> bool:
-        """Whether the request would still be admitted: neither token nor share was withdrawn."""
-        with suppress(PsikError):
-            self.req.check_again()
-            return True
-        return False
-
     def send_events(self, events: Events, send: Send) -> None:
         """Send events as they come, until there are no more or the request is no longer admitted.
 
@@ -12474,7 +12394,9 @@ class Handler:
             if event is not None:
                 send(event.text)
             if time.monotonic() - beat > BEAT_S:
-                if not self.is_admitted():
+                try:
+                    self.req.check_again()
+                except PsikError:   # its token or share was withdrawn
                     return
                 send(b": still here\n\n")
                 beat = time.monotonic()
@@ -12544,8 +12466,7 @@ class ServerHandler(Handler):
         lines += ["# TYPE psik_request_seconds_total counter"]
         lines += ["psik_request_seconds_total%s %.6f" % (labels % key, seconds)
                   for key, (_, seconds) in counts]
-        return Response(200, "\n".join(lines + [""]).encode(),
-                        (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),))
+        return Response.of_text("\n".join(lines + [""]), "text/plain; version=0.0.4")
 
     # Backends.
 
@@ -12892,8 +12813,6 @@ class ApplicationHandler(ServerHandler):
         if kind == "multipart/form-data":
             for name, filename, blocks in Form(self.req, self.upload_limit).parts():
                 self.take_part(inputs, name, filename, blocks)
-                for _ in blocks:
-                    pass
         elif kind in self.ARCHIVES:
             self.take_archive(inputs, self.req.body.blocks(self.upload_limit))
             for name in inputs.properties:
@@ -13221,8 +13140,6 @@ class JobHandler(Handler):
                 self.expect_upload(folder, name)
                 folder.save(name, blocks, self.req.check_change)
                 saved += 1
-            for _ in blocks:
-                pass
         if not saved:
             text = "no part of the form is a field `files` with a file name"
             raise InvalidInput([Fault("files", text)], "body")
@@ -13327,17 +13244,12 @@ class Route(NamedTuple):
         """The parameters that its query may have."""
         return (BACKEND_PARAM,) + self.query if self.scope == "job" else self.query
 
-    @property
-    def pattern(self) -> Any:
-        """The regular expression of its path."""
-        return route_pattern(self.path)
-
     def match(self, req: Request) -> Optional[Dict[str, str]]:
         """What it takes from a request's path, None where it does not match.
 
         The path is decoded only now, so that an encoded slash separates nothing.
         """
-        match = self.pattern.fullmatch(req.raw_path)
+        match = route_pattern(self.path).fullmatch(req.raw_path)
         if not match:
             return None
         params = {name: decode_percent(value) for name, value in match.groupdict().items()}
@@ -13501,10 +13413,10 @@ SCHEMAS: Dict[str, Json] = {
 READS_FILE = (JobHandler.get_file, JobHandler.get_log)
 CHANGES_FILE = (JobHandler.put_file, JobHandler.delete_file, JobHandler.post_files)
 STREAMS = (ServerHandler.get_events, JobHandler.get_job_events)
+MAKES_JOB = (ServerHandler.post_job, ServerHandler.post_new, ApplicationHandler.post_application)
 Handlers = Tuple[Callable[[Any], Any], ...]
 REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
-    "Idempotency-Key": ("the same key gives the same job, for a day", (
-        ServerHandler.post_job, ServerHandler.post_new, ApplicationHandler.post_application)),
+    "Idempotency-Key": ("the same key gives the same job, for a day", MAKES_JOB),
     "X-Psik-Callback": ("URL to which every change of state is sent",
                         (ApplicationHandler.post_application,)),
     "X-Psik-Callback-Secret": ("key that signs what is sent there",
@@ -13528,8 +13440,7 @@ REQUEST_HEADERS: Dict[str, Tuple[str, Handlers]] = {
 ANSWER_HEADERS: Dict[str, Tuple[str, Handlers]] = {
     "ETag": ("what the content is known by", READS_FILE),
     "Last-Modified": ("when it was changed", READS_FILE),
-    "Location": ("where the job is", (
-        ServerHandler.post_job, ServerHandler.post_new, ApplicationHandler.post_application)),
+    "Location": ("where the job is", MAKES_JOB),
     "Link": ("where the listing goes on, if it does", (ServerHandler.get_jobs,)),
     "Upload-Offset": ("how many bytes of an upload are here", (
         JobHandler.put_file, JobHandler.get_file)),
@@ -13647,7 +13558,7 @@ class OpenApi:
         statuses = {400, 403, 404}
         statuses.update([401] if route.scope not in ("open", "page") else [])
         statuses.update([503] if route.gives in ("text/event-stream", "Finished") else [])
-        statuses.update([429] if route.handler in REQUEST_HEADERS["Idempotency-Key"][1] else [])
+        statuses.update([429] if route.handler in MAKES_JOB else [])
         statuses.update([413, 415, 422] if route.takes else [])
         statuses.update([412] if route.handler in READS_FILE + CHANGES_FILE else [])
         statuses.update([416] if route.handler in READS_FILE else [])
@@ -13795,10 +13706,6 @@ class Router:
 
     def dispatch(self, api: Api, req: Request, identify: Identify) -> Response:
         """Answer a request, whatever happens; identify says who sends it."""
-        return self.answer(api, req, identify).with_caching()
-
-    def answer(self, api: Api, req: Request, identify: Identify) -> Response:
-        """As dispatch(), without what caches are told."""
         try:
             route, req.params = self.find(req)
             if "content-range" in req.headers and route.handler is not JobHandler.put_file:
@@ -13806,15 +13713,16 @@ class Router:
             req.check_again = lambda: self.admit(api, req, route, identify)
             value = route.handler(self.admit(api, req, route, identify))
             answer = value if isinstance(value, Response) else Response.of_json(value)
-            return answer.with_etag(req)
+            answer = answer.with_etag(req)
         except PsikError as err:
-            return Response.of_error(err)
+            answer = Response.of_error(err)
         except (ConnectionError, TimeoutError):  # the client is gone
             raise
         except OSError as err:
-            return Response.of_system_error(err)
+            answer = Response.of_system_error(err)
         except Exception as err:  # a bug must not cost the client its connection
-            return Response.of_bug(err)
+            answer = Response.of_bug(err)
+        return answer.with_caching()
 
 
 ROUTER = Router(ROUTES)
