@@ -47,14 +47,21 @@ BRIEF = ("test_models", "test_library", "test_local", "test_http", "test_routes"
 # They wait for walltimes, so they begin first.
 SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems", "Submissions", "Ids", "Requeue",
         "Told", "Accounts", "Comments", "Memory", "Storms")
+CHILDREN: List["subprocess.Popen[bytes]"] = []     # the classes that run
+OVER = threading.Event()    # set once a signal has ended the run
 
 
 class Result(unittest.TextTestResult):
-    """A result that knows how long each test took."""
+    """A result that knows how long each test took.
+
+    A signal that ends the run lets the test in hand end, and the daemons of its class.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.seconds: Dict[str, float] = {}
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda *_: self.stop())
 
     def startTest(self, test: unittest.TestCase) -> None:
         self.begun = time.time()
@@ -99,14 +106,17 @@ def run_here(names: List[str]) -> Dict[str, Any]:
 
 def run_apart(name: str, found: List[Dict[str, Any]]) -> None:
     """Run one class in a process of its own; what it printed is shown where it failed."""
+    child = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--here", name],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+    CHILDREN.append(child)
     try:
-        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--here", name],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, timeout=CLASS_TIMEOUT_S)
-        said = done.stderr.decode("utf-8", "replace")
-        report = json.loads(done.stdout.decode().strip().split("\n")[-1])
-    except (ValueError, subprocess.TimeoutExpired) as err:
-        said, report = "%s: %s\n" % (name, err), {"failed": [name], "seconds": {}, "skipped": []}
+        out, err = child.communicate(timeout=CLASS_TIMEOUT_S)
+        said, report = err.decode("utf-8", "replace"), json.loads(out.decode().split("\n")[-2])
+    except (ValueError, IndexError, subprocess.TimeoutExpired) as fault:
+        child.kill()
+        said, report = "%s: %s\n" % (name, fault), {"failed": [name], "seconds": {}, "skipped": []}
+    CHILDREN.remove(child)
     found.append(report)
     sys.stderr.write(said if report["failed"] else "%4d ok  %s\n" % (len(report["seconds"]), name))
 
@@ -122,7 +132,8 @@ def run_side_by_side(names: List[str], without: Sequence[str],
 
     def work(name: str) -> None:
         with slots:
-            run_apart(name, found)
+            if not OVER.is_set():
+                run_apart(name, found)
 
     first = sorted(classes, key=lambda name: (name.rsplit(".", 1)[-1] not in SLOW, -classes[name]))
     names = [name.replace("unittest.loader._FailedTest.", "") for name in first]
@@ -131,7 +142,16 @@ def run_side_by_side(names: List[str], without: Sequence[str],
         thread.start()
     for thread in threads:
         thread.join()
+    if OVER.is_set():
+        sys.exit("stopped")
     return found
+
+
+def stop(*_: Any) -> None:
+    """Begin no other class, and let those that run end."""
+    OVER.set()
+    for child in list(CHILDREN):
+        child.terminate()
 
 
 def run_again(failed: List[str]) -> List[str]:
@@ -150,8 +170,8 @@ def run_again(failed: List[str]) -> List[str]:
 
 
 def main() -> int:
-    # A shell that ran us in the background had it ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true",
