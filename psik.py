@@ -1992,15 +1992,15 @@ def mebibytes(text: str, needs_unit: bool = False) -> int:
 
 
 def yes(text: str) -> bool:
-    """True for an option without a value; ValueError if it has one."""
-    if text:
+    """True for an option without a value, or with `y`; ValueError for any other value."""
+    if text not in ("", "y", "yes"):
         raise ValueError("%s is more than yes" % shown(text))
     return True
 
 
-def says_yes(text: str) -> bool:
-    """True for `-j y`, `-j oe` and `-r y`; ValueError for others."""
-    return yes("" if text in ("y", "yes", "oe", "eo") else text)
+def joins(text: str) -> bool:
+    """True for `-j y` and `-j oe`; ValueError for others."""
+    return text in ("oe", "eo") or yes(text)
 
 
 # {prefix of a directive: (kind of its scheduler, {options: (field, how its value is read)})}
@@ -2031,14 +2031,14 @@ DIRECTIVE_FIELDS: Dict[str, Tuple[str, Readers]] = {
     "#PBS": ("pbs", {
         "-l walltime": ("resources.duration", minutes),
         "-q": ("backend.queue_name", str), "-A": ("backend.project_name", str),
-        "-j": ("join_output", says_yes), "-N": ("name", str)}),
+        "-j": ("join_output", joins), "-N": ("name", str)}),
     "#$": ("sge", {
         "-l h_rt": ("resources.duration", minutes), "-q": ("backend.queue_name", str),
         "-P": ("backend.project_name", str), "-ar": ("backend.reservation_id", str),
         "-l h_vmem": ("memory_per_core", lambda text: mebibytes(text, needs_unit=True)),
-        "-r": ("requeue", says_yes),
+        "-r": ("requeue", yes),
         "-t": ("array", Tasks.of_scheduler), "-tc": ("at_once", count),
-        "-j": ("join_output", says_yes), "-N": ("name", str), "-wd": ("directory", str)}),
+        "-j": ("join_output", joins), "-N": ("name", str), "-wd": ("directory", str)}),
 }
 # Options that a job of psik.py has anyway, or that mean nothing to it.
 DIRECTIVES_PASSED = {"slurm": "--no-requeue --export=ALL --ntasks=1 --get-user-env", "lsf": "-rn",
