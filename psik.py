@@ -508,9 +508,9 @@ def unfinished(path: str) -> str:
 
 def remove_file(path: str) -> None:
     """Remove a file, if it is there."""
-    if os.path.lexists(path):   # else a tree that cannot be written would refuse
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    with suppress(FileNotFoundError):
+        os.lstat(path)  # a tree that cannot be written refuses even what is not there
+        os.unlink(path)
 
 
 def replace_file(path: str, text: str, durable: bool = False) -> None:
