@@ -3385,9 +3385,12 @@ class Root(NamedTuple):
             return None
         return job
 
-    def jobs(self) -> Iterator[Tuple[float, JobDir]]:
-        """(time of creation, directory) of each that may be a job's, newest first."""
-        for jobid in self.ids():
+    def jobs(self, is_wanted: Callable[[str], bool]) -> Iterator[Tuple[float, JobDir]]:
+        """(time of creation, directory) of each that may be a job's, newest first.
+
+        Those whose ids are not wanted are not looked at.
+        """
+        for jobid in filter(is_wanted, self.ids()):
             job = self.job(jobid)
             if job:
                 yield float(jobid), job
@@ -3438,10 +3441,11 @@ class JobTree:
         roots = (root for root in self.roots if backend in (None, root.backend))
         return filter(None, (root.job(jobid) for root in roots))
 
-    def jobs(self, backend: Optional[str] = None) -> Iterator[JobDir]:
-        """Every directory that may be a job's, newest first over all the folders."""
+    def jobs(self, backend: Optional[str] = None,
+             is_wanted: Callable[[str], bool] = lambda jobid: True) -> Iterator[JobDir]:
+        """Every directory that may be a job's of a wanted id, newest first over all the folders."""
         import heapq
-        dated = [root.jobs() for root in self.roots if backend in (None, root.backend)]
+        dated = [root.jobs(is_wanted) for root in self.roots if backend in (None, root.backend)]
         for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
             yield job
 
@@ -3454,7 +3458,7 @@ class JobTree:
         if text == "last":
             return [job for job, _ in itertools.islice(with_rows(self.jobs()), 1)]
         exact = list(itertools.islice(with_rows(self.of_id(text)), 1))
-        others = with_rows(job for job in self.jobs() if job.jobid.startswith(text))
+        others = with_rows(self.jobs(is_wanted=lambda jobid: jobid.startswith(text)))
         return [job for job, _ in exact or list(itertools.islice(others, 4))]
 
     def named(self, pattern: str, limit: Optional[int] = None) -> List[JobDir]:
@@ -6759,11 +6763,16 @@ class JobFilter(NamedTuple):
     is_visible: Callable[[JobDir], bool] = lambda job: True
     reasons: bool = True            # whether their summaries tell them
     app: Optional[str] = None       # made of this application
+    ids: Optional[FrozenSet[str]] = None    # only these
+
+    def is_wanted(self, jobid: str) -> bool:
+        """Whether it may admit a job of this id: no other need be looked at."""
+        return (self.ids is None or jobid in self.ids) and self.since <= float(jobid) < self.before
 
     def admits(self, job: JobDir) -> bool:
         """Whether it admits a job, whatever the job's state is."""
         return (self.backend in (None, job.backend)
-                and self.since <= float(job.jobid) < self.before and self.is_visible(job)
+                and self.is_wanted(job.jobid) and self.is_visible(job)
                 and (self.name is None or is_meant(job.name, self.name))
                 and (self.app is None or is_meant(job.application, self.app)))
 
@@ -6794,7 +6803,7 @@ class JobFilter(NamedTuple):
         import itertools
         if poll:
             release_all(config)
-        given = JobTree(config).jobs(self.backend) if among is None else among
+        given = JobTree(config).jobs(self.backend, self.is_wanted) if among is None else among
         jobs: Iterator[JobDir] = filter(self.admits, given)
         if not self.states:     # what is skipped need not be read
             jobs, index = itertools.islice(filter(JobDir.exists, jobs), index, None), 0
@@ -12567,7 +12576,8 @@ class ServerHandler(Handler):
         req, state = self.req, STATE.value(self.req)
         return JobFilter(self.backend_name(), (state,) if state else (), NAME.value(req),
                          SINCE.value(req) or 0, app=APP.value(req), reasons=reasons,
-                         is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job))
+                         is_visible=lambda job: self.api.policy.allows(self.caller, "GET", job),
+                         ids=self.caller.jobs)
 
     def get_counts(self) -> Json:
         """How many jobs are in each state, {state: number}, as the server has last seen them."""

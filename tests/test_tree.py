@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import unittest
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 from unittest import mock
 
 import psik
@@ -287,6 +287,23 @@ class SeveralBackends(Case):
     def test_a_listing_of_one_backend_has_its_own_alone(self) -> None:
         self.assertEqual(self.listed(backend="two"), [self.made[4], self.made[2], self.made[1]])
         self.assertEqual(self.listed(backend="one"), [self.made[5], self.made[3], self.made[0]])
+
+    def test_a_listing_looks_at_no_job_that_is_too_old_or_not_meant(self) -> None:
+        newest, old = self.listed()[0], self.listed()[-1]
+        looked: List[str] = []
+        job_of = psik.Root.job
+
+        def look(root: psik.Root, jobid: str) -> Optional[psik.JobDir]:
+            looked.append(jobid)
+            return job_of(root, jobid)
+
+        for chosen, meant in ((psik.JobFilter(since=float(newest)), newest),
+                              (psik.JobFilter(ids=frozenset([old])), old)):
+            with self.subTest(chosen), mock.patch.object(psik.Root, "job", look):
+                found = chosen.find(self.config(), poll=False)
+                self.assertEqual([job.jobid for job, _ in found], [meant])
+                self.assertEqual(set(looked), {meant})
+                looked.clear()
 
     def test_a_manager_lists_the_oldest_first(self) -> None:
         async def listed() -> List[str]:
