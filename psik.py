@@ -9591,9 +9591,10 @@ class Wire:
         self.searched = 0           # bytes of the buffer in which no head ends
         self.waits_since = 0.0      # when it began to wait in the lobby; 0 if it does not
         self.idle = True            # waiting for the first byte of a request
-        self.queued = False         # its request has come whole and will be answered soon
+        self.queued = False         # its request, or a step of its handshake, has its turn soon
         self.handshaking = False    # TLS is not established yet
         self.must_send = False      # TLS has something to send before it can receive
+        self.is_cut = False         # it is to be ended
         self.peer = Peer("", None)
         self.key = ""               # whose it is, as far as is known: connections are counted by it
         self.share = 1              # how many connections may have this key
@@ -9742,6 +9743,7 @@ class Wire:
     def cut(self) -> None:
         """End the connection, whatever its thread is doing; that thread closes it then."""
         import socket
+        self.is_cut = True  # first, for the socket is not there while TLS takes it over
         # Were it closed here, its thread could go on with a descriptor that is another's by now;
         # SSLSocket.shutdown() drops TLS first, and the thread would go on in plain text.
         with suppress(OSError):
@@ -14048,6 +14050,8 @@ class Session:
         if not isinstance(wire.sock, ssl.SSLSocket):
             wire.sock = self.tls.wrap_socket(wire.sock, server_side=True,
                                              do_handshake_on_connect=False)
+        if wire.is_cut:
+            raise ConnectionError("it was ended before its TLS handshake")
         wire.sock.settimeout(0)
         try:
             wire.sock.do_handshake()
@@ -14149,8 +14153,9 @@ class Turns:
     def __init__(self) -> None:
         self.by_key: Dict[str, List[Session]] = {}  # those of a key; the next turn is the first's
 
-    def __bool__(self) -> bool:
-        return bool(self.by_key)
+    def __len__(self) -> int:
+        """How many peers and users wait."""
+        return len(self.by_key)
 
     def add(self, session: Session) -> None:
         """Let a connection wait behind the others of its key."""
@@ -14184,7 +14189,7 @@ class Lobby:
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
         self.health, self.quick, self.handshakes = Turns(), Turns(), Turns()
-        # How many of each have their turn before the next; steps of handshakes are short.
+        # How many peers and users have their turn before the next kind: a handshake takes two.
         self.queues = ((self.health, 1), (self.handshakes, 4), (self.quick, 1))
         self.lock, self.busy = threading.Lock(), threading.Event()
         # The number of the leader, the session that it answers, and since when.
@@ -14211,9 +14216,9 @@ class Lobby:
                 is_busy = any(turns for turns, _ in self.queues)
                 for key, _ in self.selector.select(0 if is_busy else None):
                     self.attend(key.data)
-                for turns, number_of_turns in self.queues:
-                    for _ in range(number_of_turns):
-                        if turns and self.leader == number:
+                for turns, most in self.queues:
+                    for _ in range(min(most, len(turns))):
+                        if self.leader == number:
                             self.answer(turns.take())
             except Exception as err:    # the others must not wait for ever
                 Response.of_bug(err)
@@ -14224,6 +14229,7 @@ class Lobby:
         self.selector.unregister(wire.sock)
         wire.waits_since = 0.0
         if wire.handshaking:
+            wire.queued = True
             self.handshakes.add(session)
             return
         may_be_quick = wire.took < 5 * QUICK_S  # what took long is likely to do so again

@@ -3,18 +3,19 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
-from typing import Callable, List, Tuple
+from typing import Any, Callable, List, Tuple
 from unittest import mock
 
 import psik
 import services
 from clusters import SLURM
-from harness import DEPS, Case, needs
+from harness import DEPS, Case, captured, needs
 from serving import SSHD, Answer, Server, tunnels
 
 OPENAPI = os.path.join(DEPS, "openapi", "bin")
@@ -377,7 +378,7 @@ class Leader(Case):
         order = [turns.take().wire for _ in range(5)]
         self.assertEqual([(wire.key, wire.took) for wire in order],
                          [("a", 0), ("b", 3), ("a", 1), ("b", 4), ("a", 2)])
-        self.assertTrue(turns)
+        self.assertEqual(len(turns), 1)
         self.assertEqual(turns.take().wire.took, 5)
         self.assertFalse(turns)
 
@@ -392,6 +393,51 @@ class Leader(Case):
         self.assertFalse(connections.take_in(psik.Wire()))
         wire.queued = False
         self.assertTrue(connections.take_in(psik.Wire()))
+
+    def shaking(self) -> Tuple[psik.Session, Any]:
+        """A connection in mid-handshake, and the socket of its TLS."""
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        session = psik.Session(mock.Mock(stopping=False), psik.Wire(far), mock.Mock())
+        session.wire.handshaking = True
+        secure = mock.Mock(spec=ssl.SSLSocket)
+        secure.getpeercert.return_value = {}
+        session.tls.wrap_socket.return_value = secure
+        return session, secure
+
+    def test_a_handshake_that_has_to_send_first(self) -> None:
+        session, secure = self.shaking()
+        secure.do_handshake.side_effect = [ssl.SSLWantReadError(), ssl.SSLWantWriteError(), None]
+        for must_send, handshaking in ((False, True), (True, True), (False, False)):
+            session.go_on()
+            self.assertFalse(session.has_ended)
+            self.assertEqual((session.wire.must_send, session.wire.handshaking),
+                             (must_send, handshaking))
+
+    def test_a_connection_that_is_ended_while_tls_takes_it_over(self) -> None:
+        session, secure = self.shaking()
+
+        def wrap(sock: socket.socket, **_: Any) -> Any:
+            os.close(sock.detach())
+            session.wire.cut()
+            return secure
+
+        session.tls.wrap_socket = wrap
+        with captured():
+            session.go_on()
+        self.assertTrue(session.has_ended)
+        secure.do_handshake.assert_not_called()
+
+    def test_a_handshake_that_has_its_turn_soon_is_not_ended(self) -> None:
+        with mock.patch.object(psik.Lobby, "lead"):     # nobody attends to it but this test
+            session, near = self.alone()
+        session.wire.handshaking = True
+        self.assertTrue(session.lobby.connections.take_in(session.wire))
+        near.sendall(b"x")
+        for key, _ in session.lobby.selector.select(20):
+            session.lobby.attend(key.data)
+        self.assertFalse(session.lobby.connections.take_in(psik.Wire()))
 
     def test_a_connection_that_cannot_wait_leaves_no_trace(self) -> None:
         session, near = self.alone()
