@@ -438,6 +438,13 @@ class Durable(Case):
             self.assertEqual(len(found), 1)
             self.check(found[0], os.path.join(keys.folder, os.listdir(keys.folder)[0]))
 
+    def test_what_cannot_be_looked_at_is_not_taken_for_gone(self) -> None:
+        path = self.write("f", "x")
+        psik.remove_file(path)
+        psik.remove_file(path)
+        with self.assertRaises(NotADirectoryError):
+            psik.remove_file(self.write("g", "x") + "/f")
+
 
 UPSTREAM = os.path.join(DEPS, "psik-1.2.2", "bin", "psik")
 
