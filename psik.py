@@ -1125,7 +1125,7 @@ class NearSide:
         return self.is_terminal(stream) and not self.is_plain
 
     def size(self, columns: int = 80) -> Tuple[int, int]:
-        """The (columns, lines) of the terminal; these if there is none."""
+        """The (columns, lines) of the terminal; so many columns and 24 lines if there is none."""
         if self.terminal:
             return self.terminal["columns"], self.terminal["lines"]
         import shutil
@@ -3443,7 +3443,7 @@ class JobTree:
 
     def jobs(self, backend: Optional[str] = None,
              is_wanted: Callable[[str], bool] = lambda jobid: True) -> Iterator[JobDir]:
-        """Every directory that may be a job's of a wanted id, newest first over all the folders."""
+        """Every directory that may be a job's and whose id is wanted, newest first of them all."""
         import heapq
         dated = [root.jobs(is_wanted) for root in self.roots if backend in (None, root.backend)]
         for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
@@ -6265,6 +6265,7 @@ class Submission:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
         steps = Steps(rows)
         tasks = set(NextRound(self.job, steps, self.failed_only).tasks)
+        # A dict keeps their order, and is quick to look in.
         live = dict.fromkeys(step for step in steps.live(self.job) if step.task in tasks)
         canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
         unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
@@ -14044,7 +14045,7 @@ class Session:
                                 1000 * SEND_TIMEOUT_S)
 
     def shake_hands(self) -> None:
-        """Go on with the TLS handshake, without waiting; a certificate may tell who it is."""
+        """Go on with the TLS handshake, without waiting; a certificate may name the client."""
         import ssl
         wire = self.wire
         if not isinstance(wire.sock, ssl.SSLSocket):
@@ -14165,9 +14166,10 @@ class Turns:
         """The next one; it waits no more."""
         key = next(iter(self.by_key))
         sessions = self.by_key.pop(key)
-        if len(sessions) > 1:
-            self.by_key[key] = sessions[1:]     # behind the other keys
-        return sessions[0]
+        session = sessions.pop(0)
+        if sessions:
+            self.by_key[key] = sessions     # behind the other keys
+        return session
 
 
 class Lobby:
@@ -14189,7 +14191,7 @@ class Lobby:
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
         self.health, self.quick, self.handshakes = Turns(), Turns(), Turns()
-        # How many peers and users have their turn before the next kind: a handshake takes two.
+        # In each round so many peers or users have a turn; a handshake takes two turns.
         self.queues = ((self.health, 1), (self.handshakes, 4), (self.quick, 1))
         self.lock, self.busy = threading.Lock(), threading.Event()
         # The number of the leader, the session that it answers, and since when.
