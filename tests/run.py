@@ -60,8 +60,6 @@ class Result(unittest.TextTestResult):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.seconds: Dict[str, float] = {}
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda *_: self.stop())
 
     def startTest(self, test: unittest.TestCase) -> None:
         self.begun = time.time()
@@ -70,6 +68,8 @@ class Result(unittest.TextTestResult):
     def stopTest(self, test: unittest.TestCase) -> None:
         self.seconds[test.id()] = time.time() - self.begun
         super().stopTest(test)
+        if OVER.is_set():
+            self.stop()
 
 
 def flat(suite: Any) -> Iterator[unittest.TestCase]:
@@ -115,6 +115,7 @@ def run_apart(name: str, found: List[Dict[str, Any]]) -> None:
         said, report = err.decode("utf-8", "replace"), json.loads(out.decode().split("\n")[-2])
     except (ValueError, IndexError, subprocess.TimeoutExpired) as fault:
         child.kill()
+        child.wait()
         said, report = "%s: %s\n" % (name, fault), {"failed": [name], "seconds": {}, "skipped": []}
     CHILDREN.remove(child)
     found.append(report)
