@@ -28,7 +28,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
-CLASS_TIMEOUT_S = 900
+CLASS_TIMEOUT_S = 600
 UNSTEADY_AT_MOST = 4
 # What one Python shows as well as another, by how its name begins.
 WHATEVER_PYTHON = tuple(name + "." for name in (
@@ -49,6 +49,7 @@ SLOW = ("SlurmForgets", "Walltime", "At", "Slurm", "Systems", "Submissions", "Id
         "Told", "Accounts", "Comments", "Memory", "Storms")
 CHILDREN: List["subprocess.Popen[bytes]"] = []     # the classes that run
 OVER = threading.Event()    # set once a signal has ended the run
+OWN_PID = os.getpid()
 
 
 class Result(unittest.TextTestResult):
@@ -148,8 +149,13 @@ def run_side_by_side(names: List[str], without: Sequence[str],
     return found
 
 
-def stop(*_: Any) -> None:
-    """Begin no other class, and let those that run end."""
+def stop(signum: int, _: Any) -> None:
+    """Begin no other class, and let those that run end.
+
+    What a test forks, as a pool of multiprocessing does, inherits this, and has to end by a signal.
+    """
+    if os.getpid() != OWN_PID:
+        os._exit(128 + signum)
     OVER.set()
     for child in list(CHILDREN):
         child.terminate()

@@ -1,9 +1,11 @@
 """The architecture of psik.py, as its docstring promises it."""
 import ast
 import bisect
+import multiprocessing
 import re
 import subprocess
 import sys
+import time
 import unittest
 from typing import Any, Dict, List, Set, Tuple
 
@@ -134,6 +136,17 @@ class Architecture(unittest.TestCase):
     def test_one_exit_and_no_globals(self) -> None:
         found = [node.lineno for node in ast.walk(TREE) if isinstance(node, ast.Global)]
         self.assertEqual(found, [])
+
+
+class Runner(unittest.TestCase):
+    def test_a_fork_of_a_test_ends_by_a_signal(self) -> None:
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork.start()
+        time.sleep(0.2)
+        fork.terminate()
+        fork.join(20)
+        self.addCleanup(fork.kill if hasattr(fork, "kill") else fork.terminate)     # 3.7
+        self.assertIn(fork.exitcode, (-15, 143))
 
 
 if __name__ == "__main__":
