@@ -20260,6 +20260,10 @@ class Failure extends Error {
 		super(Array.isArray(detail) ? detail.map(faultText).join("; ") : detail)
 		Object.assign(this, {status, body, headers, faults: Array.isArray(detail) ? detail : []})
 	}
+	// Whether the same request would be refused again.
+	get isRefusal() {
+		return [401, 403, 404].includes(this.status)
+	}
 }
 
 export async function ask(path, options = {}) {
@@ -20378,7 +20382,7 @@ export async function follow(path, onEvent, onStatus, signal) {
 			if (signal.aborted) return
 			if (connection.signal.aborted) pause = 0.5
 			else onStatus(String(error.message))
-			if ([401, 403, 404].includes(error.status)) return
+			if (error.isRefusal) return
 		} finally {
 			connection.abort()
 		}
@@ -20998,7 +21002,7 @@ export async function show([jobid, rest], view, signal) {
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
 				if (error.status === 404) replace(actions)
-				isRefused = [401, 403, 404].includes(error.status)
+				isRefused = error.isRefusal
 				if (isRefused) return
 			}
 			await sleep(3, signal)
@@ -21422,7 +21426,7 @@ export async function showLog(view, job, name, signal) {
 			} catch (error) {
 				if (gone.aborted) return
 				note.textContent = error.message
-				if ([401, 403, 404].includes(error.status)) return
+				if (error.isRefusal) return
 				await sleep(3, gone)
 			}
 		}

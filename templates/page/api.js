@@ -22,6 +22,10 @@ class Failure extends Error {
 		super(Array.isArray(detail) ? detail.map(faultText).join("; ") : detail)
 		Object.assign(this, {status, body, headers, faults: Array.isArray(detail) ? detail : []})
 	}
+	// Whether the same request would be refused again.
+	get isRefusal() {
+		return [401, 403, 404].includes(this.status)
+	}
 }
 
 export async function ask(path, options = {}) {
@@ -140,7 +144,7 @@ export async function follow(path, onEvent, onStatus, signal) {
 			if (signal.aborted) return
 			if (connection.signal.aborted) pause = 0.5
 			else onStatus(String(error.message))
-			if ([401, 403, 404].includes(error.status)) return
+			if (error.isRefusal) return
 		} finally {
 			connection.abort()
 		}

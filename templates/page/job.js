@@ -160,7 +160,7 @@ export async function show([jobid, rest], view, signal) {
 			} catch (error) {
 				if (!signal.aborted) trouble.show(error.message)
 				if (error.status === 404) replace(actions)
-				isRefused = [401, 403, 404].includes(error.status)
+				isRefused = error.isRefusal
 				if (isRefused) return
 			}
 			await sleep(3, signal)

@@ -172,7 +172,7 @@ export async function showLog(view, job, name, signal) {
 			} catch (error) {
 				if (gone.aborted) return
 				note.textContent = error.message
-				if ([401, 403, 404].includes(error.status)) return
+				if (error.isRefusal) return
 				await sleep(3, gone)
 			}
 		}
