@@ -267,6 +267,7 @@ STOP_GRACE_S = 30              # for the requests in hand when a server is stopp
 MAX_WAIT_S = 60                # that a request may ask for
 CHECK_S, STUCK_S = 10, 60      # between two looks at the backends; so long a look hangs
 LOOK_S = 0.25                  # between two looks at a job that somebody follows
+LOOK_REST = 10                 # between two looks at a whole tree, in times that one takes
 BACKLOG = 1024                 # connections waiting to be accepted
 MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
 JOURNAL_LINES = 5000           # of a file of the journal, before the next one is begun
@@ -11542,9 +11543,11 @@ class Tracker:
         self.journal = Journal(next(iter(config.by_name.values())).prefix)
         self.watchers = 0                                       # threads that wait for news
         self.looked = 0.0                   # when look() last saw the whole tree; 0: never
+        self.took_s = 0.0                   # how long that took
 
     def look(self, deep: bool) -> None:
         """Take in new and live jobs; deep: take in every job, and forget those that are gone."""
+        begun = time.monotonic()
         self.read_journal()
         seen, familiar = set(), 0   # familiar: jobs in a row that were known already
         for number, job in enumerate(JobTree(self.config).jobs(), 1):
@@ -11562,6 +11565,7 @@ class Tracker:
         if deep:
             self.forget(set(self.known) - seen)
             self.looked = time.monotonic()
+            self.took_s = self.looked - begun
             self.journal.say_alive()
 
     def read_journal(self) -> None:
@@ -14562,9 +14566,9 @@ class Rounds:
 
     def look(self) -> None:
         """Follow the tree, which may hang with its file system."""
-        api = self.api
-        deep = time.monotonic() - api.tracker.looked >= max(1, api.config.poll_interval_s)
-        api.tracker.look(deep)
+        tracker = self.api.tracker
+        rest_s = max(1, self.api.config.poll_interval_s, LOOK_REST * tracker.took_s)
+        tracker.look(deep=time.monotonic() - tracker.looked >= rest_s)
 
     def poll(self) -> None:
         """Ask the schedulers about live jobs, which may take long; forget old keys."""

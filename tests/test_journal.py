@@ -81,6 +81,16 @@ class Journals(Case):
     def expected(self, job: Any, first: int, last: int) -> List[str]:
         return ["%s/%d" % (job.jobid, place) for place in range(first, last + 1)]
 
+    def test_a_whole_tree_is_looked_at_seldom_if_that_takes_long(self) -> None:
+        tracker = self.tracker()
+        rounds = psik.Rounds(mock.Mock(tracker=tracker, config=self.config()))
+        place = tracker.journal.number
+        psik.reached(self.made, 1, psik.JobState.active, 7)
+        for took_s, told in ((20.0, []), (0.5, [self.made.jobid + "/2"])):
+            tracker.looked, tracker.took_s = time.monotonic() - 100, took_s
+            rounds.look()
+            self.assertEqual(self.keys(tracker.news(place, 0)), told)
+
     def test_what_is_older_than_the_row_told_last_is_told_too(self) -> None:
         tracker = self.tracker()
         start = tracker.journal.number
