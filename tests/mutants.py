@@ -194,6 +194,8 @@ def in_environment(python: str) -> None:
 def main() -> int:
     opts = options()
     in_environment(opts.python)
+    # A shell that ran us in the background had it ignored; some tests end a command by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code, embedded = read_source()
     wanted = opts.sections.split(",") if opts.sections else []
     found: Dict[str, List[Place]] = {}
