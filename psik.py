@@ -5526,9 +5526,9 @@ class Status(NamedTuple):
         elif latest.state is JobState.failed and not step.job.host(step.jobndx):
             self.settle(step, latest.info)
 
-    def is_end(self, grace_s: float) -> bool:
-        """Whether this is final, or the step has been unknown for grace_s."""
-        is_unsure = not self.state and time.time() - self.since < grace_s
+    def is_end(self, grace_s: float, heard: float) -> bool:
+        """Whether this is final, or an answer heard grace_s after the first one lacks it, too."""
+        is_unsure = not self.state and heard - self.since < grace_s
         return not (self.state == JobState.new or self.state in LIVE or is_unsure)
 
     @staticmethod
@@ -5556,11 +5556,12 @@ class Status(NamedTuple):
 
 
 class Answer:
-    """A scheduler's last answer: its time, what it says, and why there was none, or ''."""
+    """A scheduler's last answer, heard at a time; when it was asked last, and why that failed."""
 
     def __init__(self, stamp: float = 0.0, statuses: Iterable[Status] = (),
-                 fault: str = "") -> None:
+                 fault: str = "", heard: Optional[float] = None) -> None:
         self.time, self.statuses, self.fault = stamp, list(statuses), fault
+        self.heard = stamp if heard is None else heard
         self.by_name = {(status.native, status.tag): status for status in self.statuses}
         self.by_tag: Dict[str, List[Status]] = {}
         for status in self.statuses:
@@ -5572,14 +5573,15 @@ class Answer:
         with suppress(ValueError, TypeError, KeyError):
             data = json.loads(read_or_empty(path))
             steps = [Status(*values) for values in data["steps"].values()]
-            return cls(float(data["time"]), steps, str(data["fault"]))
+            return cls(float(data["time"]), steps, str(data["fault"]), float(data["heard"]))
         return cls()
 
     def text(self) -> str:
         """Its text in a file."""
         # In a form that other versions can tell from their own: they take it for an empty answer.
         steps = {"%s %s" % (status.native, status.tag): status for status in self.statuses}
-        return json.dumps({"time": self.time, "steps": steps, "fault": self.fault}) + "\n"
+        return json.dumps({"time": self.time, "steps": steps, "fault": self.fault,
+                           "heard": self.heard}) + "\n"
 
     def next(self, lines: Sequence[PollLine], asked: Iterable[Tuple[str, str]],
              ours: Iterable[Tuple[str, str]]) -> "Answer":
@@ -5671,7 +5673,7 @@ class Poll:
             return before.next(ask_scheduler(job, asked, POLL_TIMEOUT_S), asked, ours)
         except BackendError as err:
             complain(str(err))
-            return Answer(time.time(), before.statuses, str(err))
+            return Answer(time.time(), before.statuses, str(err), before.heard)
 
     def is_fresh(self, answer: Answer) -> bool:
         """Whether an answer is recent, and is about all of the steps or says why there is none."""
@@ -5712,13 +5714,13 @@ class Poll:
         except (OSError, LockedError):      # the disk is full or read-only, or somebody is stopped
             return self.ask(job, answer)    # each process asks for itself, each time
 
-    def adopt(self, step: Step, status: Status) -> List[Row]:
+    def adopt(self, step: Step, status: Status, heard: float) -> List[Row]:
         """Record a submission that was found by its tag, and its end if it has ended; as act()."""
         if not status.state:
             return []
         rows = status.adopt(step)
         found = step._replace(native=status.native)
-        is_end = status.is_end(self.config.poll_grace_s)
+        is_end = status.is_end(self.config.poll_grace_s, heard)
         return (Status.record_ends([(found, status)]) if is_end else []) or rows
 
     def statuses_of(self, steps: Sequence[Step], answer: Answer) -> List[Tuple[Step, Status]]:
@@ -5732,11 +5734,12 @@ class Poll:
         now, known = list(rows[:0]), []
         for step, status in self.statuses_of(steps, answer):
             if step.native == UNKNOWN_ID:
-                now = self.adopt(step, status) or now
+                now = self.adopt(step, status, answer.heard) or now
             else:
                 known.append((step, status))
         now = self.record_requeues(known, rows) or now
-        ended = [pair for pair in known if pair[1].is_end(self.config.poll_grace_s)]
+        ended = [(step, status) for step, status in known
+                 if status.is_end(self.config.poll_grace_s, answer.heard)]
         return (Status.record_ends(ended) if ended else []) or now
 
     def record_requeues(self, told: Sequence[Tuple[Step, Status]], rows: Sequence[Row]
@@ -6131,7 +6134,7 @@ def forget_answers(job: JobDir, jobndx: int) -> None:
             answer = Answer.read(path)
             rest = [status for status in answer.statuses
                     if (status.native, status.tag) != (UNKNOWN_ID, step.tag)]
-            replace_file(path, Answer(answer.time, rest, answer.fault).text())
+            replace_file(path, Answer(answer.time, rest, answer.fault, answer.heard).text())
 
 
 def unknown_since(job: JobDir, jobndx: int) -> float:
@@ -12495,11 +12498,11 @@ class ServerHandler(Handler):
         answer = Answer.latest(backend.root)
         notes = missing + ([answer.fault] if answer.fault else [])
         return {"name": backend.name, "full_name": backend.name,
-                "description": backend.kind + " jobs" + (" in " + backend.root if trusted else ""),
+                "description": backend.kind + " jobs" + (" in " + backend.root if all_seen else ""),
                 "system_type": backend.kind,
-                "notes": notes if trusted else ["see the server's log"] * bool(notes),
+                "notes": notes if all_seen else ["see the server's log"] * bool(notes),
                 "status": "unavailable" if missing else "degraded" if answer.fault else "active",
-                "answered": answer.time or None,
+                "answered": answer.heard or None,
                 "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
     def get_backends(self) -> Json:

@@ -160,6 +160,25 @@ class Trees(Amiss):
         psik.write_file(path, psik.Answer(now, [ours]).text())
         self.assertEqual([each.state for each in psik.list_jobs(config)], ["completed"])
 
+    def test_one_answer_without_a_job_does_not_end_it(self) -> None:
+        config = psik.Config(prefix=self.prefix, poll_interval_s=0, poll_grace_s=1)
+        for text, state in (("true", "queued"), ("exit 1", "queued"), ("true", "failed")):
+            with self.subTest(text, state=state):
+                if state == "queued":
+                    self.poll(text, self.made)
+                else:
+                    psik.write_file(self.made.script("poll"), "#!/bin/sh\ntrue\n", 0o700)
+                with captured():
+                    self.assertEqual([each.state for each in psik.list_jobs(config)], [state])
+                time.sleep(1.1)
+
+    def test_an_answer_that_is_kept_is_no_second_one(self) -> None:
+        self.poll("true", self.made)
+        for interval_s, state in ((60, "queued"), (60, "queued"), (0, "failed")):
+            config = psik.Config(prefix=self.prefix, poll_interval_s=interval_s, poll_grace_s=1)
+            self.assertEqual([each.state for each in psik.list_jobs(config)], [state])
+            time.sleep(1.1)
+
     def test_which_poll_lines_are_about_a_step(self) -> None:
         waiting = psik.Step(self.made, 2, "77")
         running = waiting._replace(is_claimed=True)
