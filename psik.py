@@ -2117,10 +2117,12 @@ class BatchScript:
                 raise ValueError("no field")
             self.data[field_name] = read(value)
         except ValueError:
-            if name.startswith("-l "):  # several of these are one option
-                value = name[3:] + "=" * bool(value) + value
-                value, name = ",".join(filter(None, (self.attributes.get("-l"), value))), "-l"
-            self.attributes[name] = value
+            if name.startswith("-l "):
+                name, value = "-l", name[3:] + "=" * bool(value) + value
+            # Several of these are one option.
+            joint = {"-l": ",", "-R": " " * (self.kind == "lsf")}.get(name)
+            before = self.attributes.get(name) if joint else None
+            self.attributes[name] = before + joint + value if before and joint else value
 
     def finish(self) -> None:
         """Make one field of those that only mean something together."""
@@ -2135,7 +2137,10 @@ class BatchScript:
         match = re.fullmatch(r"(.*)\[([0-9,:-]+)\]((?:%[0-9]+)?)", self.data.get("name", ""))
         if self.kind == "lsf" and match:
             self.data["name"] = match.group(1)
-            self.data["array"] = Tasks.of_scheduler(match.group(2) + match.group(3))
+            try:
+                self.data["array"] = Tasks.of_scheduler(match.group(2) + match.group(3))
+            except ValueError as err:
+                raise InvalidError("#BSUB -J %s: %s" % (match.group(), err), "script") from None
         # Unlike a spec, a batch script that does not ask for whole nodes does not want them.
         self.data.setdefault("resources.exclusive_node_use", False)
 

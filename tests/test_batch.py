@@ -96,6 +96,15 @@ class Read(Case):
             spec = self.spec("#!/bin/sh\n%s -j %s\ntrue\n" % (prefix, value), kind)
             self.assertIs(spec["join_output"], joins, (kind, value))
 
+    def test_an_array_of_no_task(self) -> None:
+        for tasks in ("5-1", "1,1", "1-200000"):
+            with self.subTest(tasks), self.assertRaisesRegex(psik.InvalidError, "#BSUB -J x"):
+                self.spec("#!/bin/sh\n#BSUB -J x[%s]\ntrue\n" % tasks, "lsf")
+
+    def test_several_requirements_of_lsf(self) -> None:
+        spec = self.spec("#!/bin/sh\n#BSUB -R select[x]\n#BSUB -R rusage[y=1]\ntrue\n", "lsf")
+        self.assertEqual(spec["attributes"], {"-R": "select[x] rusage[y=1]"})
+
     def test_a_job_that_may_run_again(self) -> None:
         for line, kind, requeue in (("#$ -r y", "sge", True), ("#$ -r n", "sge", False),
                                     ("#$ -r oe", "sge", False),
