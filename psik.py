@@ -10478,6 +10478,12 @@ class Caller(NamedTuple):
         claims = self.claims or {}
         return any(name in claims for name in NARROWINGS) or claims.get("narrowed", False)
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether he may know of every job, and of what ails the server itself."""
+        is_limited = any(limit is not None for limit in (self.jobs, self.backends, self.apps))
+        return self.trusted and not is_limited and not (self.claims or {}).get("narrowed")
+
     def reaches_backend(self, name: str) -> bool:
         """Whether his token is not too narrow for a backend."""
         return self.backends is None or name in self.backends
@@ -12479,7 +12485,7 @@ class ServerHandler(Handler):
     def get_metrics(self) -> Response:
         """Counters for Prometheus."""
         api, labels = self.api, '{method="%s",status="%d"}'
-        jobs = sorted(api.seen_tracker().counts().items()) if self.caller.trusted else []
+        jobs = sorted(api.seen_tracker().counts().items()) if self.caller.sees_all else []
         counts = sorted(api.counts.items())
         lines = ["# TYPE psik_up_seconds gauge",
                  "psik_up_seconds %.0f" % (time.monotonic() - api.begun)]
@@ -12499,7 +12505,7 @@ class ServerHandler(Handler):
 
         It is unavailable where it lacks something, degraded where its scheduler gives no answer.
         """
-        missing, trusted = self.api.fitness[backend.name].missing, self.caller.trusted
+        missing, all_seen = self.api.fitness[backend.name].missing, self.caller.sees_all
         answer = Answer.latest(backend.root)
         notes = missing + ([answer.fault] if answer.fault else [])
         return {"name": backend.name, "full_name": backend.name,

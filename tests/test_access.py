@@ -485,6 +485,21 @@ class Jwts(Secure):
         self.assertEqual(self.listed(elsewhere), [])
         self.assertEqual(self.ask(elsewhere, "POST", "/v1/jobs", {"script": "true"}).status, 403)
 
+    def test_a_narrow_token_of_an_admin_counts_no_jobs(self) -> None:
+        job = self.made_by("ada")
+
+        def counts(who: str) -> bool:
+            return "psik_jobs{" in self.ask(who, "GET", "/v1/metrics").text
+
+        self.until(lambda: counts(self.token("--user", "root")))
+        for argv, sees in (((), True), (("--ops", "GET"), True), (("--jobs", job), False),
+                           (("--backends", "local"), False)):
+            with self.subTest(argv):
+                who = self.token("--user", "root", *argv)
+                self.assertEqual(counts(who), sees)
+                told = self.ask(who, "GET", "/v1/backends").json["local"]["description"]
+                self.assertEqual(self.prefix in told, sees)
+
     def test_a_narrow_token_gets_no_wider_one(self) -> None:
         his = self.made_by(self.token("--user", "bob"))
         for narrowing in (("--ops", "GET"), ("--jobs", his)):
