@@ -266,8 +266,9 @@ LINGER_S = 2                   # for a client to stop sending and read why its r
 STOP_GRACE_S = 30              # for the requests in hand when a server is stopped
 MAX_WAIT_S = 60                # that a request may ask for
 CHECK_S, STUCK_S = 10, 60      # between two looks at the backends; so long a look hangs
-LOOK_S = 0.25                  # between two looks at a job that somebody follows
-LOOK_REST = 10                 # between two looks at a whole tree, in times that one takes
+LOOK_S = 0.25                  # between two looks at what somebody follows
+LOOK_REST = 10                 # a look at a whole tree is followed by so many times as long a rest
+MAX_LOOK_REST_S = 30           # which is no longer than this
 BACKLOG = 1024                 # connections waiting to be accepted
 MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
 JOURNAL_LINES = 5000           # of a file of the journal, before the next one is begun
@@ -11389,10 +11390,15 @@ class Journal:
         return sorted(path for path in paths_in(self.folder)
                       if re.fullmatch("[0-9]{15}", os.path.basename(path)))
 
-    def alone(self) -> Any:
-        """Keep other servers from adding to it, for a block."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other servers from adding to it, for a block; OSError if one does that too long."""
         make_folder(self.folder)
-        return locked_file(os.path.join(self.folder, "lock"))
+        try:
+            with locked_file(os.path.join(self.folder, "lock")):
+                yield
+        except LockedError as err:
+            raise OSError(errno.EBUSY, str(err)) from None
 
     def load(self) -> None:
         """Read what earlier servers have told; OSError if the files cannot be read or written."""
@@ -12501,7 +12507,7 @@ class ServerHandler(Handler):
     # Backends.
 
     def system_status(self, backend: Backend) -> Dict[str, Json]:
-        """A backend as psik_api's SystemStatus, and when its scheduler was last asked.
+        """A backend as psik_api's SystemStatus, and when its scheduler last answered.
 
         It is unavailable where it lacks something, degraded where its scheduler gives no answer.
         """
@@ -14581,8 +14587,9 @@ class Rounds:
     def look(self) -> None:
         """Follow the tree, which may hang with its file system."""
         tracker = self.api.tracker
-        rest_s = max(1, self.api.config.poll_interval_s, LOOK_REST * tracker.took_s)
-        tracker.look(deep=time.monotonic() - tracker.looked >= rest_s)
+        rest_s = max(1, self.api.config.poll_interval_s, min(LOOK_REST * tracker.took_s,
+                                                             MAX_LOOK_REST_S))
+        tracker.look(not tracker.looked or time.monotonic() - tracker.looked >= rest_s)
 
     def poll(self) -> None:
         """Ask the schedulers about live jobs, which may take long; forget old keys."""

@@ -81,13 +81,31 @@ class Journals(Case):
     def expected(self, job: Any, first: int, last: int) -> List[str]:
         return ["%s/%d" % (job.jobid, place) for place in range(first, last + 1)]
 
+    def test_another_server_keeps_the_lock_of_the_journal(self) -> None:
+        tracker = self.tracker()
+        place, kept = tracker.journal.number, psik.LockedError(mock.Mock())
+        with mock.patch.object(psik, "locked_file", side_effect=kept), captured() as (_, err):
+            with tracker.following(self.made):
+                self.steps(self.made, 1, 1)
+        self.assertIn(".events", err.getvalue())
+        tracker.look(deep=True)
+        self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 2))
+
+    def test_a_machine_that_was_started_just_now(self) -> None:
+        tracker = psik.Tracker(self.config())
+        rounds = psik.Rounds(mock.Mock(tracker=tracker, config=psik.Config(
+            prefix=self.prefix, poll_interval_s=300)))
+        with mock.patch.object(psik.time, "monotonic", return_value=20.0):
+            rounds.look()
+        self.assertTrue(tracker.looked)
+
     def test_a_whole_tree_is_looked_at_seldom_if_that_takes_long(self) -> None:
         tracker = self.tracker()
         rounds = psik.Rounds(mock.Mock(tracker=tracker, config=self.config()))
         place = tracker.journal.number
         psik.reached(self.made, 1, psik.JobState.active, 7)
         for took_s, told in ((20.0, []), (0.5, [self.made.jobid + "/2"])):
-            tracker.looked, tracker.took_s = time.monotonic() - 100, took_s
+            tracker.looked, tracker.took_s = time.monotonic() - 29, took_s
             rounds.look()
             self.assertEqual(self.keys(tracker.news(place, 0)), told)
 
