@@ -11691,6 +11691,8 @@ class Tracker:
         None if it is not known any more what came after it, or if there never was one.
         """
         with self.changed:
+            if number is not None and number > self.journal.number:
+                self.read_journal()     # another server may have told it just now
             is_known = number is not None and (
                 self.journal.oldest() <= number <= self.journal.number)
             return number if is_known else None

@@ -91,6 +91,14 @@ class Journals(Case):
         tracker.look(deep=True)
         self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 2))
 
+    def test_a_client_comes_from_another_server(self) -> None:
+        one, two = self.tracker(), self.tracker()
+        self.steps(self.made, 1, 1)
+        one.look(deep=True)
+        number = one.journal.number
+        self.assertEqual(two.place_of(number), number)
+        self.assertIsNone(two.place_of(number + 1))
+
     def test_a_machine_that_was_started_just_now(self) -> None:
         tracker = psik.Tracker(self.config())
         rounds = psik.Rounds(mock.Mock(tracker=tracker, config=psik.Config(
