@@ -15702,6 +15702,14 @@ class NewJob:
         spec = load_spec(text, source, self.changes(), kind)
         return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
 
+    def kind(self, config: Config) -> str:
+        """The kind of the backend that a script goes to, whose directives are known."""
+        data: Dict[str, Json] = {"script": ":"}
+        for change in self.changes():
+            if re.match("backend[.=]", change):
+                set_path(data, change)
+        return config.choose_backend(from_json(JobSpec, data), self.opts.backend).kind
+
     def read_files(self) -> None:
         """Read the files that it names, for the far side."""
         if self.opts.here:
@@ -15717,8 +15725,7 @@ class NewJob:
     def make(self, config: Config) -> Optional[JobDir]:
         """Make the job; with --dry-run show its scripts instead."""
         opts = self.opts
-        kind = config.choose_backend(JobSpec(script=":"), opts.backend).kind
-        spec = self.loaded(*self.text(), kind)
+        spec = self.loaded(*self.text(), self.kind(config))
         self.warn(config.choose_backend(spec, opts.backend), spec)
         if opts.dry_run:
             self.show(config, spec, opts.backend)

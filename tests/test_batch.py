@@ -131,6 +131,15 @@ class Read(Case):
         self.write("job.sh", "#!/bin/sh\n#SBATCH --array=x\n")
         self.assertIn("`run --array`", self.psik("run", "job.sh", status=2).err)
 
+    def test_the_backend_of_set_is_the_one_that_it_goes_to(self) -> None:
+        self.configure(backends={"here": {"backend": {"type": "local"}},
+                                 "there": {"backend": {"type": "slurm"}}})
+        self.write("job.sh", "#!/bin/sh\n#SBATCH -C cpu --time=5\necho moo\n")
+        for option in ("backend=there", "backend.type=slurm"):
+            ran = self.psik("run", "--no-submit", "--set", option, "job.sh")
+            self.assertEqual(self.job(ran.out.strip()).spec().backend.attributes, {"-C": "cpu"})
+            self.assertNotIn("not taken over", ran.err)
+
     def test_a_script_without_directives(self) -> None:
         self.assertEqual(psik.load_spec("#!/bin/sh\ntrue\n", "a.sh").resources,
                          psik.ResourceSpec())
