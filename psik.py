@@ -6531,9 +6531,10 @@ class Waiter(Held):
 def release_all(config: Config) -> None:
     """Release what waits for any job that has ended, by Waiter; their schedulers are asked."""
     folders: List[str] = []
-    for backend in config.by_name.values():
+    for place in dict.fromkeys(place for backend in config.by_name.values()
+                               for place in (backend.prefix, backend.root)):
         with suppress(PermissionError):     # of another user, under a prefix that several share
-            folders += paths_in(os.path.join(backend.root, ".after"))
+            folders += paths_in(os.path.join(place, ".after"))
     if not folders:
         return
     tree, found, gone = JobTree(config), [], []

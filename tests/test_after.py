@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import unittest
 from typing import Any, Dict, List, Tuple
 from unittest import mock
@@ -88,6 +89,18 @@ class Local(After):
         self.assertFalse(os.path.exists(self.job(second).script(".environ")))
         self.psik("ls")
         self.assertEqual(self.folders(), [])
+
+    def test_one_waits_for_a_job_of_upstream(self) -> None:
+        made = psik.create(self.config(), psik.JobSpec(script="true"))
+        first = os.path.join(self.prefix, made.jobid)   # in the prefix itself
+        os.rename(made.path, first)
+        for state in ("active,77", "completed,0"):
+            with open(first + "/status.csv", "a") as file:
+                file.write("%.3f,1,%s\n" % (time.time(), state))
+            if state == "active,77":
+                second = self.put("true", made.jobid)
+        self.psik("ls")
+        self.assertEqual(self.ended(second), "completed")
 
     def test_how_the_first_has_to_end(self) -> None:
         for word, line, state in VERDICTS:
