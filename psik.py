@@ -35,8 +35,8 @@ The job tree, all of it readable with cat:
                             and array, which tells how large an array of the scheduler's may be;
                             .psik.py: a hard link to the copy of psik.py that the job calls
           work/             where the job runs, or a link to spec.directory; .inputs/ in it holds
-                            the inputs of an application that are files.  Until the job is made, it
-                            is called incoming/
+                            the inputs of an application that are files.  It is called incoming/
+                            while files are copied in for a job that is not made yet
           log/              stdout.N stderr.N of step N; submit.N: stderr of its submission, there
                             from before it begins; reason.N: why it failed;
                             host.N: the one host that knows its native id;
@@ -213,7 +213,7 @@ STALE_S = 3600                 # a directory that never became a job is swept wh
 PROBE_TIMEOUT_S = 5            # for a command that shows what it is: whether `rc` is the shell rc
 POLL_TIMEOUT_S = 15            # for a scheduler's answer; somebody may be waiting for a listing
 WANTED_S = 600                 # a poll includes the steps that other processes asked about lately
-SETTLE_S = 1                   # the oldest answer that counts for a step that a signal has ended
+SETTLE_S = 1                   # how old an answer may be about a step that a signal has ended
 UNKNOWN_S = 600                # how late an unanswered submission may still reach its scheduler
 UNKNOWN_LIFE_S = 86400         # how long the answer is kept that a scheduler lacks one
 LISTED_S = 30                  # a scheduler's listing may be so old (bjobs: 5 s, as a rule)
@@ -270,7 +270,7 @@ LOOK_S = 0.25                  # between two looks at what somebody follows
 LOOK_REST = 10                 # a look at a whole tree is followed by so many times as long a rest
 MAX_LOOK_REST_S = 30           # which is no longer than this
 BACKLOG = 1024                 # connections waiting to be accepted
-MAX_NEWS = 2000                # transitions that a server has in memory, and sends at once
+MAX_NEWS = 2000                # transitions that a server sends at once, and always has in memory
 JOURNAL_LINES = 5000           # of a file of the journal, before the next one is begun
 JOURNAL_FILES = 8              # of them are kept
 JOURNAL_GAP = 1000000          # a server that starts begins with a multiple of this
@@ -1723,8 +1723,9 @@ class Limits(SomeNeeds):
 @dataclass
 class BackendConfig(Model):
     """How jobs go to a scheduler: the kind of scheduler, and the default options of its jobs."""
-    type: str = option("local", "local, at, slurm, lsf, or a folder of the config's templates",
-                       pattern="^%s$" % BACKEND_NAME.pattern)
+    type: str = option(
+        "local", "local, at, slurm, sge, lsf, lsf-file, or a folder of the config's templates",
+        pattern="^%s$" % BACKEND_NAME.pattern)
     queue_name: Optional[str] = option(None, "queue or partition")
     project_name: Optional[str] = option(None, "project or account that is charged")
     reservation_id: Optional[str] = option(None, "reservation")
@@ -3211,8 +3212,8 @@ class Steps:
     def latest(self) -> Optional[Row]:
         """The row that decides the latest step's state, and so the job's; None without rows.
 
-        Of an array's rows it is that of a task that runs, else of one that waits, else of the
-        failed one with the greatest exit status, and so on.
+        Of an array's rows it is that of a task that runs, else of one that waits, else of one that
+        was not submitted, else of the failed one with the greatest exit status, and so on.
         """
         if self.tasks == 1 or 0 in self.states:
             return self.states[max(self.states)] if self.states else None
@@ -3307,7 +3308,7 @@ class Steps:
                 if os.path.exists(job.log("cancel", step.jobndx)) and not job.host(step.jobndx)]
 
     def unqueued(self) -> Optional[int]:
-        """The latest step, if it has begun and was never queued: its submission was cut short."""
+        """The latest step, if it has begun and was never queued, as when its submission was cut."""
         latest = max(self.states, default=0)
         return latest if latest in self.active and latest not in self.queued else None
 
@@ -4357,7 +4358,7 @@ class JobScripts:
         return self.job.script(name)
 
     def environment(self, given: Optional[Dict[str, str]] = None) -> Dict[str, str]:
-        """The environment of submit, poll and cancel, made from one that is given, or ours."""
+        """The environment of a scheduler's commands, made from one that is given, or ours."""
         text = read_or_empty(self.job.script("scheduler.json"))
         return dict(without_options(os.environ if given is None else given),
                     **json.loads(text or "{}"))
@@ -4788,7 +4789,8 @@ class Outbox:
                 for stamp, jobndx, state, delivery, place, attempts, answer in rows]
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
-        """The places of the rows without an event: the job wrote them on a node without Python."""
+        """The places of the rows without an event, such as a job writes on a node without Python.
+        """
         places = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
         places.update(each["place"] for each in self.delivered())
         return [place for place, row in enumerate(rows)
@@ -9552,9 +9554,9 @@ def describe(config: Config, job: JobDir, accounts: bool = False, poll: bool = T
 
 # ----------------------------------------------------------------------------------------- 17. HTTP
 
-# The protocol, without a word of jobs.  http.server accepts the connections (section 22), and no
-# more: heads, chunks and forms are read by hand, and not by its handler, http.client and email,
-# because of what strangers can send.
+# The protocol; of jobs it knows next to nothing.  http.server accepts the connections (section 22),
+# and no more: heads, chunks and forms are read by hand, and not by its handler, http.client and
+# email, because of what strangers can send.
 # - A request that a proxy and we read differently can hide another one.  So what is ambiguous is
 #   refused: two lengths, a length and chunks, folded lines, a blank before a colon, a lone LF.
 # - A byte a second holds a thread for ever if only each read has a time-out.  So a whole head has
@@ -10448,7 +10450,7 @@ class Access(NamedTuple):
 class Caller(NamedTuple):
     """Who sends a request: a user, and what his token allows him (None: everything)."""
     user: str
-    trusted: bool = False       # we, or an administrator: owns every job
+    trusted: bool = False       # we, or an administrator: every job is his
     jobs: Optional[FrozenSet[str]] = None
     backends: Optional[FrozenSet[str]] = None
     apps: Optional[FrozenSet[str]] = None       # applications, and the jobs that were made of them
@@ -11371,7 +11373,8 @@ class Journal:
     however often that was started.  Each file is named by the number from which it may hold
     transitions, and begins with the line {path of a live job: rows that were told}.  The servers of
     a tree share the files: each reads what the others have told before it adds to them.  Only the
-    last JOURNAL_FILES files are kept, and only the last MAX_NEWS transitions are in memory.
+    last JOURNAL_FILES files are kept; in memory there are the last MAX_NEWS transitions, or twice
+    as many.
     """
     # A server that starts leaves a gap in the numbers: after a power failure the disk may lack
     # transitions that clients have got, and their numbers must not be given again.  It writes a
@@ -11384,7 +11387,7 @@ class Journal:
         self.number = 0                     # of the last one
         self.path, self.offset, self.lines = "", 0, 0   # the last file, and what is read of it
         self.unwritten: List[Told] = []     # those that the disk did not take
-        self.alive = time.time()    # when an earlier server last looked, if there was one
+        self.alive = time.time()    # when an earlier server last looked, or told something
 
     def files(self) -> List[str]:
         """The paths of the files, oldest first."""
@@ -11418,7 +11421,7 @@ class Journal:
             raise
 
     def last_look(self, files: Sequence[str]) -> float:
-        """When an earlier server last looked; now if there was none."""
+        """When an earlier server last looked at the tree, or told something; now if none did."""
         looked = os.stat(files[-1]).st_mtime if files else time.time()
         if looked < time.time() + CLOCK_SKEW_S:
             return looked
@@ -11518,7 +11521,7 @@ class Journal:
             self.remember(told)
 
     def say_alive(self) -> None:
-        """Let the next server know that until now all that happened was told."""
+        """Let the next server know that all was told that happened before this look."""
         with suppress(OSError):
             os.utime(self.path)
 
@@ -11630,7 +11633,9 @@ class Tracker:
             size = os.stat(job.status_path).st_size
         except OSError:  # gone, or out of reach for now
             return
-        rows = job.rows() if size != self.known.get(job.path, Shape()).size else []
+        if size == self.known.get(job.path, Shape()).size:
+            return
+        rows = job.rows()
         latest = Steps(rows).latest
         if latest is None:
             return
@@ -11900,7 +11905,7 @@ class Connections:
         counted apart, and may still be ended at any time.
         """
         full = maker and not caller.narrowed
-        key = caller.user + " (narrowed)" * (not full)
+        key = caller.user + " (limited)" * (not full)
         share = self.limit if caller.trusted and full else self.fair_share
         if caller.anonymous or wire.key == key:
             return
@@ -12119,7 +12124,8 @@ class Api:
 
 # ------------------------------------------------------------------------------------- 20. REST API
 
-# A handler only looks up a job, calls an operation of section 12, and describes what it returned.
+# A handler looks up a job, checks what only a request has, calls an operation of the sections
+# above, and describes what it returned.
 
 TASK_NUMBERS = "^[0-9]{1,9}(,[0-9]{1,9}){0,99}$"
 
@@ -12387,7 +12393,7 @@ class Handler:
         return None if name is None else self.backend_called(name).name
 
     def find_rows(self, caller: Caller) -> Tuple[JobDir, List[Row]]:
-        """The job that the request is for, which the caller may see, and its history.
+        """The job of the request, which the caller may see, or change if it is no GET; its history.
 
         InvalidError where that is no id; NotFoundError where there is no such job, or the caller
         may not see it.
@@ -14204,9 +14210,9 @@ class Lobby:
 
     One thread, the leader, waits for all of them, shakes hands and answers quick requests itself.
     With a thread for each, sixteen busy connections would wake one another at each system call, for
-    the interpreter's lock, and all together get a fifth of the answers that one gets.  Any other
-    request gets a thread: serve starts it.  A request that seemed quick, and keeps the leader for
-    longer than QUICK_S, is left to this thread, and another one leads.
+    the interpreter's lock, and all together get a fifth of the answers that a single one gets.  Any
+    other request gets a thread: serve starts it.  A request that seemed quick, and keeps the leader
+    for longer than QUICK_S, is left to this thread, and another one leads.
 
     The leader never waits for a client: it takes whole requests without a body, and gives way
     before it refuses one, or sends what may not fit into the client's buffers.
@@ -14218,7 +14224,7 @@ class Lobby:
         self.connections, self.serve = connections, serve
         self.selector = selectors.DefaultSelector()  # of the kernel: other threads may add to it
         self.health, self.quick, self.handshakes = Turns(), Turns(), Turns()
-        # In each round so many peers or users have a turn; a handshake takes two turns.
+        # In each round so many peers or users have a turn; a handshake takes two turns, as a rule.
         self.queues = ((self.health, 1), (self.handshakes, 4), (self.quick, 1))
         self.lock, self.busy = threading.Lock(), threading.Event()
         # The number of the leader, the session that it answers, and since when.
@@ -14689,7 +14695,7 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
     Rounds(api).start()
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    # Submissions must not be cut.
+    # The submissions of requests must not be cut.
     submissions_s = [config.submit_timeout_s + 5 for config in api.policy.configs]
     api.connections.finish(max([STOP_GRACE_S] + submissions_s))
 
@@ -16701,7 +16707,7 @@ class Serving:
          arg("--client-ca", metavar="FILE",
              help="the authorities whose client certificates name users"),
          arg("--workers", type=int, default=256, metavar="N",
-             help="so many connections at once, a thread each (256)"),
+             help="so many connections at once, at most (256)"),
          arg("--token", action="store_true",
              help="make callers show a token, which is printed; use it where others can reach the "
                   "end of your tunnel"),
