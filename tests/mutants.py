@@ -106,7 +106,8 @@ def change_of(before: str, after: str) -> str:
 def fails(copy: str, module: str, python: str) -> bool:
     """Whether a module of tests fails in a copy of the project."""
     # By PYTHONPATH psik.py would stand before the package of that name, which some tests run.
-    code = "import sys, unittest; sys.path[:0] = ['tests', '.']; unittest.main(None)"
+    code = ("import os, sys, unittest; sys.path[:0] = [os.path.abspath('tests'), os.getcwd()]; "
+            "unittest.main(None)")
     child = subprocess.Popen(
         [python, "-c", code, "-f", module], cwd=copy, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
