@@ -34,7 +34,7 @@ SECTIONS = {
     "11. Reconciliation": ("test_failures", "test_after", "test_array", "test_histories"),
     "12. Operations": ("test_failures", "test_tree", "test_cli", "test_after", "test_array"),
     "17. HTTP": ("test_http", "test_failures", "test_strangers"),
-    "18. Access": ("test_access", "test_users", "test_strangers")}
+    "18. Access": ("test_access", "test_users", "test_gateway", "test_strangers")}
 OPERATORS = ("AddNot", "ReplaceUnaryOperator_Delete_Not", "ReplaceAndWithOr", "ReplaceOrWithAnd",
              "ReplaceComparisonOperator_Eq_NotEq", "ReplaceComparisonOperator_Is_IsNot",
              "ReplaceComparisonOperator_Lt_LtE", "ReplaceComparisonOperator_LtE_Lt",
