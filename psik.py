@@ -2122,9 +2122,9 @@ class BatchScript:
             if name.startswith("-l "):
                 name, value = "-l", name[3:] + "=" * bool(value) + value
             # Several of these are one option.
-            joint = {"-l": ",", "-R": " " * (self.kind == "lsf")}.get(name)
+            joint = "," if name == "-l" else " " if (self.kind, name) == ("lsf", "-R") else ""
             before = self.attributes.get(name) if joint else None
-            self.attributes[name] = before + joint + value if before and joint else value
+            self.attributes[name] = joint.join(filter(None, (before, value)))
 
     def finish(self) -> None:
         """Make one field of those that only mean something together."""

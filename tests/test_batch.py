@@ -101,6 +101,10 @@ class Read(Case):
             with self.subTest(tasks), self.assertRaisesRegex(psik.InvalidError, "#BSUB -J x"):
                 self.spec("#!/bin/sh\n#BSUB -J x[%s]\ntrue\n" % tasks, "lsf")
 
+    def test_an_empty_item_of_a_list_is_none(self) -> None:
+        spec = self.spec("#!/bin/sh\n#$ -l a=1,\n#$ -l b=2\ntrue\n", "sge")
+        self.assertEqual(spec["attributes"], {"-l": "a=1,b=2"})
+
     def test_several_requirements_of_lsf(self) -> None:
         spec = self.spec("#!/bin/sh\n#BSUB -R select[x]\n#BSUB -R rusage[y=1]\ntrue\n", "lsf")
         self.assertEqual(spec["attributes"], {"-R": "select[x] rusage[y=1]"})
