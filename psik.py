@@ -2450,7 +2450,8 @@ class Config(Model):
     poll_interval_s: int = option(
         10, "the scheduler is asked at most this often, seconds", least=0)
     poll_grace_s: int = option(
-        30, "a job that the scheduler no longer knows is failed after this, seconds", least=0)
+        30, "a job fails that its scheduler lacks in two answers, so many seconds apart or more",
+        least=0)
     kill_grace_s: int = option(
         10, "from TERM to KILL, for a job that is stopped and for what it leaves running, seconds",
         least=1)
@@ -5535,7 +5536,7 @@ class Status(NamedTuple):
             self.settle(step, latest.info)
 
     def is_end(self, grace_s: float, heard: float) -> bool:
-        """Whether this is final, or an answer heard grace_s after the first one lacks it, too."""
+        """Whether this is final, or was unknown for grace_s when the last answer was heard."""
         is_unsure = not self.state and heard - self.since < grace_s
         return not (self.state == JobState.new or self.state in LIVE or is_unsure)
 
@@ -5564,7 +5565,9 @@ class Status(NamedTuple):
 
 
 class Answer:
-    """A scheduler's last answer, heard at a time; when it was asked last, and why that failed."""
+    """What a scheduler said last, and when: heard.  time: when it was last asked; fault: why that
+    was in vain, or ''.
+    """
 
     def __init__(self, stamp: float = 0.0, statuses: Iterable[Status] = (),
                  fault: str = "", heard: Optional[float] = None) -> None:
@@ -14596,9 +14599,9 @@ class Rounds:
     def look(self) -> None:
         """Follow the tree, which may hang with its file system."""
         tracker = self.api.tracker
-        rest_s = max(1, self.api.config.poll_interval_s, min(LOOK_REST * tracker.took_s,
-                                                             MAX_LOOK_REST_S))
-        tracker.look(not tracker.looked or time.monotonic() - tracker.looked >= rest_s)
+        rest_s = min(LOOK_REST * tracker.took_s, MAX_LOOK_REST_S)
+        due = tracker.looked + max(1, rest_s, self.api.config.poll_interval_s)
+        tracker.look(deep=not tracker.looked or time.monotonic() >= due)
 
     def poll(self) -> None:
         """Ask the schedulers about live jobs, which may take long; forget old keys."""
@@ -15710,12 +15713,13 @@ class NewJob:
         return replace(spec, after=spec.after + self.opts.after, setup=spec.setup + self.opts.setup)
 
     def kind(self, config: Config) -> str:
-        """The kind of the backend that a script goes to, whose directives are known."""
+        """The kind of the backend that the options choose: a script's directives are read for it.
+        """
         data: Dict[str, Json] = {"script": ":"}
         for change in self.changes():
             if re.match("backend[.=]", change):
                 set_path(data, change)
-        return config.choose_backend(from_json(JobSpec, data), self.opts.backend).kind
+        return config.choose_backend(from_json(JobSpec, data, "--set"), self.opts.backend).kind
 
     def read_files(self) -> None:
         """Read the files that it names, for the far side."""
