@@ -7664,8 +7664,10 @@ class ConfinedFolder:
     """
     changes = _thread.allocate_lock()   # held from a check of an ETag to the change
 
-    def __init__(self, root: str, hidden: Iterable[str] = ()) -> None:
-        self.root = os.path.realpath(root)
+    def __init__(self, root: str, hidden: Iterable[str] = (),
+                 note: Callable[[str], None] = lambda folder: None) -> None:
+        """note is called with the path of each folder in which a part of a file may be left."""
+        self.root, self.note = os.path.realpath(root), note
         self.hidden = [os.stat(path) for path in hidden if os.path.isdir(path)]
 
     def hides(self, folder: os.stat_result) -> bool:
@@ -7787,6 +7789,7 @@ class ConfinedFolder:
         """
         real, name = self.split(path)
         temporary, part = "%s%s" % (UPLOAD_PREFIX, os.urandom(8).hex()), self.part_name(name)
+        self.note(real)
         with refusing(path, NO_WRITING), closing_fd(self.descend(real, make=True)) as folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             try:
@@ -7815,6 +7818,7 @@ class ConfinedFolder:
         """
         real, name = self.split(path)
         part = self.part_name(name)
+        self.note(real)
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if start else os.O_CREAT)
         try:
             with refusing(path, NO_WRITING), \
@@ -13118,7 +13122,7 @@ class JobHandler(Handler):
                                      % self.job.jobid)
         if not self.caller.owns(self.job):
             trees.add(self.job.at("work", INPUT_FILES))
-        return ConfinedFolder(folder, trees)
+        return ConfinedFolder(folder, trees, UploadFolders(os.path.dirname(self.job.path)).note)
 
     def get_files(self) -> Json:
         """What lies in the work directory: {name: {size, atime, mtime}}."""
@@ -13145,14 +13149,13 @@ class JobHandler(Handler):
         self.api.policy.check_takes_scripts(self.caller)
 
     def expect_upload(self, folder: ConfinedFolder, path: str) -> None:
-        """Check the conditions of an upload before its body is read, and note where it goes."""
+        """Check the conditions of an upload before its body is read."""
         self.check_may_write()
         above, name = folder.split(path)
         self.req.check_change(folder.status(path))
         if os.path.isdir(os.path.join(above, name)) and not os.path.islink(
                 os.path.join(above, name)):
             raise ConflictError("%s is a directory" % shown(path))
-        UploadFolders(self.api.backends[self.job.backend].root).note(above)
 
     def put_file(self) -> Union[Json, Response]:
         """Write a file of the work directory; the directories on the way are made.
@@ -13208,7 +13211,7 @@ class JobHandler(Handler):
         """
         folder, below, limit = self.folder(), WITHIN.value(self.req) or "", self.upload_limit
         self.check_may_write()
-        UploadFolders(self.api.backends[self.job.backend].root).note(folder.root)
+        folder.note(folder.root)    # a .zip is kept there until it is unpacked
         blocks = self.req.body.blocks(limit)
         with given_in("body"), ZipReader.or_tar(blocks, "the body", limit, folder.root) as entries:
             return folder.take_in(entries, below)

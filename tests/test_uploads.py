@@ -197,6 +197,13 @@ class Parts(Files):
         psik.Rounds(api).poll()
         self.assertEqual((os.listdir(folder), psik.paths_in(noted.folder)), ([], []))
 
+    def test_a_folder_of_an_archive_that_is_cut(self) -> None:
+        folder = psik.UploadFolders(os.path.join(self.prefix, "local")).folder
+        os.mkdir(os.path.join(self.work, "deep"))
+        archive = "/v1/jobs/%s/archive" % self.jobid
+        self.server.ask("PUT", archive, Archives.tar("w", **{"deep/f": b"mooo"}))
+        self.assertIn(os.path.join(self.work, "deep"), map(psik.read_text, psik.paths_in(folder)))
+
     def test_what_a_job_puts_in_the_way_of_a_part(self) -> None:
         place = os.path.join(self.work, psik.ConfinedFolder.part_name("f"))
         outside = self.write("outside", "keep")
