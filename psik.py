@@ -7085,6 +7085,8 @@ def remove(job: JobDir, force: bool = False) -> None:
         if not force:
             raise
         cancel(job, wait=True)
+    for held in Held.behind(job):
+        held.drop_met()     # that it has ended as it should is not known any more without it
     deliver_if_possible(job)    # a last try, for its events are removed too
     # Renamed first, so that nobody finds half of a job; sweep() removes what is left if this is cut
     # short.

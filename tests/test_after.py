@@ -384,6 +384,23 @@ class Local(After):
             self.psik("ls")
             self.until_last(second, "1 completed")
 
+    def test_what_is_removed_had_ended_as_it_should(self) -> None:
+        first = self.put(self.until_go())
+        second, third = self.put("true", first), self.put("true", "notok:" + first)
+        path = psik.Held(self.job(second)).path
+        data = json.loads(psik.read_text(path))
+        psik.write_file(path, json.dumps(dict(data, host="elsewhere")))
+        self.go()
+        self.until_last(first, "1 completed")
+        self.until_last(third, "0 canceled")
+        self.psik("rm", "--force", first)
+        self.assertEqual(self.states(second), ["0 new"])
+        self.assertEqual(self.reason(second), "waits to be submitted on elsewhere")
+        psik.write_file(path, json.dumps(dict(
+            json.loads(psik.read_text(path)), host=os.uname().nodename)))
+        self.psik("poll")
+        self.assertEqual(self.ended(second), "completed")
+
     def test_a_refusal_at_home_wakes_those_behind(self) -> None:
         self.configure_pond()
         first = self.run_spec("--no-submit", script="true", backend="pond")
