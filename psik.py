@@ -6260,6 +6260,7 @@ class Submission:
     environment: that of whoever started a job which waits; by default ours.  away: this is another
     host than his, or a job, so a refusal here is not the last word.  failed_only: as NextRound.
     """
+    in_hand: ClassVar[Set["Submission"]] = set()    # what a server waits for before it ends
 
     def __init__(self, job: JobDir, timeout_s: float,
                  environment: Optional[Dict[str, str]] = None, away: bool = False,
@@ -6377,6 +6378,14 @@ class Submission:
 
     def submit(self, force: bool) -> Row:
         """Submit the step, with the history locked; the `queued` row."""
+        self.in_hand.add(self)
+        try:
+            return self.submit_locked(force)
+        finally:
+            self.in_hand.discard(self)
+
+    def submit_locked(self, force: bool) -> Row:
+        """As submit(), once it is known to be in hand."""
         job = self.job
         with transitions(job) as history:
             self.refuse_gone(history)
@@ -12098,6 +12107,17 @@ class Api:
             time.sleep(0.02)
         return self.tracker
 
+    @property
+    def submission_s(self) -> float:
+        """How long a submission may take, which must not be cut."""
+        return max(config.submit_timeout_s for config in self.policy.configs) + 5
+
+    def finish_submissions(self) -> None:
+        """Wait for those that no request has in hand, of jobs that had waited for others."""
+        deadline = time.monotonic() + self.submission_s
+        while Submission.in_hand and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def look_at(self, backends: Iterable[Backend]) -> None:
         """Look what has become of backends."""
         for backend in backends:
@@ -14703,9 +14723,8 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
     Rounds(api).start()
     server.serve_forever(poll_interval=0.2)
     server.server_close()
-    # The submissions of requests must not be cut.
-    submissions_s = [config.submit_timeout_s + 5 for config in api.policy.configs]
-    api.connections.finish(max([STOP_GRACE_S] + submissions_s))
+    api.connections.finish(max(STOP_GRACE_S, api.submission_s))
+    api.finish_submissions()
 
 
 def serve_pipe(api: Api) -> None:
@@ -14725,6 +14744,7 @@ def serve_pipe(api: Api) -> None:
     session = Session(api, wire)
     while not api.stopping and session.answer_next():
         pass
+    api.finish_submissions()
 
 
 # -------------------------------------------------------------------------------- 23. Between hosts

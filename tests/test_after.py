@@ -401,6 +401,20 @@ class Local(After):
         self.psik("poll")
         self.assertEqual(self.ended(second), "completed")
 
+    def test_a_server_that_stops_finishes_a_submission_of_its_own(self) -> None:
+        self.configure_pond()
+        first = self.run_spec("--no-submit", script="#!/bin/sh\ntrue", backend="local")
+        second = self.run_spec(script="true", after=[first], backend="pond")
+        begun = os.path.join(self.folder, "begun")
+        psik.write_file(self.job(second).script("submit"),
+                        "#!/bin/sh\n: >%s\nsleep 2\necho 77\n" % begun, 0o700)
+        psik.write_file(self.job(first).script("psik"), "#!/bin/sh\nexit 1\n", 0o700)
+        self.psik("start", first)   # and its supervisor releases nobody
+        server = Server(self, "--uds", "s.sock")
+        self.until(lambda: os.path.exists(begun))
+        server.stop()
+        self.assertEqual(self.states(second), ["0 new", "1 queued"])
+
     def test_a_refusal_at_home_wakes_those_behind(self) -> None:
         self.configure_pond()
         first = self.run_spec("--no-submit", script="true", backend="pond")
