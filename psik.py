@@ -5846,21 +5846,21 @@ class Dependency(NamedTuple):
     job: JobDir
 
     @classmethod
-    def parse(cls, config: Config, text: str) -> "Dependency":
+    def parse(cls, config: Config, text: str) -> List["Dependency"]:
         """What a word of that means; InvalidError if there is no such job."""
         match = DEPENDENCY.fullmatch(text)
         if not match:
             raise InvalidError([Fault("after", "%s should be JOBID, any:JOBID or notok:JOBID"
                                       % shown(text))])
         try:
-            return cls(match.group(1) or "ok", find_job(config, match.group(2)))
+            return [cls(match.group(1) or "ok", job) for job in find_jobs(config, match.group(2))]
         except (NotFoundError, InvalidError) as err:
             raise InvalidError([Fault("after", str(err))]) from None
 
     @classmethod
     def all_of(cls, config: Config, texts: Sequence[str]) -> List["Dependency"]:
         """What the words of a spec's `after` mean."""
-        return [cls.parse(config, text) for text in texts]
+        return [each for text in texts for each in cls.parse(config, text)]
 
     def __str__(self) -> str:
         return self.job.jobid if self.how == "ok" else "%s:%s" % (self.how, self.job.jobid)

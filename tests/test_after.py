@@ -415,6 +415,16 @@ class Local(After):
         server.stop()
         self.assertEqual(self.states(second), ["0 new", "1 queued"])
 
+    def test_all_jobs_of_a_name(self) -> None:
+        ones = [self.put(self.until_go(), name="sweep-%d" % number) for number in range(2)]
+        other = self.put("true", "any:sweep-*", name="other")
+        self.assertEqual(sorted(self.job(other).spec().after),
+                         sorted("any:" + jobid for jobid in ones))
+        self.psik("cancel", ones[1])
+        self.assertEqual(self.states(other), ["0 new"])
+        self.go()
+        self.assertEqual(self.ended(other), "completed")
+
     def test_a_refusal_at_home_wakes_those_behind(self) -> None:
         self.configure_pond()
         first = self.run_spec("--no-submit", script="true", backend="pond")
