@@ -1310,13 +1310,14 @@ class Tasks(NamedTuple):
             row += values.values()
         return "".join("\t".join(row) + "\n" for row in [["task"] + names] + rows)
 
-    def find(self, number: int) -> int:
-        """The place of the task that is called so, from 1; NotFoundError if there is none."""
+    def places(self, numbers: Iterable[int]) -> List[int]:
+        """The places of the tasks that are called so, from 1; NotFoundError if one is not there."""
+        places = {number: place for place, number in enumerate(self.numbers, 1)}
         try:
-            return list(self.numbers).index(number) + 1
-        except ValueError:
-            raise NotFoundError("there is no task %d; they are %s" % (
-                number, one_line(self.text_of(self.numbers))[:100])) from None
+            return [places[number] for number in numbers]
+        except KeyError as err:
+            raise NotFoundError("there is no task %s; they are %s" % (
+                err, one_line(self.text_of(self.numbers))[:100])) from None
 
     @staticmethod
     def range_of(text: str) -> range:
@@ -2843,7 +2844,9 @@ class JobDir:
             raise NotFoundError("job %s is no array, so it has no tasks" % self.jobid)
         try:
             parts = [Tasks.range_of(part) for part in text.split(",")]
-            return [tasks.find(number) for part in parts for number in part]
+            if sum(map(len, parts)) > MAX_TASKS:
+                raise ValueError("%s names more than %d tasks" % (shown(text), MAX_TASKS))
+            return tasks.places(number for part in parts for number in part)
         except ValueError as err:
             raise InvalidError([Fault("task", str(err))]) from None
 
@@ -12966,8 +12969,11 @@ class JobHandler(Handler):
     def asked_steps(self) -> Optional[Set[int]]:
         """The steps of the tasks that the query names; None if it names none."""
         places, steps = self.places(), Steps(self.rows)
-        return None if places is None else {
-            row.jobndx for row in self.rows if row.jobndx and steps.task_of(row.jobndx) in places}
+        if places is None:
+            return None
+        tasks = set(places)
+        return {row.jobndx for row in self.rows
+                if row.jobndx and steps.task_of(row.jobndx) in tasks}
 
     def get_job(self) -> Json:
         """A job's history, in order."""

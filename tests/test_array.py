@@ -341,6 +341,12 @@ class Local(Everywhere, unittest.TestCase):
         jobid = self.run_spec(script="true")
         self.assertIn("is no array", self.psik("cancel", "--task", "1", jobid, status=3).err)
 
+    def test_all_tasks_of_a_large_array_by_their_numbers(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="true", array="1-100000"))
+        self.assertEqual(job.places("1-100000"), list(range(1, 100001)))
+        with self.assertRaisesRegex(psik.InvalidError, "names more than 100000 tasks"):
+            job.places("1-100000,7")
+
     def test_over_rest(self) -> None:
         server = Server(self)
         spec = {"script": "#!/bin/sh\necho $x; test $task != 2\n", "array": [{"x": 1}, {"x": 2}]}
