@@ -12461,6 +12461,15 @@ class Handler:
             except (BackendError, ConflictError) as err:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
+    def wait(self, has_come: Callable[[], bool], wait_s: float) -> None:
+        """Wait until something has come; at most wait_s or MAX_WAIT_S, and for nobody in vain."""
+        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
+        for pause_s in pauses(most_s=0.1):
+            is_vain = self.api.stopping or self.req.body.wire.is_cut
+            if is_vain or time.monotonic() >= deadline or has_come():
+                break
+            time.sleep(pause_s)
+
     def send_events(self, events: Events, send: Send) -> None:
         """Send events as they come, until there are no more or the request is no longer admitted.
 
@@ -12764,13 +12773,8 @@ class ServerHandler(Handler):
         """
         if wait_s is None:
             return self.created(job)
-        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
-        for pause_s in pauses():
-            rows = job.rows()
-            if is_over(job, rows) or time.monotonic() > deadline or self.api.stopping:
-                break
-            time.sleep(pause_s)
-        latest = Steps(rows).latest
+        self.wait(lambda: is_over(job, job.rows()), wait_s)
+        latest = Steps(job.rows()).latest
         if latest is None:
             raise NotFoundError("job %s was removed meanwhile" % job.jobid)
         info = Response.of_json(step_info(job, job.name, latest))
@@ -13083,15 +13087,10 @@ class JobHandler(Handler):
             hidden += ["job"] * has_environment  # as version 1.0.0 made it
         return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
 
-    def await_change(self, path: str, size: int, wait_s: float) -> None:
-        """Wait until a log is not of this size, its job has ended, or the time is over."""
-        def has_changed() -> bool:
-            return os.path.exists(path) and os.path.getsize(path) != size
-
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and not (
-                self.api.stopping or is_over(self.job, self.job.rows()) or has_changed()):
-            time.sleep(0.1)
+    def has_changed(self, path: str, size: int) -> bool:
+        """Whether a log is not of this size any more, or will not change, as its job has ended."""
+        return (os.path.exists(path) and os.path.getsize(path) != size
+                or is_over(self.job, self.job.rows()))
 
     def log_name(self) -> str:
         """The name of the log that the caller asks for, and may see; NotFoundError."""
@@ -13106,8 +13105,7 @@ class JobHandler(Handler):
         offset, tail = OFFSET.value(req), TAIL.value(req)
         if offset is not None and tail is not None:
             raise InvalidInput([Fault("tail", "tail and offset exclude each other")], "query")
-        self.await_change(job.at("log", name), offset or 0,
-                          min(WAIT.value(req) or 0, MAX_WAIT_S))
+        self.wait(lambda: self.has_changed(job.at("log", name), offset or 0), WAIT.value(req) or 0)
         latest = Steps(job.rows()).latest  # before the file is read: if final, the file is whole
         if latest is None:
             raise NotFoundError("no job %s" % job.jobid)

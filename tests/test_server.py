@@ -394,6 +394,19 @@ class Leader(Case):
         wire.queued = False
         self.assertTrue(connections.take_in(psik.Wire()))
 
+    def test_who_waits_on_a_connection_that_is_ended_waits_no_more(self) -> None:
+        wire, looks = psik.Wire(), []
+
+        def look() -> bool:
+            looks.append(wire.is_cut)
+            wire.is_cut = len(looks) == 3
+            return False
+
+        request = mock.Mock()
+        request.body.wire = wire
+        psik.Handler(mock.Mock(stopping=False), request, mock.Mock()).wait(look, 60)
+        self.assertEqual(looks, [False] * 3)
+
     def shaking(self) -> Tuple[psik.Session, Any]:
         """A connection in mid-handshake, and the socket of its TLS."""
         near, far = socket.socketpair()
