@@ -11583,7 +11583,7 @@ class Tracker:
         self.config = config
         self.known: Dict[str, Shape] = {}                       # by path
         self.shapes: Dict[Shape, Shape] = {}                    # equal ones share an object
-        self.live: Dict[str, JobDir] = {}                       # queued and active jobs, by path
+        self.live: Dict[str, JobDir] = {}                       # that have not ended, by path
         self.changed = threading.Condition(threading.RLock())
         self.journal = Journal(next(iter(config.by_name.values())).prefix)
         self.watchers = 0                                       # threads that wait for news
@@ -11595,6 +11595,7 @@ class Tracker:
         begun = time.monotonic()
         self.read_journal()
         seen, familiar = set(), 0   # familiar: jobs in a row that were known already
+        followed = begun
         for number, job in enumerate(JobTree(self.config).jobs(), 1):
             seen.add(job.path)
             familiar += 1
@@ -11605,13 +11606,20 @@ class Tracker:
                 break
             if number % 50 == 0:
                 time.sleep(0.001)  # let the threads of requests go first
-        for job in list(self.live.values()):
-            self.take_in(job)
+                if time.monotonic() - followed > LOOK_S:    # a look at many jobs takes seconds
+                    followed = self.follow()
+        self.follow()
         if deep:
             self.forget(set(self.known) - seen)
             self.looked = time.monotonic()
             self.took_s = self.looked - begun
             self.journal.say_alive()
+
+    def follow(self) -> float:
+        """Take in what has become of the live jobs; the time at the end, by time.monotonic()."""
+        for job in list(self.live.values()):
+            self.take_in(job)
+        return time.monotonic()
 
     def read_journal(self) -> None:
         """Take in what other servers have told; at first, what earlier ones have."""
@@ -11628,9 +11636,10 @@ class Tracker:
                 self.changed.notify_all()
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Forget those of the jobs at these paths that are gone."""
+        """Forget those of the jobs at these paths that are gone, or that no backend has now."""
+        folders = {root.folder for root in JobTree(self.config).roots}
         for path in paths:
-            if not os.path.exists(path):
+            if os.path.dirname(path) not in folders or not os.path.exists(path):
                 self.known.pop(path, None)
                 self.live.pop(path, None)
                 self.journal.told.pop(path, None)
@@ -11670,10 +11679,14 @@ class Tracker:
             if latest.state.is_final():
                 shape = self.shapes.setdefault(shape, shape)
             self.known[job.path] = shape
-            if has_news(job, rows):
-                self.live[job.path] = job
-            else:
-                self.live.pop(job.path, None)
+            self.sort_in(job, rows)
+
+    def sort_in(self, job: JobDir, rows: Sequence[Row]) -> None:
+        """Set whether a job is live: others than servers start those that are new."""
+        if has_news(job, rows) or len(rows) == 1:
+            self.live[job.path] = job
+        else:
+            self.live.pop(job.path, None)
 
     def tell(self, job: JobDir, rows: Sequence[Row]) -> None:
         """Tell those of a job's rows that were not told yet."""
@@ -11702,8 +11715,7 @@ class Tracker:
         release_all(self.config)
         for job, rows in pairs:
             self.take_in(job)
-            if not has_news(job, rows):  # though no row was added
-                self.live.pop(job.path, None)
+            self.sort_in(job, rows)     # it may have no news any more, though no row was added
 
     def counts(self, chosen: Optional[JobFilter] = None) -> Dict[Tuple[str, str], int]:
         """{(backend, state): number of jobs}; of those that match a filter, in any state."""
@@ -14628,8 +14640,8 @@ class Rounds:
     def look(self) -> None:
         """Follow the tree, which may hang with its file system."""
         tracker = self.api.tracker
-        rest_s = min(LOOK_REST * tracker.took_s, MAX_LOOK_REST_S)
-        due = tracker.looked + max(1, rest_s, self.api.config.poll_interval_s)
+        rest_s = max(1, LOOK_REST * tracker.took_s, self.api.config.poll_interval_s)
+        due = tracker.looked + min(rest_s, MAX_LOOK_REST_S)
         tracker.look(deep=not tracker.looked or time.monotonic() >= due)
 
     def poll(self) -> None:

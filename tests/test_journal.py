@@ -108,14 +108,60 @@ class Journals(Case):
         self.assertTrue(tracker.looked)
 
     def test_a_whole_tree_is_looked_at_seldom_if_that_takes_long(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.completed, 0)
         tracker = self.tracker()
         rounds = psik.Rounds(mock.Mock(tracker=tracker, config=self.config()))
         place = tracker.journal.number
-        psik.reached(self.made, 1, psik.JobState.active, 7)
-        for took_s, told in ((20.0, []), (0.5, [self.made.jobid + "/2"])):
+        psik.reached(self.made, 2, psik.JobState.active, 7)
+        for took_s, told in ((20.0, []), (0.5, [self.made.jobid + "/3"])):
             tracker.looked, tracker.took_s = time.monotonic() - 29, took_s
             rounds.look()
             self.assertEqual(self.keys(tracker.news(place, 0)), told)
+
+    def test_a_long_poll_interval_keeps_no_change_of_the_tree_back(self) -> None:
+        psik.reached(self.made, 1, psik.JobState.completed, 0)
+        tracker = self.tracker()
+        rounds = psik.Rounds(mock.Mock(tracker=tracker, config=psik.Config(
+            prefix=self.prefix, poll_interval_s=300)))
+        place = tracker.journal.number
+        psik.reached(self.made, 2, psik.JobState.active, 7)
+        tracker.looked -= psik.MAX_LOOK_REST_S
+        rounds.look()
+        self.assertEqual(self.keys(tracker.news(place, 0)), [self.made.jobid + "/3"])
+
+    def test_a_job_that_is_started_later_is_followed_at_once(self) -> None:
+        tracker = self.tracker()
+        for _ in range(60):
+            self.new()
+        tracker.look(deep=False)
+        place = tracker.journal.number
+        self.steps(self.made, 1, 1)
+        tracker.look(deep=False)
+        self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 2))
+
+    def test_a_live_job_does_not_wait_for_the_end_of_a_whole_look(self) -> None:
+        self.steps(self.made, 1, 1)
+        others = [self.new() for _ in range(60)]
+        tracker = self.tracker()
+        place, seen = tracker.journal.number, []
+
+        def sleep(seconds: float) -> None:
+            self.steps(self.made, 2, 2)
+            seen.append(tracker.journal.number)
+
+        with mock.patch.object(psik.time, "sleep", sleep), mock.patch.object(psik, "LOOK_S", 0):
+            with mock.patch.object(psik.JobTree, "jobs", lambda tree: iter(others * 2)):
+                tracker.look(deep=True)
+        self.assertEqual(seen[0], place)
+        self.assertGreater(seen[1], place)
+
+    def test_a_backend_that_the_config_has_no_more(self) -> None:
+        tracker = self.tracker()
+        self.assertEqual(tracker.counts(), {("local", "new"): 1})
+        self.configure(backends={"other": {"type": "local"}})
+        tracker.config = self.config()
+        tracker.look(deep=True)
+        self.assertEqual(tracker.counts(), {})
 
     def test_what_is_older_than_the_row_told_last_is_told_too(self) -> None:
         tracker = self.tracker()
