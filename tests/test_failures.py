@@ -60,6 +60,7 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [
 class Memory:
     """A Wire whose other end has sent all that it will."""
     recv_size = 1000
+    is_cut = False
 
     def __init__(self, data: bytes) -> None:
         self.data, self.sent = data, b""
