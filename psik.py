@@ -2830,9 +2830,14 @@ class JobDir:
         return self.at("status.csv")
 
     def spec(self) -> JobSpec:
-        """The JobSpec, with the backend's defaults of the time when the job was made."""
+        """The JobSpec, with the backend's defaults of the time when the job was made.
+
+        If others wrote it, a backend may be a name alone, which counts as its type.
+        """
         path = self.at("spec.json")
-        return from_json(JobSpec, parse_json(read_text(path), path), path)
+        spec = from_json(JobSpec, parse_json(read_text(path), path), path)
+        return replace(spec, backend=BackendConfig(spec.backend)) if isinstance(
+            spec.backend, str) else spec
 
     def places(self, text: str) -> List[int]:
         """The places in its array, from 1, of the tasks that a text like `3,7-9` names.
@@ -2925,9 +2930,8 @@ class JobDir:
 
     def raw_spec(self) -> Dict[str, Json]:
         """The content of its spec.json, unchecked, for a listing of many jobs; {} if it is none."""
-        with suppress(ValueError):
-            data = json.loads(read_or_empty(self.at("spec.json")) or "{}")
-            return data if isinstance(data, dict) else {}
+        with suppress(ValueError, TypeError, RecursionError):
+            return dict(json.loads(read_or_empty(self.at("spec.json"))))
         return {}
 
     @property
@@ -5954,11 +5958,12 @@ class Held:
 
     def drop_met(self) -> None:
         """Wait no more for those that have ended as they should, whatever becomes of them."""
-        met = [[each.how, each.job.path] for each in self.dependencies() if each.is_met()]
         with self.job.history() as history:
             data = self.read()
-            if met and len(history.rows) == 1 and data:
-                self.write(dict(data, after=[row for row in data["after"] if row[:2] not in met]))
+            left = [row for row, each in zip(data.get("after", ()), self.dependencies())
+                    if not each.is_met()]
+            if data and len(history.rows) == 1 and len(left) < len(data["after"]):
+                self.write(dict(data, after=left))
 
     @staticmethod
     def scheduler_job(environment: Mapping[str, str]) -> Dict[str, str]:
@@ -6253,7 +6258,8 @@ class NextRound:
         pieces = Piece.of_round(self.job, (piece.first - 1) // steps.tasks)
         natives = [steps.queued[each.first] for each in pieces
                    if each.first < piece.first and each.first in steps.queued
-                   and not all(steps.states[step].state.is_final() for step in each.steps)]
+                   and not all(steps.states[step].state.is_final() for step in each.steps
+                               if step in steps.states)]
         return str(natives[-1]) if natives and piece.at_once else ""
 
 
@@ -6303,8 +6309,8 @@ class Submission:
         from running.
         """
         settings = self.job.spec().backend
-        kind = settings if isinstance(settings, str) else settings.type
-        return base_kind(kind) in HOST_KINDS
+        assert isinstance(settings, BackendConfig)
+        return base_kind(settings.type) in HOST_KINDS
 
     def refuse_unready(self, history: History, force: bool) -> None:
         """ConflictError or BackendError if the next step cannot be submitted as things are."""
@@ -15414,7 +15420,8 @@ def wait_for(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float],
     finally:
         line.clear()
     say_ends(jobs, summaries)
-    going_on = [job.jobid for job in jobs if not is_over(job, job.rows())]
+    going_on = [job.jobid for job, summary in zip(jobs, summaries)
+                if not (STATES[summary.state].is_final() and is_over(job, job.rows()))]
     if going_on:
         complain("still not ended after %g s: %s" % (timeout_s or 0, " ".join(going_on)))
         return 124
@@ -16419,8 +16426,8 @@ def cmd_wait(opts: Options) -> ExitStatus:
     For several jobs the exit status is the worst; for a canceled one it is 143.
     """
     config = config_of(opts)
-    jobs = [job for text in opts.jobid for job in find_jobs(config, text)]
-    return wait_for(config, jobs, opts.timeout)
+    jobs = {job.path: job for text in opts.jobid for job in find_jobs(config, text)}
+    return wait_for(config, list(jobs.values()), opts.timeout)
 
 
 @command("hold last", JOBIDS)

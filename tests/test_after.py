@@ -319,6 +319,16 @@ class Local(After):
         self.go()
         self.assertEqual(self.ended(second), "completed")
 
+    def test_in_a_moved_tree_what_has_ended_well_is_remembered(self) -> None:
+        first, other = (self.run_spec("--no-submit", script="true") for _ in range(2))
+        second = self.put("true", first, other)
+        moved = self.prefix + "-moved"
+        os.rename(self.prefix, moved)
+        self.configure(prefix=moved, poll_interval_s=0)
+        self.psik("start", "--wait", first)
+        self.psik("rm", "--force", first)
+        self.assertIn("waits for " + other, self.reason(second))
+
     def test_one_that_was_never_started_is_named(self) -> None:
         first = self.run_spec("--no-submit", script="true")
         self.assertIn("waits for %s, which was never started" % first,

@@ -13,6 +13,7 @@ import termios
 import time
 import unittest
 from typing import List, Tuple
+from unittest import mock
 
 import psik
 from harness import DEPS, PSIK, Case, captured, needs
@@ -390,6 +391,19 @@ class Verbs(Case):
                       self.psik("wait", "--timeout", "0.2", jobid, status=124).err)
         self.psik("cancel", jobid)
         self.psik("wait", jobid, status=143)
+
+    def test_wait_gives_up_on_a_job_that_ends_then(self) -> None:
+        jobid = self.run_spec("--no-submit", script="true")
+        job = self.job(jobid)
+        psik.reached(job, 1, psik.JobState.active, 7)
+        last = psik.summarize(job, job.rows(), {})
+        psik.reached(job, 1, psik.JobState.completed, 0)
+        with mock.patch.object(psik, "wait", return_value=[last]), captured():
+            self.assertEqual(psik.wait_for(self.config(), [job], 0), 124)
+        with mock.patch.object(psik, "wait_for", return_value=0) as waits, captured():
+            with mock.patch.dict(os.environ, self.env):
+                psik.main(["wait", jobid, jobid])
+        self.assertEqual(len(waits.call_args[0][1]), 1)
 
     def test_reached(self) -> None:
         jobid = self.run_spec("--no-submit", script="true")

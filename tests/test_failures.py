@@ -268,6 +268,14 @@ class Trees(Amiss):
         with captured():
             self.assertEqual([row.state for row in self.made.rows()], ["new", "active"])
 
+    def test_a_spec_that_names_its_backend(self) -> None:
+        spec = json.loads(psik.read_text(self.made.at("spec.json")))
+        self.spoil(json.dumps(dict(spec, backend="local")), "spec.json")
+        self.psik("start", "--wait", self.made.jobid)
+        moved = self.prefix + "-moved"
+        os.rename(self.prefix, moved)
+        self.psik("start", "--wait", self.made.jobid, env={"PSIK_PREFIX": moved})
+
     def test_of_a_running_and_a_canceled_step_the_running_one_is_named(self) -> None:
         for row in ((1, "queued", 7), (0, "canceled", 0), (2, "queued", 8), (2, "active", 8)):
             psik.reached(self.made, row[0], psik.JobState(row[1]), row[2])
@@ -276,6 +284,8 @@ class Trees(Amiss):
     def test_broken_files(self) -> None:
         path = self.spoil("{", "spec.json")
         self.assertIn(path + ":1:2: not JSON", self.psik("status", "last", status=2).err)
+        self.assertIn(self.made.jobid, self.psik("ls").out)
+        self.spoil("[" * 100000, "spec.json")
         self.assertIn(self.made.jobid, self.psik("ls").out)
         self.spoil('{"script": "x\xff"}', "spec.json")
         with open(path, "wb") as file:
@@ -534,6 +544,15 @@ class Trees(Amiss):
         status = psik.Status("70", "", "failed", "-", "CANCELLED", time.time(), 0.0)
         psik.Status.record_ends([(psik.Step(job, 3, "70", False, 3), status)])
         self.assertEqual(self.states(job.jobid)[-1], "3 canceled")
+
+    def test_a_piece_of_an_array_that_was_recorded_in_part(self) -> None:
+        job = self.job(self.run_spec("--no-submit", script="true", array="1-4%2"))
+        pieces = [psik.Piece(0, [1, 2], 2), psik.Piece(2, [1, 2], 2)]
+        psik.Piece.plan(job, 0, pieces)
+        psik.reached(job, 1, psik.JobState.queued, 70)
+        psik.reached(job, 1, psik.JobState.completed, 0)
+        round_ = psik.NextRound(job, psik.Steps(job.rows()), False)
+        self.assertEqual(round_.before(pieces[1]), "")
 
     def test_tasks_of_one_native_id_are_asked_for_once(self) -> None:
         with mock.patch.object(psik.JobScripts, "run",
