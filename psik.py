@@ -2717,14 +2717,6 @@ def read_info(text: str) -> Info:
     return int(text) if text.isdigit() and len(text) < 19 and text.encode().isdigit() else text
 
 
-def complain_of_others(text: str, source: str) -> None:
-    """Warn of each line of a status.csv that is torn or foreign, or begins so."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip() and not ROW.fullmatch(line):
-            complain_once("%s:%d: skipped text that is not a transition: %r"
-                          % (source, number, line[:60]))
-
-
 def parse_rows(text: str, source: str) -> List[Row]:
     """The rows of a status.csv in file order.
 
@@ -2732,7 +2724,10 @@ def parse_rows(text: str, source: str) -> List[Row]:
     """
     found = ROW.findall(text)
     if sum(map(len, map("".join, found))) + len(found) * len(",,,\n") != len(text):
-        complain_of_others(text, source)
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip() and not ROW.fullmatch(line):
+                complain_once("%s:%d: skipped text that is not a transition: %r"
+                              % (source, number, line[:60]))
     return [Row(float(stamp), int(jobndx), STATES[state], read_info(info))
             for stamp, jobndx, state, info in found]
 
@@ -2894,7 +2889,7 @@ class JobDir:
         return os.path.realpath(self.at("work"))
 
     @contextmanager
-    def history(self, patient: bool = True) -> Iterator["History"]:
+    def history(self) -> Iterator["History"]:
         """Hold the lock of the history, to read it and to add to it.
 
         NotFoundError if there is no job; otherwise as locked().
@@ -2904,7 +2899,7 @@ class JobDir:
             fd = os.open(self.status_path, os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFoundError("no job at %s" % self.path) from None
-        with closing_fd(fd), locked(fd, patient):
+        with closing_fd(fd), locked(fd):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise PsikError("%s is not a plain file" % self.status_path)
             yield History(self, fd)
@@ -2998,11 +2993,6 @@ class Piece(NamedTuple):
     def steps(self) -> List[int]:
         """Its steps."""
         return [self.offset + index for index in self.indices]
-
-    @property
-    def is_array(self) -> bool:
-        """Whether it is submitted as an array."""
-        return len(self.indices) > 1
 
     @property
     def text(self) -> str:
@@ -3105,8 +3095,12 @@ class Step(NamedTuple):
             return self.tag
         return "%s.%d+%d" % (self.job.tag, self.jobndx - self.task, self.task)
 
-    def as_task(self) -> "Step":
-        """The same as a scheduler's scripts are told of one task of an array: NATIVEID+INDEX."""
+    def as_task(self, others: Set[str]) -> "Step":
+        """The step as a scheduler's scripts are told of it: by NATIVEID+INDEX, a task of an array,
+        if other steps have its native id too; others: those of the others.
+        """
+        if self.native not in others:
+            return self
         piece = Piece.of_step(self.job, self.jobndx, self.tasks)
         index = next(index for index in piece.indices
                      if (piece.offset + index - self.jobndx) % self.tasks == 0)
@@ -3401,15 +3395,12 @@ class Root(NamedTuple):
             return None
         return job
 
-    def jobs(self, is_wanted: Callable[[str], bool]) -> Iterator[Tuple[float, JobDir]]:
-        """(time of creation, directory) of each that may be a job's, newest first.
+    def jobs(self, is_wanted: Callable[[str], bool]) -> Iterator[JobDir]:
+        """The directories that may be a job's, newest first.
 
         Those whose ids are not wanted are not looked at.
         """
-        for jobid in filter(is_wanted, self.ids()):
-            job = self.job(jobid)
-            if job:
-                yield float(jobid), job
+        return filter(None, map(self.job, filter(is_wanted, self.ids())))
 
     def ids(self) -> List[str]:
         """The ids in the folder, newest first; read again only if the folder has changed."""
@@ -3461,9 +3452,8 @@ class JobTree:
              is_wanted: Callable[[str], bool] = lambda jobid: True) -> Iterator[JobDir]:
         """Every directory that may be a job's and whose id is wanted, newest first of them all."""
         import heapq
-        dated = [root.jobs(is_wanted) for root in self.roots if backend in (None, root.backend)]
-        for _, job in heapq.merge(*dated, key=lambda pair: pair[0], reverse=True):
-            yield job
+        found = [root.jobs(is_wanted) for root in self.roots if backend in (None, root.backend)]
+        yield from heapq.merge(*found, key=lambda job: float(job.jobid), reverse=True)
 
     def like(self, text: str) -> List[JobDir]:
         """The jobs that an id, the beginning of one or `last` may mean, newest first, at most four.
@@ -4872,8 +4862,7 @@ class Outbox:
     def is_owed(self, waits: bool) -> bool:
         """Whether there is something to deliver: an event that waits, or a row without an event."""
         if self.tells_end_only:
-            rows = self.job.rows()
-            return bool(rows and self.is_end_due(rows) or self.events())
+            return self.is_end_due(self.job.rows()) or bool(self.events())
         has_callback = CallbackSettings.of(self.job) is not None
         return has_callback and (waits or bool(self.missed(self.job.rows(), [])))
 
@@ -4967,9 +4956,9 @@ def deliver_if_possible(job: JobDir) -> None:
 
 
 @contextmanager
-def transitions(job: JobDir, patient: bool = True) -> Iterator[History]:
+def transitions(job: JobDir) -> Iterator[History]:
     """A job's history, locked, to be read and added to; afterwards new events are delivered."""
-    with job.history(patient) as history:
+    with job.history() as history:
         before = len(history.rows)
         yield history
     if len(history.rows) > before:  # without the lock, which a slow receiver must not hold up
@@ -5307,10 +5296,14 @@ class Cancellation:
         """The steps to end."""
         return steps.live(self.job, canceled_too=True)
 
-    def not_ended(self, err: BackendError) -> BackendError:
-        """The error that a step lives on."""
-        return BackendError("job %s could not be ended: %s; cancel it again"
-                            % (self.job.jobid, err))
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Say of a BackendError in the block that a step lives on."""
+        try:
+            yield
+        except BackendError as err:
+            raise BackendError("job %s could not be ended: %s; cancel it again"
+                               % (self.job.jobid, err)) from None
 
     def not_recorded(self, err: OSError) -> PsikError:
         """The error that the history cannot be written."""
@@ -5322,10 +5315,8 @@ class Cancellation:
         if self.elsewhere:
             supervise = JobScripts(self.job).path("supervise")
             argv = [sys.executable, "-I", "-S", "-X", "utf8", supervise, "cancel"]
-            try:
+            with self.ending():
                 Ending.run(argv, self.elsewhere, None)
-            except BackendError as err:
-                raise self.not_ended(err) from None
 
     def by_place(self) -> Tuple[List[Step], List[Step]]:
         """(the steps that only one host knows, those that a scheduler has)."""
@@ -5339,13 +5330,10 @@ class Cancellation:
         """End the steps; BackendError if that fails."""
         # A step that only one host knows may take as long as its supervisor needs to end it.
         of_hosts, others = self.by_place()
-        try:
+        with self.ending():
             Ending(self.job).cancel(of_hosts, None)
-        except BackendError as err:
-            raise self.not_ended(err) from None
         try:
-            if others:
-                Ending(self.job).tell(others)
+            Ending(self.job).tell(others)
         except BackendError as err:
             raise BackendError("job %s is canceled, but its scheduler could not be told so: %s; "
                                "`%s poll` tries again" % (self.job.jobid, err, called())
@@ -5421,11 +5409,10 @@ class Cancellation:
         """Record it, and end the steps; whether there was anything to end."""
         self.refuse_copy()
         steps = Steps(self.job.rows())
-        unsettled = steps.unsettled(self.job)
         try:
             record_requeues(steps.revivable(self.job))  # a job that waits again has not ended
         except BackendError as err:
-            self.fault = str(err) if unsettled else ""
+            self.fault = str(err) if steps.unsettled(self.job) else ""
         self.stop_elsewhere()
         try:
             was_live = self.record_even_if_stopped()
@@ -5477,18 +5464,12 @@ class TaskCancellation(Cancellation):
         except OSError as err:
             raise self.not_recorded(err) from None
 
-    def named(self, step: Step) -> Step:
-        """The step as scripts/cancel wants it: NATIVEID+INDEX if others have its native id too."""
-        return step.as_task() if step.native in self.others else step
-
     def stop(self) -> None:
         """End the steps; BackendError if that fails."""
         ending, (of_hosts, others) = Ending(self.job), self.by_place()
-        try:
-            found = [self.named(step) for step in of_hosts + ending.find(others)]
+        with self.ending():
+            found = [step.as_task(self.others) for step in of_hosts + ending.find(others)]
             ending.cancel(found, None if of_hosts else CANCEL_TIMEOUT_S)
-        except BackendError as err:
-            raise self.not_ended(err) from None
         self.record_unbegun()
 
 
@@ -5657,7 +5638,8 @@ class Poll:
 
     def __init__(self, root: str, host: str, config: Config) -> None:
         self.host, self.config = host, config
-        self.members: List[Tuple[Step, List[Row]]] = []
+        self.steps: List[Step] = []
+        self.jobs: Dict[str, Tuple[List[Row], List[Step]]] = {}     # by path: history, steps
         self.untold: List[Step] = []        # those that the scheduler is to be told to end
         self.max_age_s = config.poll_interval_s     # of an answer that is good enough
         self.may_have_news = False  # True once the last row of a step is not a recent one
@@ -5665,7 +5647,8 @@ class Poll:
 
     def add(self, step: Step, rows: List[Row], may_go_on: bool = False) -> None:
         """Ask for this step too; may_go_on: a signal has ended it, and may not be the last word."""
-        self.members.append((step, rows))
+        self.steps.append(step)
+        self.jobs.setdefault(step.job.path, (rows, []))[1].append(step)
         if may_go_on:
             self.max_age_s = min(self.max_age_s, SETTLE_S)
         is_due = age_s(rows[-1].time) >= self.config.poll_interval_s or step.native == UNKNOWN_ID
@@ -5673,7 +5656,7 @@ class Poll:
 
     def asker(self) -> Optional[JobDir]:
         """The job whose poll script asks for all: the newest, likely made by the newest psik.py."""
-        jobs = sorted({step.job.path: step.job for step, _ in self.members}.values(),
+        jobs = sorted((steps[0].job for _, steps in self.jobs.values()),
                       key=lambda job: float(job.jobid), reverse=True)
         return next((job for job in jobs
                      if JobScripts(job).has("poll") and not JobScripts(job).are_stale), None)
@@ -5683,7 +5666,7 @@ class Poll:
 
         If the scheduler does not answer: the answer before, and why.
         """
-        ours = [(step.native, step.tag) for step, _ in self.members]
+        ours = [(step.native, step.tag) for step in self.steps]
         others = [(status.native, status.tag) for status in before.statuses
                   if age_s(status.wanted) < WANTED_S and status.state in LIVE]
         asked = list(dict.fromkeys(others + ours))
@@ -5695,7 +5678,7 @@ class Poll:
 
     def is_fresh(self, answer: Answer) -> bool:
         """Whether an answer is recent, and is about all of the steps or says why there is none."""
-        covers = bool(answer.fault) or all(answer.of(step) for step, _ in self.members)
+        covers = bool(answer.fault) or all(map(answer.of, self.steps))
         return age_s(answer.time) < self.max_age_s and covers
 
     @staticmethod
@@ -5732,31 +5715,25 @@ class Poll:
         except (OSError, LockedError):      # the disk is full or read-only, or somebody is stopped
             return self.ask(job, answer)    # each process asks for itself, each time
 
-    def adopt(self, step: Step, status: Status, heard: float) -> List[Row]:
-        """Record a submission that was found by its tag, and its end if it has ended; as act()."""
-        if not status.state:
-            return []
-        rows = status.adopt(step)
-        found = step._replace(native=status.native)
-        is_end = status.is_end(self.config.poll_grace_s, heard)
-        return (Status.record_ends([(found, status)]) if is_end else []) or rows
-
     def statuses_of(self, steps: Sequence[Step], answer: Answer) -> List[Tuple[Step, Status]]:
-        """What an answer says of steps, except of those that are still to be ended."""
+        """What an answer says of steps, except of those that are still to be ended.
+
+        Of a submission whose answer never came, only if the scheduler has it.
+        """
         untold = set(self.untold)
         return [(step, status) for step, status in zip(steps, map(answer.of, steps))
-                if status is not None and step not in untold]
+                if status is not None and step not in untold
+                and (status.state or step.native != UNKNOWN_ID)]
 
     def act(self, steps: Sequence[Step], rows: Sequence[Row], answer: Answer) -> List[Row]:
         """Do what an answer about steps of a job demands; the history as it is then, or []."""
-        now, known = list(rows[:0]), []
+        now, told = list(rows[:0]), []
         for step, status in self.statuses_of(steps, answer):
-            if step.native == UNKNOWN_ID:
-                now = self.adopt(step, status, answer.heard) or now
-            else:
-                known.append((step, status))
-        now = self.record_requeues(known, rows) or now
-        ended = [(step, status) for step, status in known
+            if step.native == UNKNOWN_ID:   # a submission that was found by its tag
+                now, step = status.adopt(step), step._replace(native=status.native)
+            told.append((step, status))
+        now = self.record_requeues(told, rows) or now
+        ended = [(step, status) for step, status in told
                  if status.is_end(self.config.poll_grace_s, answer.heard)]
         return (Status.record_ends(ended) if ended else []) or now
 
@@ -5771,15 +5748,11 @@ class Poll:
 
     def record(self, answer: Answer) -> None:
         """Record what an answer says of the steps; the rows are brought up to date."""
-        jobs: Dict[str, List[Tuple[Step, List[Row]]]] = {}
-        for step, rows in self.members:
-            jobs.setdefault(step.job.path, []).append((step, rows))
-        for members in jobs.values():
-            job, rows = members[0][0].job, members[0][1]
+        for rows, steps in self.jobs.values():
             try:
-                rows[:] = self.act([step for step, _ in members], rows, answer) or rows
+                rows[:] = self.act(steps, rows, answer) or rows
             except (PsikError, OSError) as err:  # one broken job must not hide the others
-                complain_once("job %s is not up to date: %s" % (job.jobid, err))
+                complain_once("job %s is not up to date: %s" % (steps[0].job.jobid, err))
         asker = self.asker() if self.untold and not answer.fault else None
         if asker:
             try:
@@ -5834,7 +5807,7 @@ def reconcile(config: Config, jobs: List[Tuple[JobDir, List[Row]]],
     statuses: Statuses = {}
     for poll in Poll.all_of(config, jobs):
         answer = poll.answer(force)
-        for step, _ in poll.members:
+        for step in poll.steps:
             status = answer.of(step)
             if status or step.native == UNKNOWN_ID:
                 statuses[step.job.path, step.jobndx] = status
@@ -5863,11 +5836,6 @@ class Dependency(NamedTuple):
             return [cls(match.group(1) or "ok", job) for job in find_jobs(config, match.group(2))]
         except (NotFoundError, InvalidError) as err:
             raise InvalidError([Fault("after", str(err))]) from None
-
-    @classmethod
-    def all_of(cls, config: Config, texts: Sequence[str]) -> List["Dependency"]:
-        """What the words of a spec's `after` mean."""
-        return [each for text in texts for each in cls.parse(config, text)]
 
     def __str__(self) -> str:
         return self.job.jobid if self.how == "ok" else "%s:%s" % (self.how, self.job.jobid)
@@ -6096,7 +6064,7 @@ def settle_spec(config: Config, spec: JobSpec, backend: Optional[str]) -> Settle
         raise InvalidError([Fault("directory", "%s does not exist; make it first, or leave it out "
                                   "to run in the job's own work/" % spec.directory)])
     shell = Shell.for_script(chosen.config, spec.script)
-    dependencies = Dependency.all_of(config, spec.after)
+    dependencies = [each for word in spec.after for each in Dependency.parse(config, word)]
     return Settled(replace(spec, after=list(map(str, dependencies))), chosen, shell, dependencies)
 
 
@@ -6290,10 +6258,9 @@ class Submission:
         """ConflictError if a step of the job has not ended, or was canceled and lives on."""
         steps = Steps(rows)
         tasks = set(NextRound(self.job, steps, self.failed_only).tasks)
-        # A dict keeps their order, and is quick to look in.
-        live = dict.fromkeys(step for step in steps.live(self.job) if step.task in tasks)
-        canceled = [step for step in steps.live(self.job, canceled_too=True) if step not in live]
-        unsure = [step for step in canceled + steps.unsettled(self.job) if step.task in tasks]
+        live = [step for step in steps.live(self.job) if step.task in tasks]
+        maybe = steps.live(self.job, canceled_too=True) + steps.unsettled(self.job)
+        unsure = [step for step in maybe if step.task in tasks]
         blocking = next(iter(live or living(self.job, unsure)), None)
         if blocking:
             state = steps.states[blocking.jobndx].state if live else "not yet gone"
@@ -6365,8 +6332,9 @@ class Submission:
         for step in piece.steps:    # requests to end an earlier submission of them
             remove_file(job.log("cancel", step))
         try:
-            what = ("%d+" % piece.offset, piece.text) if piece.is_array else (str(jobndx), "")
-            argv = [script, what[0], os.uname().nodename, what[1], before]
+            which, indices = (("%d+" % piece.offset, piece.text) if len(piece.indices) > 1
+                              else (str(jobndx), ""))
+            argv = [script, which, os.uname().nodename, indices, before]
             size = len(read_or_empty(log))
             done = run_program(argv, self.timeout_s, env, log, job.path)
             return done._replace(err=telling_lines(read_or_empty(log)[size:]))
@@ -6560,16 +6528,16 @@ def release_all(config: Config) -> None:
             folders += paths_in(os.path.join(place, ".after"))
     if not folders:
         return
-    tree, found, gone = JobTree(config), [], []
+    tree = JobTree(config)
+    found: List[Tuple[JobDir, List[Row]]] = []
     for folder in folders:
-        jobs = list(with_rows(tree.of_id(os.path.basename(folder))))
-        above = os.path.dirname(os.path.dirname(folder))
-        found += jobs
-        gone += [JobDir(os.path.join(above, os.path.basename(folder)), "",
-                        config.check_owner)] * (not jobs)
+        above, jobid = os.path.dirname(os.path.dirname(folder)), os.path.basename(folder)
+        gone = JobDir(os.path.join(above, jobid), "", config.check_owner)
+        found += list(with_rows(tree.of_id(jobid))) or [(gone, [])]
     reconcile(config, found)
-    for job in gone + [job for job, rows in found if is_over(job, rows)]:
-        Waiter.release(job)
+    for job, rows in found:
+        if is_over(job, rows):
+            Waiter.release(job)
 
 
 def submit(job: JobDir, timeout_s: float = 60, force: bool = False,
@@ -6700,26 +6668,13 @@ class StepEnd(NamedTuple):
         return ": ".join(part for part in (reason, said) if part)
 
 
-def lost_reason(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
-    """Since when it is unknown whether a scheduler has the job's next submission; '' if it is not.
-
-    row: the one that decides the job's state.
-    """
-    jobndx = 0 if row.state in LIVE else steps.next_jobndx(job)
-    if (job.path, jobndx) not in statuses:
-        return ""
-    which = " of step %d" % jobndx if jobndx > 1 else ""
-    return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
-
-
 def reason_of(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
     """Why a job is in the state of this row, in one line; '' if that is not known."""
     if row.state in LIVE:
         status = statuses.get((job.path, row.jobndx))
         return status.reason if status else ""
     if row.state is JobState.canceled and os.path.exists(job.log("cancel", row.jobndx)):
-        is_owed = bool(steps.untold(job))
-        return "its scheduler has not been told yet" if is_owed else ""
+        return "its scheduler has not been told yet" if steps.untold(job) else ""
     if row.state is JobState.completed:  # though a process of it was killed for want of memory
         return StepEnd(job, row).recorded()
     return StepEnd(job, row).why() if row.state.is_final() else ""
@@ -6763,11 +6718,17 @@ class TaskState(NamedTuple):
 
 
 def current_reason(job: JobDir, row: Row, steps: Steps, statuses: Statuses) -> str:
-    """Why a job is as it is: lost, held, or in the state of the row that decides it."""
-    lost = lost_reason(job, row, steps, statuses)
-    if row.state is JobState.new and not lost and not steps.queued:
+    """Why a job is as it is: lost, held, or in the state of the row that decides it.
+
+    Lost: it is unknown whether a scheduler has its next submission.
+    """
+    jobndx = 0 if row.state in LIVE else steps.next_jobndx(job)
+    if (job.path, jobndx) in statuses:
+        which = " of step %d" % jobndx if jobndx > 1 else ""
+        return "submission%s unknown since %s" % (which, clock(submitted_at(job, jobndx)))
+    if row.state is JobState.new and not steps.queued:
         return Held(job).reason()
-    return lost or reason_of(job, row, steps, statuses)
+    return reason_of(job, row, steps, statuses)
 
 
 def summarize(job: JobDir, rows: Sequence[Row], statuses: Statuses,
@@ -6944,7 +6905,6 @@ def wait(config: Config, jobs: Sequence[JobDir], timeout_s: Optional[float] = No
 
     show is called with the summaries after each look.  ConflictError if a job was never started.
     """
-    summaries: List[Summary] = []
     for looks in look_until_ended(config, jobs, timeout_s):
         summaries = [look.summary for look in looks]
         show(summaries)
@@ -7005,8 +6965,8 @@ def signal_name(text: str) -> str:
     import signal
     if text in [str(int(each)) for each in signal.Signals]:
         text = signal.Signals(int(text)).name
-    name = text.upper()[len("SIG") if text.upper().startswith("SIG") else 0:]
-    if not re.fullmatch("[A-Z]+[0-9]*", name) or not hasattr(signal, "SIG" + name):
+    name = re.sub("^SIG", "", text.upper())
+    if "SIG" + name not in signal.Signals.__members__:
         raise InvalidError("%s is no signal; name one like USR1, INT or TERM" % shown(text))
     if name in ("KILL", "STOP"):
         raise InvalidError("%s cannot be passed on to a script; `%s cancel` ends a job"
@@ -7025,8 +6985,7 @@ def send_signal(job: JobDir, name: str, tasks: Optional[Sequence[int]] = None) -
                            if tasks is None or step.task in tasks)
     # Those that wait must not get it either: Slurm would try again until they run.
     others = {step.native for step in steps.live(job) if step not in chosen}
-    steer(job, "signal", [name], [step.as_task() if step.native in others else step
-                                  for step in chosen],
+    steer(job, "signal", [name], [step.as_task(others) for step in chosen],
           "does not run" if tasks is None else "runs none of these tasks")
 
 
@@ -7279,15 +7238,6 @@ async def look_in_loop(config: Config, jobs: Sequence[JobDir],
         await asyncio.sleep(pause_s)
 
 
-async def wait_in_loop(config: Config, jobs: Sequence[JobDir],
-                       timeout_s: Optional[float]) -> List[Summary]:
-    """As wait(), for an event loop."""
-    summaries: List[Summary] = []
-    async for looks in look_in_loop(config, jobs, timeout_s):
-        summaries = [look.summary for look in looks]
-    return summaries
-
-
 class Job:
     """One job, by its directory.  `job = await Job(base)` reads it, and read_info() does so again.
 
@@ -7347,7 +7297,9 @@ class Job:
 
     async def wait(self, timeout_s: Optional[float] = None) -> Summary:
         """Wait until the job has ended, or for timeout_s; exit_status(summary) is the job's own."""
-        return (await wait_in_loop(self.config, [self.jobdir], timeout_s))[0]
+        async for looks in look_in_loop(self.config, [self.jobdir], timeout_s):
+            summary = looks[0].summary
+        return summary
 
     async def watch(self, after: int = 0) -> AsyncIterator[Row]:
         """As watch(): the rows of the history as they are written, until the latest step ends."""
@@ -7408,7 +7360,9 @@ class JobManager:
 
     async def wait(self, jobs: Iterable[Job], timeout_s: Optional[float] = None) -> List[Summary]:
         """Wait until all these jobs have ended, or for timeout_s; their summaries, in order."""
-        return await wait_in_loop(self.config, [job.jobdir for job in jobs], timeout_s)
+        async for looks in look_in_loop(self.config, [job.jobdir for job in jobs], timeout_s):
+            summaries = [look.summary for look in looks]
+        return summaries
 
 
 # ------------------------------------------------------------------------------- 14. Confined files
