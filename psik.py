@@ -7375,12 +7375,10 @@ Send = Callable[[bytes], None]
 Refusals = Dict[int, Tuple[Type[PsikError], str]]   # {errno: our error, its message}
 NO_FILE: Refusals = dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
                                   (NotFoundError, "no file %(path)r"))
-NO_READING: Refusals = dict(NO_FILE)
-NO_READING[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"  # a socket
-NO_REMOVING: Refusals = dict(NO_FILE)
-NO_REMOVING[errno.EISDIR] = ConflictError, "%(path)r is a directory"
-# An entry of an archive that was replaced by a link or a socket since it was looked at.
-REPLACED: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO),
+NO_FILE[errno.ENXIO] = ForbiddenError, "%(path)r is not a plain file"   # a socket, to be read
+NO_FILE[errno.EISDIR] = ConflictError, "%(path)r is a directory"        # to be removed
+# An entry of an archive that was replaced by another kind of file since it was looked at.
+REPLACED: Refusals = dict.fromkeys((errno.ELOOP, errno.ENXIO, errno.EINVAL),
                                  (NotFoundError, "%(path)r is something else now"))
 NO_WRITING: Refusals = dict.fromkeys(
     (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY,
@@ -9134,6 +9132,9 @@ class InteractiveRun:
             raise ConflictError("%s is for jobs of %s" % (app.name, app.of))
         if latest is None or latest.state is not JobState.completed:
             raise ConflictError("job %s has not completed" % self.job.jobid)
+        if not os.path.isdir(self.job.directory()):
+            raise ConflictError("%s, where job %s ran, is gone" % (
+                self.job.directory(), self.job.jobid))
         missing = list(app.missing(ConfinedFolder(self.job.directory())))
         if missing:
             raise ConflictError(missing)
@@ -9146,9 +9147,10 @@ class InteractiveRun:
         """
         path = self.job.at(".run-" + os.urandom(8).hex())
         for old in paths_in(self.job.path):
-            if os.path.basename(old).startswith(".run-") and age_s(
-                    os.path.getmtime(old)) > 2 * self.LONGEST_S:
-                delete_tree(old)
+            with suppress(FileNotFoundError):   # its run has just ended
+                if os.path.basename(old).startswith(".run-") and age_s(
+                        os.path.getmtime(old)) > 2 * self.LONGEST_S:
+                    delete_tree(old)
         os.mkdir(path, 0o700)
         try:
             yield path
@@ -10294,8 +10296,8 @@ class Response(NamedTuple):
         return sent
 
 
-FORM_TYPE = re.compile(r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{1,200})\1\s*(?:;.*)?',
-                       re.IGNORECASE)
+FORM_TYPE = re.compile(
+    r'multipart/form-data\s*;.*\bboundary=("?)([^";,]{0,199}[^";,\s])\1\s*(?:;.*)?', re.IGNORECASE)
 PART_OPTION = r'(?im)^content-disposition:[^\r\n]*;\s*%s="((?:[^"\\\r\n]|\\.)*)"'
 
 
@@ -13209,10 +13211,11 @@ class JobHandler(Handler):
         """
         folder, below, limit = self.folder(), WITHIN.value(self.req) or "", self.upload_limit
         self.check_may_write()
+        os.close(folder.open_folder(""))
         folder.note(folder.root)    # a .zip is kept there until it is unpacked
         blocks = self.req.body.blocks(limit)
-        with given_in("body"), ZipReader.or_tar(blocks, "the body", limit, folder.root) as entries:
-            return folder.take_in(entries, below)
+        with given_in("body"):
+            return folder.take_in(ZipReader.or_tar(blocks, "the body", limit, folder.root), below)
 
     # Access.
 

@@ -872,6 +872,12 @@ class Trees(Amiss):
         self.refused(psik.ForbiddenError, "not a plain file",
                      psik.ConfinedFolder(work).open, "sock")
         self.refused(psik.NotFoundError, "no directory", psik.ConfinedFolder(work).stat, "sub/file")
+        with mock.patch.object(psik.os, "readlink", side_effect=OSError(errno.EINVAL, "a file")):
+            entries = psik.Entries()
+            with psik.closing_fd(os.open(work, os.O_RDONLY)) as top:
+                names = [info.name for info, _ in entries.inside("", top)]
+        self.assertEqual((names, entries.missed), (["fifo", "sub", "sub/file"],
+                                                   ["link: it went meanwhile"]))
         folder = psik.ConfinedFolder(work)
         os.rename(work, work + ".old")
         os.symlink(self.folder, work)       # after its path was resolved
@@ -933,6 +939,13 @@ class Requests(Amiss):
             self.assertEqual(status, 200)
             with open(os.path.join(self.made.directory(), "f"), "rb") as file:
                 self.assertEqual(file.read(), content)
+
+    def test_a_form_whose_type_is_hard_to_read(self) -> None:
+        kind = "multipart/form-data;" + "boundary=" * 22 + " " * 30000 + ","
+        begun = time.monotonic()
+        for _ in range(20):
+            self.assertIsNone(psik.FORM_TYPE.fullmatch(kind))
+        self.assertLess(time.monotonic() - begun, 20)   # it took a minute
 
     def test_what_the_system_refuses(self) -> None:
         base = "/v1/jobs/" + self.made.jobid

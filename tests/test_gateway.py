@@ -514,6 +514,9 @@ class Interactive(Gateway):
         self.offer("score", interactive=True)
         self.begin()
         self.assertIn("has not completed", str(self.call(failed, {}, 409)))
+        work = self.job(jobid).at("work")
+        os.rename(work, work + "-gone")
+        self.assertIn("is gone", str(self.call(jobid, {"weight": 1}, 409)))
 
     def test_set_up_files_and_variables(self) -> None:
         self.offer("tool", interactive=True, setup=["export made='a b' # here", "cd ."],

@@ -266,7 +266,9 @@ class Api(Case):
     def test_the_files_of_a_form(self) -> None:
         jobid = self.new(script="true")
         files = "/%s/files" % jobid
-        self.ask("POST", files, FORM, Content_Type="multipart/form-data; boundary=xx")
+        for kind in ("multipart/form-data; boundary=xx ; charset=utf-8",
+                     'Multipart/Form-Data; boundary="xx"', "multipart/form-data;boundary=xx"):
+            self.ask("POST", files, FORM, Content_Type=kind)
         with open(os.path.join(self.prefix, "local", jobid, "work", "a b\".txt")) as file:
             self.assertEqual(file.read(), "one")
         self.assertEqual(self.ask("GET", files + "/sub/%C3%A9.bin").body, b"\r\n--x\r\n--")

@@ -9,6 +9,7 @@ import tarfile
 import threading
 import time
 import unittest
+import zipfile
 from typing import Any, Dict, List
 from unittest import mock
 from urllib.parse import urljoin
@@ -234,6 +235,14 @@ class Archives(Files):
             info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(info)
         return data.getvalue()
+
+    def test_where_the_folder_is_gone(self) -> None:
+        os.rmdir(self.work)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("f", "moo")
+        for data in (self.tar("w", f=b"moo"), packed.getvalue()):
+            self.assertIn("is gone", str(self.ask("PUT", "", data, 404).json))
 
     def test_there_and_back(self) -> None:
         for mode in ("w", "w:gz"):
