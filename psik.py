@@ -7650,8 +7650,7 @@ class ConfinedFolder:
         """The absolute path of `path`, with all its links resolved."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         real = os.path.realpath(os.path.join(self.root, *parts))
-        inside = real == self.root or real.startswith(self.root.rstrip("/") + "/")
-        if ".." in parts or not inside:
+        if ".." in parts or os.path.commonpath([self.root, real]) != self.root:
             raise ForbiddenError("%r leads out of the directory" % path)
         return real
 
@@ -7693,7 +7692,7 @@ class ConfinedFolder:
         real = self.real(path)
         above = os.path.dirname(real) if real != self.root else real
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # not to wait for a FIFO's writer
-        with refusing(path, NO_READING), closing_fd(self.descend(above)) as folder:
+        with refusing(path, NO_FILE), closing_fd(self.descend(above)) as folder:
             fd = os.open(os.path.basename(real), flags, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -7845,7 +7844,7 @@ class ConfinedFolder:
         NotFoundError if there is neither; ConflictError if it is a directory.
         """
         real, name = self.split(path.rstrip("/"))
-        with refusing(path, NO_REMOVING), closing_fd(self.descend(real)) as folder:
+        with refusing(path, NO_FILE), closing_fd(self.descend(real)) as folder:
             with self.changes:
                 check(status_of(name, folder))
                 had_part = self.drop_part(folder, self.part_name(name))
@@ -7941,15 +7940,13 @@ class ConfinedFolder:
         entries = {}
         with closing_fd(self.open_folder(path)) as fd:
             for item in sorted(os.listdir(fd)):
-                try:
+                # JSON cannot carry the bytes of a name that is not UTF-8.
+                name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                with suppress(FileNotFoundError):   # removed meanwhile
                     status = os.stat(item, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:  # removed meanwhile
-                    continue
-                if not item.startswith(UPLOAD_PREFIX):
-                    # JSON cannot carry the bytes of a name that is not UTF-8.
-                    name = item.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                    entries[name] = {"size": status.st_size, "atime": int(status.st_atime),
-                                     "mtime": int(status.st_mtime)}
+                    if not item.startswith(UPLOAD_PREFIX):
+                        entries[name] = {"size": status.st_size, "atime": int(status.st_atime),
+                                         "mtime": int(status.st_mtime)}
         return entries
 
 
@@ -8094,12 +8091,10 @@ class TarReader:
         import tarfile
         info.name, info.linkname = (records.get("path", info.name),
                                     records.get("linkpath", info.linkname))
-        size, seconds = records.get("size", "0"), records.get("mtime", "0").partition(".")[0]
-        if "size" in records:
-            info.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else -1
-        if "mtime" in records:
-            info.mtime = int(seconds) if re.fullmatch("[0-9]{1,18}", seconds) else 0
-        info.mtime = min(max(info.mtime, 0), MAX_TIME)
+        size, mtime = (str(records.get(name, getattr(info, name))) for name in ("size", "mtime"))
+        seconds = mtime.partition(".")[0]
+        info.size = int(size) if re.fullmatch("[0-9]{1,18}", size) else -1
+        info.mtime = min(int(seconds), MAX_TIME) if re.fullmatch("[0-9]{1,18}", seconds) else 0
         if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
             info.size = 0   # of a hard link it may be that of the file, and nothing follows
         if "\0" in info.name + info.linkname or info.size < 0:
@@ -8158,10 +8153,6 @@ class ZipContent:
         with self.archive.faults():
             return bytes(self.file.read(size))
 
-    def close(self) -> None:
-        """Read no more."""
-        self.file.close()
-
 
 class ZipReader:
     """A zip archive that lies in a file.  Errors and limit as for TarReader."""
@@ -8174,9 +8165,8 @@ class ZipReader:
             self.zip: Any = zipfile.ZipFile(bounded)
 
     @classmethod
-    @contextmanager
     def or_tar(cls, blocks: Iterable[bytes], what: str, limit: float, place: str
-               ) -> Iterator[Iterator[Entry]]:
+               ) -> Iterator[Entry]:
         """The entries of an archive that comes in blocks: of a zip, or of a tar, also gzipped.
 
         place: a folder where a zip may lie meanwhile, without a name.
@@ -8185,12 +8175,12 @@ class ZipReader:
         file = BlockFile(blocks)
         file.fill(4)
         if file.buffer[:2] != b"PK":
-            yield TarReader(file, what, limit).entries()
+            yield from TarReader(file, what, limit).entries()
             return
         with tempfile.TemporaryFile(dir=place) as whole:    # zip has its list of files at the end
             for block in file:
                 whole.write(block)
-            yield cls(whole, what, limit).entries()
+            yield from cls(whole, what, limit).entries()
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -8231,29 +8221,23 @@ class ZipReader:
             # The other methods of compression inflate a block without a limit.
             if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InvalidError("%s is compressed by a method that is not taken" % self.what)
-            if info.issym() or info.isreg():
-                content: Any = ZipContent(self, item)
-                if info.issym():
-                    info.linkname = content.read(MAX_PART * 16).decode("utf-8", "surrogateescape")
-                yield info, content if info.isreg() else None
-                content.close()
-            else:
-                yield info, None
+            content: Any = ZipContent(self, item) if info.issym() or info.isreg() else None
+            if info.issym():
+                info.linkname = content.read(MAX_PART * 16).decode("utf-8", "surrogateescape")
+            yield info, content if info.isreg() else None
 
 
 class Padded:
     """A file that yields exactly size bytes, with zeros after its end."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.remaining, self.lacked = file, size, False
+        self.file, self.remaining = file, size
 
     def read(self, size: int) -> bytes:
         """The next block."""
         size = min(size, self.remaining)
         self.remaining -= size
-        data = self.file.read(size)
-        self.lacked = self.lacked or len(data) < size
-        return data + b"\0" * (size - len(data))
+        return self.file.read(size).ljust(size, b"\0")
 
 
 class Archive:
@@ -8300,9 +8284,8 @@ def write_archive(entries: Iterable[Entry], send: Send, packed: bool = True,
     archive = Archive(send, packed)
     try:
         for info, content in entries:
-            padded = Padded(content, info.size) if content else None
-            archive.tar.addfile(info, padded)
-            if strict and padded and padded.lacked:
+            archive.tar.addfile(info, Padded(content, info.size) if content else None)
+            if strict and content and content.tell() < info.size:
                 raise ConflictError(BECAME_SHORTER % one_line(info.name))
     except BaseException:
         # tarfile sends the rest of its buffer when it is collected, whoever has the connection.
@@ -8669,13 +8652,11 @@ class Schema:
     @staticmethod
     def wrong_keyword(name: str, given: Json) -> str:
         """What is wrong with a keyword and its value, or ''."""
-        if name in KEYWORDS:
-            return KEYWORDS[name].wrong(given)
-        if name in STRUCTURE:
-            return STRUCTURE[name](given)
-        names = [*KEYWORDS, *STRUCTURE]
+        checks = {**{each: keyword.wrong for each, keyword in KEYWORDS.items()}, **STRUCTURE}
+        if name in checks:
+            return checks[name](given)
         return "is not a supported keyword%s; the supported ones are %s" % (
-            nearest(name, names), ", ".join(names))
+            nearest(name, checks), ", ".join(checks))
 
     @classmethod
     def within(cls, schema: Json) -> Iterator[Tuple[str, Json]]:
@@ -8744,14 +8725,12 @@ class Schema:
         for name in schema.get("required", ()):
             if name not in value:
                 yield Fault(start + name, "is missing")
-        known = schema.get("properties", {})
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
         for name, each in value.items():
-            if name in known:
-                yield from cls.faults(known[name], each, start + name)
-            elif schema.get("additionalProperties", True) is False:
-                yield Fault(path, "%s is no input%s" % (shown(name), nearest(name, known)))
+            if name in known or others is not False:
+                yield from cls.faults(known.get(name, others), each, start + name)
             else:
-                yield from cls.faults(schema.get("additionalProperties", True), each, start + name)
+                yield Fault(path, "%s is no input%s" % (shown(name), nearest(name, known)))
 
 
 # What no input may be called: variables that change what shells and other programs do, and ours.
@@ -9199,19 +9178,13 @@ class InteractiveRun:
                 self.out[pipe] = bytearray()
                 selector.register(pipe, selectors.EVENT_READ)
             while child.poll() is None and self.room() >= 0 and time.monotonic() < deadline:
-                if not selector.get_map():
-                    time.sleep(0.02)
-                else:
-                    self.read(selector, min(0.05, max(0.0, deadline - time.monotonic())))
-            self.read_rest(selector)
+                self.read(selector, 0.02)
+            # What is in its pipes now, without waiting for processes that it has left behind.
+            while self.room() >= 0 and self.read(selector, 0):
+                pass
         if self.room() < 0:
             return "it printed more than %d bytes" % self.MAX_OUTPUT
         return "" if child.poll() is not None else "it took longer than %d s" % self.LONGEST_S
-
-    def read_rest(self, selector: Any) -> None:
-        """Read what is in its pipes now, without waiting for processes that it has left behind."""
-        while selector.get_map() and self.room() >= 0 and self.read(selector, 0):
-            pass
 
     def answer(self, argv: Sequence[str], environment: Dict[str, str]) -> Dict[str, Json]:
         """Run it: {exit_status, stdout, stderr}.  When it ends, its process group ends too."""
@@ -9224,8 +9197,7 @@ class InteractiveRun:
         finally:
             with suppress(ProcessLookupError):
                 end_session(child)
-        done = Finished.of(child, *(bytes(self.out[pipe])
-                                    for pipe in (child.stdout, child.stderr)))
+        done = Finished.of(child, *map(bytes, self.out.values()))   # of stdout, then of stderr
         ended = "psik: ended: %s\n" % why if why else ""
         return {"exit_status": done.status, "stdout": done.out, "stderr": done.err + ended}
 
@@ -9665,13 +9637,11 @@ class Wire:
 
     def read_line(self, timeout_s: float) -> bytes:
         """A line of a chunked body without its CR LF; RequestError if it is invalid or too long."""
-        end = self.buffer.find(b"\n", 0, MAX_CHUNK_LINE)
-        while end < 0:
+        while b"\n" not in self.buffer[:MAX_CHUNK_LINE]:
             if len(self.buffer) > MAX_CHUNK_LINE:
                 raise RequestError(400, "a chunk's head is too long")
             self.fill(timeout_s)
-            end = self.buffer.find(b"\n", 0, MAX_CHUNK_LINE)
-        line = self.take(end + 1)
+        line = self.take(self.buffer.index(b"\n") + 1)
         if not line.endswith(b"\r\n"):
             raise RequestError(400, "a chunk's head ends without CR LF")
         return line[:-2]
@@ -9818,28 +9788,18 @@ class Body:
         self.remaining = length or 0        # bytes of the body, or of the chunk
         self.chunked = length is None
         self.ended = not self.chunked and not self.remaining
-        self.begun = self.broken = False    # a chunk has begun; a read has failed
+        self.broken = False                 # a read has failed
         self.patience_s: float = BODY_TIMEOUT_S
         self.since, self.got = time.monotonic(), 0
         self.chunks, self.most_chunks = 0, MAX_SMALL_CHUNKS
 
-    def read(self, size: int = 65536) -> bytes:
+    def read(self) -> bytes:
         """The next block, b"" at the end.
 
         RequestError if the body is invalid, cut or too slow; it is broken then, and the connection
         takes no other request.
         """
-        self.broken = True
-        data = self.next_block(size)
-        self.broken = False
-        self.got += len(data)
-        if time.monotonic() - self.since > BODY_TIMEOUT_S * 2 + self.got / BODY_RATE:
-            self.broken = True
-            raise CutBody(408, "the body comes too slowly")
-        return data
-
-    def next_block(self, size: int) -> bytes:
-        """As read(), however slowly it comes."""
+        self.broken, size = True, 65536
         if self.expects and not self.ended:
             self.expects = False
             self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -9847,6 +9807,10 @@ class Body:
         while self.chunked and self.wire.buffer and pieces[-1]:     # small chunks that are here
             size -= len(pieces[-1])
             pieces.append(self.next_piece(size))
+        self.got += sum(map(len, pieces))
+        if time.monotonic() - self.since > BODY_TIMEOUT_S * 2 + self.got / BODY_RATE:
+            raise CutBody(408, "the body comes too slowly")
+        self.broken = False
         return b"".join(pieces)
 
     def next_piece(self, size: int) -> bytes:
@@ -9862,9 +9826,8 @@ class Body:
 
     def next_chunk(self) -> None:
         """Read the head of the next chunk; after the last chunk, pass over the trailers."""
-        if self.begun and self.wire.read_line(self.patience_s):
+        if self.chunks and self.wire.read_line(self.patience_s):
             raise RequestError(400, "a chunk is longer than it says")
-        self.begun = True
         size = CHUNK_LINE.fullmatch(self.wire.read_line(self.patience_s))
         if not size:
             raise RequestError(400, "a chunk's length is not a number")
@@ -9882,7 +9845,7 @@ class Body:
 
     def blocks(self, limit: int) -> Iterator[bytes]:
         """The whole body, block by block; RequestError 413 if it is longer than limit."""
-        self.check_size(0 if self.chunked else self.remaining, limit)
+        self.check_size(self.remaining, limit)
         for block in iter(self.read, b""):
             self.check_size(self.got, limit)
             yield block
@@ -9902,7 +9865,7 @@ class Body:
         It cannot if there is much to pass over, if it comes slowly, or if it is broken.
         """
         # A client that expects, and was never told to continue, may send its body or not.
-        if self.broken or self.expects or (not self.chunked and self.remaining > BLOCK):
+        if self.broken or self.expects:
             return self.ended and not self.broken
         self.patience_s, self.most_chunks = 0.3, self.chunks + MAX_DRAINED_CHUNKS
         try:
@@ -10019,10 +9982,6 @@ class Request:
         if status and self.names_tag("if-none-match", etag(status), weak=True):
             raise RequestError(412, "there is a file already, with the ETag %s" % etag(status))
 
-    def wants_range(self, tag: str, modified: str) -> bool:
-        """Whether a range is wanted of what this ETag stands for: If-Range may name another."""
-        return self.headers.get("if-range", tag) in (tag, modified)
-
     def content_range(self) -> Optional[Tuple[int, int, int]]:
         """(start, length, total) of the part of a file that the body is; None if it is the whole.
 
@@ -10040,13 +9999,15 @@ class Request:
             raise RequestError(400, "the body has not the length that Content-Range gives it")
         return start, last + 1 - start, total
 
-    def byte_range(self, size: int) -> Optional[Tuple[int, int]]:
+    def byte_range(self, size: int, tag: str, modified: str) -> Optional[Tuple[int, int]]:
         """The (first, last) byte that Range asks for, of size bytes.
 
-        first > last: unsatisfiable; None: not a single range, so the whole is asked for.
+        first > last: unsatisfiable; None: not a single range, or If-Range names another ETag or
+        time, so the whole is asked for.
         """
         match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", self.headers.get("range", ""))
-        if not match or match.group(0) == "bytes=-":
+        is_other = self.headers.get("if-range", tag) not in (tag, modified)
+        if not match or is_other or match.group(0) == "bytes=-":
             return None
         first, last = match.groups()
         if not first:
@@ -10159,12 +10120,14 @@ class Response(NamedTuple):
         return cls.of_json(value, err.http_status).plus(*headers)
 
     @classmethod
-    def of_bug(cls, err: BaseException) -> "Response":
-        """The answer to a defect of ours: an id, under which the traceback is in the log."""
+    def of_bug(cls) -> "Response":
+        """The answer to a defect of ours: an id, under which the traceback is in the log.
+
+        It is called where the exception is handled.
+        """
         import traceback
         mark = os.urandom(4).hex()
-        text = "".join(traceback.format_exception(type(err), err, err.__traceback__)).rstrip()
-        complain("error %s: %s" % (mark, text))
+        complain("error %s: %s" % (mark, traceback.format_exc().rstrip()))
         detail = "a defect of psik.py; its log has it as error %s" % mark
         return cls.of_json({"detail": detail}, 500)
 
@@ -10176,7 +10139,7 @@ class Response(NamedTuple):
         if err.errno in (errno.EACCES, errno.EPERM):
             message = "the system does not let us: %s" % (err.strerror or err)
             return cls.of_error(ForbiddenError(message))
-        return cls.of_bug(err)
+        return cls.of_bug()
 
     @classmethod
     def of_text(cls, text: str, kind: str = "text/plain") -> "Response":
@@ -10204,24 +10167,20 @@ class Response(NamedTuple):
             disposition = "attachment; filename=\"%s\"; filename*=UTF-8''%s" % (
                 plain, encode_percent(name))
             head += (("Content-Disposition", disposition),)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(file)   # closed, unless the answer sends it
             req.check_unchanged(status)
-        except RequestError:
-            file.close()
-            raise
-        if req.has_copy(tag, status.st_mtime):
-            file.close()
-            return cls(304, b"", head)
-        part = req.byte_range(size) if req.wants_range(tag, modified) else None
-        if part is None:
-            return cls(200, FilePart(file, 0, size), head)
-        start, end = part
-        if start > end:
-            file.close()
-            raise RequestError(416, "the file has %d bytes" % size,
-                               Content_Range="bytes */%d" % size)
-        head += (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),)
-        return cls(206, FilePart(file, start, end - start + 1), head)
+            if req.has_copy(tag, status.st_mtime):
+                return cls(304, b"", head)
+            part = req.byte_range(size, tag, modified)
+            start, end = part or (0, size - 1)
+            if part and start > end:
+                raise RequestError(416, "the file has %d bytes" % size,
+                                   Content_Range="bytes */%d" % size)
+            stack.pop_all()
+        if part:
+            head += (("Content-Range", "bytes %d-%d/%d" % (start, end, size)),)
+        return cls(206 if part else 200, FilePart(file, start, end - start + 1), head)
 
     def plus(self, *headers: Tuple[str, str]) -> "Response":
         """The same with more headers."""
@@ -10263,15 +10222,12 @@ class Response(NamedTuple):
         bodiless: leave the body out, for HEAD.  A body of unknown length goes in chunks or, without
         chunks, ends with the connection.
         """
-        body, head = self.body, self.head(closes, chunks)
+        body = self.body
+        whole = body if isinstance(body, bytes) and not bodiless else b""
         try:
-            if bodiless:
-                wire.send(head)
-                return 0
-            if isinstance(body, bytes):
-                wire.send(head + body)
-                return len(body)
-            wire.send(head)
+            wire.send(self.head(closes, chunks) + whole)
+            if bodiless or isinstance(body, bytes):
+                return len(whole)
             if isinstance(body, FilePart):
                 wire.send_file(*body)
                 return body.length
@@ -12838,9 +12794,8 @@ class ApplicationHandler(ServerHandler):
     def take_archive(self, inputs: Inputs, blocks: Iterable[bytes]) -> None:
         """Unpack an archive to where the job will run."""
         inputs.app.check_takes_files()
-        folder = inputs.folder
-        with ZipReader.or_tar(blocks, "the archive", self.upload_limit, folder.root) as entries:
-            folder.take_in(entries)
+        limit, folder = self.upload_limit, inputs.folder
+        folder.take_in(ZipReader.or_tar(blocks, "the archive", limit, folder.root))
 
     def take_part(self, inputs: Inputs, name: str, filename: str, blocks: Iterable[bytes]) -> None:
         """Take a part of a form: a value, an input that is a file, an archive, or another file."""
@@ -13773,8 +13728,8 @@ class Router:
             raise
         except OSError as err:
             answer = Response.of_system_error(err)
-        except Exception as err:  # a bug must not cost the client its connection
-            answer = Response.of_bug(err)
+        except Exception:   # a bug must not cost the client its connection
+            answer = Response.of_bug()
         return answer.with_caching()
 
 
@@ -14174,8 +14129,8 @@ class Session:
                 self.has_ended = not self.answer_next()
         except OSError as err:
             complain("a connection was lost: %s" % err)
-        except Exception as err:
-            Response.of_bug(err)
+        except Exception:
+            Response.of_bug()
 
     # socketserver has a thread answer what it calls a request, and ends that by these two.
 
@@ -14262,8 +14217,8 @@ class Lobby:
                     for _ in range(min(most, len(turns))):
                         if self.leader == number:
                             self.answer(turns.take())
-            except Exception as err:    # the others must not wait for ever
-                Response.of_bug(err)
+            except Exception:   # the others must not wait for ever
+                Response.of_bug()
 
     def attend(self, session: Session) -> None:
         """Queue a connection from which something has come, or have a thread serve it."""
@@ -14631,8 +14586,8 @@ class Rounds:
                 work()
             except PsikError as err:  # as where the prefix has become somebody else's
                 complain_once(str(err))
-            except Exception as err:  # it must go on
-                Response.of_bug(err)
+            except Exception:   # it must go on
+                Response.of_bug()
             until = time.monotonic() + rest_s()
             while time.monotonic() < until and not self.api.stopping:
                 time.sleep(max(0, min(until - time.monotonic(), 1)))
