@@ -11325,6 +11325,7 @@ class Journal:
         self.recent: List[Told] = []        # the last ones
         self.number = 0                     # of the last one
         self.path, self.offset, self.lines = "", 0, 0   # the last file, and what is read of it
+        self.is_loaded = False      # whether our own number was written
         self.unwritten: List[Told] = []     # those that the disk did not take
         self.alive = time.time()    # when an earlier server last looked, or told something
 
@@ -11354,9 +11355,9 @@ class Journal:
                 if not files:
                     self.begin_file(number + 1, {})
                 self.write("%d\n" % number)    # for the servers that run already
-                self.number = number
+                self.number, self.is_loaded = number, True
         except OSError:     # no number that was ever given may be given again
-            self.path, self.number = "", max(self.number, int(time.time() * 1000))
+            self.number = max(self.number, int(time.time() * 1000))
             raise
 
     def last_look(self, files: Sequence[str]) -> float:
@@ -11544,7 +11545,7 @@ class Tracker:
         with self.changed:
             before = self.journal.number
             try:
-                if self.journal.path:
+                if self.journal.is_loaded:
                     self.journal.catch_up()
                 else:
                     self.journal.load()
@@ -11588,7 +11589,7 @@ class Tracker:
         if latest is None:
             return
         with self.changed:
-            if not self.journal.path:
+            if not self.journal.is_loaded:
                 self.read_journal()
             if len(rows) < self.known.get(job.path, Shape()).rows:
                 return  # another thread has read more meanwhile
@@ -11642,17 +11643,12 @@ class Tracker:
             (shape.backend, shape.state) for path, shape in list(self.known.items())
             if chosen is None or chosen.admits(JobDir(path, shape.backend)))
 
-    def place_of(self, number: Optional[int]) -> Optional[int]:
-        """Where a client goes on that has got the transition of this number.
-
-        None if it is not known any more what came after it, or if there never was one.
-        """
+    def knows(self, number: int) -> bool:
+        """Whether there was a transition of this number, and all that came after it is known."""
         with self.changed:
-            if number is not None and number > self.journal.number:
+            if number > self.journal.number:
                 self.read_journal()     # another server may have told it just now
-            is_known = number is not None and (
-                self.journal.oldest() <= number <= self.journal.number)
-            return number if is_known else None
+            return self.journal.oldest() <= number <= self.journal.number
 
     def news(self, number: int, timeout_s: float) -> List[Told]:
         """The transitions after this number, at most MAX_NEWS; waits for one if there is none."""
@@ -11738,10 +11734,11 @@ class IdempotencyKeys:
                     os.unlink(path)
 
     def forget_old(self) -> None:
-        """Remove the keys that are older than KEY_LIFE_S."""
+        """Remove the keys that are older than KEY_LIFE_S, unless a request is using one."""
         for path in paths_in(self.folder):
-            with suppress(FileNotFoundError):  # another server was first
-                if time.time() - os.path.getmtime(path) > KEY_LIFE_S:
+            with suppress(FileNotFoundError, BlockingIOError), closing_fd(
+                    os.open(path, os.O_RDWR)) as fd, locked(fd, patient=False):
+                if time.time() - os.fstat(fd).st_mtime > KEY_LIFE_S:
                     os.unlink(path)
 
 
@@ -12250,10 +12247,10 @@ class TreeEvents:
     def begin(self) -> StreamEvent:
         """Where the stream begins, once the tracker has seen the whole tree."""
         tracker = self.api.seen_tracker()
-        number = int(self.last) if re.fullmatch("[0-9]{1,15}", self.last) else None
-        if self.last and tracker.place_of(number) is None:
+        number = int(self.last) if re.fullmatch("[0-9]{1,15}", self.last) else -1
+        if self.last and not tracker.knows(number):
             return self.reset()
-        self.number = tracker.journal.number if number is None else number
+        self.number = number if self.last else tracker.journal.number
         return self.place()
 
     def place(self) -> StreamEvent:
@@ -12275,7 +12272,7 @@ class TreeEvents:
         beat = time.monotonic()
         while not self.api.stopping:
             news = self.api.tracker.news(self.number, BEAT_S)
-            if self.api.tracker.place_of(self.number) is None:
+            if not self.api.tracker.knows(self.number):
                 yield self.reset()
                 continue
             yield from self.of(news)
@@ -13018,8 +13015,10 @@ class JobHandler(Handler):
 
     def has_changed(self, path: str, size: int) -> bool:
         """Whether a log is not of this size any more, or will not change, as its job has ended."""
-        return (os.path.exists(path) and os.path.getsize(path) != size
-                or is_over(self.job, self.job.rows()))
+        with suppress(OSError):     # it is not there yet, or gone
+            if os.path.getsize(path) != size:
+                return True
+        return is_over(self.job, self.job.rows())
 
     def log_name(self) -> str:
         """The name of the log that the caller asks for, and may see; NotFoundError."""
@@ -14565,9 +14564,9 @@ class Rounds:
     def poll(self) -> None:
         """Ask the schedulers about live jobs, which may take long; forget old keys."""
         self.api.tracker.poll()
-        for backend in self.api.backends.values():
-            IdempotencyKeys(backend.root).forget_old()
-            UploadFolders(backend.root).forget_old()
+        for root in self.api.tree.roots:
+            IdempotencyKeys(root.folder).forget_old()
+            UploadFolders(root.folder).forget_old()
 
     @property
     def table(self) -> Tuple[Tuple[Callable[[], Any], Callable[[], float]], ...]:
@@ -14636,8 +14635,9 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
     ending = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
-        api.stopping = True
-        ending.set()
+        if not api.stopping:    # a second signal may come while the first one has the event's lock
+            api.stopping = True
+            ending.set()
 
     def shut_down() -> None:  # in a thread started before: a signal handler should not start one
         ending.wait()

@@ -1,4 +1,5 @@
 """The journal of a server: what it has told, in which order, and where a client goes on."""
+import errno
 import json
 import os
 import signal
@@ -91,13 +92,26 @@ class Journals(Case):
         tracker.look(deep=True)
         self.assertEqual(self.keys(tracker.news(place, 0)), self.expected(self.made, 2, 2))
 
+    def test_a_server_that_starts_while_the_disk_is_full(self) -> None:
+        tracker = self.tracker()
+        place = tracker.journal.number
+        self.steps(self.made, 1, 5)
+        tracker.look(deep=True)
+        other, full = psik.Tracker(self.config()), OSError(errno.ENOSPC, "full")
+        with mock.patch.object(psik, "write_whole", side_effect=full), captured():
+            for _ in range(4):
+                other.look(deep=True)
+        other.look(deep=True)
+        self.assertTrue(other.knows(place))
+        self.assertEqual(self.keys(other.news(place, 0)), self.expected(self.made, 2, 6))
+
     def test_a_client_comes_from_another_server(self) -> None:
         one, two = self.tracker(), self.tracker()
         self.steps(self.made, 1, 1)
         one.look(deep=True)
         number = one.journal.number
-        self.assertEqual(two.place_of(number), number)
-        self.assertIsNone(two.place_of(number + 1))
+        self.assertTrue(two.knows(number))
+        self.assertFalse(two.knows(number + 1))
 
     def test_a_machine_that_was_started_just_now(self) -> None:
         tracker = psik.Tracker(self.config())
@@ -235,9 +249,9 @@ class Journals(Case):
                 self.steps(self.made, step, step)
                 tracker.take_in(self.made)
             self.assertLessEqual(len(tracker.journal.files()), 3)
-            self.assertIsNone(tracker.place_of(start))
-            self.assertIsNone(tracker.place_of(tracker.journal.number + 1))
-            self.assertEqual(tracker.place_of(tracker.journal.number), tracker.journal.number)
+            self.assertFalse(tracker.knows(start))
+            self.assertFalse(tracker.knows(tracker.journal.number + 1))
+            self.assertTrue(tracker.knows(tracker.journal.number))
 
     def test_a_live_job_whose_lines_are_gone(self) -> None:
         with mock.patch("psik.JOURNAL_LINES", 3), mock.patch("psik.JOURNAL_FILES", 1):

@@ -205,6 +205,18 @@ class Parts(Files):
         self.server.ask("PUT", archive, Archives.tar("w", **{"deep/f": b"mooo"}))
         self.assertIn(os.path.join(self.work, "deep"), map(psik.read_text, psik.paths_in(folder)))
 
+    def test_parts_of_a_job_in_the_prefix_itself_go_too(self) -> None:
+        path = os.path.join(self.prefix, self.jobid)
+        os.rename(os.path.dirname(self.work), path)
+        self.work = os.path.join(path, "work")
+        self.cut(b"abc", 10, "f")
+        noted = psik.UploadFolders(self.prefix)
+        part = os.path.join(self.work, psik.ConfinedFolder.part_name("f"))
+        for old in psik.paths_in(noted.folder) + [part]:
+            os.utime(old, (1, 1))
+        psik.Rounds(psik.Api(self.config())).poll()
+        self.assertEqual((os.listdir(self.work), psik.paths_in(noted.folder)), ([], []))
+
     def test_what_a_job_puts_in_the_way_of_a_part(self) -> None:
         place = os.path.join(self.work, psik.ConfinedFolder.part_name("f"))
         outside = self.write("outside", "keep")
