@@ -10360,10 +10360,6 @@ class Access(NamedTuple):
             return cls(**json.loads(read_or_empty(job.at("access.json"))))
         return cls(LOCAL_USER, {})
 
-    def write(self, job: JobDir) -> None:
-        """Replace a job's access.json."""
-        replace_file(job.at("access.json"), json.dumps(self._asdict()) + "\n", durable=True)
-
     @classmethod
     def share(cls, job: JobDir, wanted: Dict[str, List[str]]) -> "Access":
         """Share a job: {user: ["GET", "POST"]}, [] to withdraw; the new access.  InvalidError."""
@@ -10376,13 +10372,12 @@ class Access(NamedTuple):
                                        % shown(operation))
         with job.history():  # for its lock: another request may share the job at the same time
             access = cls.of(job)
-            shared = dict(access.shared)
             for user, operations in wanted.items():
-                shared[user] = sorted(set(operations) | {"GET"})  # who may change it may look at it
-            shared = {user: operations for user, operations in shared.items()
-                      if wanted.get(user, True)}
-            access = access._replace(shared=shared)
-            access.write(job)
+                if operations:  # who may change it may look at it
+                    access.shared[user] = sorted({*operations, "GET"})
+                else:
+                    access.shared.pop(user, None)
+            replace_file(job.at("access.json"), json.dumps(access._asdict()) + "\n", durable=True)
         return access
 
 
@@ -10466,18 +10461,6 @@ def add_site_packages() -> None:
         site.main()
 
 
-def load_module(name: str, path: str) -> Any:
-    """The module in a file.  Raises whatever its code raises.
-
-    It is compiled anew: nobody has checked whose the compiled files beside it are.
-    """
-    import types
-    module = types.ModuleType(name)
-    module.__file__ = path
-    exec(compile(read_text(path), path, "exec"), vars(module))
-    return module
-
-
 class Policy:
     """Who may do what, by the config's users, the caller's token, and a rule.
 
@@ -10491,15 +10474,18 @@ class Policy:
         self.rule = self.load_rule(config)
 
     @staticmethod
-    def site_rule(config: Config, module: str, name: str) -> Any:
-        """An object of a class in a module of the folder authz_path.
+    def site_rule(config: Config, path: str, name: str) -> Any:
+        """An object of a class in the module in a file.  Raises whatever the module's code raises.
 
-        Raises whatever the module's code raises.
+        It is compiled anew: nobody has checked whose the compiled files beside it are.
         """
-        path = os.path.join(config.authz_path or "", module + ".py")
+        import types
         config.check_site_file(path)
         add_site_packages()
-        rule = getattr(load_module("psik_policy_" + module, path), name)()
+        module = types.ModuleType("psik_policy_" + os.path.basename(path)[:-len(".py")])
+        module.__file__ = path
+        exec(compile(read_text(path), path, "exec"), vars(module))
+        rule = getattr(module, name)()
         if not callable(rule.allows):
             raise TypeError("its `allows` is not a method")
         return rule
@@ -10517,12 +10503,12 @@ class Policy:
             message = ("%r must be local, owner, or module:Class with authz_path naming the folder "
                        "of the module" % config.authz)
             raise InvalidError([Fault("authz", message)], "config")
+        path = os.path.join(config.authz_path, module + ".py")
         try:
-            return cls.site_rule(config, module, name)
+            return cls.site_rule(config, path, name)
         except PsikError:
             raise
         except (Exception, SystemExit) as err:  # a site's own code may fail in any way
-            path = os.path.join(config.authz_path, module + ".py")
             message = "%s: %s: %s" % (path, type(err).__name__, err)
             raise InvalidError([Fault("authz", message)], "config") from None
 
@@ -10640,9 +10626,7 @@ class Keyring:
     """
 
     def __init__(self, config: Config) -> None:
-        first = next(iter(config.backends.values()), config)
-        prefix = os.path.abspath(first.prefix or config.prefix or data_home())
-        self.folder = os.path.join(prefix, ".tokens")
+        self.folder = os.path.join(next(iter(config.by_name.values())).prefix, ".tokens")
         self.path, self.revoked_path = self.folder + "/key", self.folder + "/revoked"
         self.check_owner = config.check_owner
 
@@ -10658,9 +10642,8 @@ class Keyring:
         temporary = unfinished(self.path)
         try:
             write_file(temporary, os.urandom(32).hex() + "\n", durable=True)
-            os.link(temporary, self.path)  # unlike a rename, it fails if there is a key by now
-        except FileExistsError:
-            pass
+            with suppress(FileExistsError):     # unlike a rename, it fails if there is a key by now
+                os.link(temporary, self.path)
         finally:
             remove_file(temporary)
 
@@ -10698,11 +10681,22 @@ class ExpiredError(ValueError):
     """A token was valid once."""
 
 
-def refused_token(why: str, said: str = "is invalid") -> RequestError:
-    """The 401 for a token; what is wrong with it is for the log, and `said` for the client."""
-    complain("refused a token: %s" % one_line(why)[:200])
-    return RequestError(401, "the token " + said,
-                        WWW_Authenticate='Bearer error="invalid_token"')
+@contextmanager
+def refusing_tokens(start: str = "") -> Iterator[None]:
+    """Answer what is wrong with a token, in the block, by a 401; the log, not the client, is told.
+    """
+    said = "is invalid"
+    try:
+        yield
+        return
+    except ExpiredError as err:
+        why, said = str(err), "has expired"
+    except KeyError as err:
+        why = "it has no %s" % err
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as err:
+        why = str(err)
+    complain("refused a token: %s" % one_line(start + why)[:200])
+    raise RequestError(401, "the token " + said, WWW_Authenticate='Bearer error="invalid_token"')
 
 
 class Tokens:
@@ -10756,22 +10750,15 @@ class Tokens:
 
     def read(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
         """The claims of a valid token, as decode(); else a 401, and the reason goes to the log."""
-        if len(token) > MAX_TOKEN:
-            raise refused_token("it is longer than %d characters" % MAX_TOKEN)
-        try:
+        with refusing_tokens():
+            if len(token) > MAX_TOKEN:
+                raise ValueError("it is longer than %d characters" % MAX_TOKEN)
             return self.decode(token, facts)
-        except ExpiredError as err:
-            raise refused_token(str(err), "has expired") from None
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
-                RecursionError) as err:
-            raise refused_token(str(err)) from None
 
     def blocks(self, token: str) -> List[str]:
         """What a token says, as show(); RequestError 401 if it is no token at all."""
-        try:
+        with refusing_tokens():
             return self.show(token)
-        except (ValueError, RecursionError) as err:
-            raise refused_token(str(err)) from None
 
 
 class JwtTokens(Tokens):
@@ -10880,11 +10867,7 @@ class Protobuf:
         try:
             while self.place < len(self.data):
                 key = self.number()
-                if key & 7 == 0:
-                    yield key >> 3, self.number()
-                else:
-                    value = self.skip(key & 7)
-                    yield key >> 3, Protobuf(value)
+                yield key >> 3, Protobuf(self.skip(key & 7)) if key & 7 else self.number()
         except (IndexError, KeyError):
             raise ValueError("not a protobuf message") from None
 
@@ -10902,6 +10885,8 @@ UNARY, BINARY = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7, 13, 14, 20, 21, 22, 23, 2
 
 class BiscuitTokens(Tokens):
     """Biscuits, if biscuit-python is installed.  Whoever holds one can narrow it without us."""
+    # {claim: the fact that holds each of its words}; ops is a check.
+    FACTS = {"jobs": "only_job", "backends": "only_backend", "apps": "only_app"}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -10936,14 +10921,13 @@ class BiscuitTokens(Tokens):
         exp = datetime.datetime.fromtimestamp(claims["exp"], datetime.timezone.utc)
         source = "user({user}); check if time($time), $time < {exp};"
         values = {"user": claims["sub"], "exp": exp}
-        for name, fact in (("ops", "operation"), ("jobs", "job"), ("backends", "backend"),
-                           ("apps", "app")):
+        for name in NARROWINGS:
             words = {"%s%d" % (name, number): word
                      for number, word in enumerate(claims.get(name, ()))}
             if name == "ops" and words:
                 source += " check if %s;" % " or ".join("operation({%s})" % key for key in words)
             else:
-                source += "".join(" only_%s({%s});" % (fact, key) for key in words)
+                source += "".join(" %s({%s});" % (self.FACTS[name], key) for key in words)
             values.update(words)
         if CERTIFICATE in claims:
             source += " certificate({certificate});"
@@ -11014,7 +10998,7 @@ class BiscuitTokens(Tokens):
         authorizer, rule = builder.build(token), "value($x) <- %s($x)"
         authorizer.authorize()
         return {fact: [row.terms[0] for row in authorizer.query(self.auth.Rule(rule % fact))]
-                for fact in ("user", "only_job", "only_backend", "only_app", "certificate")}
+                for fact in ("user", "certificate", *self.FACTS.values())}
 
     def decode(self, token: str, facts: Dict[str, str]) -> Dict[str, Json]:
         """The claims of a biscuit that allows a request with these facts."""
@@ -11032,15 +11016,14 @@ class BiscuitTokens(Tokens):
             raise ValueError("it names no user")
         return self.claims(biscuit, values)
 
-    @staticmethod
-    def claims(biscuit: Any, values: Dict[str, List[str]]) -> Dict[str, Json]:
+    @classmethod
+    def claims(cls, biscuit: Any, values: Dict[str, List[str]]) -> Dict[str, Json]:
         """The claims of a biscuit with these values.
 
         exp is only a guess: the checks, which have passed, decide how long a biscuit is valid.
         """
-        narrow = {"jobs": values["only_job"], "backends": values["only_backend"],
-                  "apps": values["only_app"]}
-        claims: Dict[str, Json] = {name: words for name, words in narrow.items() if words}
+        claims: Dict[str, Json] = {
+            name: values[fact] for name, fact in cls.FACTS.items() if values[fact]}
         claims.update({CERTIFICATE: serial for serial in values["certificate"]})
         narrowed = biscuit.block_count() > 1 or "check if operation(" in biscuit.block_source(0)
         return dict(claims, sub=values["user"][0], exp=time.time() + 86400, narrowed=narrowed)
@@ -11202,14 +11185,8 @@ class Issuers:
                 complain("a token names the issuer %s, which is not in the config%s"
                          % (shown(issuer), nearest(issuer, self.known)))
             return None
-        try:
+        with refusing_tokens(issuer + ": "):
             return self.read(issuer, *parts)
-        except ExpiredError as err:
-            raise refused_token("%s: %s" % (issuer, err), "has expired") from None
-        except KeyError as err:
-            raise refused_token("%s: it has no %s" % (issuer, err)) from None
-        except (ValueError, TypeError, ArithmeticError, RecursionError) as err:
-            raise refused_token("%s: %s" % (issuer, err)) from None
 
     def read(self, issuer: str, head: str, body: str, signature: str) -> Caller:
         """Whom a token of an issuer names; an error says why it is invalid."""
@@ -11224,8 +11201,6 @@ class Issuers:
         claims = self.part(body)
         self.check(config, claims)
         user, roles = config.prefix + claims["sub"], frozenset(claims.get("roles") or ())
-        if not is_user(user):
-            raise ValueError("it names no user")
         return Caller(user, claims={"exp": claims["exp"]}, issuer=issuer, roles=roles)
 
     @staticmethod
@@ -11245,18 +11220,15 @@ class Issuers:
         for name, texts in (("sub", [claims["sub"]]), ("roles", claims.get("roles") or [])):
             if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
                 raise ValueError("its %s should be text" % name)
-        if not claims["sub"]:
+        if not claims["sub"] or not is_user(config.prefix + claims["sub"]):
             raise ValueError("it names no user")
-        if self.keyring.revoked() & {str(claims.get("jti"))}:
+        if str(claims.get("jti")) in self.keyring.revoked():
             raise ValueError("it was revoked")
-
-
-TOKEN_KINDS: Dict[str, Type[Tokens]] = {"jwt": JwtTokens, "biscuit": BiscuitTokens}
 
 
 def tokens_of(config: Config) -> Tokens:
     """The tokens of a config; InvalidError if their kind needs a package that is not installed."""
-    return TOKEN_KINDS[config.tokens](config)
+    return BiscuitTokens(config) if config.tokens == "biscuit" else JwtTokens(config)
 
 
 # -------------------------------------------------------------------------------- 19. Service state
@@ -11435,23 +11407,17 @@ class Journal:
         return [Told(self.number + 1 + at, job.backend, job.path, place + done + at, row)
                 for at, row in enumerate(rows[done:])]
 
-    def append(self, job: JobDir, rows: Sequence[Row], place: int,
-               live: Callable[[], Dict[str, int]]) -> List[Told]:
-        """Number these rows, as number_all(), and write them; OSError if that cannot be."""
-        with self.alone():
-            self.catch_up()
-            new = self.number_all(job, rows, place)
-            if self.lines >= JOURNAL_LINES or not os.path.exists(self.path):
-                self.begin_file(self.number + 1, live())
-            self.write("".join(told.line for told in self.unwritten + new))
-            self.unwritten = []
-            return new
-
     def add(self, job: JobDir, rows: Sequence[Row], place: int,
             live: Callable[[], Dict[str, int]]) -> None:
-        """Tell these rows, as append(); from memory, until the files can be written again."""
+        """Number these rows, as number_all(), and write them; without the disk, from memory."""
         try:
-            new = self.append(job, rows, place, live)
+            with self.alone():
+                self.catch_up()
+                new = self.number_all(job, rows, place)
+                if self.lines >= JOURNAL_LINES or not os.path.exists(self.path):
+                    self.begin_file(self.number + 1, live())
+                self.write("".join(told.line for told in self.unwritten + new))
+                self.unwritten = []
         except OSError as err:
             complain_once("%s cannot be written (%s): clients that come again after a restart of "
                           "the server may miss transitions" % (self.folder, err.strerror or err))
@@ -11870,20 +11836,12 @@ class Connections:
         Who waits in the queue counts as at work: the oldest will be answered next.
         """
         with self.lock:
-            endable = [(wire.named, wire.since, id(wire), wire)
-                      for wire in wires if not wire.queued and (wire.idle or not wire.named)]
+            endable = [wire for wire in wires if not wire.queued and (wire.idle or not wire.named)]
             if endable:
-                oldest = min(endable)[3]
+                oldest = min(endable, key=lambda wire: (wire.named, wire.since))
                 oldest.cut()
                 self.open.discard(oldest)
             return bool(endable)
-
-    def crowd_of(self, wire: Wire) -> List[Wire]:
-        """The other connections of a peer that has as many as it may; [] if it may have more."""
-        if wire.share >= self.limit:
-            return []
-        others = [other for other in self.open if other.key == wire.key]
-        return others if len(others) >= wire.share else []
 
     def take_in(self, wire: Wire) -> bool:
         """Take in a new connection; end another if there are too many, of its peer or in all.
@@ -11892,8 +11850,8 @@ class Connections:
         are kept, so a burst beyond its share is turned away.
         """
         with self.lock:
-            crowd = self.crowd_of(wire)
-            if crowd:
+            crowd = [other for other in self.open if other.key == wire.key]
+            if wire.share < self.limit and len(crowd) >= wire.share:
                 old = [other for other in crowd if wire.since - other.since > CROWD_S]
                 has_room = self.end_one(old)
             else:
@@ -12090,11 +12048,10 @@ TASK_NUMBERS = "^[0-9]{1,9}(,[0-9]{1,9}){0,99}$"
 
 
 class Param(NamedTuple):
-    """A parameter of a query: name, type in JSON, description, least and greatest value."""
+    """A parameter of a query: name, type in JSON, description, greatest value."""
     name: str
     kind: str
     doc: str
-    least: int = 0
     most: int = MAX_COUNT
 
     def value(self, req: Request) -> Any:
@@ -12104,7 +12061,7 @@ class Param(NamedTuple):
             return None
         try:
             if self.kind == "integer":
-                return FieldReader.number(text, {"least": self.least, "most": self.most})
+                return FieldReader.number(text, {"most": self.most})
             if self.kind == "boolean":
                 return FieldReader.flag(text, {})
             if self.kind == "state" and text not in STATES:
@@ -12126,7 +12083,7 @@ NAME = Param("name", "string", "only those of this name, or of names like `sweep
 DETAIL = Param("detail", "boolean", "with each job's backend, reason, times and application")
 SINCE = Param("since", "integer", "only jobs made then or later, seconds since the epoch")
 APP = Param("app", "string", "only jobs of this application")
-OFFSET = Param("offset", "integer", "from this byte on", 0, 10 ** 15)
+OFFSET = Param("offset", "integer", "from this byte on", 10 ** 15)
 WAIT = Param("wait", "integer", "seconds to wait for more than there is, at most 60")
 TAIL = Param("tail", "integer", "only so many last lines")
 ALL = Param("all", "boolean", "also the files that psik.py keeps in log/")
@@ -12138,7 +12095,6 @@ TASK = Param("task", "tasks", "only these tasks of an array: 3, or 3,7")
 FAILED = Param("failed", "boolean", "of an array, only the tasks that failed, were canceled or "
                                     "were never submitted")
 PURGE = Param("purge", "boolean", "remove the job, which must have ended, instead of cancelling it")
-JSON_TYPE = (("Content-Type", "application/json"),)
 NOT_STORED = ("Cache-Control", "no-store")
 NOT_BUFFERED = ("X-Accel-Buffering", "no")  # which nginx obeys
 PAGE_HEADERS = (
@@ -12164,8 +12120,8 @@ def step_info(job: JobDir, name: str, row: Row) -> Dict[str, Json]:
             "state": row.state.value, "info": row.info}
 
 
-def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
-    """A body that sends {name: text} of the files in a folder, block by block.
+def texts_in(folder: str, hidden: Sequence[str]) -> Response:
+    """An answer that sends {name: text} of the files in a folder, block by block.
 
     Files that are hidden, or links, are left out.  NotFoundError if the folder is gone.
     """
@@ -12188,7 +12144,7 @@ def texts_in(folder: str, hidden: Sequence[str] = ()) -> Callable[[Send], None]:
                     send(json.dumps(block)[1:-1].encode())
             send(b'"')
         send(b"{}\n" if before == "{" else b"}\n")
-    return send_all
+    return Response(200, send_all, (("Content-Type", "application/json"),))
 
 
 class StreamEvent(NamedTuple):
@@ -12331,11 +12287,6 @@ class Handler:
         if not isinstance(values, dict):
             raise InvalidInput([Fault("", "should be an object {INPUT: VALUE}")], "body")
         return values
-
-    def model(self, cls: Type[M]) -> M:
-        """The model that the request's body describes; RequestError, InvalidInput."""
-        with given_in("body"):
-            return from_json(cls, self.json(), "body")
 
     def backend_called(self, name: str) -> Backend:
         """The backend of this name; NotFoundError if there is none."""
@@ -12620,10 +12571,9 @@ class ServerHandler(Handler):
 
         There the file routes would show other users' files, and the key of the tokens.
         """
-        place = os.path.join(os.path.realpath(folder), "")
-        prefixes = {backend.prefix for backend in self.api.backends.values()}
-        trees = {os.path.join(os.path.realpath(prefix), "") for prefix in prefixes}
-        return any(place.startswith(tree) or tree.startswith(place) for tree in trees)
+        place = os.path.realpath(folder)
+        trees = (os.path.realpath(backend.prefix) for backend in self.api.backends.values())
+        return any(os.path.commonpath([place, tree]) in (place, tree) for tree in trees)
 
     def backend_of_new(self, spec: JobSpec) -> Backend:
         """The backend of a new job; ForbiddenError where the caller may not make it there."""
@@ -12651,13 +12601,6 @@ class ServerHandler(Handler):
         """The access.json of a job that belongs to the caller; None if it gets none."""
         return None if self.caller.user == LOCAL_USER else Access(self.caller.user, {})._asdict()
 
-    def new_job(self, spec: JobSpec) -> JobDir:
-        """Make a job that belongs to the caller."""
-        backend = self.backend_of_new(spec).name
-        with given_in("body"):
-            self.check_after(spec)
-            return create(self.api.config, spec, backend, self.access)
-
     def made(self, backend: Backend, spec: JobSpec, make: Callable[[], JobDir],
              files: str = "", starts: bool = True) -> JobDir:
         """The job of this spec that make() makes; starts: submitted.
@@ -12676,16 +12619,27 @@ class ServerHandler(Handler):
         name, text = "%s\n%s" % (self.caller.user, key), json.dumps(to_json(spec), sort_keys=True)
         text += files
         with IdempotencyKeys(backend.root).entry(name, text) as entry:
-            known = next(self.api.tree.of_id(entry.jobid), None) if entry.jobid else None
-            if known is None or not known.rows():
-                job = make()
+            known = next(with_rows(self.api.tree.of_id(entry.jobid)), None)
+            job = known[0] if known else make()
+            if not known:
                 entry.keep(job.jobid)
-            else:
-                job = known
             # A submission that was refused is answered as it stands.
             if starts and len(job.rows()) == 1:
                 self.start(job)
             return job
+
+    def new_job(self, starts: bool = True) -> JobDir:
+        """The job of the spec in the body, which belongs to the caller; as made()."""
+        with given_in("body"):
+            spec = from_json(JobSpec, self.json(), "body")
+        backend = self.backend_of_new(spec)
+
+        def make() -> JobDir:
+            with given_in("body"):
+                self.check_after(spec)
+                return create(self.api.config, spec, backend.name, self.access)
+
+        return self.made(backend, spec, make, starts=starts)
 
     def created(self, job: JobDir) -> Response:
         """The answer to who made a job: its id, and where it is."""
@@ -12712,15 +12666,12 @@ class ServerHandler(Handler):
 
         With `wait`, its JobStepInfo.
         """
-        spec, wait_s = self.model(JobSpec), UNTIL_END.value(self.req)
-        return self.answer(self.made(self.backend_of_new(spec), spec,
-                                     lambda: self.new_job(spec)), wait_s)
+        wait_s = UNTIL_END.value(self.req)
+        return self.answer(self.new_job(), wait_s)
 
     def post_new(self) -> Response:
         """Make a job and do not submit it; its id."""
-        spec = self.model(JobSpec)
-        return self.created(self.made(self.backend_of_new(spec), spec,
-                                      lambda: self.new_job(spec), starts=False))
+        return self.created(self.new_job(starts=False))
 
     # Callbacks of jobs elsewhere.
 
@@ -13002,16 +12953,15 @@ class JobHandler(Handler):
         if asked is not None:
             numbers = set(map(str, asked))
             hidden += [name for name in names if name.rpartition(".")[2] not in numbers]
-        return Response(200, texts_in(folder, hidden), JSON_TYPE)
+        return texts_in(folder, hidden)
 
     def get_scripts(self) -> Response:
         """Every script, {file: text}; those that hold the job's environment, for its owner only."""
         hidden = []
         if not self.caller.owns(self.job):
-            has_environment = bool(self.job.spec().environment)
             hidden = ["supervise", "scheduler.json"]
-            hidden += ["job"] * has_environment  # as version 1.0.0 made it
-        return Response(200, texts_in(self.job.at("scripts"), hidden), JSON_TYPE)
+            hidden += ["job"] * bool(self.job.spec().environment)   # as version 1.0.0 made it
+        return texts_in(self.job.at("scripts"), hidden)
 
     def has_changed(self, path: str, size: int) -> bool:
         """Whether a log is not of this size any more, or will not change, as its job has ended."""
@@ -13042,10 +12992,8 @@ class JobHandler(Handler):
         notes = (("X-Psik-Offset", str(size)), ("X-Psik-State", latest.state.value))
         if offset is None and tail is None:
             return Response.of_file(req, file, kind).plus(*notes)
-        if tail is not None:
-            skip_to_tail(file, tail)
-            offset = file.tell()
-        start = min(offset or 0, size)
+        skip_to_tail(file, tail)
+        start = min(offset or file.tell(), size)
         return Response(200, FilePart(file, start, size - start),
                         (("Content-Type", kind), ("X-Content-Type-Options", "nosniff")) + notes)
 
@@ -13105,10 +13053,9 @@ class JobHandler(Handler):
     def expect_upload(self, folder: ConfinedFolder, path: str) -> None:
         """Check the conditions of an upload before its body is read."""
         self.check_may_write()
-        above, name = folder.split(path)
+        target = os.path.join(*folder.split(path))
         self.req.check_change(folder.status(path))
-        if os.path.isdir(os.path.join(above, name)) and not os.path.islink(
-                os.path.join(above, name)):
+        if os.path.isdir(target) and not os.path.islink(target):
             raise ConflictError("%s is a directory" % shown(path))
 
     def put_file(self) -> Union[Json, Response]:
@@ -13219,11 +13166,8 @@ def get_openapi(handler: ServerHandler) -> Response:
 @lru_cache(maxsize=None)
 def route_pattern(path: str) -> Any:
     """The regular expression of a route's path; `{path}` matches slashes too."""
-    def group(match: Any) -> str:
-        name = match.group(1)
-        return "(?P<%s>%s)" % (name, ".+" if name == "path" else "[^/]+")
-
-    text = re.sub(r"\\?\{(\w+)\\?\}", group, re.escape(path))
+    text = re.sub(r"\\?\{(\w+)\\?\}", r"(?P<\1>[^/]+)", re.escape(path))
+    text = text.replace("<path>[^/]+", "<path>.+")
     return re.compile(text + "/?" if path != "/" else "/", re.DOTALL)
 
 
@@ -13368,9 +13312,9 @@ FILE_SCHEMA: Json = {"type": "string", "format": "binary"}
 STATE_SCHEMA: Json = {"$ref": "#/components/schemas/JobState"}
 SHARES_SCHEMA = map_of(list_of({"enum": list(OPERATIONS), "type": "string"}))
 FAULTS_SCHEMA = list_of(object_of(loc=list_of(TEXT), msg=TEXT, type=TEXT))
-BASIC_SCHEMAS = ("string", "null", "object")    # which stand by themselves where they are used
+# Those that stand by themselves where they are used, and those that are named.
+BASIC_SCHEMAS: Dict[str, Json] = {"string": TEXT, "null": NULL, "object": {"type": "object"}}
 SCHEMAS: Dict[str, Json] = {
-    "string": TEXT, "null": NULL, "object": {"type": "object"},
     "JobState": {"type": "string", "enum": list(STATES)},
     "Created": {"anyOf": [JOBID_SCHEMA, {"$ref": "#/components/schemas/JobStepInfo"}]},
     "JobStepInfo": object_of(
@@ -13479,7 +13423,7 @@ class OpenApi:
             return map_of(self.schema(text[1:-1]))
         if "/" in text:
             return TEXT if text.startswith("text/") else FILE_SCHEMA
-        return SCHEMAS[text] if text in BASIC_SCHEMAS else {"$ref": "#/components/schemas/" + text}
+        return BASIC_SCHEMAS.get(text, {"$ref": "#/components/schemas/" + text})
 
     def of_type(self, kind: Any, meta: Any) -> Json:
         """The schema of a field that is annotated with kind; meta holds the limits of option()."""
@@ -13548,8 +13492,7 @@ class OpenApi:
             {"name": name, "in": "header", "required": False, "description": doc, "schema": TEXT}
             for name, (doc, handlers) in REQUEST_HEADERS.items() if route.handler in handlers]
         for param in route.params:
-            is_number = param.kind == "integer"
-            limits = {"minimum": param.least, "maximum": param.most} if is_number else {}
+            limits = {"minimum": 0, "maximum": param.most} if param.kind == "integer" else {}
             schema = dict(kinds[param.kind], **limits)
             parameters.append({"name": param.name, "in": "query", "required": False,
                                "description": param.doc, "schema": schema})
@@ -13562,17 +13505,14 @@ class OpenApi:
             ServerHandler.get_queues, JobHandler.start_job,
             JobHandler.hold_job, JobHandler.release_job, JobHandler.cancel_job,
             JobHandler.delete_job)
-        statuses = {400, 403, 404}
-        statuses.update([401] if route.scope not in ("open", "page") else [])
-        statuses.update([503] if route.gives in ("text/event-stream", "Finished") else [])
-        statuses.update([429] if route.handler in MAKES_JOB else [])
-        statuses.update([413, 415, 422] if route.takes else [])
-        statuses.update([412] if route.handler in READS_FILE + CHANGES_FILE else [])
-        statuses.update([416] if route.handler in READS_FILE else [])
-        statuses.update([422] if route.params else [])
-        statuses.update([409] if route.method != "GET" else [])
-        statuses.update([502] if route.handler in asks_scheduler else [])
-        return sorted(statuses)
+        cases: Dict[int, Any] = {
+            400: True, 401: route.scope not in ("open", "page"), 403: True, 404: True,
+            409: route.method != "GET", 412: route.handler in READS_FILE + CHANGES_FILE,
+            413: route.takes, 415: route.takes, 416: route.handler in READS_FILE,
+            422: route.takes or route.params, 429: route.handler in MAKES_JOB,
+            502: route.handler in asks_scheduler,
+            503: route.gives in ("text/event-stream", "Finished")}
+        return [status for status, may_be in cases.items() if may_be]
 
     def content(self, route: Route) -> Json:
         """What the body of a route's answer may be, by media type."""
@@ -13631,19 +13571,18 @@ class OpenApi:
 
     def use_of(self, route: Route, app: Application) -> Json:
         """The use of an application, as an Operation of its own; route: that of all of them."""
-        operation = dict(self.operation(route))
         schema, files = dict(app.schema), {"files": list_of(FILE_SCHEMA), "upload": FILE_SCHEMA}
         form = dict(schema, properties={**schema["properties"], **files})
-        operation.update({
-            "operationId": "use_" + re.sub(r"\W", lambda odd: "_%x_" % ord(odd[0]), app.name),
-            "summary": app.summary or "Run " + app.name,
-            "description": "\n\n".join(filter(None, [app.description] + [
+        return dict(
+            self.operation(route),
+            operationId="use_" + re.sub(r"\W", lambda odd: "_%x_" % ord(odd[0]), app.name),
+            summary=app.summary or "Run " + app.name,
+            description="\n\n".join(filter(None, [app.description] + [
                 "It needs the files %s, as `files` of a form, or in an archive, `upload`."
                 % ", ".join(app.needs)] * bool(app.needs))),
-            "parameters": [each for each in operation["parameters"] if each["in"] != "path"],
-            "requestBody": {"required": True, "content": {
-                "application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}}})
-        return operation
+            parameters=[each for each in self.parameters(route) if each["in"] != "path"],
+            requestBody={"required": True, "content": {
+                "application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}})
 
     def uses(self, apps: Sequence[Application]) -> Dict[str, Dict[str, Json]]:
         """The paths of the uses of applications."""
@@ -13657,9 +13596,8 @@ class OpenApi:
         paths = self.uses(apps)
         for route in ROUTES:
             paths.setdefault(route.path, {})[route.method.lower()] = self.operation(route)
-        schemas = {name: schema for name, schema in SCHEMAS.items() if name not in BASIC_SCHEMAS}
-        for cls in (ResourceSpec, BackendConfig, JobSpec, Callback):
-            schemas[cls.__name__] = self.of_model(cls)
+        models = (ResourceSpec, BackendConfig, JobSpec, Callback)
+        schemas = {**SCHEMAS, **{cls.__name__: self.of_model(cls) for cls in models}}
         bearer = {"type": "http", "scheme": "bearer"}
         info = {"title": "psik", "version": __version__, "summary": "batch jobs and their files",
                 "license": {"name": "BSD 3-Clause", "identifier": "BSD-3-Clause"}}
@@ -13956,8 +13894,9 @@ class Authentication:
             "client": client, "path": req.path, "operation": operation})
         narrow: Dict[str, Any] = {name: frozenset(claims[name]) for name in NARROWINGS
                                   if name in claims and name != "ops"}
-        if claims.get(CERTIFICATE) in self.refused_serials:
-            raise refused_token("its certificate was withdrawn")
+        with refusing_tokens():
+            if claims.get(CERTIFICATE) in self.refused_serials:
+                raise ValueError("its certificate was withdrawn")
         if operation not in claims.get("ops", [operation]):
             raise ForbiddenError("the token does not let you %s" % req.method)
         user = claims["sub"]
@@ -14013,17 +13952,15 @@ class Session:
         api, wire = self.api, self.wire
         wire.peer, wire.handshaking = peer_of(wire.sock), self.tls is not None
         api.connections.mark(wire, api.config.trusted_proxy)
-        if Authentication(api, wire.peer).is_stranger:
-            refusal = STRANGER  # type: Optional[PsikError]
-        else:
-            refusal = None if api.connections.take_in(wire) else BUSY
-        if refusal is None:
+        is_stranger = Authentication(api, wire.peer).is_stranger
+        if not is_stranger and api.connections.take_in(wire):
             self.tune_tcp()
-        elif self.tls is None:
-            api.connections.turn_away(wire, Response.of_error(refusal))
+            return True
+        if self.tls is None:
+            api.connections.turn_away(wire, Response.of_error(STRANGER if is_stranger else BUSY))
         else:
             wire.close()
-        return refusal is None
+        return False
 
     def tune_tcp(self) -> None:
         """Set the options of an accepted connection, if it is of TCP."""
@@ -14451,31 +14388,18 @@ def tls_context(cert: str, key: Optional[str], client_ca: Optional[str]) -> Any:
     return context
 
 
-def library_server() -> Any:
-    """The class ThreadingHTTPServer, which Python 3.6 has not."""
-    import http.server
-    import socketserver
-    bases = (socketserver.ThreadingMixIn, http.server.HTTPServer)
-    base = getattr(http.server, "ThreadingHTTPServer", None)
-    return base or type("ThreadingHTTPServer", bases, {})
-
-
 def make_server(api: Api, place: Place, tls: Any = None) -> Any:
     """A ThreadingHTTPServer that listens at a place.
 
     Accepting, serving in threads and shutting down are the library's; each method that is
     overridden says why.
     """
+    import http.server
     import socketserver
+    name, bases = "ThreadingHTTPServer", (socketserver.ThreadingMixIn, http.server.HTTPServer)
+    base: Any = getattr(http.server, name, None) or type(name, bases, {})   # Python 3.6 has none
 
-    class Connection(socketserver.BaseRequestHandler):
-        """One connection.  The library's handler is lenient; section 17 says why ours is not."""
-
-        def handle(self) -> None:
-            """Serve the connection."""
-            self.request.go_on()    # a Session
-
-    class Server(library_server()):  # type: ignore[misc]
+    class Server(base):  # type: ignore[misc]
         """The accepting loop."""
         address_family, daemon_threads, request_queue_size = place.family, True, BACKLOG
 
@@ -14514,7 +14438,9 @@ def make_server(api: Api, place: Place, tls: Any = None) -> Any:
         _thread.start_new_thread(server.process_request_thread, (session, ""))
 
     inherited = isinstance(place, InheritedPlace)
-    server, lobby = Server(("", 0), Connection, not inherited), Lobby(api.connections, serve)
+    # The library's own handler is lenient; section 17 says why ours is not.
+    server = Server(("", 0), lambda session, *_: session.go_on(), not inherited)
+    lobby = Lobby(api.connections, serve)
     if isinstance(place, InheritedPlace):
         server.socket.close()
         server.socket = place.sock
