@@ -195,6 +195,7 @@ SYNTAX_ERROR = re.compile("(?i)syntax error|unexpected")   # of sh, bash and rc,
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")  # a name that every shell passes on
 NATIVE_ID = re.compile(r"[^\s,]+")            # printed by submit; goes into a column of status.csv
 SAFE_WORD = re.compile(r"[A-Za-z0-9_/.:+-][A-Za-z0-9_/.,:+%-]*")  # needs no quotes in rc and sh
+CUT_WORD = re.compile("(?i)(pack|het)(?=job)")  # older versions of sbatch cut it out of a directive
 
 # What takes the name of a file or a folder once it is complete; a crash may leave it.  Those of the
 # supervisor end with a process id, those of the journal with .new.
@@ -2801,9 +2802,12 @@ class JobDir:
 
     def log_sizes(self) -> Dict[str, int]:
         """{name: bytes} of what the job has written, in order."""
-        paths = [path for path in paths_in(self.at("log"))
-                 if not OUR_LOG.fullmatch(os.path.basename(path))]
-        return {os.path.basename(path): os.path.getsize(path) for path in sorted(paths)}
+        sizes = {}
+        for path in sorted(paths_in(self.at("log"))):
+            with suppress(FileNotFoundError):   # it is removed just now
+                if not OUR_LOG.fullmatch(os.path.basename(path)):
+                    sizes[os.path.basename(path)] = os.lstat(path).st_size
+        return sizes
 
     def claimed(self) -> List[int]:
         """The steps that a supervisor has claimed."""
@@ -3662,10 +3666,10 @@ def quote_sbatch(value: str) -> str:
     """A value as one word of an #SBATCH line.
 
     A backslash makes the next character literal, inside quotes too.  One goes between `pack` or
-    `het` and `job`, because older versions cut that word out (tried with Slurm 20 to 22).
+    `het` and `job`, so that they are not CUT_WORD (tried with Slurm 20 to 22).
     """
     word = re.sub(r"""(["'#\\])""", r"\\\1", value)
-    return '"%s"' % re.sub(r"(?i)(pack|het)(?=job)", r"\1\\", word)
+    return '"%s"' % CUT_WORD.sub(r"\1\\", word)
 
 
 def quote_bsub(value: str, scheduler: str = "LSF") -> str:
@@ -3711,11 +3715,11 @@ class Shell(NamedTuple):
         if line.startswith("#!"):
             return str(value)
         if isinstance(value, Option):
-            word = self.quote(value.value, line) if value.value else ""
-            joint = "" if not value.value else "=" if value.name.startswith("--") else " "
-            return value.name + joint + word
+            joint = "=" if value.name.startswith("--") else " "
+            return value.name + (joint + self.quote(value.value, line) if value.value else "")
         text, quote = str(value), DIRECTIVES.get(line.split(None, 1)[0], self.quote_word)
-        return text if SAFE_WORD.fullmatch(text) else quote(text)
+        is_safe = SAFE_WORD.fullmatch(text) and not CUT_WORD.search(text)
+        return text if is_safe else quote(text)
 
     def check_script(self, script: str) -> None:
         """InvalidError if a script without #! is plainly not for this shell, which is rc."""
@@ -4307,7 +4311,7 @@ class JobScripts:
 
     def copy_in(self, settings: str) -> str:
         """The folder of the copy of psik.py that settings() of this text names; '' if none."""
-        copy = re.search(r"/\.psik/([0-9a-f]+)", settings)
+        copy = re.search(r"/\.psik/([0-9a-f]{16})\b", settings)
         return os.path.join(Copies.of(self.job).folder, copy.group(1)) if copy else ""
 
     @property

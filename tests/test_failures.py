@@ -514,6 +514,18 @@ class Trees(Amiss):
         self.psik("start", "--wait", self.made.jobid)
         self.assertEqual(self.states(self.made.jobid)[-1], "1 completed")
 
+    def test_a_link_that_leads_nowhere_among_the_logs(self) -> None:
+        os.symlink("/nowhere/at/all", self.made.at("log", "latest"))
+        self.psik("start", "--wait", self.made.jobid)
+        for argv in (("status",), ("status", "--json"), ("logs",), ("why",)):
+            self.psik(*argv, self.made.jobid)
+
+    def test_a_prefix_below_another_one(self) -> None:
+        self.prefix = os.path.join(self.folder, ".psik", "data")
+        self.env["PSIK_PREFIX"] = self.prefix
+        self.psik("run", "--wait", "--", "true")
+        self.psik("start", "--wait", "last")
+
     def test_a_job_whose_logs_were_removed_is_removed(self) -> None:
         jobid = self.run_spec("--wait", script="true", callback="http://127.0.0.1:9/")
         shutil.rmtree(self.job(jobid).at("log"))

@@ -429,6 +429,16 @@ class Slurm(Queues, Tags, Case):
     def test_hold_and_release(self) -> None:
         self.holds({"attributes": {"-H": ""}})
 
+    def test_names_that_sbatch_may_cut_words_out_of(self) -> None:
+        self.assertEqual(psik.SH.quote("packjob1", "#SBATCH x"), '"pack\\job1"')
+
+        def test() -> None:
+            for name in ("packjob1", "HetJobs", "a packjob"):
+                jobid = self.put('#!/bin/sh\necho "$SLURM_JOB_NAME"\n', name=name)
+                self.end(jobid, 0, "1 completed")
+                self.assertEqual(self.psik("logs", jobid).out, name + "\n")
+        self.in_both_shells(test)
+
     def test_queues(self) -> None:
         queue, = self.queues()
         self.assertEqual((queue["name"], queue["state"], queue["nodes"], queue["cores"],
