@@ -207,7 +207,6 @@ OUR_LOG = re.compile(r"(submit|reason|host|claim|alive|cancel|round)\.[0-9]+\+?|
 JOB_SCRIPTS = ("submit", "job", "cancel", "poll")  # of the backend's templates; poll may be missing
 STEERING_SCRIPTS = ("hold", "release", "signal")    # the same; any of them may be missing
 ARRAY_SCRIPTS = ("array",)  # the same, of arrays alone
-OPTIONAL_SCRIPTS = ("poll",) + STEERING_SCRIPTS + ARRAY_SCRIPTS
 OUR_SCRIPTS = ("psik", "supervise")  # the same for every backend
 MAX_ANSWER_HEAD = 65536        # bytes, the head of the answer to a callback
 STALE_S = 3600                 # a directory that never became a job is swept when older than this
@@ -760,9 +759,8 @@ def locked(fd: int, patient: bool = True) -> Iterator[None]:
 @contextmanager
 def locked_file(path: str) -> Iterator[None]:
     """Hold the lock of a file that is for this alone; it is made if it is not there."""
-    with closing_fd(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as fd:
-        with locked(fd):
-            yield
+    with closing_fd(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as fd, locked(fd):
+        yield
 
 
 def find_program(name: str) -> Optional[str]:
@@ -992,7 +990,7 @@ def start_program(argv: Sequence[str], **options: Any) -> Any:
 
 
 def run_program(argv: Sequence[str], timeout_s: Optional[float],
-                env: Optional[Dict[str, str]] = None, stderr_path: Optional[str] = None,
+                env: Optional[Dict[str, str]] = None, stderr: Optional[IO[bytes]] = None,
                 cwd: Optional[str] = None, text: str = "") -> Finished:
     """Run a program to its end, in a session of its own; text is its stdin.
 
@@ -1001,11 +999,9 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
     """
     import subprocess
     begun = time.monotonic()
-    with ExitStack() as stack:
-        log = stack.enter_context(open(stderr_path, "ab")) if stderr_path else subprocess.PIPE
-        child = start_program(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=log, env=env, cwd=cwd,
-                              start_new_session=True)
+    child = start_program(argv, stdin=subprocess.PIPE if text else subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=stderr or subprocess.PIPE, env=env,
+                          cwd=cwd, start_new_session=True)
     try:
         out, err = child.communicate(text.encode("utf-8", "surrogateescape"), timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -1210,9 +1206,6 @@ class JobState(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
     def is_final(self) -> bool:
         """Whether a step in this state has ended."""
         return RANK[self] == 3
@@ -1258,6 +1251,11 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     return field(default="" if default is ... else default, metadata=meta)
 
 
+def default_of(item: Any) -> Any:
+    """The default value of a dataclass's field."""
+    return item.default_factory() if callable(item.default_factory) else item.default
+
+
 class Model:
     """A dataclass whose fields are checked, and converted from JSON's types.
 
@@ -1268,10 +1266,10 @@ class Model:
 
     def __post_init__(self) -> None:
         reader = FieldReader()
-        values = reader.fields(type(self), vars(self), "")
+        read = reader.fields(type(self), vars(self), "")
         if reader.faults:
             raise InvalidError(reader.faults, type(self).__name__)
-        vars(self).update(values)
+        vars(self).update(vars(read))
 
     @classmethod
     def upgrade(cls, data: Dict[str, Any]) -> Dict[str, Any]:
@@ -1281,6 +1279,11 @@ class Model:
     def faults(self) -> Iterator[Fault]:
         """The faults that no field has by itself, such as two fields that contradict each other."""
         return iter(())
+
+    def names_set(self) -> List[str]:
+        """The fields that were given, or that have another value than their defaults."""
+        return [item.name for item in fields(self)  # type: ignore[arg-type]
+                if item.name in self.given or getattr(self, item.name) != default_of(item)]
 
     def is_written(self, name: str) -> bool:
         """Whether to_json() writes this field."""
@@ -1377,11 +1380,6 @@ class Tasks(NamedTuple):
             if set(row) != set(names):
                 raise ValueError("task %d has the variables %s, and task 1 has %s"
                                  % (number, " ".join(row) or "-", " ".join(names) or "-"))
-
-
-def default_of(item: Any) -> Any:
-    """The default value of a dataclass's field."""
-    return item.default_factory() if callable(item.default_factory) else item.default
 
 
 class FieldReader:
@@ -1526,7 +1524,11 @@ class FieldReader:
     def read_by(self, method: str, value: Any, meta: Any, path: str) -> Any:
         """One value, read by a method of this class; None if it is invalid."""
         try:
-            return getattr(self, method)(value, meta)
+            read = getattr(self, method)(value, meta)
+            choices = meta.get("choices", [read])
+            if read not in choices:
+                raise ValueError("%s is neither %s" % (shown(read), " nor ".join(choices)))
+            return read
         except ValueError as err:
             self.fault(path, str(err))
             return None
@@ -1569,8 +1571,8 @@ class FieldReader:
                 self.fault(prefix + name, "is missing")
         return values
 
-    def fields(self, cls: Type[Model], data: Dict[str, Any], path: str) -> Dict[str, Any]:
-        """Every field of cls: converted if data has it, else its default.
+    def fields(self, cls: Type[M], data: Dict[str, Any], path: str) -> M:
+        """An object of cls, each field of it converted if data has it, else its default.
 
         An invalid field gets its default too, so that cls.faults() can check the others.
         """
@@ -1581,12 +1583,12 @@ class FieldReader:
         wrong = {fault.path for fault in self.faults[before:]}
         for name, item in items.items():
             values.setdefault(name, default_of(item))
-        model = cls.__new__(cls)
+        model = cls.__new__(cls)  # __post_init__ would check all of it once more
         vars(model).update(values)
         for place, message in model.faults():
             if prefix + place not in wrong:
                 self.fault(prefix + place, message)
-        return values
+        return model
 
     def model(self, cls: Type[M], data: Json, path: str) -> Optional[M]:
         """The model that a JSON object describes; None if anything in it is invalid."""
@@ -1595,12 +1597,10 @@ class FieldReader:
         if self.read_by("document", data, {}, path) is None:
             return None
         before = len(self.faults)
-        values = self.fields(cls, cls.upgrade(dict(data)), path)
+        model = self.fields(cls, cls.upgrade(dict(data)), path)
         if len(self.faults) > before:
             return None
-        model = cls.__new__(cls)  # __post_init__ would check all of it once more
-        given = frozenset(name for name, value in data.items() if value is not None)
-        vars(model).update(values, given=given)
+        vars(model)["given"] = frozenset(name for name in data if data[name] is not None)
         return model
 
 
@@ -1622,11 +1622,6 @@ class ResourceSpec(Model):
     memory_per_process: Optional[int] = option(
         None, "memory for each process, MiB; or \"4G\", \"500M\"", least=1, size=True, since=2)
     exclusive_node_use: bool = option(True, "share the nodes with no other job")
-
-    def names_set(self) -> List[str]:
-        """The fields that were given, or that have another value than their defaults."""
-        return [item.name for item in fields(ResourceSpec)
-                if item.name in self.given or getattr(self, item.name) != default_of(item)]
 
     def processes(self) -> int:
         """The number of processes in all."""
@@ -1691,14 +1686,9 @@ class Defaults(SomeNeeds):
     # How many processes there are, and where; a spec that says one of these says all of it.
     COUNTS: ClassVar[Tuple[str, ...]] = ("node_count", "process_count", "processes_per_node")
 
-    def is_written(self, name: str) -> bool:
-        """Whether a field is set."""
-        return super().is_written(name) or (name in ("attributes", "setup")
-                                            and bool(getattr(self, name)))
-
     def of(self, needs: ResourceSpec) -> ResourceSpec:
         """What a job needs, with these for what it does not set itself."""
-        said = set(needs.names_set())
+        said = {"attributes", "setup", *needs.names_set()}
         if said & set(self.COUNTS):
             said.update(self.COUNTS)
         return replace(needs, **{name: getattr(self, name) for name in self.names_set()
@@ -1773,7 +1763,7 @@ class JobSpec(Model):
         None, "URL to which every change of state is sent", pattern="^https?://[!-~]+$")
     callback_on: str = option(
         "all", "all: each of them, of each task too; final: once, when the job has ended",
-        pattern="^(all|final)$", since=2)
+        pattern="^(all|final)$", choices=("all", "final"), since=2)
     cb_secret: Optional[str] = option(None, "key that signs what is sent there", secret=True)
     cb_headers: Dict[str, str] = option(
         dict, "further headers of the callback", secret=True, keys=("[!-9;-~]+", "not a header"))
@@ -1812,9 +1802,7 @@ class JobSpec(Model):
                         % shown(self.application))
 
     def faults_of_callback(self) -> Iterator[Fault]:
-        """The faults of where changes of state are sent, and which."""
-        if self.callback_on not in ("all", "final"):
-            yield Fault("callback_on", "%s is neither all nor final" % shown(self.callback_on))
+        """The faults of where changes of state are sent."""
         if self.callback is not None:
             try:
                 split_url(self.callback)
@@ -2061,16 +2049,11 @@ class BatchScript:
             options = list(self.options(prefix))
             if options and not self.kind:
                 self.kind = kind
-                self.readers = {word: reader for words, reader in table.items()
-                                for word in self.words(words)}
+                self.readers = {word: reader for words, reader in table.items()  # `-l x` is one
+                                for word in ([words] if words[:3] == "-l " else words.split())}
                 for name, value in options:
                     self.take(name, value)
                 self.finish()
-
-    @staticmethod
-    def words(options: str) -> List[str]:
-        """The options of a key of DIRECTIVE_FIELDS; `-l x` is one."""
-        return [options] if options.startswith("-l ") else options.split()
 
     @staticmethod
     def words_behind(prefix: str, line: str) -> List[str]:
@@ -2472,7 +2455,8 @@ class Config(Model):
     authz: Optional[str] = option(
         None, "who may use the server: local, owner, or module:Class of a policy of your own")
     authz_path: Optional[str] = option(None, "the folder of that module", path=True)
-    tokens: str = option("jwt", "the kind of the server's tokens: jwt or biscuit")
+    tokens: str = option(
+        "jwt", "the kind of the server's tokens: jwt or biscuit", choices=("jwt", "biscuit"))
     trusted_proxy: List[str] = option(
         list, "addresses of proxies that end TLS, from which tokens are accepted")
     users: Dict[str, UserConfig] = option(
@@ -2489,7 +2473,7 @@ class Config(Model):
         path=True)
     submit: str = option(
         "scripts", "what users of the server may submit: scripts, or applications, which leaves "
-        "scripts to its owner and the admins")
+        "scripts to its owner and the admins", choices=("scripts", "applications"))
     application_callbacks: bool = option(
         False, "users who may only use applications may still name a callback")
     issuers: Dict[str, IssuerConfig] = option(
@@ -2534,10 +2518,6 @@ class Config(Model):
             yield Fault("backend", "give `backend` or `backends`, not both")
         if self.slots is not None and not re.fullmatch("auto|[1-9][0-9]{0,5}", self.slots):
             yield Fault("slots", "%s is neither a number of cores nor auto" % shown(self.slots))
-        if self.tokens not in ("jwt", "biscuit"):
-            yield Fault("tokens", "%r is neither jwt nor biscuit" % self.tokens)
-        if self.submit not in ("scripts", "applications"):
-            yield Fault("submit", "%s is neither scripts nor applications" % shown(self.submit))
         for serial in self.refused_certificates:
             if not plain_serial(serial):
                 yield Fault("refused_certificates",
@@ -2570,10 +2550,9 @@ class Config(Model):
 
         They are resolved once, so a change of a Config that is in use has no effect on them.
         """
-        resolved = vars(self).get("resolved")
-        if resolved is None:
-            resolved = vars(self)["resolved"] = self.resolve()
-        return dict(resolved)
+        if "resolved" not in vars(self):
+            vars(self)["resolved"] = self.resolve()
+        return dict(vars(self)["resolved"])
 
     def resolve(self) -> Dict[str, Backend]:
         """Resolve the backends, for by_name."""
@@ -2585,9 +2564,9 @@ class Config(Model):
         for name, entry in self.backends.items():
             # A key that an entry of a file sets to its default is not inherited.  An entry made in
             # Python does not tell which keys were set, so it inherits each that has its default.
+            own = entry.names_set()
             inherited = {item.name: getattr(self, item.name) for item in fields(Config)
-                         if item.name not in entry.given
-                         and getattr(entry, item.name) == default_of(item)}
+                         if item.name not in own}
             entry = replace(entry, **dict(inherited, backend=entry.backend, backends={}))
             own_prefix = os.path.abspath(entry.prefix or prefix)
             resolved[name] = Backend(name, own_prefix, entry.backend or BackendConfig(), entry)
@@ -3489,13 +3468,11 @@ class JobTree:
             jobid = "%d.%03d" % divmod(stamp_ms, 1000)
             path = os.path.join(backend.root, jobid)
             stamp_ms += 1
-            try:
+            with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-            except FileExistsError:
-                continue
-            if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
-                return JobDir(path, backend.name, backend.config.check_owner)
-            os.rmdir(path)  # another folder has a job of this id
+                if not any(os.path.lexists(os.path.join(folder, jobid)) for folder in others):
+                    return JobDir(path, backend.name, backend.config.check_owner)
+                os.rmdir(path)  # another folder has a job of this id
 
     @contextmanager
     def reserved(self, backend: Backend) -> Iterator[JobDir]:
@@ -3511,14 +3488,6 @@ class JobTree:
                 delete_tree(job.path)
 
 
-def refuse_unknown(config: Config, text: str) -> JobDir:
-    """Raise NotFoundError: there is no job of this id or name."""
-    prefixes = sorted({backend.prefix for backend in config.by_name.values()})
-    hint = "" if JOBID.fullmatch(text) else "; `%s ls` shows ids and names" % called()
-    raise NotFoundError("no job %s under %s%s" % (one_line(text) or "''", ", ".join(prefixes),
-                                                  hint))
-
-
 def find_job(config: Config, text: str) -> JobDir:
     """The job of this id, or of the id that begins so, or else the newest of this name.
 
@@ -3527,11 +3496,15 @@ def find_job(config: Config, text: str) -> JobDir:
     """
     tree = JobTree(config)
     jobs = tree.like(text) if text == "last" or JOBID.fullmatch(text) else []
-    jobs = jobs or tree.named(text, 1 if text else 0)
+    jobs = jobs or tree.named(text, min(len(text), 1))
     if len(jobs) > 1:
         jobids = " ".join(job.jobid for job in jobs[:3]) + " ..." * (len(jobs) > 3)
         raise InvalidError("%s matches more than one job: %s" % (text, jobids))
-    return jobs[0] if jobs else refuse_unknown(config, text)
+    if not jobs:
+        prefixes = ", ".join(sorted({backend.prefix for backend in config.by_name.values()}))
+        hint = "" if JOBID.fullmatch(text) else "; `%s ls` shows ids and names" % called()
+        raise NotFoundError("no job %s under %s%s" % (one_line(text) or "''", prefixes, hint))
+    return jobs[0]
 
 
 def find_jobs(config: Config, text: str) -> List[JobDir]:
@@ -3774,23 +3747,6 @@ class Shell(NamedTuple):
 SH = Shell("sh", "/bin/sh")
 
 
-@lru_cache(maxsize=64)
-def template_pieces(text: str) -> List[Tuple[int, str, List[str]]]:
-    """The pieces of a template: (number of the first line, text, names).
-
-    A piece is one line with names in it, or several in a row without.
-    """
-    pieces: List[Tuple[int, str, List[str]]] = []
-    for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
-        names = [factor.partition("?")[0] for found in ShellTemplate.expressions(line)
-                 for factor in re.split("[*/]", found)]
-        if pieces and not names and not pieces[-1][2]:
-            pieces[-1] = (pieces[-1][0], pieces[-1][1] + "\n" + line, [])
-        else:
-            pieces.append((number, line, names))
-    return pieces
-
-
 class Template(NamedTuple):
     """A template: its text and its source, a path or `templates/NAME`."""
     source: str
@@ -3833,18 +3789,26 @@ class Template(NamedTuple):
         items: Any = values[many] if many else ()
         return [dict(values, **{many: item}) for item in items] if many else [values]
 
-    def render_piece(self, piece: str, given: Mapping[str, Value], shell: Shell) -> List[str]:
-        """The lines that a piece becomes; given holds the values of all names."""
-        piece = OPTIONAL_PART.sub(lambda part: self.optional(part.group(1), given), piece)
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def lines_of(text: str) -> List[Tuple[str, List[str]]]:
+        """(line, the names in it) of each line of a template."""
+        return [(line, [factor.partition("?")[0] for found in ShellTemplate.expressions(line)
+                        for factor in re.split("[*/]", found)])
+                for line in text.rstrip("\n").split("\n")]
+
+    def render_line(self, line: str, given: Mapping[str, Value], shell: Shell) -> List[str]:
+        """The lines that a line becomes; given holds the values of all names."""
+        line = OPTIONAL_PART.sub(lambda part: self.optional(part.group(1), given), line)
         values = {name: ShellTemplate.value_of(name, given)
-                  for name in ShellTemplate.expressions(piece)}
+                  for name in ShellTemplate.expressions(line)}
         block = next((value for value in values.values() if isinstance(value, Block)), None)
         if block is not None:
             return [block]
         if None in values.values():
             return []
-        template = ShellTemplate(piece)
-        return [template.substitute({name: shell.quote(value, piece)  # type: ignore
+        template = ShellTemplate(line)
+        return [template.substitute({name: shell.quote(value, line)  # type: ignore
                                      for name, value in copy.items()})
                 for copy in self.repeated(values)]
 
@@ -3856,16 +3820,16 @@ class Template(NamedTuple):
         source and line of an unknown name.
         """
         lines: List[str] = []
-        for number, piece, names in template_pieces(self.text):
+        for number, (line, names) in enumerate(self.lines_of(self.text), 1):
             unknown = [name for name in names if name not in values]
             if unknown:
                 hint = nearest(unknown[0], values)
                 raise InvalidError("@%s@ is not a name that templates can use%s"
                                    % (unknown[0], hint), "%s:%d" % (self.source, number))
             try:
-                lines += self.render_piece(piece, values, shell) if names else [piece]
+                lines += self.render_line(line, values, shell) if names else [line]
             except (ArithmeticError, TypeError, ValueError) as err:
-                raise InvalidError("%s: %s" % (piece.strip(), err),
+                raise InvalidError("%s: %s" % (line.strip(), err),
                                    "%s:%d" % (self.source, number)) from None
         return "\n".join(lines) + "\n"
 
@@ -3885,14 +3849,6 @@ class Copies:
         self.folder = os.path.join(prefix, ".psik")
 
     @staticmethod
-    def code() -> bytes:
-        """The compiled code of this program, as a .pyc file."""
-        import importlib.util
-        import marshal
-        head = importlib.util.MAGIC_NUMBER + bytes(8 if sys.version_info < (3, 7) else 12)
-        return head + marshal.dumps(CODE)
-
-    @staticmethod
     @lru_cache(maxsize=1)
     def files() -> Dict[str, bytes]:
         """{name: content} of a copy: the supervisor, and psik.py (psik.pyc if read from stdin)."""
@@ -3901,7 +3857,10 @@ class Copies:
             with open(os.path.realpath(FILE), "rb") as file:
                 files["psik.py"] = file.read()
         else:
-            files["psik.pyc"] = Copies.code()
+            import importlib.util
+            import marshal
+            head = importlib.util.MAGIC_NUMBER + bytes(8 if sys.version_info < (3, 7) else 12)
+            files["psik.pyc"] = head + marshal.dumps(CODE)
         if sys.version_info < (3, 7):
             with open(sys.modules["dataclasses"].__file__ or "", "rb") as file:
                 files["dataclasses.py"] = file.read()
@@ -4179,7 +4138,7 @@ class ScriptWriter:
                 # A template may name /bin/sh, whatever the shell of the others is.
                 is_sh = template.text.startswith("#!/bin/sh")
                 scripts[name] = template.render(values, SH if is_sh else shell)
-            elif name not in OPTIONAL_SCRIPTS:
+            elif name in JOB_SCRIPTS and name != "poll":
                 where = config.templates or "psik.py, and the config names no folder of templates"
                 text = "%r is not a type of backend: there is no template %r in %s"
                 raise InvalidError([Fault("backend", text % (self.kind, name, where))], "config")
@@ -6340,7 +6299,8 @@ class Submission:
                               else (str(jobndx), ""))
             argv = [script, which, os.uname().nodename, indices, before]
             size = len(read_or_empty(log))
-            done = run_program(argv, self.timeout_s, env, log, job.path)
+            with open(log, "ab") as file:
+                done = run_program(argv, self.timeout_s, env, file, job.path)
             return done._replace(err=telling_lines(read_or_empty(log)[size:]))
         except TimeoutError as err:
             with open(log, "a", encoding="utf-8") as file:
@@ -8760,7 +8720,8 @@ class Application(Model):
     setup: List[str] = option(
         list, "lines that are run before it by a login bash, [\"module load gcc\"]", lines=True)
     backend: List[str] = option(list, "where it runs: a backend's name, or several")
-    pick: str = option("first", "which of them takes a job: first, or round: each in its turn")
+    pick: str = option("first", "which of them takes a job: first, or round: each in its turn",
+                       choices=("first", "round"))
     resources: ResourceSpec = option(ResourceSpec, "what its jobs need")
     inputs: Dict[str, Any] = option(
         dict, "a JSON Schema of its inputs: an object, whose properties become variables",
@@ -8780,8 +8741,6 @@ class Application(Model):
     def faults(self) -> Iterator[Fault]:
         if bool(self.script.strip()) == bool(self.script_file):
             yield Fault("script", "give either `script` or `script_file`, and not both")
-        if self.pick not in ("first", "round"):
-            yield Fault("pick", "%s is neither first nor round" % shown(self.pick))
         if self.of and not self.interactive:
             yield Fault("of", "is for interactive applications")
         for name in ("backend", "outputs") if self.interactive else ():
