@@ -4675,18 +4675,18 @@ class Outbox:
         name = "%s.%06d.json" % (self.job.jobid, place)
         return os.path.join(self.folder, "dead" * dead, name)
 
-    def events(self, rows: Optional[int] = None, dead: bool = False) -> List[Event]:
+    def events(self, places: Optional[Iterable[int]] = None, dead: bool = False) -> List[Event]:
         """The events that wait, or those given up, in the order of delivery.
 
-        rows: the length of the history, if known; then the events of other jobs are not listed,
-        however many there are.
+        places: only of rows at these; then the events of other jobs are not listed, however many
+        there are.
         """
-        if rows is None:
+        if places is None:
             beginning = self.job.jobid + "."
             paths = [path for path in self.files(os.path.dirname(self.folder), dead)
                      if os.path.basename(path).startswith(beginning)]
-        else:  # one more than there are rows, because an event is written before its row
-            paths = [self.path(place, dead) for place in range(rows + 1)]
+        else:
+            paths = [self.path(place, dead) for place in places]
         return [event for event in map(Event.read, paths) if event]
 
     def keep(self, event: Event, dead: bool = False) -> None:
@@ -4734,28 +4734,38 @@ class Outbox:
         row, place = steps.latest, len(rows) - 1
         if row is None or not self.is_end_due(rows):
             return []
-        was_made = place not in self.missed(rows, self.events(len(rows)))   # by one who died
+        was_made = place not in self.missed(rows, self.events([place]))     # by one who died
         jobndx = row.jobndx if steps.tasks == 1 else 0
         events = [] if was_made else [self.add(place, jobndx, row.state, row.info, is_end=True)]
         os.unlink(self.end_path)
         return events
 
-    def delivered(self) -> List[Dict[str, Json]]:
-        """The events that were delivered, from log/callbacks."""
+    def receipts(self) -> List[Tuple[str, ...]]:
+        """What log/callbacks says of each event that was delivered, as DELIVERED has it."""
         lines = read_or_empty(self.job.at("log", "callbacks")).split("\n")
-        rows = [match.groups() for match in map(DELIVERED.search, lines) if match]
+        return [match.groups() for match in map(DELIVERED.search, lines) if match]
+
+    def delivered(self) -> List[Dict[str, Json]]:
+        """The events that were delivered."""
         return [dict(jobndx=int(jobndx), state=state, delivery=delivery, place=int(place),
                      attempts=int(attempts), said=answer, delivered=float(stamp),
                      outcome="delivered")
-                for stamp, jobndx, state, delivery, place, attempts, answer in rows]
+                for stamp, jobndx, state, delivery, place, attempts, answer in self.receipts()]
+
+    def undelivered(self, rows: Sequence[Row]) -> List[int]:
+        """The places of the rows whose events were not delivered, and that behind the last row:
+        an event is written before its row.
+        """
+        places = {int(receipt[4]) for receipt in self.receipts()}
+        return [place for place in range(len(rows) + 1) if place not in places]
 
     def missed(self, rows: Sequence[Row], waiting: Sequence[Event]) -> List[int]:
         """The places of the rows without an event, such as a job writes on a node without Python.
         """
-        places = {event.place for event in list(waiting) + self.events(len(rows), dead=True)}
-        places.update(each["place"] for each in self.delivered())
-        return [place for place, row in enumerate(rows)
-                if row.state is not JobState.new and place not in places]
+        undelivered = self.undelivered(rows)
+        places = {event.place for event in list(waiting) + self.events(undelivered, dead=True)}
+        return [place for place in undelivered if place < len(rows)
+                and rows[place].state is not JobState.new and place not in places]
 
     def settle(self, rows: Sequence[Row], thorough: bool) -> List[Event]:
         """The events to deliver, in order; the history must be locked.
@@ -4764,7 +4774,7 @@ class Outbox:
         events behind the end of the history too.
         """
         waiting = []
-        for event in self.events(None if thorough else len(rows)):
+        for event in self.events(None if thorough else self.undelivered(rows)):
             if event.belongs_to(rows):
                 waiting.append(event)
             else:
