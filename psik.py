@@ -11930,6 +11930,7 @@ class Api:
 
     def __init__(self, config: Config, mode: str = "local", limit: int = 256) -> None:
         import threading
+        Copies.files()      # of this psik.py, by whatever it is replaced before the first job
         self.mode = mode                    # local, insecure or tls
         self.tracker = Tracker(config)      # never replaced: streams read from it
         self.fitness: Dict[str, Fitness] = {}   # of each backend

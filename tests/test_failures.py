@@ -577,6 +577,15 @@ class Trees(Amiss):
             self.refused(psik.InvalidError, "INFO one short word", psik.reached, self.made, jobndx,
                          psik.JobState.failed, info)
 
+    def test_a_server_whose_psik_py_is_replaced(self) -> None:
+        path = self.write("psik-here.py", psik.read_text(PSIK))
+        self.addCleanup(psik.Copies.files.cache_clear)
+        with mock.patch.object(psik, "FILE", path):
+            psik.Copies.files.cache_clear()
+            psik.Api(self.config())
+            self.write("psik-here.py", "another version")
+            self.assertNotIn(b"another version", psik.Copies.files().values())
+
     def test_a_copy_of_which_a_file_is_gone(self) -> None:
         copy, = (path for path in psik.paths_in(os.path.join(self.prefix, ".psik"))
                  if os.path.isdir(path))
