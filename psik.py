@@ -20237,8 +20237,8 @@ export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" :
 	(location.origin + base.replace(/\/v1\/$/, "") + path).split("$JOB").map(quoted).join("$JOB")
 ].filter(Boolean).join(" ")
 
-// The events of one connection; `last` keeps the id of the last, for the next connection.
-async function* events(answer, last) {
+// Calls onEvent for each event of one connection; `last` keeps its id, for the next connection.
+async function read(answer, last, onEvent) {
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
@@ -20246,10 +20246,8 @@ async function* events(answer, last) {
 		const blocks = (text + value).split("\n\n")
 		text = blocks.pop()
 		for (const block of blocks) {
-			const fields = Object.fromEntries(block.split("\n").filter(line => line[0] !== ":")
-				.map(line => [line.split(":")[0], line.slice(line.indexOf(":") + 1).trim()]))
-			if (fields.id) last.id = fields.id
-			if (fields.data) yield JSON.parse(fields.data)
+			last.id = block.match(/^id: *(.+)/m)?.[1] ?? last.id
+			if (/^data:/m.test(block)) onEvent()
 		}
 	}
 }
@@ -20282,7 +20280,7 @@ export async function follow(path, onEvent, onStatus, signal) {
 			if (answer.status === 204) return
 			pause = 1
 			onStatus("")
-			for await (const event of events(answer, last)) onEvent(event)
+			await read(answer, last, onEvent)
 		} catch (error) {
 			if (signal.aborted) return
 			if (connection.signal.aborted) pause = 0.5
@@ -20329,16 +20327,17 @@ export async function show(_, view, signal) {
 
 import {part} from "./api.js"
 
-export const maker = create => (tag, attributes, ...children) => {
+// What there is of children in lists of lists: without "", false and null.
+const listed = children => children.flat(9).filter(child => child || child === 0)
+
+export const maker = create => (tag, attributes = {}, ...children) => {
 	const element = create(tag)
-	for (const [name, value] of Object.entries(attributes || {})) {
+	for (const [name, value] of Object.entries(attributes)) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
 		else if (name === "value") element.value = value
-		else if (value === true) element.setAttribute(name, "")
-		else if (value || value === 0) element.setAttribute(name, value)
+		else if (value || value === 0) element.setAttribute(name, value === true ? "" : value)
 	}
-	element.append(...children.flat(9).filter(child => child || child === 0).map(
-		child => child instanceof Node ? child : String(child)))
+	element.append(...listed(children))
 	return element
 }
 export const el = maker(tag => document.createElement(tag))
@@ -20352,12 +20351,11 @@ export function heading(text) {
 // Where a job is shown, or a part of it.
 export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join("/")
 
-export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
-	Boolean))
+export const replace = (element, ...children) => element.replaceChildren(...listed(children))
 
 // As replace(), but what is equal stays, however deep, with the focus that it may have.
 export function update(element, ...children) {
-	const wanted = children.flat(9).filter(Boolean)
+	const wanted = listed(children)
 	wanted.forEach((child, place) => {
 		const old = element.childNodes[place]
 		if (!old) element.append(child)
@@ -20389,23 +20387,19 @@ export const isFinal = name => ["completed", "failed", "canceled"].includes(name
 // Why a job, or a task, is in its state.
 export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
-const two = number => String(number).padStart(2, "0")
-
-// Seconds as 4.2 s, 0:42, 1:02:03 or 2-03:04:05.
+// Seconds as 4.2 s, 0:42, 01:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
 	if (seconds < 10) return `${seconds.toFixed(1)} s`
-	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
-	if (minutes < 60) return `${minutes}:${two(whole % 60)}`
-	const hours = Math.floor(minutes / 60), days = Math.floor(hours / 24)
-	return `${days ? days + "-" : ""}${two(hours % 24)}:${two(minutes % 60)}:${two(whole % 60)}`
+	const days = Math.floor(seconds / 86400)
+	const clock = new Date(seconds % 86400 * 1000).toISOString().slice(11, 19)
+	return seconds < 3600 ? clock.slice(3).replace(/^0/, "") : (days ? days + "-" : "") + clock
 }
 
 // When something was, local, as `ls` shows it.  The first toLocaleString() of a tab takes 30 ms.
 function dated(stamp) {
-	const then = new Date(stamp * 1000)
-	return [then.getFullYear(), then.getMonth() + 1, then.getDate()].map(two).join("-") + " "
-		+ [then.getHours(), then.getMinutes(), then.getSeconds()].map(two).join(":")
+	const east_min = -new Date(stamp * 1000).getTimezoneOffset()
+	return new Date((stamp + east_min * 60) * 1000).toISOString().slice(0, 19).replace("T", " ")
 }
 
 // A time, with UTC for who points at it.
@@ -20431,6 +20425,12 @@ export function bytes(size) {
 // Text as it is, which can be scrolled by the keyboard too.
 export const plain = (text, attributes) => el("pre", {tabindex: 0, ...attributes}, text)
 
+// Options of a select: [value, text] each, or a value that is its text.
+export const options = (pairs, chosen) => pairs.map(pair => {
+	const [value, text = value] = [pair].flat()
+	return el("option", {value, selected: value === chosen}, text)
+})
+
 // A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
 	el("thead", {}, el("tr", {}, heads.map(head => head ? el("th", {scope: "col"},
@@ -20440,9 +20440,8 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 // A message that stays until it is closed.
 export function say(text) {
 	const said = document.getElementById("said")
-	if ([...said.children].some(line => line.dataset.text === text)) return
-	const line = el("p", {"data-text": text}, text,
-		el("button", {onclick: () => line.remove()}, "close"))
+	if ([...said.children].some(line => line.firstChild.data === text)) return
+	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
 	said.append(line)
 }
 
@@ -20595,7 +20594,7 @@ export async function showFiles(view, job, folder, signal) {
 }
 ''',
     'page/form.js': r'''// Fields made from a JSON Schema, with the server's names, types and texts.
-import {el} from "./dom.js"
+import {el, options} from "./dom.js"
 
 const types = schema => (schema.anyOf ? schema.anyOf.flatMap(types) : [schema.type].flat())
 	.filter(Boolean)
@@ -20616,28 +20615,27 @@ const written = (lines, given, parse) => JSON.stringify(parse(lines.replace(/\r\
 const readLines = (text, bracket, parse) => text.trimStart()[0] === bracket
 	&& typeof asJson(text) !== "string" ? asJson(text) : parse(text)
 
+const only = (...names) => schema => types(schema).length && types(schema).every(
+	type => [...names, "null"].includes(type))
+
 // The kinds of fields: for which schemas, made how, from which value, and what is read from one.
 // The first that fits is taken.
 const KINDS = [{
 	matches: choices,
-	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
-		choices(schema).map(each => el("option", {value: JSON.stringify(each),
-			selected: each === given}, String(each)))),
+	make: (id, schema, given) => el("select", {id}, options(["", ...choices(schema).map(
+		each => [JSON.stringify(each), String(each)])], JSON.stringify(given))),
 	read: input => JSON.parse(input.value)
 }, {
 	matches: schema => alone(schema).contentEncoding,
 	make: id => el("input", {id, type: "file"}),
 	read: input => input.files[0]
 }, {    // with a default it is on or off; without one it may also be left out
-	matches: schema => types(schema).length && types(schema).every(
-		type => ["boolean", "null"].includes(type)),
-	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
-		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
-		checked: given}),
+	matches: only("boolean"),
+	make: (id, schema, given) => given === undefined ? el("select", {id}, options(
+		["", "true", "false"])) : el("input", {id, type: "checkbox", checked: given}),
 	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
 }, {
-	matches: schema => types(schema).length && types(schema).every(
-		type => ["integer", "number", "null"].includes(type)),
+	matches: only("integer", "number"),
 	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
 	read: input => {    // as it was typed where a number here could not hold it
 		const value = asJson(input.value)
@@ -20746,8 +20744,8 @@ export function form(properties, values = {}, {required = [], extras = {}} = {})
 <noscript>This page needs JavaScript; <code>psik.py ls</code> does not.</noscript>
 ''',
     'page/job.js': r'''// One job: what it does and why, its logs, its files, what it was made from.
-import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, plain, reason, replace,
-	say, span, state, table, update} from "./dom.js"
+import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, options, plain, reason,
+	replace, say, span, state, table, update} from "./dom.js"
 import {ask, follow, get, part, post, send, sleep} from "./api.js"
 import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
@@ -20798,8 +20796,8 @@ async function showSharing(view, job, _, signal) {
 	const url = `jobs/${part(job.jobid)}/access`
 	const give = async shares => draw(await send("PUT", url, shares))
 	const user = el("input", {id: "user", type: "text", required: true})
-	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
-		el("option", {value: "POST"}, "change it too"))
+	const may = el("select", {id: "may"}, options([["GET", "look at it"],
+		["POST", "change it too"]]))
 	const list = el("div")
 	const draw = access => replace(list, el("p", {}, `It belongs to ${access.owner}.`),
 		table(["shared with", "who may", ""], Object.entries(access.shared).map(
@@ -20846,7 +20844,7 @@ function actionsOf(job, url, doing) {
 		!over && confirming("Cancel", "Cancel it", doing("cancel",
 			() => post(`${url}/cancel`))),
 		button(over ? "Start again" : "Start", "start", over || isNew),
-		button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+		button("Start the failed tasks", "start?failed=true", over && job.tasks.length > 0
 			&& job.state !== "completed"),
 		button("Hold", "hold", job.state === "queued"),
 		button("Release", "release", job.state === "queued"),
@@ -20947,15 +20945,13 @@ export async function show([jobid, rest], view, signal) {
 }
 ''',
     'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
-import {alertBox, confirming, el, heading, jobLink, moment, plain, reason, replace, say, span,
-	state, STATES, sum, update} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, replace, say,
+	span, state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
-const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
-const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 50
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
@@ -20983,22 +20979,21 @@ export async function show([query], view, signal) {
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
 		if (name !== "page") filter.delete("page")
+		press()
 		history.replaceState(null, "", `#/?${filter}`)
 		counted = -Infinity
 		soon(200)
 	}
-	const chips = STATES.map(name => el("button", {
-		"aria-pressed": String(filter.get("state") === name), onclick: () => {
-			set("state", filter.get("state") === name ? "" : name)
-			chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
-				String(filter.get("state") === STATES[at])))
-		}}, state(name), " ", el("span", {class: "quiet"})))
+	const chips = STATES.map(name => el("button", {onclick: () => set("state",
+		filter.get("state") === name ? "" : name)}, state(name), " ", el("span", {class: "quiet"})))
+	const press = () => chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
+		filter.get("state") === STATES[at]))
+	press()
 	const search = el("input", {type: "search", placeholder: "name, or sweep-*", size: 16,
 		value: filter.get("name") || "", "aria-label": "Filter by name",
 		oninput: () => set("name", search.value)})
-	const pick = (label, name, options) => el("select", {"aria-label": label,
-		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
-		"option", {value, selected: (filter.get(name) || "") === value}, text)))
+	const pick = (label, name, pairs) => el("select", {"aria-label": label,
+		onchange: event => set(name, event.target.value)}, options(pairs, filter.get(name) || ""))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
 	const page = () => Math.max(1, Number(filter.get("page")) || 1)
 	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
@@ -21026,36 +21021,29 @@ export async function show([query], view, signal) {
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	async function unfold(button, jobid) {
-		if (tasks.delete(jobid)) button.setAttribute("aria-expanded", "false")
-		else {
-			button.setAttribute("aria-expanded", "true")
-			tasks.set(jobid, [])
-		}
+		if (!tasks.delete(jobid)) tasks.set(jobid, [])
+		button.setAttribute("aria-expanded", tasks.has(jobid))
 		await load()
 	}
-	const cells = job => [
-		el("td", {}, state(job.state)),
-		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
+	// The head of each column, what it shows of a job, and its class; wide: not on a narrow screen.
+	const columns = [["state", job => state(job.state)],
+		["name", job => [job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
 		el("a", {class: "job", href: jobLink(job.jobid)}, job.name || job.jobid),
 		job.application && job.application !== job.name
-			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
-		el("td", {class: "id wide"}, job.jobid),
-		el("td", {class: "wide"}, job.backend),
-		el("td", {}, progress(job, tasks.get(job.jobid))),
-		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
-		el("td", {class: "wide"}, moment(job.updated))]
+			? el("span", {class: "quiet"}, ` (${job.application})`) : ""], "name"],
+		["id", job => job.jobid, "id wide"], ["backend", job => job.backend, "wide"],
+		["progress", job => progress(job, tasks.get(job.jobid))],
+		["why", job => job.tasks ? "" : reason(job), "why wide"],
+		["changed", job => moment(job.updated), "wide"]]
 
-	const box = jobid => el("td", {}, el("input", {type: "checkbox",
-		"aria-label": `Select ${jobid}`, onchange: event => {
-			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
+	const box = (label, jobids) => el("input", {type: "checkbox", "aria-label": label,
+		onchange: ({target}) => {
+			for (const id of jobids()) target.checked ? chosen.add(id) : chosen.delete(id)
 			showChosen()
-		}}))
-	const every = el("input", {type: "checkbox", "aria-label": "Select all shown", onchange: () => {
-		for (const jobid of rows.keys()) every.checked ? chosen.add(jobid) : chosen.delete(jobid)
-		showChosen()
-	}})
+		}})
+	const every = box("Select all shown", () => rows.keys())
 	// Those chosen stay so where newer jobs or a filter push them off the page.
 	function showChosen() {
 		actions.hidden = !chosen.size
@@ -21070,7 +21058,8 @@ export async function show([query], view, signal) {
 	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
-		update(row, row.firstChild || box(job.jobid), cells(job))
+		update(row, row.firstChild || el("td", {}, box(`Select ${job.jobid}`, () => [job.jobid])),
+			columns.map(([, shown, kind]) => el("td", {class: kind}, shown(job))))
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
@@ -21134,9 +21123,9 @@ export async function show([query], view, signal) {
 		el("div", {class: "bar"}, chips),
 		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(periods)),
 			count, actions), trouble,
-		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
-			head => head ? el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""}, head)
-				: el("td", {}, every)))), body)),
+		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, el("td", {},
+			every), columns.map(([head, , kind]) => el("th", {scope: "col", class: kind}, head)))),
+		body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
@@ -21153,37 +21142,28 @@ export async function show([query], view, signal) {
 		if (!text) soon(1000)       // what has happened before the stream began
 	}, signal)
 	const found = await get("backends", {signal}).catch(() => ({}))
-	backends.append(...Object.keys(found).map(name => el("option", {value: name,
-		selected: filter.get("backend") === name}, name)))
+	backends.append(...options(Object.keys(found), filter.get("backend")))
 }
 ''',
     'page/log.js': r'''// What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, isFinal, jobLink, replace} from "./dom.js"
+import {bytes, el, isFinal, jobLink, options, replace} from "./dom.js"
 import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
 const MOST = 4 * WINDOW     // bytes that stay in the page
 
-const isInside = byte => (byte & 0xc0) === 0x80     // of a character of UTF-8
-// How many bytes at an end are of a character that is not whole.
-function cutBytes(found) {
-	for (let back = 1; back < 4 && back <= found.length; back++) {
-		const byte = found[found.length - back]
-		if (!isInside(byte)) return back < (byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1)
-			? back : 0
-	}
-	return 0
+const begins = byte => (byte & 0xc0) !== 0x80       // a character of UTF-8
+// How many bytes at the begin, and at the end, are of a character that is not whole.
+const cutBegin = found => Math.max(0, found.findIndex(begins))
+function cutEnd(found) {
+	const at = found.findLastIndex(begins), byte = found[at]
+	const size = byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1
+	return found.length - at < size ? found.length - at : 0
 }
 
-// Without regard to case, where that does not move the letters.
-function folded(text) {
-	const lower = text.toLowerCase()
-	return lower.length === text.length ? lower : text
-}
-
-// One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
+// One log as it is shown: text nodes, with their sizes in bytes, of what lies from begin to end.
 class Shown {
 	constructor(url, element) {
 		Object.assign(this, {url, element, leave: new AbortController(), size: 0,
@@ -21192,7 +21172,7 @@ class Shown {
 	}
 	restart(begin) {
 		replace(this.element)
-		Object.assign(this, {begin, end: begin, pieces: [], cut: 0, decoder: new TextDecoder()})
+		Object.assign(this, {begin, end: begin})
 	}
 	// Learns how long the log is, once that has changed or the time is over; the job's state.
 	async look(wait_s) {
@@ -21211,53 +21191,50 @@ class Shown {
 		let found = await getRange(this.url, from, end, this.leave.signal)
 		if (!this.following) return     // one has begun to read meanwhile
 		if (from !== this.end) {    // a gap, or a log that has begun anew
-			this.restart(from)
-			const rest = Math.max(0, found.findIndex(byte => !isInside(byte)))
+			const rest = cutBegin(found)
+			this.restart(from + rest)
 			found = found.subarray(rest)
-			this.begin += rest
 		}
-		this.end = end
-		if (!found.length) return
-		const cut = cutBytes(found)     // which the decoder keeps for the next piece
-		this.add("push", this.decoder.decode(found, {stream: true}), this.cut + found.length - cut)
-		this.cut = cut
+		found = found.subarray(0, found.length - cutEnd(found))     // that is asked for again
+		this.end += found.length
+		if (found.length) this.add("append", found)
 	}
-	add(where, text, size) {
-		const node = document.createTextNode(text)
-		this.pieces[where]([node, size])
-		where === "push" ? this.element.append(node) : this.element.prepend(node)
+	add(where, found) {
+		const text = new Text(new TextDecoder().decode(found))
+		this.element[where](Object.assign(text, {size: found.length}))
 	}
 	trim() {
-		while (this.end - this.begin > MOST && this.pieces.length > 1) {
-			const [node, size] = this.pieces.shift()
-			node.remove()
-			this.begin += size
+		const {childNodes} = this.element
+		while (this.end - this.begin > MOST && childNodes.length > 1) {
+			this.begin += childNodes[0].size
+			childNodes[0].remove()
 		}
 	}
 	async before() {
 		const to = this.begin, from = Math.max(0, to - WINDOW)
 		const found = await getRange(this.url, from, to, this.leave.signal)
 		if (this.begin !== to) return
-		const rest = from ? Math.max(0, found.findIndex(byte => !isInside(byte))) : 0
-		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
+		const rest = from ? cutBegin(found) : 0
+		this.add("prepend", found.subarray(rest))
 		this.begin = from + rest
 	}
-	// The range of the next place of a text, behind the last found; after the last, the first.
+	// The range of the next place of a text, in letters of any case, behind the last found; after
+	// the last, the first.
 	find(wanted) {
-		const whole = folded(this.pieces.map(([node]) => node.data).join(""))
-		const next = whole.indexOf(wanted, (this.found ?? -1) + 1)
-		this.found = next < 0 ? whole.indexOf(wanted) : next
-		if (this.found < 0) return null
+		const pattern = new RegExp(wanted.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gi")
+		const places = [...this.element.textContent.matchAll(pattern)].map(match => match.index)
+		if (!places.length) return null
+		this.found = places.find(place => place > this.found) ?? places[0]
 		const range = document.createRange()
 		let at = this.found
-		for (const [node] of this.pieces) {
+		for (const node of this.element.childNodes) {
 			if (at >= 0 && at < node.length) {
 				range.setStart(node, at)
 				range.setEnd(node, Math.min(node.length, at + wanted.length))
 			}
 			at -= node.length
 		}
-		return [range, whole.split(wanted).length - 1]
+		return [range, places.length]
 	}
 }
 
@@ -21292,8 +21269,7 @@ export async function showLog(view, job, name, signal) {
 	const news = el("button", {hidden: true, onclick: toEnd})
 	const note = el("span", {class: "quiet", role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
-		earlier.disabled = true
-		await shown.before().finally(() => { earlier.disabled = false })
+		await shown.before()
 		measure()
 		text.scrollTop = 0
 	}}, "earlier lines")
@@ -21308,7 +21284,7 @@ export async function showLog(view, job, name, signal) {
 		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
-		const place = shown.find(folded(search.value))
+		const place = shown.find(search.value)
 		note.textContent = place ? `${place[1]} found; Enter: the next`
 			: `${search.value} is not in what is shown`
 		if (!place) return
@@ -21342,14 +21318,12 @@ export async function showLog(view, job, name, signal) {
 			history.replaceState(null, "", jobLink(job.jobid, "log", event.target.value))
 			open(event.target.value)
 		}})
-	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
-		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile
 		const names = Object.keys((await get(`${url}status`, {signal})).logs)
-		if (names.length !== logs.options.length) options(names, logs.value)
+		if (names.length !== logs.options.length) replace(logs, options(names, logs.value))
 	}
 	const begin = found.includes(name) ? name : first
-	options(found, begin)
+	replace(logs, options(found, begin))
 	signal.addEventListener("abort", () => shown?.leave.abort())
 	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
@@ -21444,19 +21418,16 @@ show()
 setTimeout(health, 500)     // the view goes first
 ''',
     'page/new.js': r'''// A new job: of an application, with a form of its own, or of a script.
-import {alertBox, bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {alertBox, bytes, el, heading, jobLink, options, plain, replace, say} from "./dom.js"
 import {curl, faultText, get, make, newKey, part, post, quoted} from "./api.js"
 import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
-const RESOURCES = ["duration", "node_count", "process_count", "processes_per_node",
-	"cpu_cores_per_process", "memory_per_process", "gpu_cores_per_process", "exclusive_node_use"]
+const NEXT = ["array", "at_once", "after", "setup"]     // the other fields follow them
+const ELSEWHERE = [...FIRST, "resources", "backend", "application", "inputs"]
 const ACCOUNT = ["project_name", "reservation_id"]
-const REST = ["array", "at_once", "after", "setup", "environment", "inherit_environment",
-	"join_output", "requeue", "launcher", "callback", "callback_on", "cb_secret", "cb_headers",
-	"client_secret", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
 const AFTER = {"": "after it ended well", "any:": "after it ended, however",
 	"notok:": "after it failed"}
@@ -21561,21 +21532,20 @@ const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input"
 
 // Jobs to wait for, chosen from the newest.
 function jobPicker(input, jobs) {
-	const how = el("select", {"aria-label": "when it may start"}, Object.entries(AFTER).map(
-		([word, text]) => el("option", {value: word}, text)))
+	const how = el("select", {"aria-label": "when it may start"}, options(Object.entries(AFTER)))
 	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
 		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
 		which.value = ""
 		changed(input)
-	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
-		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
+	}}, options([["", "add a job"], ...jobs.map(job => [job.jobid,
+		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`])]))
 	return [how, which]
 }
 
 // Where it runs: the backend, its queues with what is free in them, and who is charged.
 function placeFields(backends, properties, {spec, query, backend: chosen}) {
-	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
+	const backend = el("select", {id: "backend"}, options(Object.keys(backends),
+		query.get("backend") || chosen))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
@@ -21584,7 +21554,7 @@ function placeFields(backends, properties, {spec, query, backend: chosen}) {
 		const wanted = backend.value
 		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
 		if (wanted !== backend.value) return
-		replace(queues, found.map(each => el("option", {value: each.name})))
+		replace(queues, options(found.map(each => each.name)))
 		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
 			each.nodes ?? "?"} nodes free`).join(", ")
 	}
@@ -21619,17 +21589,13 @@ function inputFiles() {
 // The form of a job from a script; source: {spec, query, backend} of what it begins with.
 function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const {spec} = source
-	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
-	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
-	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
-		after: input => jobPicker(input, jobs)}})
+	const all = schemas.JobSpec.properties, first = form(some(all, FIRST), spec)
+	const asked = form(schemas.ResourceSpec.properties, spec.resources)
+	const rest = form({...some(all, NEXT), ...without(all, ELSEWHERE)}, spec, {extras: {
+		array: csvPicker, after: input => jobPicker(input, jobs)}})
 	const place = placeFields(backends, schemas.BackendConfig.properties, source)
 	const inputs = inputFiles(), target = () => `?backend=${part(place.name())}`
-	// What the form does not show stays as it was in the job that is copied.
-	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
-		"inputs"])
-	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
+	const whole = () => ({...first.read(), ...rest.read(), resources: asked.read(),
 		...place.settings()})
 	const lines = plain(""), commands = el("details", {}, el("summary", {},
 		"the same on the command line"), lines)
@@ -21687,9 +21653,8 @@ export async function show([text], view, signal) {
 	const first = query.get("app") || spec.application || ""
 	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",
 		el("select", {id: "kind", onchange: event => pick(event.target.value)},
-			el("option", {value: ""}, "a script of your own"), offered.map(app => el("option", {
-				value: app.name, selected: app.name === first}, app.summary
-				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
+			options([["", "a script of your own"], ...offered.map(app => [app.name, app.summary
+				? `${app.name}: ${app.summary}` : app.name])], first))) : "", place)
 	pick(first)
 	if (spec.callback) say("The secrets of its callback are not copied: give them again.")
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {
@@ -21714,25 +21679,22 @@ function group(jobs, key) {
 	}
 	return found
 }
-const href = job => jobLink(job.jobid)
-const title = job => `${job.name || job.jobid}: ${job.state}`
 
-// A job with the times of its picture: made, start, end.
-function timed(job, now) {
-	const made = Number(job.jobid)
+// A job with what the pictures show of it.
+function drawn(job, now) {
+	const made = Number(job.jobid), ran = job.elapsed || 0
 	const start = Math.max(made, job.began ?? (isFinal(job.state) ? job.updated : now))
-	return {...job, made, start, end: start + (job.elapsed || 0)}
+	return {...job, title: `${job.name || job.jobid}: ${job.state}`, href: jobLink(job.jobid),
+		waited: start - made, ran, bars: [[made, start, "waited"],
+			...(job.began ? [[start, start + ran, job.state]] : [])]}
 }
 
 function showWaits(view, ran) {
 	if (!ran.length) return
-	const typical = key => span(median(ran.map(key)))
+	const typical = key => span(median(ran.map(job => job[key])))
 	view.append(el("h2", {}, "Queue time against run time"), el("p", {},
-		`By the median, a job waited ${typical(job => job.start - job.made)} and ran ${
-			typical(job => job.end - job.start)}.`),
-	scatter(`${ran.length} jobs: how long they waited and ran`, ran.map(job => ({
-		title: title(job), href: href(job), kind: job.state, waited: job.start - job.made,
-		ran: job.end - job.start}))))
+		`By the median, a job waited ${typical("waited")} and ran ${typical("ran")}.`),
+	scatter(`${ran.length} jobs: how long they waited and ran`, ran))
 }
 
 function showFailures(view, jobs) {
@@ -21742,7 +21704,7 @@ function showFailures(view, jobs) {
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
 		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
-			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: href(those[0])},
+			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: those[0].href},
 			those[0].name || those[0].jobid), " ", state("failed")]])))
 }
 
@@ -21755,9 +21717,7 @@ async function showBackend(view, name, about, jobs, begin, now, signal) {
 		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
 	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
 		? `, of which the newest ${DRAWN} are drawn` : ""}`),
-	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN).map(job => ({
-		title: title(job), href: href(job), bars: [[job.made, job.start, "waited"],
-			...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
+	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN), begin, now))
 	const found = await get(`backends/${part(name)}/queues`, {signal}).catch(error => {
 		if (error.status !== 404) queues.append(el("p", {class: "box wait"}, error.message))
 		return []
@@ -21775,7 +21735,7 @@ export async function show([query], view, signal) {
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
 	const [found, backends] = await Promise.all([
 		get(`jobs?detail=true&limit=${MOST}&since=${begin}`, {signal}), get("backends", {signal})])
-	const jobs = found.map(job => timed(job, now)), own = group(jobs, job => job.backend)
+	const jobs = found.map(job => drawn(job, now)), own = group(jobs, job => job.backend)
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
 		"aria-current": number === days && "page"}, text)
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),
@@ -21810,10 +21770,9 @@ export function chart(label, rows, begin, end) {
 // The tasks of an array, a small field each, in their order.
 export function strip(tasks, jobid) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
-	const lines = Math.ceil(shown.length / 50)
-	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
-		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
-		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
+	const width = 10 * Math.min(50, shown.length), height = 14 * Math.ceil(shown.length / 50)
+	return svg("svg", {width, height, viewBox: `0 0 ${width} ${height}`, class: "strip",
+		role: "group", "aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
 		each.jobndx ? jobLink(jobid, "log", `stdout.${each.jobndx}`) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
 		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
@@ -21823,18 +21782,18 @@ export function strip(tasks, jobid) {
 // How many tasks are in each state, as one bar.
 export function share(counts) {
 	const all = sum(counts)
-	let from = 0
+	let x = 0
 	return svg("svg", {width: 96, height: 10, class: "strip", role: "img",
 		"aria-label": STATES.filter(state => counts[state]).map(
 			state => `${counts[state]} ${state}`).join(", ")},
 	["completed", "failed", "canceled", "active", "queued", "new"].map(state => {
-		const width = 96 * (counts[state] || 0) / all, x = from
-		from += width
-		return width ? svg("rect", {x, y: 0, width, height: 10, class: state}) : ""
+		const width = 96 * (counts[state] || 0) / all
+		x += width
+		return width ? svg("rect", {x: x - width, width, height: 10, class: state}) : ""
 	}))
 }
 
-// How long jobs waited against how long they ran, {title, href, waited, ran, kind} each.
+// How long jobs waited against how long they ran, {title, href, waited, ran, state} each.
 export function scatter(label, jobs) {
 	const most = Math.max(60, ...jobs.flatMap(job => [job.waited, job.ran]))
 	const at = seconds => 200 * Math.log1p(seconds) / Math.log1p(most)
@@ -21850,7 +21809,7 @@ export function scatter(label, jobs) {
 	svg("text", {x: 56, y: 12}, "ran ↑"),
 	jobs.map(job => part(job.href, `${job.title}: waited ${span(job.waited)}, ran ${
 		span(job.ran)}`, svg("circle", {cx: 50 + at(job.waited), cy: 220 - at(job.ran), r: 4,
-		class: job.kind}))))
+		class: job.state}))))
 }
 ''',
     'page/style.css': r'''/* Six colours, defined once; a 4 px grid. */

@@ -94,8 +94,8 @@ export const curl = (method, path, ...words) => ["curl", method === "GET" ? "" :
 	(location.origin + base.replace(/\/v1\/$/, "") + path).split("$JOB").map(quoted).join("$JOB")
 ].filter(Boolean).join(" ")
 
-// The events of one connection; `last` keeps the id of the last, for the next connection.
-async function* events(answer, last) {
+// Calls onEvent for each event of one connection; `last` keeps its id, for the next connection.
+async function read(answer, last, onEvent) {
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	for (let text = "";;) {
 		const {value, done} = await reader.read()
@@ -103,10 +103,8 @@ async function* events(answer, last) {
 		const blocks = (text + value).split("\n\n")
 		text = blocks.pop()
 		for (const block of blocks) {
-			const fields = Object.fromEntries(block.split("\n").filter(line => line[0] !== ":")
-				.map(line => [line.split(":")[0], line.slice(line.indexOf(":") + 1).trim()]))
-			if (fields.id) last.id = fields.id
-			if (fields.data) yield JSON.parse(fields.data)
+			last.id = block.match(/^id: *(.+)/m)?.[1] ?? last.id
+			if (/^data:/m.test(block)) onEvent()
 		}
 	}
 }
@@ -139,7 +137,7 @@ export async function follow(path, onEvent, onStatus, signal) {
 			if (answer.status === 204) return
 			pause = 1
 			onStatus("")
-			for await (const event of events(answer, last)) onEvent(event)
+			await read(answer, last, onEvent)
 		} catch (error) {
 			if (signal.aborted) return
 			if (connection.signal.aborted) pause = 0.5

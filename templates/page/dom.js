@@ -5,16 +5,17 @@
 
 import {part} from "./api.js"
 
-export const maker = create => (tag, attributes, ...children) => {
+// What there is of children in lists of lists: without "", false and null.
+const listed = children => children.flat(9).filter(child => child || child === 0)
+
+export const maker = create => (tag, attributes = {}, ...children) => {
 	const element = create(tag)
-	for (const [name, value] of Object.entries(attributes || {})) {
+	for (const [name, value] of Object.entries(attributes)) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
 		else if (name === "value") element.value = value
-		else if (value === true) element.setAttribute(name, "")
-		else if (value || value === 0) element.setAttribute(name, value)
+		else if (value || value === 0) element.setAttribute(name, value === true ? "" : value)
 	}
-	element.append(...children.flat(9).filter(child => child || child === 0).map(
-		child => child instanceof Node ? child : String(child)))
+	element.append(...listed(children))
 	return element
 }
 export const el = maker(tag => document.createElement(tag))
@@ -28,12 +29,11 @@ export function heading(text) {
 // Where a job is shown, or a part of it.
 export const jobLink = (jobid, ...rest) => ["#/job", part(jobid), ...rest].join("/")
 
-export const replace = (element, ...children) => element.replaceChildren(...children.flat(9).filter(
-	Boolean))
+export const replace = (element, ...children) => element.replaceChildren(...listed(children))
 
 // As replace(), but what is equal stays, however deep, with the focus that it may have.
 export function update(element, ...children) {
-	const wanted = children.flat(9).filter(Boolean)
+	const wanted = listed(children)
 	wanted.forEach((child, place) => {
 		const old = element.childNodes[place]
 		if (!old) element.append(child)
@@ -65,23 +65,19 @@ export const isFinal = name => ["completed", "failed", "canceled"].includes(name
 // Why a job, or a task, is in its state.
 export const reason = each => each.reason || (each.state === "failed" ? `exit ${each.info}` : "")
 
-const two = number => String(number).padStart(2, "0")
-
-// Seconds as 4.2 s, 0:42, 1:02:03 or 2-03:04:05.
+// Seconds as 4.2 s, 0:42, 01:02:03 or 2-03:04:05.
 export function span(seconds) {
 	if (seconds === null || seconds === undefined) return ""
 	if (seconds < 10) return `${seconds.toFixed(1)} s`
-	const whole = Math.floor(seconds), minutes = Math.floor(whole / 60)
-	if (minutes < 60) return `${minutes}:${two(whole % 60)}`
-	const hours = Math.floor(minutes / 60), days = Math.floor(hours / 24)
-	return `${days ? days + "-" : ""}${two(hours % 24)}:${two(minutes % 60)}:${two(whole % 60)}`
+	const days = Math.floor(seconds / 86400)
+	const clock = new Date(seconds % 86400 * 1000).toISOString().slice(11, 19)
+	return seconds < 3600 ? clock.slice(3).replace(/^0/, "") : (days ? days + "-" : "") + clock
 }
 
 // When something was, local, as `ls` shows it.  The first toLocaleString() of a tab takes 30 ms.
 function dated(stamp) {
-	const then = new Date(stamp * 1000)
-	return [then.getFullYear(), then.getMonth() + 1, then.getDate()].map(two).join("-") + " "
-		+ [then.getHours(), then.getMinutes(), then.getSeconds()].map(two).join(":")
+	const east_min = -new Date(stamp * 1000).getTimezoneOffset()
+	return new Date((stamp + east_min * 60) * 1000).toISOString().slice(0, 19).replace("T", " ")
 }
 
 // A time, with UTC for who points at it.
@@ -107,6 +103,12 @@ export function bytes(size) {
 // Text as it is, which can be scrolled by the keyboard too.
 export const plain = (text, attributes) => el("pre", {tabindex: 0, ...attributes}, text)
 
+// Options of a select: [value, text] each, or a value that is its text.
+export const options = (pairs, chosen) => pairs.map(pair => {
+	const [value, text = value] = [pair].flat()
+	return el("option", {value, selected: value === chosen}, text)
+})
+
 // A table whose rows are lists of what their cells hold.
 export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {},
 	el("thead", {}, el("tr", {}, heads.map(head => head ? el("th", {scope: "col"},
@@ -116,9 +118,8 @@ export const table = (heads, rows) => el("div", {class: "scroll"}, el("table", {
 // A message that stays until it is closed.
 export function say(text) {
 	const said = document.getElementById("said")
-	if ([...said.children].some(line => line.dataset.text === text)) return
-	const line = el("p", {"data-text": text}, text,
-		el("button", {onclick: () => line.remove()}, "close"))
+	if ([...said.children].some(line => line.firstChild.data === text)) return
+	const line = el("p", {}, text, el("button", {onclick: () => line.remove()}, "close"))
 	said.append(line)
 }
 

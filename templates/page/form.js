@@ -1,5 +1,5 @@
 // Fields made from a JSON Schema, with the server's names, types and texts.
-import {el} from "./dom.js"
+import {el, options} from "./dom.js"
 
 const types = schema => (schema.anyOf ? schema.anyOf.flatMap(types) : [schema.type].flat())
 	.filter(Boolean)
@@ -20,28 +20,27 @@ const written = (lines, given, parse) => JSON.stringify(parse(lines.replace(/\r\
 const readLines = (text, bracket, parse) => text.trimStart()[0] === bracket
 	&& typeof asJson(text) !== "string" ? asJson(text) : parse(text)
 
+const only = (...names) => schema => types(schema).length && types(schema).every(
+	type => [...names, "null"].includes(type))
+
 // The kinds of fields: for which schemas, made how, from which value, and what is read from one.
 // The first that fits is taken.
 const KINDS = [{
 	matches: choices,
-	make: (id, schema, given) => el("select", {id}, el("option", {value: ""}, ""),
-		choices(schema).map(each => el("option", {value: JSON.stringify(each),
-			selected: each === given}, String(each)))),
+	make: (id, schema, given) => el("select", {id}, options(["", ...choices(schema).map(
+		each => [JSON.stringify(each), String(each)])], JSON.stringify(given))),
 	read: input => JSON.parse(input.value)
 }, {
 	matches: schema => alone(schema).contentEncoding,
 	make: id => el("input", {id, type: "file"}),
 	read: input => input.files[0]
 }, {    // with a default it is on or off; without one it may also be left out
-	matches: schema => types(schema).length && types(schema).every(
-		type => ["boolean", "null"].includes(type)),
-	make: (id, schema, given) => given === undefined ? el("select", {id}, ["", "true", "false"].map(
-		each => el("option", {value: each}, each))) : el("input", {id, type: "checkbox",
-		checked: given}),
+	matches: only("boolean"),
+	make: (id, schema, given) => given === undefined ? el("select", {id}, options(
+		["", "true", "false"])) : el("input", {id, type: "checkbox", checked: given}),
 	read: input => input.type === "checkbox" ? input.checked : JSON.parse(input.value)
 }, {
-	matches: schema => types(schema).length && types(schema).every(
-		type => ["integer", "number", "null"].includes(type)),
+	matches: only("integer", "number"),
 	make: (id, schema, given) => el("input", {id, inputmode: "decimal", value: given ?? ""}),
 	read: input => {    // as it was typed where a number here could not hold it
 		const value = asJson(input.value)

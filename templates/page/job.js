@@ -1,6 +1,6 @@
 // One job: what it does and why, its logs, its files, what it was made from.
-import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, plain, reason, replace,
-	say, span, state, table, update} from "./dom.js"
+import {alertBox, bytes, confirming, el, heading, isFinal, jobLink, moment, options, plain, reason,
+	replace, say, span, state, table, update} from "./dom.js"
 import {ask, follow, get, part, post, send, sleep} from "./api.js"
 import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
@@ -51,8 +51,8 @@ async function showSharing(view, job, _, signal) {
 	const url = `jobs/${part(job.jobid)}/access`
 	const give = async shares => draw(await send("PUT", url, shares))
 	const user = el("input", {id: "user", type: "text", required: true})
-	const may = el("select", {id: "may"}, el("option", {value: "GET"}, "look at it"),
-		el("option", {value: "POST"}, "change it too"))
+	const may = el("select", {id: "may"}, options([["GET", "look at it"],
+		["POST", "change it too"]]))
 	const list = el("div")
 	const draw = access => replace(list, el("p", {}, `It belongs to ${access.owner}.`),
 		table(["shared with", "who may", ""], Object.entries(access.shared).map(
@@ -99,7 +99,7 @@ function actionsOf(job, url, doing) {
 		!over && confirming("Cancel", "Cancel it", doing("cancel",
 			() => post(`${url}/cancel`))),
 		button(over ? "Start again" : "Start", "start", over || isNew),
-		button("Start the failed tasks", "start?failed=true", over && job.tasks.length
+		button("Start the failed tasks", "start?failed=true", over && job.tasks.length > 0
 			&& job.state !== "completed"),
 		button("Hold", "hold", job.state === "queued"),
 		button("Release", "release", job.state === "queued"),

@@ -1,13 +1,11 @@
 // The jobs: live, filtered by the server, each in a row of its own.
-import {alertBox, confirming, el, heading, jobLink, moment, plain, reason, replace, say, span,
-	state, STATES, sum, update} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, replace, say,
+	span, state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
 const PERIODS = {"": "any time", 3600: "the last hour", 86400: "the last day",
 	604800: "the last week"}
-const COLUMNS = ["", "state", "name", "id", "backend", "progress", "why", "changed"]
-const WIDE = ["id", "backend", "why", "changed"]    // columns that a narrow screen does without
 const PAGE = 50
 
 // What is known of a job's progress: how long of its walltime, or how many tasks of an array.
@@ -35,22 +33,21 @@ export async function show([query], view, signal) {
 	const set = (name, value) => {
 		value ? filter.set(name, value) : filter.delete(name)
 		if (name !== "page") filter.delete("page")
+		press()
 		history.replaceState(null, "", `#/?${filter}`)
 		counted = -Infinity
 		soon(200)
 	}
-	const chips = STATES.map(name => el("button", {
-		"aria-pressed": String(filter.get("state") === name), onclick: () => {
-			set("state", filter.get("state") === name ? "" : name)
-			chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
-				String(filter.get("state") === STATES[at])))
-		}}, state(name), " ", el("span", {class: "quiet"})))
+	const chips = STATES.map(name => el("button", {onclick: () => set("state",
+		filter.get("state") === name ? "" : name)}, state(name), " ", el("span", {class: "quiet"})))
+	const press = () => chips.forEach((chip, at) => chip.setAttribute("aria-pressed",
+		filter.get("state") === STATES[at]))
+	press()
 	const search = el("input", {type: "search", placeholder: "name, or sweep-*", size: 16,
 		value: filter.get("name") || "", "aria-label": "Filter by name",
 		oninput: () => set("name", search.value)})
-	const pick = (label, name, options) => el("select", {"aria-label": label,
-		onchange: event => set(name, event.target.value)}, options.map(([value, text]) => el(
-		"option", {value, selected: (filter.get(name) || "") === value}, text)))
+	const pick = (label, name, pairs) => el("select", {"aria-label": label,
+		onchange: event => set(name, event.target.value)}, options(pairs, filter.get(name) || ""))
 	const backends = pick("Backend", "backend", [["", "all backends"]])
 	const page = () => Math.max(1, Number(filter.get("page")) || 1)
 	const turn = (text, step) => el("button", {onclick: () => set("page", page() + step)}, text)
@@ -78,36 +75,29 @@ export async function show([query], view, signal) {
 			act("remove", id => ask(`jobs/${id}?purge=true`, {method: "DELETE"}))))
 
 	async function unfold(button, jobid) {
-		if (tasks.delete(jobid)) button.setAttribute("aria-expanded", "false")
-		else {
-			button.setAttribute("aria-expanded", "true")
-			tasks.set(jobid, [])
-		}
+		if (!tasks.delete(jobid)) tasks.set(jobid, [])
+		button.setAttribute("aria-expanded", tasks.has(jobid))
 		await load()
 	}
-	const cells = job => [
-		el("td", {}, state(job.state)),
-		el("td", {class: "name"}, job.tasks && el("button", {class: "fold",
+	// The head of each column, what it shows of a job, and its class; wide: not on a narrow screen.
+	const columns = [["state", job => state(job.state)],
+		["name", job => [job.tasks && el("button", {class: "fold",
 			"aria-expanded": String(tasks.has(job.jobid)), "aria-label": "its tasks",
 			onclick: event => unfold(event.currentTarget, job.jobid)}),
 		el("a", {class: "job", href: jobLink(job.jobid)}, job.name || job.jobid),
 		job.application && job.application !== job.name
-			? el("span", {class: "quiet"}, ` (${job.application})`) : ""),
-		el("td", {class: "id wide"}, job.jobid),
-		el("td", {class: "wide"}, job.backend),
-		el("td", {}, progress(job, tasks.get(job.jobid))),
-		el("td", {class: "why wide"}, job.tasks ? "" : reason(job)),
-		el("td", {class: "wide"}, moment(job.updated))]
+			? el("span", {class: "quiet"}, ` (${job.application})`) : ""], "name"],
+		["id", job => job.jobid, "id wide"], ["backend", job => job.backend, "wide"],
+		["progress", job => progress(job, tasks.get(job.jobid))],
+		["why", job => job.tasks ? "" : reason(job), "why wide"],
+		["changed", job => moment(job.updated), "wide"]]
 
-	const box = jobid => el("td", {}, el("input", {type: "checkbox",
-		"aria-label": `Select ${jobid}`, onchange: event => {
-			event.target.checked ? chosen.add(jobid) : chosen.delete(jobid)
+	const box = (label, jobids) => el("input", {type: "checkbox", "aria-label": label,
+		onchange: ({target}) => {
+			for (const id of jobids()) target.checked ? chosen.add(id) : chosen.delete(id)
 			showChosen()
-		}}))
-	const every = el("input", {type: "checkbox", "aria-label": "Select all shown", onchange: () => {
-		for (const jobid of rows.keys()) every.checked ? chosen.add(jobid) : chosen.delete(jobid)
-		showChosen()
-	}})
+		}})
+	const every = box("Select all shown", () => rows.keys())
 	// Those chosen stay so where newer jobs or a filter push them off the page.
 	function showChosen() {
 		actions.hidden = !chosen.size
@@ -122,7 +112,8 @@ export async function show([query], view, signal) {
 	function put(job, place) {
 		const known = rows.get(job.jobid)
 		const row = known || el("tr", {onanimationend: () => row.classList.remove("changed")})
-		update(row, row.firstChild || box(job.jobid), cells(job))
+		update(row, row.firstChild || el("td", {}, box(`Select ${job.jobid}`, () => [job.jobid])),
+			columns.map(([, shown, kind]) => el("td", {class: kind}, shown(job))))
 		if (known && row.dataset.state !== job.state) row.classList.add("changed")
 		row.dataset.state = job.state
 		rows.set(job.jobid, row)
@@ -186,9 +177,9 @@ export async function show([query], view, signal) {
 		el("div", {class: "bar"}, chips),
 		el("div", {class: "bar"}, search, backends, pick("Made", "since", Object.entries(periods)),
 			count, actions), trouble,
-		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, COLUMNS.map(
-			head => head ? el("th", {scope: "col", class: WIDE.includes(head) ? "wide" : ""}, head)
-				: el("td", {}, every)))), body)),
+		el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, el("td", {},
+			every), columns.map(([head, , kind]) => el("th", {scope: "col", class: kind}, head)))),
+		body)),
 		empty, el("div", {class: "bar"}, newer, older))
 	// Whatever happens to a job, the list is asked for anew, at most once a second.
 	let waiting = null
@@ -205,6 +196,5 @@ export async function show([query], view, signal) {
 		if (!text) soon(1000)       // what has happened before the stream began
 	}, signal)
 	const found = await get("backends", {signal}).catch(() => ({}))
-	backends.append(...Object.keys(found).map(name => el("option", {value: name,
-		selected: filter.get("backend") === name}, name)))
+	backends.append(...options(Object.keys(found), filter.get("backend")))
 }

@@ -1,30 +1,22 @@
 // What a job wrote, from its end.
 //
 // So a log of any size opens at once; it goes on while the job does.
-import {bytes, el, isFinal, jobLink, replace} from "./dom.js"
+import {bytes, el, isFinal, jobLink, options, replace} from "./dom.js"
 import {ask, get, getRange, part, sleep} from "./api.js"
 
 const WINDOW = 256 * 1024   // bytes that are shown at first, and fetched at once
 const MOST = 4 * WINDOW     // bytes that stay in the page
 
-const isInside = byte => (byte & 0xc0) === 0x80     // of a character of UTF-8
-// How many bytes at an end are of a character that is not whole.
-function cutBytes(found) {
-	for (let back = 1; back < 4 && back <= found.length; back++) {
-		const byte = found[found.length - back]
-		if (!isInside(byte)) return back < (byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1)
-			? back : 0
-	}
-	return 0
+const begins = byte => (byte & 0xc0) !== 0x80       // a character of UTF-8
+// How many bytes at the begin, and at the end, are of a character that is not whole.
+const cutBegin = found => Math.max(0, found.findIndex(begins))
+function cutEnd(found) {
+	const at = found.findLastIndex(begins), byte = found[at]
+	const size = byte > 0xef ? 4 : byte > 0xdf ? 3 : byte > 0xbf ? 2 : 1
+	return found.length - at < size ? found.length - at : 0
 }
 
-// Without regard to case, where that does not move the letters.
-function folded(text) {
-	const lower = text.toLowerCase()
-	return lower.length === text.length ? lower : text
-}
-
-// One log as it is shown: the pieces [text node, bytes] of what lies between begin and end.
+// One log as it is shown: text nodes, with their sizes in bytes, of what lies from begin to end.
 class Shown {
 	constructor(url, element) {
 		Object.assign(this, {url, element, leave: new AbortController(), size: 0,
@@ -33,7 +25,7 @@ class Shown {
 	}
 	restart(begin) {
 		replace(this.element)
-		Object.assign(this, {begin, end: begin, pieces: [], cut: 0, decoder: new TextDecoder()})
+		Object.assign(this, {begin, end: begin})
 	}
 	// Learns how long the log is, once that has changed or the time is over; the job's state.
 	async look(wait_s) {
@@ -52,53 +44,50 @@ class Shown {
 		let found = await getRange(this.url, from, end, this.leave.signal)
 		if (!this.following) return     // one has begun to read meanwhile
 		if (from !== this.end) {    // a gap, or a log that has begun anew
-			this.restart(from)
-			const rest = Math.max(0, found.findIndex(byte => !isInside(byte)))
+			const rest = cutBegin(found)
+			this.restart(from + rest)
 			found = found.subarray(rest)
-			this.begin += rest
 		}
-		this.end = end
-		if (!found.length) return
-		const cut = cutBytes(found)     // which the decoder keeps for the next piece
-		this.add("push", this.decoder.decode(found, {stream: true}), this.cut + found.length - cut)
-		this.cut = cut
+		found = found.subarray(0, found.length - cutEnd(found))     // that is asked for again
+		this.end += found.length
+		if (found.length) this.add("append", found)
 	}
-	add(where, text, size) {
-		const node = document.createTextNode(text)
-		this.pieces[where]([node, size])
-		where === "push" ? this.element.append(node) : this.element.prepend(node)
+	add(where, found) {
+		const text = new Text(new TextDecoder().decode(found))
+		this.element[where](Object.assign(text, {size: found.length}))
 	}
 	trim() {
-		while (this.end - this.begin > MOST && this.pieces.length > 1) {
-			const [node, size] = this.pieces.shift()
-			node.remove()
-			this.begin += size
+		const {childNodes} = this.element
+		while (this.end - this.begin > MOST && childNodes.length > 1) {
+			this.begin += childNodes[0].size
+			childNodes[0].remove()
 		}
 	}
 	async before() {
 		const to = this.begin, from = Math.max(0, to - WINDOW)
 		const found = await getRange(this.url, from, to, this.leave.signal)
 		if (this.begin !== to) return
-		const rest = from ? Math.max(0, found.findIndex(byte => !isInside(byte))) : 0
-		this.add("unshift", new TextDecoder().decode(found.subarray(rest)), to - from - rest)
+		const rest = from ? cutBegin(found) : 0
+		this.add("prepend", found.subarray(rest))
 		this.begin = from + rest
 	}
-	// The range of the next place of a text, behind the last found; after the last, the first.
+	// The range of the next place of a text, in letters of any case, behind the last found; after
+	// the last, the first.
 	find(wanted) {
-		const whole = folded(this.pieces.map(([node]) => node.data).join(""))
-		const next = whole.indexOf(wanted, (this.found ?? -1) + 1)
-		this.found = next < 0 ? whole.indexOf(wanted) : next
-		if (this.found < 0) return null
+		const pattern = new RegExp(wanted.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gi")
+		const places = [...this.element.textContent.matchAll(pattern)].map(match => match.index)
+		if (!places.length) return null
+		this.found = places.find(place => place > this.found) ?? places[0]
 		const range = document.createRange()
 		let at = this.found
-		for (const [node] of this.pieces) {
+		for (const node of this.element.childNodes) {
 			if (at >= 0 && at < node.length) {
 				range.setStart(node, at)
 				range.setEnd(node, Math.min(node.length, at + wanted.length))
 			}
 			at -= node.length
 		}
-		return [range, whole.split(wanted).length - 1]
+		return [range, places.length]
 	}
 }
 
@@ -133,8 +122,7 @@ export async function showLog(view, job, name, signal) {
 	const news = el("button", {hidden: true, onclick: toEnd})
 	const note = el("span", {class: "quiet", role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
-		earlier.disabled = true
-		await shown.before().finally(() => { earlier.disabled = false })
+		await shown.before()
 		measure()
 		text.scrollTop = 0
 	}}, "earlier lines")
@@ -149,7 +137,7 @@ export async function showLog(view, job, name, signal) {
 		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
-		const place = shown.find(folded(search.value))
+		const place = shown.find(search.value)
 		note.textContent = place ? `${place[1]} found; Enter: the next`
 			: `${search.value} is not in what is shown`
 		if (!place) return
@@ -183,14 +171,12 @@ export async function showLog(view, job, name, signal) {
 			history.replaceState(null, "", jobLink(job.jobid, "log", event.target.value))
 			open(event.target.value)
 		}})
-	const options = (names, chosen) => replace(logs, names.map(each => el("option", {value: each,
-		selected: each === chosen}, each)))
 	async function list() {     // of an array, others have come meanwhile
 		const names = Object.keys((await get(`${url}status`, {signal})).logs)
-		if (names.length !== logs.options.length) options(names, logs.value)
+		if (names.length !== logs.options.length) replace(logs, options(names, logs.value))
 	}
 	const begin = found.includes(name) ? name : first
-	options(found, begin)
+	replace(logs, options(found, begin))
 	signal.addEventListener("abort", () => shown?.leave.abort())
 	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),

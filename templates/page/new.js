@@ -1,17 +1,14 @@
 // A new job: of an application, with a form of its own, or of a script.
-import {alertBox, bytes, el, heading, jobLink, plain, replace, say} from "./dom.js"
+import {alertBox, bytes, el, heading, jobLink, options, plain, replace, say} from "./dom.js"
 import {curl, faultText, get, make, newKey, part, post, quoted} from "./api.js"
 import {filePlace} from "./files.js"
 import {form} from "./form.js"
 import {upload} from "./upload.js"
 
 const FIRST = ["name", "script"]
-const RESOURCES = ["duration", "node_count", "process_count", "processes_per_node",
-	"cpu_cores_per_process", "memory_per_process", "gpu_cores_per_process", "exclusive_node_use"]
+const NEXT = ["array", "at_once", "after", "setup"]     // the other fields follow them
+const ELSEWHERE = [...FIRST, "resources", "backend", "application", "inputs"]
 const ACCOUNT = ["project_name", "reservation_id"]
-const REST = ["array", "at_once", "after", "setup", "environment", "inherit_environment",
-	"join_output", "requeue", "launcher", "callback", "callback_on", "cb_secret", "cb_headers",
-	"client_secret", "directory", "attributes"]
 const EXAMPLE = {name: "hello", script: "#!/bin/sh\nhostname\n"}
 const AFTER = {"": "after it ended well", "any:": "after it ended, however",
 	"notok:": "after it failed"}
@@ -116,21 +113,20 @@ const csvPicker = input => el("label", {}, "or a CSV, a task a row ", el("input"
 
 // Jobs to wait for, chosen from the newest.
 function jobPicker(input, jobs) {
-	const how = el("select", {"aria-label": "when it may start"}, Object.entries(AFTER).map(
-		([word, text]) => el("option", {value: word}, text)))
+	const how = el("select", {"aria-label": "when it may start"}, options(Object.entries(AFTER)))
 	const which = el("select", {"aria-label": "add a job to wait for", onchange: () => {
 		input.value = [input.value.trim(), how.value + which.value].filter(Boolean).join("\n")
 		which.value = ""
 		changed(input)
-	}}, el("option", {value: ""}, "add a job"), jobs.map(job => el("option", {value: job.jobid},
-		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`)))
+	}}, options([["", "add a job"], ...jobs.map(job => [job.jobid,
+		`${job.name || job.jobid} · ${job.state} · ${job.jobid}`])]))
 	return [how, which]
 }
 
 // Where it runs: the backend, its queues with what is free in them, and who is charged.
 function placeFields(backends, properties, {spec, query, backend: chosen}) {
-	const backend = el("select", {id: "backend"}, Object.keys(backends).map(name => el("option",
-		{value: name, selected: name === (query.get("backend") || chosen)}, name)))
+	const backend = el("select", {id: "backend"}, options(Object.keys(backends),
+		query.get("backend") || chosen))
 	const queue = el("input", {id: "queue", list: "queues", type: "text",
 		value: query.get("queue") || spec.backend?.queue_name || ""})
 	const queues = el("datalist", {id: "queues"}), free = el("small")
@@ -139,7 +135,7 @@ function placeFields(backends, properties, {spec, query, backend: chosen}) {
 		const wanted = backend.value
 		const found = await get(`backends/${part(wanted)}/queues`).catch(() => [])
 		if (wanted !== backend.value) return
-		replace(queues, found.map(each => el("option", {value: each.name})))
+		replace(queues, options(found.map(each => each.name)))
 		free.textContent = found.map(each => `${each.name}: ${each.free_nodes ?? "?"} of ${
 			each.nodes ?? "?"} nodes free`).join(", ")
 	}
@@ -174,17 +170,13 @@ function inputFiles() {
 // The form of a job from a script; source: {spec, query, backend} of what it begins with.
 function scriptForm(schemas, source, {backends, jobs}, signal) {
 	const {spec} = source
-	const all = schemas.JobSpec.properties, needs = schemas.ResourceSpec.properties
-	const first = form(some(all, FIRST), spec), asked = form(some(needs, RESOURCES), spec.resources)
-	const rest = form(some(all, REST), named(spec), {extras: {array: csvPicker,
-		after: input => jobPicker(input, jobs)}})
+	const all = schemas.JobSpec.properties, first = form(some(all, FIRST), spec)
+	const asked = form(schemas.ResourceSpec.properties, spec.resources)
+	const rest = form({...some(all, NEXT), ...without(all, ELSEWHERE)}, spec, {extras: {
+		array: csvPicker, after: input => jobPicker(input, jobs)}})
 	const place = placeFields(backends, schemas.BackendConfig.properties, source)
 	const inputs = inputFiles(), target = () => `?backend=${part(place.name())}`
-	// What the form does not show stays as it was in the job that is copied.
-	const kept = without(named(spec), [...FIRST, ...REST, "resources", "backend", "application",
-		"inputs"])
-	const whole = () => ({...kept, ...first.read(), ...rest.read(),
-		resources: {...without(named(spec.resources), RESOURCES), ...asked.read()},
+	const whole = () => ({...first.read(), ...rest.read(), resources: asked.read(),
 		...place.settings()})
 	const lines = plain(""), commands = el("details", {}, el("summary", {},
 		"the same on the command line"), lines)
@@ -242,9 +234,8 @@ export async function show([text], view, signal) {
 	const first = query.get("app") || spec.application || ""
 	view.append(heading("New job"), offered.length ? labelled("kind", "what it runs",
 		el("select", {id: "kind", onchange: event => pick(event.target.value)},
-			el("option", {value: ""}, "a script of your own"), offered.map(app => el("option", {
-				value: app.name, selected: app.name === first}, app.summary
-				? `${app.name}: ${app.summary}` : app.name)))) : "", place)
+			options([["", "a script of your own"], ...offered.map(app => [app.name, app.summary
+				? `${app.name}: ${app.summary}` : app.name])], first))) : "", place)
 	pick(first)
 	if (spec.callback) say("The secrets of its callback are not copied: give them again.")
 	if (from && spec.application && !offered.some(app => app.name === spec.application)) {

@@ -15,25 +15,22 @@ function group(jobs, key) {
 	}
 	return found
 }
-const href = job => jobLink(job.jobid)
-const title = job => `${job.name || job.jobid}: ${job.state}`
 
-// A job with the times of its picture: made, start, end.
-function timed(job, now) {
-	const made = Number(job.jobid)
+// A job with what the pictures show of it.
+function drawn(job, now) {
+	const made = Number(job.jobid), ran = job.elapsed || 0
 	const start = Math.max(made, job.began ?? (isFinal(job.state) ? job.updated : now))
-	return {...job, made, start, end: start + (job.elapsed || 0)}
+	return {...job, title: `${job.name || job.jobid}: ${job.state}`, href: jobLink(job.jobid),
+		waited: start - made, ran, bars: [[made, start, "waited"],
+			...(job.began ? [[start, start + ran, job.state]] : [])]}
 }
 
 function showWaits(view, ran) {
 	if (!ran.length) return
-	const typical = key => span(median(ran.map(key)))
+	const typical = key => span(median(ran.map(job => job[key])))
 	view.append(el("h2", {}, "Queue time against run time"), el("p", {},
-		`By the median, a job waited ${typical(job => job.start - job.made)} and ran ${
-			typical(job => job.end - job.start)}.`),
-	scatter(`${ran.length} jobs: how long they waited and ran`, ran.map(job => ({
-		title: title(job), href: href(job), kind: job.state, waited: job.start - job.made,
-		ran: job.end - job.start}))))
+		`By the median, a job waited ${typical("waited")} and ran ${typical("ran")}.`),
+	scatter(`${ran.length} jobs: how long they waited and ran`, ran))
 }
 
 function showFailures(view, jobs) {
@@ -43,7 +40,7 @@ function showFailures(view, jobs) {
 	if (!causes.length) return
 	view.append(el("h2", {}, "Failures by cause"), table(["jobs", "", "cause", "the newest"],
 		causes.map(([cause, those]) => [those.length, el("progress", {max: causes[0][1].length,
-			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: href(those[0])},
+			value: those.length, "aria-hidden": "true"}), cause, [el("a", {href: those[0].href},
 			those[0].name || those[0].jobid), " ", state("failed")]])))
 }
 
@@ -56,9 +53,7 @@ async function showBackend(view, name, about, jobs, begin, now, signal) {
 		about.notes.map(note => el("p", {class: "box wait"}, note)), queues)
 	if (jobs.length) view.append(el("p", {}, `${jobs.length} jobs${jobs.length > DRAWN
 		? `, of which the newest ${DRAWN} are drawn` : ""}`),
-	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN).map(job => ({
-		title: title(job), href: href(job), bars: [[job.made, job.start, "waited"],
-			...(job.began ? [[job.start, job.end, job.state]] : [])]})), begin, now))
+	chart(`Jobs of ${name}, when they waited and ran`, jobs.slice(0, DRAWN), begin, now))
 	const found = await get(`backends/${part(name)}/queues`, {signal}).catch(error => {
 		if (error.status !== 404) queues.append(el("p", {class: "box wait"}, error.message))
 		return []
@@ -76,7 +71,7 @@ export async function show([query], view, signal) {
 	const now = Date.now() / 1000, begin = Math.floor(now - days * 86400)
 	const [found, backends] = await Promise.all([
 		get(`jobs?detail=true&limit=${MOST}&since=${begin}`, {signal}), get("backends", {signal})])
-	const jobs = found.map(job => timed(job, now)), own = group(jobs, job => job.backend)
+	const jobs = found.map(job => drawn(job, now)), own = group(jobs, job => job.backend)
 	const link = (number, text) => el("a", {href: `#/overview?days=${number}`,
 		"aria-current": number === days && "page"}, text)
 	view.append(heading("Overview"), el("nav", {"aria-label": "Period"}, link(1, "24 hours"),

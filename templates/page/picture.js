@@ -20,10 +20,9 @@ export function chart(label, rows, begin, end) {
 // The tasks of an array, a small field each, in their order.
 export function strip(tasks, jobid) {
 	const shown = [...tasks].sort((one, other) => one.task - other.task).slice(0, 2000)
-	const lines = Math.ceil(shown.length / 50)
-	return svg("svg", {width: 10 * Math.min(50, shown.length), height: 14 * lines, class: "strip",
-		viewBox: `0 0 ${10 * Math.min(50, shown.length)} ${14 * lines}`, role: "group",
-		"aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
+	const width = 10 * Math.min(50, shown.length), height = 14 * Math.ceil(shown.length / 50)
+	return svg("svg", {width, height, viewBox: `0 0 ${width} ${height}`, class: "strip",
+		role: "group", "aria-label": `${tasks.length} tasks`}, shown.map((each, place) => part(
 		each.jobndx ? jobLink(jobid, "log", `stdout.${each.jobndx}`) : "",
 		[`task ${each.task}: ${each.state}`, reason(each)].filter(Boolean).join(", "),
 		svg("rect", {x: place % 50 * 10, y: Math.floor(place / 50) * 14, width: 8, height: 12,
@@ -33,18 +32,18 @@ export function strip(tasks, jobid) {
 // How many tasks are in each state, as one bar.
 export function share(counts) {
 	const all = sum(counts)
-	let from = 0
+	let x = 0
 	return svg("svg", {width: 96, height: 10, class: "strip", role: "img",
 		"aria-label": STATES.filter(state => counts[state]).map(
 			state => `${counts[state]} ${state}`).join(", ")},
 	["completed", "failed", "canceled", "active", "queued", "new"].map(state => {
-		const width = 96 * (counts[state] || 0) / all, x = from
-		from += width
-		return width ? svg("rect", {x, y: 0, width, height: 10, class: state}) : ""
+		const width = 96 * (counts[state] || 0) / all
+		x += width
+		return width ? svg("rect", {x: x - width, width, height: 10, class: state}) : ""
 	}))
 }
 
-// How long jobs waited against how long they ran, {title, href, waited, ran, kind} each.
+// How long jobs waited against how long they ran, {title, href, waited, ran, state} each.
 export function scatter(label, jobs) {
 	const most = Math.max(60, ...jobs.flatMap(job => [job.waited, job.ran]))
 	const at = seconds => 200 * Math.log1p(seconds) / Math.log1p(most)
@@ -60,5 +59,5 @@ export function scatter(label, jobs) {
 	svg("text", {x: 56, y: 12}, "ran ↑"),
 	jobs.map(job => part(job.href, `${job.title}: waited ${span(job.waited)}, ran ${
 		span(job.ran)}`, svg("circle", {cx: 50 + at(job.waited), cy: 220 - at(job.ran), r: 4,
-		class: job.kind}))))
+		class: job.state}))))
 }
