@@ -20182,10 +20182,11 @@ export async function ask(path, options = {}) {
 		throw new Failure(0, "the server does not answer; is the tunnel still open?")
 	}
 	if (answer.ok) return answer
-	const body = await answer.json().catch(() => ({detail: answer.statusText}))
+	const body = await answer.json().catch(() => ({}))
 	if (answer.status === 401 && token()) body.detail = "the token is no longer valid: open the "
 		+ "address that the server printed again"
-	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
+	throw new Failure(answer.status, body.detail || `HTTP status ${answer.status}`, body,
+		answer.headers)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())
@@ -20450,18 +20451,18 @@ export function say(text) {
 export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
 	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
-		const asks = button.textContent !== label
-		if (asks && performance.now() - asked < 400) return
-		if (asks) {
+		if (button.textContent === label) {
+			asked = performance.now()
+			button.textContent = `${question()}? Press again`
+			timer = setTimeout(button.settle, 30000)
+		} else if (performance.now() - asked > 400) {
 			button.settle()
 			action()
-			return
 		}
-		asked = performance.now()
-		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		timer = setTimeout(() => button.settle(), 30000)
-	}, onblur: () => button.settle(),
-	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+	}, onblur: () => button.settle(), onkeydown: event => {
+		if (event.key === "Escape") button.settle()
+		if (event.key === "Enter" && event.repeat) event.preventDefault()
+	}}, label)
 	button.settle = () => {
 		clearTimeout(timer)
 		button.textContent = label
@@ -20472,7 +20473,7 @@ export function confirming(label, question, action, attributes) {
     'page/files.js': r'''// The files of a job's work directory: up, down, seen and removed.
 import {bytes, confirming, el, jobLink, moment, plain, replace, say, table, update} from "./dom.js"
 import {ask, downloadUrl, get, getRange, part} from "./api.js"
-import {dropped, look, upload} from "./upload.js"
+import {dropped, look, PIECE, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
@@ -20494,7 +20495,7 @@ async function sendOne(place, url, path, file, signal) {
 	}
 	place.append(row)
 	try {
-		const {part: had} = await look(url, signal)
+		const had = file.size > PIECE && (await look(url, signal)).part
 		const from = had && had < file.size ? await choice(line,
 			`${bytes(had)} have come before.`, {"go on there": had, "begin anew": 0}) : 0
 		await upload(url, file, from, onProgress, signal)
@@ -20528,11 +20529,13 @@ export async function showFiles(view, job, folder, signal) {
 	const list = el("div"), coming = el("div")
 	const shown = el("div", {id: "preview"})
 	const below = name => (folder ? folder + "/" : "") + name
+	const address = name => url + part(below(name))
+	const listed = () => get(folder ? url + part(folder) : `${top}/files`, {signal})
 	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
-		const known = []
-		for (const [path] of files) {
-			const {size} = await look(url + part(below(path)), signal).catch(() => ({}))
+		const known = [], names = await listed()
+		for (const [path] of files) if (Object.hasOwn(names, path.split("/")[0])) {
+			const {size} = await look(address(path), signal).catch(() => ({}))
 			if (size !== undefined) known.push(path)
 		}
 		const question = coming.appendChild(el("p", {role: "alert"}))
@@ -20541,7 +20544,7 @@ export async function showFiles(view, job, folder, signal) {
 		question.remove()
 		for (const [path, file] of files) {
 			if (keep && known.includes(path)) continue
-			await sendOne(coming, url + part(below(path)), path, file, signal)
+			await sendOne(coming, address(path), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
 	}
@@ -20557,29 +20560,30 @@ export async function showFiles(view, job, folder, signal) {
 	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
 		wanted = name
-		const path = url + part(below(name)), isPicture = PICTURES.test(name) && size <= MOST
+		const path = address(name), isPicture = PICTURES.test(name) && size <= MOST
 		const content = await (isPicture ? picture(path, name) : beginning(path, size))
 		if (wanted === name) replace(shown, el("h2", {}, name, !isPicture && size > HEAD
 			? ", its beginning" : ""), content)
 	}
 	async function open(name) {
-		const answer = await ask(url + part(below(name)), {method: "HEAD", signal})
+		const answer = await ask(address(name), {method: "HEAD", signal})
 		const isFolder = answer.headers.get("Content-Type").startsWith("application/json")
 		if (isFolder) location.hash = at(below(name))
 		else await preview(name, Number(answer.headers.get("Content-Length")))
 	}
 	const remove = async name => {
-		await ask(url + part(below(name)), {method: "DELETE"})
+		await ask(address(name), {method: "DELETE"})
 		await draw()
 	}
 	async function draw() {
-		const found = await get(folder ? url + part(folder) : `${top}/files`, {signal})
+		const found = await listed()
 		update(list, table(["name", "size", "changed", ""], Object.entries(found).map(
 			([name, file]) => [el("button", {title: name, onclick: () => open(name)}, name),
 				bytes(file.size), moment(file.mtime), [
-					el("button", {title: name, onclick: () => save(url + part(below(name)), name)},
+					el("button", {title: name, onclick: () => save(address(name), name)},
 						"download"), " ",
-					confirming("remove", "Remove it", () => remove(name), {title: name})]])),
+					confirming("remove", () => "Remove it", () => remove(name),
+						{title: name})]])),
 		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`
@@ -20751,22 +20755,20 @@ import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
 import {chart, strip} from "./picture.js"
 
-const ended = job => isFinal(job.state)
-
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
 	const steps = {}, now = Date.now() / 1000
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
 	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
 		times]) => {
-		const how = Object.keys(times).find(isFinal) || "active"
-		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
+		const how = Object.keys(times).find(isFinal) || Object.keys(times).at(-1)
+		const end = isFinal(how) ? times[how] : now, began = times.active || end
 		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
 			...(times.active ? [[began, end, how]] : [])]}
 	})
 	const times = rows.flatMap(row => row.bars.flatMap(bar => bar.slice(0, 2)))
-	return rows.length ? [chart(`${rows.length} steps: how long they waited and ran`, rows,
-		Math.min(...times), Math.max(...times))] : []
+	return rows.length ? chart(`${rows.length} steps: how long they waited and ran`, rows,
+		Math.min(...times), Math.max(...times)) : ""
 }
 
 function facts(job) {
@@ -20826,22 +20828,22 @@ const ONCE = {
 	sharing: showSharing
 }
 const LIVE = {
-	history: job => [...timeline(job), table(["time", "step", "state", "info"],
+	history: job => [timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))],
-	tasks: job => [table(["task", "state", "step", "why"], job.tasks.map(task => [
+	tasks: job => table(["task", "state", "step", "why"], job.tasks.map(task => [
 		task.jobndx ? el("a", {href: jobLink(job.jobid, "log", `stdout.${task.jobndx}`)}, task.task)
-			: task.task, state(task.state), task.jobndx, reason(task)]))],
-	callbacks: job => [table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
-		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))]
+			: task.task, state(task.state), task.jobndx, reason(task)])),
+	callbacks: job => table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
+		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))
 }
 
 // What may be done with a job as it is; doing(label, action) makes what a button does.
 function actionsOf(job, url, doing) {
-	const over = ended(job), isNew = job.state === "new"
+	const over = isFinal(job.state), isNew = job.state === "new"
 	const button = (label, verb, show) => show && el("button", {
 		onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 	return [
-		!over && confirming("Cancel", "Cancel it", doing("cancel",
+		!over && confirming("Cancel", () => "Cancel it", doing("cancel",
 			() => post(`${url}/cancel`))),
 		button(over ? "Start again" : "Start", "start", over || isNew),
 		button("Start the failed tasks", "start?failed=true", over && job.tasks.length > 0
@@ -20849,10 +20851,11 @@ function actionsOf(job, url, doing) {
 		button("Hold", "hold", job.state === "queued"),
 		button("Release", "release", job.state === "queued"),
 		el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
-		over && confirming("Remove", "Remove it with its logs and files",
+		over && confirming("Remove", () => "Remove it with its logs and files",
 			doing("remove", async () => {
 				await ask(`${url}?purge=true`, {method: "DELETE"})
 				location.hash = "#/"
+				return "gone"
 			}))]
 }
 
@@ -20913,8 +20916,7 @@ export async function show([jobid, rest], view, signal) {
 	}
 	const doing = (label, action) => async () => {
 		try {
-			await action()
-			if (!signal.aborted) await refresh()
+			if (await action() !== "gone" && !signal.aborted) await refresh()
 		} catch (error) {
 			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
@@ -20926,7 +20928,7 @@ export async function show([jobid, rest], view, signal) {
 	async function watch() {
 		if (watching) return
 		watching = true
-		while (!signal.aborted && !isRefused && !ended(job)) {
+		while (!signal.aborted && !isRefused && !isFinal(job.state)) {
 			await follow(`${url}/events`, soon, trouble.show, signal)
 			await refresh()
 			await sleep(1, signal)
@@ -20945,8 +20947,8 @@ export async function show([jobid, rest], view, signal) {
 }
 ''',
     'page/list.js': r'''// The jobs: live, filtered by the server, each in a row of its own.
-import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, replace, say,
-	span, state, STATES, sum, update} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, say, span,
+	state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
@@ -21091,13 +21093,13 @@ export async function show([query], view, signal) {
 			if (!news) tasks.delete(jobid)
 			else if (tasks.has(jobid)) tasks.set(jobid, news)   // it may have been folded meanwhile
 		}))
-		jobs.forEach(put)
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
 			row.remove()
 			rows.delete(jobid)
 		}
+		jobs.forEach(put)   // after the removals, so that none moves and loses the focus
 		markChosen()
-		replace(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
+		update(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))])
@@ -21134,7 +21136,7 @@ export async function show([query], view, signal) {
 		clearTimeout(waiting)
 		waiting = setTimeout(() => { waiting = null; load() }, delay_ms)
 	}
-	const clock = setInterval(() => soon(1000), 30000)
+	const clock = setInterval(() => { if (!document.hidden) soon(1000) }, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
 	await load()
 	follow("events", () => soon(1000), text => {
@@ -21267,7 +21269,7 @@ export async function showLog(view, job, name, signal) {
 		measure()
 	}
 	const news = el("button", {hidden: true, onclick: toEnd})
-	const note = el("span", {class: "quiet", role: "status"})
+	const size = el("span", {class: "quiet"}), note = el("span", {role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
 		await shown.before()
 		measure()
@@ -21281,7 +21283,7 @@ export async function showLog(view, job, name, signal) {
 		earlier.hidden = shown.begin === 0
 		news.hidden = shown.following
 		news.textContent = `▼ to the end${more > 0 ? `, ${bytes(more)} more` : ""}`
-		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
+		size.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
 		const place = shown.find(search.value)
@@ -21298,16 +21300,18 @@ export async function showLog(view, job, name, signal) {
 		shown?.leave.abort()
 		const log = shown = new Shown(`${url}logs/${part(wanted)}`, text)
 		const gone = log.leave.signal
-		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
+		for (let wait_s = 0; !gone.aborted;) {
 			try {
 				const state = await log.look(wait_s)
 				if (log.following) await toEnd()
 				else measure()
 				if (isFinal(state)) return
+				wait_s = 30
 			} catch (error) {
 				if (gone.aborted) return
-				note.textContent = error.message
+				size.textContent = error.message
 				if (error.isRefusal) return
+				wait_s = 0      // some of what it has learned of is not shown
 				await sleep(3, gone)
 			}
 		}
@@ -21327,7 +21331,7 @@ export async function showLog(view, job, name, signal) {
 	signal.addEventListener("abort", () => shown?.leave.abort())
 	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
-	" wrap"), earlier, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
+	" wrap"), earlier, size, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
 		navigator.clipboard ? el("button", {onclick: () => navigator.clipboard.writeText(line)},
 			"copy") : "")), text)
 	await open(begin)
@@ -21841,12 +21845,12 @@ h1 { font-size: 24px; line-height: 32px; margin: 8px 0; overflow-wrap: anywhere 
 h2 { font-size: 18px; line-height: 24px; margin: 24px 0 8px }
 main:focus { outline: none }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px }
-code, pre, .id, textarea { font: 13px/18px ui-monospace, monospace }
 button, input, select, textarea {
 	font: inherit; color: inherit; background: var(--field); border: 1px solid var(--quiet);
 	border-radius: 4px; padding: 4px 8px; min-height: 30px
 }
-textarea { width: 100%; min-height: 180px; font: 13px/18px ui-monospace, monospace }
+code, pre, td.id, textarea { font: 13px/18px ui-monospace, monospace }
+textarea { width: 100% }
 input[type=checkbox] { min-height: 0; margin: 0; vertical-align: middle }
 button { cursor: pointer }
 button.main { background: var(--accent); border-color: var(--accent); color: var(--ground) }
@@ -21886,15 +21890,16 @@ fieldset { border: 1px solid var(--line); border-radius: 4px; margin: 12px 0; pa
 	min-width: 0 }
 legend { color: var(--quiet); padding: 0 4px }
 .field { display: grid; grid-template-columns: 220px 1fr; gap: 4px 16px; margin: 8px 0 }
-.field small { color: var(--quiet); grid-column: 2 }
-.field .fault { color: var(--bad); grid-column: 2 }
+.field > :not(label) { grid-column: 2 }
+.field small { color: var(--quiet) }
+.field .fault { color: var(--bad) }
 .field input:not([type=checkbox]), .field select { width: 100%; max-width: 480px }
 .field input[type=checkbox] { justify-self: start; height: 20px; width: 20px }
 dialog { color: inherit; background: var(--ground); border: 1px solid var(--quiet) }
 img { max-width: 100% }
 @media (max-width: 640px) {
 	.field { grid-template-columns: 1fr }
-	.field small, .field .fault { grid-column: 1 }
+	.field > :not(label) { grid-column: 1 }
 	.wide { display: none }
 	td, th { padding-right: 8px }
 }
@@ -21917,7 +21922,7 @@ figcaption { display: flex; justify-content: space-between; color: var(--quiet);
     'page/upload.js': r'''// Files up: large ones in parts, so that they go on after a break.
 import {ask, sleep} from "./api.js"
 
-const PIECE = 8 * 1024 * 1024       // bytes of one request
+export const PIECE = 8 * 1024 * 1024    // bytes of one request
 const BREAKS = 100                  // that one part may have
 
 // [path, file] of each file that was dropped, with those in dropped folders.

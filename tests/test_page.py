@@ -257,6 +257,17 @@ class Walks(Browsed):
         self.assertEqual(os.listdir(self.job(jobid).at("work")), ["sub"])
         self.assertEqual(os.listdir(self.job(jobid).at("work", "sub")), ["c"])
 
+    def test_the_focus_stays(self) -> None:
+        jobs = [self.run_spec(script="#!/bin/sh\nsleep 600", name=name) for name in ("two", "one")]
+        self.addCleanup(self.psik, "cancel", *jobs, status=None)
+        for jobid in jobs:
+            self.until_last(jobid, "1 active")
+        self.assertEqual(self.walk("focus", *reversed(jobs)), ["two", "\u25cf active"])
+
+    def test_a_search_in_a_log(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/sh\necho '\u0130 Error (1)'; seq 2000\n")
+        self.assertEqual(self.walk("searching", jobid), ["Error (1)"])
+
     def test_the_keyboard_alone(self) -> None:
         self.assertEqual(self.walk("keyboard", self.run_spec("--wait", script="true")), ["True"])
 

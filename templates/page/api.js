@@ -39,10 +39,11 @@ export async function ask(path, options = {}) {
 		throw new Failure(0, "the server does not answer; is the tunnel still open?")
 	}
 	if (answer.ok) return answer
-	const body = await answer.json().catch(() => ({detail: answer.statusText}))
+	const body = await answer.json().catch(() => ({}))
 	if (answer.status === 401 && token()) body.detail = "the token is no longer valid: open the "
 		+ "address that the server printed again"
-	throw new Failure(answer.status, body.detail || answer.statusText, body, answer.headers)
+	throw new Failure(answer.status, body.detail || `HTTP status ${answer.status}`, body,
+		answer.headers)
 }
 
 export const get = (path, options) => ask(path, options).then(answer => answer.json())

@@ -128,18 +128,18 @@ export function say(text) {
 export function confirming(label, question, action, attributes) {
 	let asked = 0, timer = null
 	const button = el("button", {"aria-live": "polite", ...attributes, onclick: () => {
-		const asks = button.textContent !== label
-		if (asks && performance.now() - asked < 400) return
-		if (asks) {
+		if (button.textContent === label) {
+			asked = performance.now()
+			button.textContent = `${question()}? Press again`
+			timer = setTimeout(button.settle, 30000)
+		} else if (performance.now() - asked > 400) {
 			button.settle()
 			action()
-			return
 		}
-		asked = performance.now()
-		button.textContent = `${typeof question === "string" ? question : question()}? Press again`
-		timer = setTimeout(() => button.settle(), 30000)
-	}, onblur: () => button.settle(),
-	onkeydown: event => { if (event.key === "Escape") button.settle() }}, label)
+	}, onblur: () => button.settle(), onkeydown: event => {
+		if (event.key === "Escape") button.settle()
+		if (event.key === "Enter" && event.repeat) event.preventDefault()
+	}}, label)
 	button.settle = () => {
 		clearTimeout(timer)
 		button.textContent = label

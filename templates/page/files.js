@@ -1,7 +1,7 @@
 // The files of a job's work directory: up, down, seen and removed.
 import {bytes, confirming, el, jobLink, moment, plain, replace, say, table, update} from "./dom.js"
 import {ask, downloadUrl, get, getRange, part} from "./api.js"
-import {dropped, look, upload} from "./upload.js"
+import {dropped, look, PIECE, upload} from "./upload.js"
 
 const PICTURES = /\.(png|jpe?g|gif|webp)$/i
 const HEAD = 65536                  // bytes of a text that are shown
@@ -23,7 +23,7 @@ async function sendOne(place, url, path, file, signal) {
 	}
 	place.append(row)
 	try {
-		const {part: had} = await look(url, signal)
+		const had = file.size > PIECE && (await look(url, signal)).part
 		const from = had && had < file.size ? await choice(line,
 			`${bytes(had)} have come before.`, {"go on there": had, "begin anew": 0}) : 0
 		await upload(url, file, from, onProgress, signal)
@@ -57,11 +57,13 @@ export async function showFiles(view, job, folder, signal) {
 	const list = el("div"), coming = el("div")
 	const shown = el("div", {id: "preview"})
 	const below = name => (folder ? folder + "/" : "") + name
+	const address = name => url + part(below(name))
+	const listed = () => get(folder ? url + part(folder) : `${top}/files`, {signal})
 	const at = path => jobLink(job.jobid, "files", part(path))
 	async function send(files) {
-		const known = []
-		for (const [path] of files) {
-			const {size} = await look(url + part(below(path)), signal).catch(() => ({}))
+		const known = [], names = await listed()
+		for (const [path] of files) if (Object.hasOwn(names, path.split("/")[0])) {
+			const {size} = await look(address(path), signal).catch(() => ({}))
 			if (size !== undefined) known.push(path)
 		}
 		const question = coming.appendChild(el("p", {role: "alert"}))
@@ -70,7 +72,7 @@ export async function showFiles(view, job, folder, signal) {
 		question.remove()
 		for (const [path, file] of files) {
 			if (keep && known.includes(path)) continue
-			await sendOne(coming, url + part(below(path)), path, file, signal)
+			await sendOne(coming, address(path), path, file, signal)
 		}
 		if (!signal.aborted) await draw()
 	}
@@ -86,29 +88,30 @@ export async function showFiles(view, job, folder, signal) {
 	let wanted = null       // the name of the file that is to be shown
 	async function preview(name, size) {
 		wanted = name
-		const path = url + part(below(name)), isPicture = PICTURES.test(name) && size <= MOST
+		const path = address(name), isPicture = PICTURES.test(name) && size <= MOST
 		const content = await (isPicture ? picture(path, name) : beginning(path, size))
 		if (wanted === name) replace(shown, el("h2", {}, name, !isPicture && size > HEAD
 			? ", its beginning" : ""), content)
 	}
 	async function open(name) {
-		const answer = await ask(url + part(below(name)), {method: "HEAD", signal})
+		const answer = await ask(address(name), {method: "HEAD", signal})
 		const isFolder = answer.headers.get("Content-Type").startsWith("application/json")
 		if (isFolder) location.hash = at(below(name))
 		else await preview(name, Number(answer.headers.get("Content-Length")))
 	}
 	const remove = async name => {
-		await ask(url + part(below(name)), {method: "DELETE"})
+		await ask(address(name), {method: "DELETE"})
 		await draw()
 	}
 	async function draw() {
-		const found = await get(folder ? url + part(folder) : `${top}/files`, {signal})
+		const found = await listed()
 		update(list, table(["name", "size", "changed", ""], Object.entries(found).map(
 			([name, file]) => [el("button", {title: name, onclick: () => open(name)}, name),
 				bytes(file.size), moment(file.mtime), [
-					el("button", {title: name, onclick: () => save(url + part(below(name)), name)},
+					el("button", {title: name, onclick: () => save(address(name), name)},
 						"download"), " ",
-					confirming("remove", "Remove it", () => remove(name), {title: name})]])),
+					confirming("remove", () => "Remove it", () => remove(name),
+						{title: name})]])),
 		Object.keys(found).length ? "" : el("p", {class: "quiet"}, "There are no files."))
 	}
 	const archive = () => save(`${top}/archive${folder ? `?path=${encodeURIComponent(folder)}`

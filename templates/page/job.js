@@ -6,22 +6,20 @@ import {showFiles} from "./files.js"
 import {showLog} from "./log.js"
 import {chart, strip} from "./picture.js"
 
-const ended = job => isFinal(job.state)
-
 // When each step waited and ran, as bars on one axis.
 function timeline(job) {
 	const steps = {}, now = Date.now() / 1000
 	for (const row of job.history) (steps[row.jobndx] ??= {})[row.state] ??= row.time
 	const rows = Object.entries(steps).filter(([step]) => step > 0).slice(-50).map(([step,
 		times]) => {
-		const how = Object.keys(times).find(isFinal) || "active"
-		const end = times[how] && how !== "active" ? times[how] : now, began = times.active || end
+		const how = Object.keys(times).find(isFinal) || Object.keys(times).at(-1)
+		const end = isFinal(how) ? times[how] : now, began = times.active || end
 		return {title: `step ${step}: ${how}`, bars: [[times.queued || began, began, "waited"],
 			...(times.active ? [[began, end, how]] : [])]}
 	})
 	const times = rows.flatMap(row => row.bars.flatMap(bar => bar.slice(0, 2)))
-	return rows.length ? [chart(`${rows.length} steps: how long they waited and ran`, rows,
-		Math.min(...times), Math.max(...times))] : []
+	return rows.length ? chart(`${rows.length} steps: how long they waited and ran`, rows,
+		Math.min(...times), Math.max(...times)) : ""
 }
 
 function facts(job) {
@@ -81,22 +79,22 @@ const ONCE = {
 	sharing: showSharing
 }
 const LIVE = {
-	history: job => [...timeline(job), table(["time", "step", "state", "info"],
+	history: job => [timeline(job), table(["time", "step", "state", "info"],
 		job.history.map(row => [moment(row.time), row.jobndx, state(row.state), row.info]))],
-	tasks: job => [table(["task", "state", "step", "why"], job.tasks.map(task => [
+	tasks: job => table(["task", "state", "step", "why"], job.tasks.map(task => [
 		task.jobndx ? el("a", {href: jobLink(job.jobid, "log", `stdout.${task.jobndx}`)}, task.task)
-			: task.task, state(task.state), task.jobndx, reason(task)]))],
-	callbacks: job => [table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
-		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))]
+			: task.task, state(task.state), task.jobndx, reason(task)])),
+	callbacks: job => table(["step", "state", "how", "tries", "answer"], job.callbacks.map(
+		event => [event.jobndx, event.state, event.outcome, event.attempts, event.said]))
 }
 
 // What may be done with a job as it is; doing(label, action) makes what a button does.
 function actionsOf(job, url, doing) {
-	const over = ended(job), isNew = job.state === "new"
+	const over = isFinal(job.state), isNew = job.state === "new"
 	const button = (label, verb, show) => show && el("button", {
 		onclick: doing(label, () => post(`${url}/${verb}`))}, label)
 	return [
-		!over && confirming("Cancel", "Cancel it", doing("cancel",
+		!over && confirming("Cancel", () => "Cancel it", doing("cancel",
 			() => post(`${url}/cancel`))),
 		button(over ? "Start again" : "Start", "start", over || isNew),
 		button("Start the failed tasks", "start?failed=true", over && job.tasks.length > 0
@@ -104,10 +102,11 @@ function actionsOf(job, url, doing) {
 		button("Hold", "hold", job.state === "queued"),
 		button("Release", "release", job.state === "queued"),
 		el("a", {href: `#/new?from=${part(job.jobid)}`}, "copy as new"),
-		over && confirming("Remove", "Remove it with its logs and files",
+		over && confirming("Remove", () => "Remove it with its logs and files",
 			doing("remove", async () => {
 				await ask(`${url}?purge=true`, {method: "DELETE"})
 				location.hash = "#/"
+				return "gone"
 			}))]
 }
 
@@ -168,8 +167,7 @@ export async function show([jobid, rest], view, signal) {
 	}
 	const doing = (label, action) => async () => {
 		try {
-			await action()
-			if (!signal.aborted) await refresh()
+			if (await action() !== "gone" && !signal.aborted) await refresh()
 		} catch (error) {
 			if (!signal.aborted) say(`${label}: ${error.message}`)
 		}
@@ -181,7 +179,7 @@ export async function show([jobid, rest], view, signal) {
 	async function watch() {
 		if (watching) return
 		watching = true
-		while (!signal.aborted && !isRefused && !ended(job)) {
+		while (!signal.aborted && !isRefused && !isFinal(job.state)) {
 			await follow(`${url}/events`, soon, trouble.show, signal)
 			await refresh()
 			await sleep(1, signal)

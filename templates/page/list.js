@@ -1,6 +1,6 @@
 // The jobs: live, filtered by the server, each in a row of its own.
-import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, replace, say,
-	span, state, STATES, sum, update} from "./dom.js"
+import {alertBox, confirming, el, heading, jobLink, moment, options, plain, reason, say, span,
+	state, STATES, sum, update} from "./dom.js"
 import {ask, follow, get, part, post} from "./api.js"
 import {share, strip} from "./picture.js"
 
@@ -145,13 +145,13 @@ export async function show([query], view, signal) {
 			if (!news) tasks.delete(jobid)
 			else if (tasks.has(jobid)) tasks.set(jobid, news)   // it may have been folded meanwhile
 		}))
-		jobs.forEach(put)
 		for (const [jobid, row] of rows) if (!found.has(jobid)) {
 			row.remove()
 			rows.delete(jobid)
 		}
+		jobs.forEach(put)   // after the removals, so that none moves and loses the focus
 		markChosen()
-		replace(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
+		update(empty, jobs.length ? "" : [...filter].length ? el("p", {}, "No jobs match.") : [
 			el("p", {}, "No jobs yet. Type, where psik.py is:"),
 			plain("psik.py run -- hostname\npsik.py ls\npsik.py logs -f last"),
 			el("p", {}, el("a", {href: "#/new"}, "or make one here"))])
@@ -188,7 +188,7 @@ export async function show([query], view, signal) {
 		clearTimeout(waiting)
 		waiting = setTimeout(() => { waiting = null; load() }, delay_ms)
 	}
-	const clock = setInterval(() => soon(1000), 30000)
+	const clock = setInterval(() => { if (!document.hidden) soon(1000) }, 30000)
 	signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(waiting) })
 	await load()
 	follow("events", () => soon(1000), text => {

@@ -120,7 +120,7 @@ export async function showLog(view, job, name, signal) {
 		measure()
 	}
 	const news = el("button", {hidden: true, onclick: toEnd})
-	const note = el("span", {class: "quiet", role: "status"})
+	const size = el("span", {class: "quiet"}), note = el("span", {role: "status"})
 	const earlier = el("button", {hidden: true, onclick: async () => {
 		await shown.before()
 		measure()
@@ -134,7 +134,7 @@ export async function showLog(view, job, name, signal) {
 		earlier.hidden = shown.begin === 0
 		news.hidden = shown.following
 		news.textContent = `▼ to the end${more > 0 ? `, ${bytes(more)} more` : ""}`
-		note.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
+		size.textContent = `${bytes(shown.end)}${shown.begin ? `, from ${bytes(shown.begin)}` : ""}`
 	}
 	function find() {
 		const place = shown.find(search.value)
@@ -151,16 +151,18 @@ export async function showLog(view, job, name, signal) {
 		shown?.leave.abort()
 		const log = shown = new Shown(`${url}logs/${part(wanted)}`, text)
 		const gone = log.leave.signal
-		for (let wait_s = 0; !gone.aborted; wait_s = 30) {
+		for (let wait_s = 0; !gone.aborted;) {
 			try {
 				const state = await log.look(wait_s)
 				if (log.following) await toEnd()
 				else measure()
 				if (isFinal(state)) return
+				wait_s = 30
 			} catch (error) {
 				if (gone.aborted) return
-				note.textContent = error.message
+				size.textContent = error.message
 				if (error.isRefusal) return
+				wait_s = 0      // some of what it has learned of is not shown
 				await sleep(3, gone)
 			}
 		}
@@ -180,7 +182,7 @@ export async function showLog(view, job, name, signal) {
 	signal.addEventListener("abort", () => shown?.leave.abort())
 	view.append(el("div", {class: "bar"}, logs, search, el("label", {}, el("input", {
 		type: "checkbox", onchange: event => text.classList.toggle("wrap", event.target.checked)}),
-	" wrap"), earlier, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
+	" wrap"), earlier, size, note, news, el("span", {class: "last"}, el("code", {}, line), " ",
 		navigator.clipboard ? el("button", {onclick: () => navigator.clipboard.writeText(line)},
 			"copy") : "")), text)
 	await open(begin)

@@ -1,7 +1,7 @@
 // Files up: large ones in parts, so that they go on after a break.
 import {ask, sleep} from "./api.js"
 
-const PIECE = 8 * 1024 * 1024       // bytes of one request
+export const PIECE = 8 * 1024 * 1024    // bytes of one request
 const BREAKS = 100                  // that one part may have
 
 // [path, file] of each file that was dropped, with those in dropped folders.

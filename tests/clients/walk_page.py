@@ -562,6 +562,37 @@ def keyboard(page: Any) -> None:
     expect(page.locator("dialog")).to_be_hidden()
 
 
+def focus(page: Any) -> None:
+    """Where the focus is, it stays, and an Enter that is held confirms nothing."""
+    upper, lower = WORDS
+    page.goto(URL + "#/?state=active")
+    row(page, lower).locator("a.job").focus()
+    page.evaluate("fetch('/v1/jobs/%s', {method: 'DELETE'})" % upper)
+    expect(row(page, upper)).to_have_count(0)
+    print(page.evaluate("document.activeElement.textContent"))
+    page.keyboard.press("Enter")
+    page.locator("button:text-is('Cancel')").focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")
+        page.wait_for_timeout(500)
+    page.keyboard.up("Enter")
+    expect(page.locator("text=Cancel it? Press again")).to_be_focused()
+    print(page.locator("dd .state").first.inner_text())
+    page.keyboard.press("Enter")
+    expect(page.locator("dd .state")).to_contain_text("canceled")
+
+
+def searching(page: Any) -> None:
+    """A word that is not in view, behind a letter that gets longer in lower case."""
+    page.goto(URL + "#/job/%s/log" % WORDS[0])
+    expect(page.locator("pre")).to_contain_text("1999")
+    page.fill("[aria-label='Search in the log']", "error (1)")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    expect(page.locator(".bar [role=status]")).to_have_text("1 found; Enter: the next")
+    print(page.evaluate("String(getSelection())"))
+
+
 def hostile(page: Any) -> None:
     """Names that would be markup or scripts are text."""
     said = []
@@ -636,8 +667,8 @@ def overview(page: Any) -> None:
 
 WALKS: Dict[str, Callable[[Any], None]] = {walk.__name__: walk for walk in (
     submit, application, listing, many, array, restart, token, inputs, uploads, sharing, files,
-    hidden, refused, twice, changing_log, growing_log, choosing, copies, tour, pictures, keyboard,
-    hostile, api, overview, log, accessible)}
+    focus, searching, hidden, refused, twice, changing_log, growing_log, choosing, copies, tour,
+    pictures, keyboard, hostile, api, overview, log, accessible)}
 
 with sync_playwright() as play:
     browser = play.chromium.launch(executable_path=sys.argv[3],
