@@ -2947,6 +2947,7 @@ class History:
                 os.fsync(self.fd)
         self.torn = False
         self.rows += rows
+            os.close(os.dup(self.fd))   # NFS tells only then whether there was room
         return rows
 
 
@@ -17750,11 +17751,12 @@ mpirun=$mpirun nodes=$nodes jobid=$jobid psik_task=$psik_task \
 		"$python" -c "import sys; sys.exit(sys.version_info < (3, 6))" 2>/dev/null &&
 			exec "$python" -I -S -X utf8 "$@"
 	done
-	log=${2%/scripts/job}/log
+	log=${2%/scripts/job}/log step=$3
+	case $step in *+) step=$((${step%+} + ${psik_task:-0})) ;; esac
 	reason="this node, $(uname -n), has no python3, or one older than 3.6"
-	echo "$reason" >>"$log/submit.$3"
-	echo "$reason" >"$log/reason.$3"
-	echo "$(date +%s || echo 0),$3,failed,127" >>"$log/../status.csv"
+	echo "$reason" >>"$log/submit.$step"
+	echo "$reason" >"$log/reason.$step"
+	echo "$(date +%s || echo 0),$step,failed,127" >>"$log/../status.csv"
 	exit 127' psik @supervise@ @job@ $1
 ''',
     'launcher.py': r'''#!@python@
@@ -18645,10 +18647,16 @@ class Slots:
 
     def lock(self) -> int:
         """Keep others from changing the queue; a descriptor, to be closed when that is done."""
-        path = self.folder + "/lock"
+        path, tries_left = self.folder + "/lock", 100
         while True:
-            self.make_folder()
-            fd = posix.open(path, posix.O_RDWR | posix.O_CREAT, 0o600)
+            try:
+                self.make_folder()
+                fd = posix.open(path, posix.O_RDWR | posix.O_CREAT, 0o600)
+            except FileNotFoundError:   # whoever left last removed the folder just now
+                tries_left -= 1
+                if not tries_left:
+                    raise
+                continue
             lock(fd)
             try:    # whoever leaves last removes the folder
                 if posix.stat(path).st_ino == posix.fstat(fd).st_ino:
@@ -18734,9 +18742,9 @@ class Slots:
         """Give back what we have; whoever is the last removes the folder."""
         if not self.own:
             return
-        posix.close(self.fd)
+        fd = -1
         try:
-            fd = self.lock()
+            fd = self.lock()    # first: a ticket that is not locked may be removed by others
             posix.unlink(self.own)
             for path in self.paths():
                 if Ticket(path).counts():
@@ -18745,20 +18753,19 @@ class Slots:
             else:
                 posix.unlink(self.folder + "/lock")
                 posix.rmdir(self.folder)
-            posix.close(fd)
         except OSError:
             pass
         self.own = ""
 
-    def waiting(self) -> "Dict[str, Tuple[int, str]]":
-        """{path of log/alive.N: (supervisor, what it waits for)} of the steps that wait."""
+    def waiting(self) -> "Dict[Tuple[object, ...], Tuple[int, str]]":
+        """{identity of log/alive.N: (supervisor, what it waits for)} of the steps that wait."""
         found = {}
         for ticket in map(Ticket, self.paths() if self.folder else ()):
             if not ticket.is_granted and ticket.alive and is_locked(ticket.path):
                 parts = ["%d of %d %s" % (asked, self.there[name], name) for name, asked in (
                     ("slots", ticket.slots), ("gpus", ticket.gpus))
                     if asked and name in self.there]
-                found[ticket.alive] = (ticket.pid, "waits for " + " and ".join(parts))
+                found[identity(ticket.alive)] = (ticket.pid, "waits for " + " and ".join(parts))
         return found
 
 
@@ -18794,6 +18801,9 @@ def asked_steps(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
             yield native, Step(base, int(jobndx))
         elif jobid and before.isdigit() and task.isdigit():
             yield native, Step(base, int(before) + int(task), int(before))
+        posix.close(self.fd)
+        if fd >= 0:     # else the queue would stay locked until this process ends
+            posix.close(fd)
 
 
 def running_scripts() -> "Set[str]":
@@ -18812,7 +18822,9 @@ def poll(natives: "List[str]") -> int:
     numbers of sessions.
     """
     processes, steps, waiting = our_processes(), list(asked_steps(natives)), Slots().waiting()
-    running = set() if all(step.claim.host for _, step in steps) else running_scripts()
+    unclaimed = {step.base for _, step in steps if not step.claim.host}
+    running = set(map(identity, running_scripts())) if unclaimed else set()
+    begun = {base for base in unclaimed if identity(base) in running or has_array(base)}
     for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
         if place == "elsewhere":
@@ -18823,9 +18835,9 @@ def poll(natives: "List[str]") -> int:
         elif place == "here":
             print(native, "failed -", step.tag,
                   "its supervisor was killed, and nothing of it is left")
-        elif not place and step.log("alive") in waiting:
-            print(native, "queued -", step.tag, waiting[step.log("alive")][1])
-        elif not place and (step.base in running
+        elif not place and identity(step.log("alive")) in waiting:
+            print(native, "queued -", step.tag, waiting[identity(step.log("alive"))][1])
+        elif not place and (step.base in begun
                             or not processes and native.isdigit() and is_group(int(native))):
             print(native, "active -", step.tag)
     sys.stdout.flush()
@@ -18850,6 +18862,26 @@ def is_supervised(step: Step) -> bool:
 
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host; '', or a message about what is still alive.
+def identity(path: str) -> "Tuple[object, ...]":
+    """What a path leads to, as its folder and its name: a tree may be reached in several ways."""
+    folder, _, name = path.rpartition("/")
+    try:
+        status = posix.stat(folder)
+        return status.st_dev, status.st_ino, name
+    except OSError:
+        return (path,)
+
+
+def has_array(base: str) -> bool:
+    """Whether a supervisor of an array of this job is alive: it keeps log/host.OFFSET+ locked."""
+    try:
+        names = posix.listdir(base + "/log")
+    except OSError:
+        return False
+    return any(is_locked("%s/log/%s" % (base, name)) for name in names
+               if name.startswith("host.") and name.endswith("+"))
+
+
 
     Its supervisor does it; if that is gone, or does not answer, this process does.
     """
@@ -18894,25 +18926,31 @@ def cancel(natives: "List[str]") -> int:
     request_ends(steps)
     for step in steps:
         end = ways.get(step.place())
-        fault = end(step, grace_s) if end else ""
+        # All were asked at once, so those on other hosts have one deadline together.
+        left_s = grace_s if end is end_here else begun + grace_s - time.monotonic()
+        fault = end(step, left_s) if end else ""
         if fault:
             complain("step %d: %s" % (step.jobndx, fault))
             status = 1
     end_waiting(steps)
-    arrays = {step.base for step in steps if step.offset is not None and not step.place()
+    arrays = {identity(step.base) for step in steps
+              if step.offset is not None and not step.place()
               and not exists(step.log("cancel"))}   # else only some of its tasks are to end
     deadline = time.monotonic() + 2 * CANCEL_LOOK_S
-    while arrays & running_scripts() and time.monotonic() < deadline:
+    while arrays & set(map(identity, running_scripts())) and time.monotonic() < deadline:
         time.sleep(0.05)    # until the supervisor of the array has seen it
     return status
 
 
 def end_waiting(steps: "List[Step]") -> None:
+    if not alive and step.has_ended():  # its supervisor has done all that can be done
+        return ""
     """Let the supervisors of those steps that wait for slots see that they are canceled."""
     deadline, pids = time.monotonic() + 2 * CANCEL_LOOK_S, {0}
     while pids and time.monotonic() < deadline:
         waiting = Slots().waiting()
-        pids = {waiting[step.log("alive")][0] for step in steps if step.log("alive") in waiting}
+        names = [identity(step.log("alive")) for step in steps]
+        pids = {waiting[name][0] for name in names if name in waiting}
         for pid in pids:
             send(pid, _signal.SIGTERM)
         time.sleep(0.02 if pids else 0)
@@ -18938,6 +18976,7 @@ def pass_signal(name: str) -> int:
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
+    begun = time.monotonic()
         elif place in ("here", "before"):
             faults.append("step %d has no supervisor any more" % step.jobndx)
         elif place == "apart":
@@ -18989,9 +19028,7 @@ class Ranks:
         lines = self.rest[receiver] + data
         cut = lines.rfind(b"\n") + 1 if data and len(lines) < 65536 else len(lines)
         self.rest[receiver] = lines[cut:]
-        target, lines = self.targets[receiver], lines[:cut]
-        while lines:
-            lines = lines[posix.write(target, lines):]
+        self.put(self.targets[receiver], lines[:cut])
         if not data:
             posix.close(receiver)
             del self.targets[receiver]
@@ -19003,11 +19040,9 @@ class Ranks:
             if not ended:
                 continue
             self.pids.discard(pid)
-            if status and not self.code:
+            if status:
                 exited = posix.WIFEXITED(status)
-                self.code = posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status)
-                for other in self.pids:
-                    send(other, _signal.SIGTERM, _signal.SIGCONT)
+                self.fail(posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status))
 
     def run(self, argv: "List[str]") -> int:
         """Run a program in all ranks; the exit status."""
@@ -19016,6 +19051,8 @@ class Ranks:
         if not path:
             complain("%s: not found" % argv[0])
             return 127
+                for number in (_signal.SIGPIPE, _signal.SIGXFSZ):   # which Python ignores
+                    _signal.signal(number, _signal.SIG_DFL)
         for rank in range(self.size):
             self.start(rank, path, argv)
         while self.targets:
@@ -19042,6 +19079,21 @@ class History:
         self.fd = posix.open(base + "/status.csv", posix.O_RDWR | posix.O_APPEND)
         self.unsynced: "List[int]" = []
         self.rows: "List[Tuple[int, str, str]]" = []
+    def put(self, target: int, lines: bytes) -> None:
+        """Write lines; if nobody takes them any more, the processes are ended."""
+        try:
+            while lines:
+                lines = lines[posix.write(target, lines):]
+        except OSError:
+            self.fail(1)
+
+    def fail(self, code: int) -> None:
+        """End the processes that still run, because of the first failure."""
+        if not self.code:
+            self.code = code
+            for pid in self.pids:
+                send(pid, _signal.SIGTERM, _signal.SIGCONT)
+
         # The rows of the lines before self.offset.
         self.known: "List[Tuple[int, str, str]]" = before.known if before else []
         self.offset: int = before.offset if before else 0
@@ -19071,6 +19123,8 @@ class History:
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
         except OSError:
+        for receiver, target in self.targets.items():
+            self.put(target, self.rest[receiver])
             pass
 
     def append(self, jobndx: int, state: str, info: str) -> None:
@@ -19112,12 +19166,13 @@ class History:
 
     def sync(self) -> None:
         """Bring the rows and their events to the disk; without events, leave that to the system."""
-        for fd in self.unsynced:
-            posix.fsync(fd)
-            posix.close(fd)
-        if self.unsynced:
-            posix.fsync(self.fd)
-        self.unsynced = []
+        fds, self.unsynced = self.unsynced, []
+        try:
+            for fd in fds + [self.fd] * bool(fds):
+                posix.fsync(fd)
+        finally:
+            for fd in fds:
+                posix.close(fd)
 
     def is_canceled(self, jobndx: int) -> bool:
         """Whether the job was canceled after the step was queued.
@@ -19131,6 +19186,7 @@ class History:
         return (bool(queued) or is_first) and (0, "canceled") in later
 
     def ended(self) -> "Set[int]":
+            posix.close(posix.dup(self.fd))     # NFS tells only then whether there was room
         """The steps that have a final row."""
         return {jobndx for jobndx, state, _ in self.rows if state in FINAL}
 
@@ -19504,7 +19560,7 @@ class Run:
                                      posix.getpid() if is_quick else 0)
         if killed and "walltime" in self.reason:
             self.stopped = 137
-        while rest and self.walltime_s:  # what cannot be killed yet: the job has not ended
+        while rest - {0} and self.walltime_s:  # what cannot be killed yet: the job has not ended
             self.wait(CANCEL_LOOK_S)
             rest = self.step.rest(self.payload)
 
@@ -19553,11 +19609,16 @@ class Run:
             except FileNotFoundError:
                 pass
         if self.reason and state != "canceled":
+            for pid in rest - {0}:
+                send(pid, _signal.SIGKILL)
+        if 0 in rest:   # ssh-agent, say, hides its files and its environment
+            complain("something that cannot be seen keeps %s locked" % self.step.log("alive"))
             posix.close(write(self.step.log("reason"), self.reason + "\n"))
 
     def finish(self) -> int:
         """Record the end, as soon as the disk takes it, and deliver the events; the exit status."""
-        deadline = time.monotonic() + (OWN_RETRY_S if self.walltime_s else RETRY_S)
+        is_own = self.words["jobid"] in ("own", "ask")  # no scheduler's slots are held meanwhile
+        deadline = time.monotonic() + (OWN_RETRY_S if is_own else RETRY_S)
         pause_s = 0.5
         while True:
             try:
@@ -19593,7 +19654,10 @@ class Run:
             not SETTINGS.get("final_only") or self.history.has_ended(self.tasks))
         if not tells and not self.is_waited_for():
             return
-        self.history.sync()
+        try:
+            self.history.sync()
+        except OSError as err:  # a file server without room: the payload must not be left alone
+            complain("the events may not be on the disk: %s" % err)
         # Without the mark the delivery is no part of the step, and is not ended with it.
         environment = {name: value for name, value in given_environment().items()
                        if name != b"PSIK_MARK"}
@@ -19695,22 +19759,36 @@ class Array:
         self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
         if canceled:
             self.history.lock()
-            ended = self.history.ended()
-            for jobndx in canceled:
-                if jobndx not in ended:     # psik.py may have recorded it
-                    self.history.append(jobndx, "canceled", "143")
-            self.history.unlock()
+            try:
+                ended = self.history.ended()
+                for jobndx in canceled:
+                    if jobndx not in ended:     # psik.py may have recorded it
+                        self.history.append(jobndx, "canceled", "143")
+            finally:
+                self.history.unlock()
 
-    def start(self, jobndx: int) -> None:
-        """Run a task in a process of its own."""
-        pid = posix.fork()
+    def start(self, jobndx: int) -> bool:
+        """Run a task in a process of its own; False if there cannot be one now."""
+        try:
+            pid = posix.fork()
+        except OSError as err:      # too many processes: it is tried again
+            complain("step %d cannot begin yet: %s" % (jobndx, err.strerror))
+            self.waiting.insert(0, jobndx)
+            return False
         if pid:
             self.running.add(pid)
-            return
+            return True
         try:
             posix.setsid()
             posix._exit(Run(jobndx, self.words, self.history).run())
         except Exception:   # which must not go on in a copy of the array's supervisor
+        self.fds = [self.history.fd]    # which a task must not share: its locks would outlive us
+        try:    # poll sees by this lock that the tasks which wait are not lost
+            self.fds.append(posix.open("%s/log/host.%d+" % (SETTINGS["base"], offset),
+                                       posix.O_RDWR))
+            lock(self.fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass
             sys.excepthook(*sys.exc_info())
         posix._exit(1)
 
@@ -19723,10 +19801,14 @@ class Array:
     def run(self) -> int:
         """Run them all; a signal that ends jobs ends those that run, and no more are begun."""
         while self.waiting or self.running:
-            self.leave_out_canceled()
+            try:
+                self.leave_out_canceled()
+            except OSError as err:      # a full disk, say; a task that is canceled sees that too
+                complain("cannot leave out what is canceled: %s" % err)
             while self.waiting and len(self.running) < self.at_once:
-                self.start(self.waiting.pop(0))
-            if self.running:
+                if not self.start(self.waiting.pop(0)):
+                    break
+            if self.running or self.waiting:
                 number = next_signal(CANCEL_LOOK_S)
                 if number in STOPPING:
                     self.waiting = []
@@ -19754,6 +19836,8 @@ def as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+            for fd in self.fds:
+                posix.close(fd)
 def next_signal(timeout_s: float) -> int:
     """The next of the blocked signals, waited for at most timeout_s; 0 if none came."""
     if hasattr(_signal, "sigtimedwait"):

@@ -588,10 +588,16 @@ class Slots:
 
     def lock(self) -> int:
         """Keep others from changing the queue; a descriptor, to be closed when that is done."""
-        path = self.folder + "/lock"
+        path, tries_left = self.folder + "/lock", 100
         while True:
-            self.make_folder()
-            fd = posix.open(path, posix.O_RDWR | posix.O_CREAT, 0o600)
+            try:
+                self.make_folder()
+                fd = posix.open(path, posix.O_RDWR | posix.O_CREAT, 0o600)
+            except FileNotFoundError:   # whoever left last removed the folder just now
+                tries_left -= 1
+                if not tries_left:
+                    raise
+                continue
             lock(fd)
             try:    # whoever leaves last removes the folder
                 if posix.stat(path).st_ino == posix.fstat(fd).st_ino:
@@ -677,9 +683,9 @@ class Slots:
         """Give back what we have; whoever is the last removes the folder."""
         if not self.own:
             return
-        posix.close(self.fd)
+        fd = -1
         try:
-            fd = self.lock()
+            fd = self.lock()    # first: a ticket that is not locked may be removed by others
             posix.unlink(self.own)
             for path in self.paths():
                 if Ticket(path).counts():
@@ -688,20 +694,22 @@ class Slots:
             else:
                 posix.unlink(self.folder + "/lock")
                 posix.rmdir(self.folder)
-            posix.close(fd)
         except OSError:
             pass
+        posix.close(self.fd)
+        if fd >= 0:     # else the queue would stay locked until this process ends
+            posix.close(fd)
         self.own = ""
 
-    def waiting(self) -> "Dict[str, Tuple[int, str]]":
-        """{path of log/alive.N: (supervisor, what it waits for)} of the steps that wait."""
+    def waiting(self) -> "Dict[Tuple[object, ...], Tuple[int, str]]":
+        """{identity of log/alive.N: (supervisor, what it waits for)} of the steps that wait."""
         found = {}
         for ticket in map(Ticket, self.paths() if self.folder else ()):
             if not ticket.is_granted and ticket.alive and is_locked(ticket.path):
                 parts = ["%d of %d %s" % (asked, self.there[name], name) for name, asked in (
                     ("slots", ticket.slots), ("gpus", ticket.gpus))
                     if asked and name in self.there]
-                found[ticket.alive] = (ticket.pid, "waits for " + " and ".join(parts))
+                found[identity(ticket.alive)] = (ticket.pid, "waits for " + " and ".join(parts))
         return found
 
 
@@ -747,6 +755,26 @@ def running_scripts() -> "Set[str]":
     return {word[:-len(ends[0])] for word in words if word.endswith(ends)}
 
 
+def identity(path: str) -> "Tuple[object, ...]":
+    """What a path leads to, as its folder and its name: a tree may be reached in several ways."""
+    folder, _, name = path.rpartition("/")
+    try:
+        status = posix.stat(folder)
+        return status.st_dev, status.st_ino, name
+    except OSError:
+        return (path,)
+
+
+def has_array(base: str) -> bool:
+    """Whether a supervisor of an array of this job is alive: it keeps log/host.OFFSET+ locked."""
+    try:
+        names = posix.listdir(base + "/log")
+    except OSError:
+        return False
+    return any(is_locked("%s/log/%s" % (base, name)) for name in names
+               if name.startswith("host.") and name.endswith("+"))
+
+
 def poll(natives: "List[str]") -> int:
     """Print a poll line for each step that is alive, or whose supervisor was killed.
 
@@ -755,7 +783,9 @@ def poll(natives: "List[str]") -> int:
     numbers of sessions.
     """
     processes, steps, waiting = our_processes(), list(asked_steps(natives)), Slots().waiting()
-    running = set() if all(step.claim.host for _, step in steps) else running_scripts()
+    unclaimed = {step.base for _, step in steps if not step.claim.host}
+    running = set(map(identity, running_scripts())) if unclaimed else set()
+    begun = {base for base in unclaimed if identity(base) in running or has_array(base)}
     for native, step in steps:
         native, place = step.claim.native if native == "-" else native, step.place()
         if place == "elsewhere":
@@ -766,9 +796,9 @@ def poll(natives: "List[str]") -> int:
         elif place == "here":
             print(native, "failed -", step.tag,
                   "its supervisor was killed, and nothing of it is left")
-        elif not place and step.log("alive") in waiting:
-            print(native, "queued -", step.tag, waiting[step.log("alive")][1])
-        elif not place and (step.base in running
+        elif not place and identity(step.log("alive")) in waiting:
+            print(native, "queued -", step.tag, waiting[identity(step.log("alive"))][1])
+        elif not place and (step.base in begun
                             or not processes and native.isdigit() and is_group(int(native))):
             print(native, "active -", step.tag)
     sys.stdout.flush()
@@ -805,6 +835,8 @@ def end_here(step: Step, grace_s: float) -> str:
     if await_end(step, 1):
         return ""
     alive = sorted(step.rest() - {0})
+    if not alive and step.has_ended():  # its supervisor has done all that can be done
+        return ""
     if not alive:
         return "something keeps %s locked" % step.log("alive")
     return "still alive after KILL: process %s" % " ".join(map(str, alive))
@@ -835,17 +867,21 @@ def cancel(natives: "List[str]") -> int:
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
     steps = [step for _, step in asked_steps(natives)]
     request_ends(steps)
+    begun = time.monotonic()
     for step in steps:
         end = ways.get(step.place())
-        fault = end(step, grace_s) if end else ""
+        # All were asked at once, so those on other hosts have one deadline together.
+        left_s = grace_s if end is end_here else begun + grace_s - time.monotonic()
+        fault = end(step, left_s) if end else ""
         if fault:
             complain("step %d: %s" % (step.jobndx, fault))
             status = 1
     end_waiting(steps)
-    arrays = {step.base for step in steps if step.offset is not None and not step.place()
+    arrays = {identity(step.base) for step in steps
+              if step.offset is not None and not step.place()
               and not exists(step.log("cancel"))}   # else only some of its tasks are to end
     deadline = time.monotonic() + 2 * CANCEL_LOOK_S
-    while arrays & running_scripts() and time.monotonic() < deadline:
+    while arrays & set(map(identity, running_scripts())) and time.monotonic() < deadline:
         time.sleep(0.05)    # until the supervisor of the array has seen it
     return status
 
@@ -855,7 +891,8 @@ def end_waiting(steps: "List[Step]") -> None:
     deadline, pids = time.monotonic() + 2 * CANCEL_LOOK_S, {0}
     while pids and time.monotonic() < deadline:
         waiting = Slots().waiting()
-        pids = {waiting[step.log("alive")][0] for step in steps if step.log("alive") in waiting}
+        names = [identity(step.log("alive")) for step in steps]
+        pids = {waiting[name][0] for name in names if name in waiting}
         for pid in pids:
             send(pid, _signal.SIGTERM)
         time.sleep(0.02 if pids else 0)
@@ -913,6 +950,8 @@ class Ranks:
         pid = posix.fork()
         if not pid:
             try:
+                for number in (_signal.SIGPIPE, _signal.SIGXFSZ):   # which Python ignores
+                    _signal.signal(number, _signal.SIG_DFL)
                 for target, (_, sender) in pipes.items():
                     posix.dup2(sender, target)
                 environment = dict(posix.environ)
@@ -932,12 +971,25 @@ class Ranks:
         lines = self.rest[receiver] + data
         cut = lines.rfind(b"\n") + 1 if data and len(lines) < 65536 else len(lines)
         self.rest[receiver] = lines[cut:]
-        target, lines = self.targets[receiver], lines[:cut]
-        while lines:
-            lines = lines[posix.write(target, lines):]
+        self.put(self.targets[receiver], lines[:cut])
         if not data:
             posix.close(receiver)
             del self.targets[receiver]
+
+    def put(self, target: int, lines: bytes) -> None:
+        """Write lines; if nobody takes them any more, the processes are ended."""
+        try:
+            while lines:
+                lines = lines[posix.write(target, lines):]
+        except OSError:
+            self.fail(1)
+
+    def fail(self, code: int) -> None:
+        """End the processes that still run, because of the first failure."""
+        if not self.code:
+            self.code = code
+            for pid in self.pids:
+                send(pid, _signal.SIGTERM, _signal.SIGCONT)
 
     def reap(self) -> None:
         """Take note of those that have ended."""
@@ -946,11 +998,9 @@ class Ranks:
             if not ended:
                 continue
             self.pids.discard(pid)
-            if status and not self.code:
+            if status:
                 exited = posix.WIFEXITED(status)
-                self.code = posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status)
-                for other in self.pids:
-                    send(other, _signal.SIGTERM, _signal.SIGCONT)
+                self.fail(posix.WEXITSTATUS(status) if exited else 128 + posix.WTERMSIG(status))
 
     def run(self, argv: "List[str]") -> int:
         """Run a program in all ranks; the exit status."""
@@ -968,6 +1018,8 @@ class Ranks:
             self.reap()
             if not self.pids and not ready:     # something of theirs lives on, and has our pipes
                 break
+        for receiver, target in self.targets.items():
+            self.put(target, self.rest[receiver])
         while self.pids:
             self.reap()
             time.sleep(0.01)
@@ -1028,6 +1080,7 @@ class History:
         text, self.torn = "\n" * self.torn + row, True
         try:
             write_whole(self.fd, text)
+            posix.close(posix.dup(self.fd))     # NFS tells only then whether there was room
         except OSError:  # finish() tries again, with a new event in this one's place
             if self.unsynced:
                 posix.close(self.unsynced.pop())
@@ -1055,12 +1108,13 @@ class History:
 
     def sync(self) -> None:
         """Bring the rows and their events to the disk; without events, leave that to the system."""
-        for fd in self.unsynced:
-            posix.fsync(fd)
-            posix.close(fd)
-        if self.unsynced:
-            posix.fsync(self.fd)
-        self.unsynced = []
+        fds, self.unsynced = self.unsynced, []
+        try:
+            for fd in fds + [self.fd] * bool(fds):
+                posix.fsync(fd)
+        finally:
+            for fd in fds:
+                posix.close(fd)
 
     def is_canceled(self, jobndx: int) -> bool:
         """Whether the job was canceled after the step was queued.
@@ -1447,9 +1501,13 @@ class Run:
                                      posix.getpid() if is_quick else 0)
         if killed and "walltime" in self.reason:
             self.stopped = 137
-        while rest and self.walltime_s:  # what cannot be killed yet: the job has not ended
+        while rest - {0} and self.walltime_s:  # what cannot be killed yet: the job has not ended
             self.wait(CANCEL_LOOK_S)
             rest = self.step.rest(self.payload)
+            for pid in rest - {0}:
+                send(pid, _signal.SIGKILL)
+        if 0 in rest:   # ssh-agent, say, hides its files and its environment
+            complain("something that cannot be seen keeps %s locked" % self.step.log("alive"))
 
     # Ending.
 
@@ -1500,7 +1558,8 @@ class Run:
 
     def finish(self) -> int:
         """Record the end, as soon as the disk takes it, and deliver the events; the exit status."""
-        deadline = time.monotonic() + (OWN_RETRY_S if self.walltime_s else RETRY_S)
+        is_own = self.words["jobid"] in ("own", "ask")  # no scheduler's slots are held meanwhile
+        deadline = time.monotonic() + (OWN_RETRY_S if is_own else RETRY_S)
         pause_s = 0.5
         while True:
             try:
@@ -1536,7 +1595,10 @@ class Run:
             not SETTINGS.get("final_only") or self.history.has_ended(self.tasks))
         if not tells and not self.is_waited_for():
             return
-        self.history.sync()
+        try:
+            self.history.sync()
+        except OSError as err:  # a file server without room: the payload must not be left alone
+            complain("the events may not be on the disk: %s" % err)
         # Without the mark the delivery is no part of the step, and is not ended with it.
         environment = {name: value for name, value in given_environment().items()
                        if name != b"PSIK_MARK"}
@@ -1608,6 +1670,13 @@ class Array:
         self.at_once = int("0" + most) or max(1, there // SETTINGS["shares"]["slots"])
         self.running: "Set[int]" = set()
         self.looked = 0.0       # when log/cancel.N were looked for
+        self.fds = [self.history.fd]    # which a task must not share: its locks would outlive us
+        try:    # poll sees by this lock that the tasks which wait are not lost
+            self.fds.append(posix.open("%s/log/host.%d+" % (SETTINGS["base"], offset),
+                                       posix.O_RDWR))
+            lock(self.fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass
 
     @staticmethod
     def numbers(ranges: str) -> "Iterator[int]":
@@ -1638,19 +1707,28 @@ class Array:
         self.waiting = [jobndx for jobndx in self.waiting if jobndx not in canceled]
         if canceled:
             self.history.lock()
-            ended = self.history.ended()
-            for jobndx in canceled:
-                if jobndx not in ended:     # psik.py may have recorded it
-                    self.history.append(jobndx, "canceled", "143")
-            self.history.unlock()
+            try:
+                ended = self.history.ended()
+                for jobndx in canceled:
+                    if jobndx not in ended:     # psik.py may have recorded it
+                        self.history.append(jobndx, "canceled", "143")
+            finally:
+                self.history.unlock()
 
-    def start(self, jobndx: int) -> None:
-        """Run a task in a process of its own."""
-        pid = posix.fork()
+    def start(self, jobndx: int) -> bool:
+        """Run a task in a process of its own; False if there cannot be one now."""
+        try:
+            pid = posix.fork()
+        except OSError as err:      # too many processes: it is tried again
+            complain("step %d cannot begin yet: %s" % (jobndx, err.strerror))
+            self.waiting.insert(0, jobndx)
+            return False
         if pid:
             self.running.add(pid)
-            return
+            return True
         try:
+            for fd in self.fds:
+                posix.close(fd)
             posix.setsid()
             posix._exit(Run(jobndx, self.words, self.history).run())
         except Exception:   # which must not go on in a copy of the array's supervisor
@@ -1666,10 +1744,14 @@ class Array:
     def run(self) -> int:
         """Run them all; a signal that ends jobs ends those that run, and no more are begun."""
         while self.waiting or self.running:
-            self.leave_out_canceled()
+            try:
+                self.leave_out_canceled()
+            except OSError as err:      # a full disk, say; a task that is canceled sees that too
+                complain("cannot leave out what is canceled: %s" % err)
             while self.waiting and len(self.running) < self.at_once:
-                self.start(self.waiting.pop(0))
-            if self.running:
+                if not self.start(self.waiting.pop(0)):
+                    break
+            if self.running or self.waiting:
                 number = next_signal(CANCEL_LOOK_S)
                 if number in STOPPING:
                     self.waiting = []

@@ -4,6 +4,7 @@ A row is a fault; the claim is the same for all: what the record says is so, and
 end ends.
 """
 import contextlib
+import fcntl
 import json
 import os
 import py_compile
@@ -70,6 +71,53 @@ class Program(unittest.TestCase):
             history.rows = rows
             found = {jobndx: history.is_canceled(jobndx) for jobndx in canceled}
             self.assertEqual(found, canceled, rows)
+
+    def slots(self) -> Any:
+        """The slots of a folder of the test's."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        slots = self.module.Slots()
+        slots.folder = os.path.join(folder, "slots")
+        return slots
+
+    def test_whoever_leaves_lets_others_into_the_queue(self) -> None:
+        slots = self.slots()
+        os.close(slots.lock())
+        slots.own, slots.fd = slots.folder + "/1", os.open(slots.folder + "/1", os.O_CREAT)
+        psik.write_file(slots.folder + "/2", "")
+        os.unlink(slots.own)    # by whoever found it without its lock
+        slots.leave()
+        with open(slots.folder + "/lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_the_folder_of_the_queue_goes_just_now(self) -> None:
+        slots = self.slots()
+        make, gone = slots.make_folder, []
+
+        def make_folder() -> None:
+            make()
+            if not gone:
+                gone.append(os.rmdir(slots.folder))
+
+        slots.make_folder = make_folder
+        os.close(slots.lock())
+        self.assertEqual(gone, [None])
+
+    def test_steps_of_one_dead_node_have_one_deadline(self) -> None:
+        def end(step: Any, left_s: float) -> str:
+            left.append(left_s)
+            time.sleep(0.3)
+            return "no answer"
+
+        steps = [("7", mock.Mock(jobndx=number, offset=None)) for number in (1, 2, 3)]
+        for _, step in steps:
+            step.place.return_value = "elsewhere"
+        left: List[float] = []
+        with mock.patch.multiple(self.module, asked_steps=lambda natives: steps, end_elsewhere=end,
+                                 request_ends=mock.Mock(), end_waiting=mock.Mock()), \
+                mock.patch.dict(self.module.SETTINGS, {"grace_s": 5}), captured():
+            self.assertEqual(self.module.cancel(["7"]), 1)
+        self.assertLess(left[2], left[0] - 0.5)
 
     def test_another_jobs_want_of_memory(self) -> None:
         below = "/slurm/uid_0/job_77/step_batch"
@@ -530,6 +578,92 @@ class Cancels(OwnProcesses, Faulty):
             self.assertEqual(self.states(inner)[-1], "1 active")
             self.cancel_and_remove(inner, "0 canceled", "1 canceled")
         self.in_both_shells(test)
+
+
+# The heads of supervisors in which a call of the system fails.
+FAILING = """
+import errno, posix, sys
+def failing(call, wanted, number, times=[3]):
+    def fail(*args):
+        frame = sys._getframe(1)
+        if (frame.f_code.co_name, "jobndx" in frame.f_locals) == wanted and times[0]:
+            times[0] -= 1
+            raise OSError(number, "it fails")
+        return call(*args)
+    return fail
+"""
+NO_SYNC = FAILING + "posix.fsync = failing(posix.fsync, ('sync', False), errno.EDQUOT, [99])\n"
+NO_FORK = FAILING + "posix.fork = failing(posix.fork, ('start', True), errno.EAGAIN)\n"
+
+
+class Calls(Faulty):
+    """What the system refuses for a while."""
+
+    def broken(self, head: str, **spec: Any) -> str:
+        """Run a job whose supervisor begins with a head; its id."""
+        jobid = self.run_spec("--no-submit", **spec)
+        path = self.job(jobid).script("supervise")
+        psik.write_file(path, head + psik.read_text(path), 0o700)
+        self.psik("start", jobid)
+        self.psik("wait", "--timeout", "60", jobid, status=None)
+        return jobid
+
+    def test_a_disk_that_takes_no_sync(self) -> None:
+        jobid = self.broken(NO_SYNC, script="#!/bin/sh\nsleep 1; echo end",
+                            callback="http://127.0.0.1:9/")
+        self.assertEqual(self.states(jobid)[1:], ["1 queued", "1 active", "1 completed"])
+        self.assertEqual(self.psik("logs", jobid).out, "end\n")
+
+    def test_too_many_processes_for_the_tasks_of_an_array(self) -> None:
+        jobid = self.broken(NO_FORK, script="#!/bin/sh\necho $task", array="1-4%2")
+        self.assertEqual(sorted(self.states(jobid)[-8:]),
+                         ["%d %s" % (step, state) for step in (1, 2, 3, 4)
+                          for state in ("active", "completed")])
+
+    def test_tasks_that_wait_are_known_by_any_path(self) -> None:
+        link = os.path.join(self.folder, "link")
+        os.makedirs(self.prefix)
+        os.symlink(self.prefix, link)
+        self.configure(poll_grace_s=0)
+        jobid = self.run_spec(script="#!/bin/sh\nsleep 3", array="1-3%1")
+        self.until(lambda: "1 active" in self.states(jobid))
+        self.configure(poll_grace_s=0, prefix=link)
+        self.run_spec(script="#!/bin/sh\nsleep 3")     # whose poll script asks for all
+        for _ in range(3):
+            self.psik("poll")
+            time.sleep(0.5)
+        self.assertEqual([row for row in self.states(jobid) if "failed" in row], [])
+        self.psik("wait", "--timeout", "60", jobid)
+
+    def test_processes_whose_lines_nobody_takes(self) -> None:
+        path = ":".join(folder for folder in self.env["PATH"].split(":")
+                        if not os.path.exists(os.path.join(folder, "mpirun")))
+        self.env["PATH"] = path
+        jobid = self.run_spec("--wait", script="#!/bin/sh\n$mpirun yes moo | head -n 1\n",
+                              resources={"process_count": 2})
+        self.assertEqual(self.psik("logs", jobid).out, "moo\n")
+        self.assertEqual(self.psik("logs", "--stderr", jobid).out, "")
+        jobid = self.run_spec("--wait", script="#!/bin/sh\n$mpirun printf moo\n",
+                              resources={"process_count": 2})
+        self.assertEqual(self.psik("logs", jobid).out, "moomoo")
+
+    def test_a_task_of_a_scheduler_on_a_node_without_python(self) -> None:
+        self.configure(backend={"type": "slurm"})
+        job = psik.create(self.config(), psik.JobSpec(
+            script="true", array="1-3"))
+        tools = os.path.join(self.folder, "tools")
+        os.mkdir(tools)
+        for name in ("date", "uname"):
+            os.symlink(shutil.which(name) or "", os.path.join(tools, name))
+        text = psik.read_text(job.script("job")).replace(sys.executable, "/no/python3")
+        text = text.replace("/usr/bin/python3 /usr/libexec/platform-python", "")
+        psik.write_file(job.script("job"), text, 0o700)
+        done = subprocess.run(["/bin/sh", job.script("job"), "0+"], env={
+            "PATH": tools, "SLURM_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "2"})
+        self.assertEqual(done.returncode, 127)
+        self.assertEqual([(row.jobndx, row.state, row.info) for row in job.rows()[1:]],
+                         [(2, "failed", 127)])
+        self.assertIn("has no python3", psik.read_text(job.log("reason", 2)))
 
 
 class Places(Faulty):

@@ -11,7 +11,7 @@ from typing import Any
 
 import psik
 import test_access
-from harness import DEPS, PSIK, Case, needs
+from harness import DEPS, PSIK, Case, kill, needs, processes_with
 from serving import SSHD, Server, tunnels
 from users import CAN_MAKE_USERS, SYSTEM_PYTHON, TwoUsers
 
@@ -29,6 +29,17 @@ Promise.all([
         {method: "POST", mode: "no-cors", body: spec}).catch(e => e),
 ]).then(() => setTimeout(() => { document.title = "ended" }, 500))
 </script>"""
+
+
+# Like ssh-agent: it leaves its session, and lets nobody see its files and its environment.
+HIDDEN = """
+import ctypes, os, time
+if not os.fork():
+    os.setsid()
+    os.closerange(0, 3)
+    ctypes.CDLL(None).prctl(4, 0)   # PR_SET_DUMPABLE
+    time.sleep(300)
+"""
 
 
 @needs("root, useradd and " + SYSTEM_PYTHON, CAN_MAKE_USERS)
@@ -49,6 +60,14 @@ class Doors(TwoUsers):
             self.assertEqual((self.curl(first, server.where + "v1/jobs"),
                               self.curl(second, server.where + "v1/jobs")), ("200", "403"))
             server.stop()
+
+    def test_a_process_that_its_own_user_cannot_look_at(self) -> None:
+        mark = "hidden%d" % os.getpid()
+        self.addCleanup(lambda: kill(processes_with(mark)))
+        jobid = self.of(self.ada, "run", "--", SYSTEM_PYTHON, "-c", HIDDEN, mark).out.strip()
+        self.of(self.ada, "wait", "--timeout", "90", jobid)
+        self.assertEqual(len(processes_with(mark)), 1)
+        self.of(self.ada, "rm", "--force", jobid)
 
     @needs("sshd", SSHD)
     def test_through_ssh(self) -> None:
