@@ -570,7 +570,11 @@ def make_folder(path: str) -> None:
 def write_whole(fd: int, data: bytes) -> None:
     """Write all of data, or raise OSError; on a full disk write(2) may take only a part."""
     while data:
-        data = data[os.write(fd, data):]
+        try:
+            data = data[os.write(fd, data):]
+        except BlockingIOError:     # ssh makes a stderr non-blocking that is our stdout, too
+            import select
+            select.select([], [fd], [])
 
 
 @contextmanager
@@ -14602,6 +14606,15 @@ Options = SimpleNamespace
 Command = Callable[[Options], Optional[ExitStatus]]
 
 
+def undo_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: what is half copied is removed."""
+    import signal
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with suppress(ValueError):      # not in the main thread
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
 class Progress:
     """The line on the terminal that shows how much has been copied, if it takes a while."""
 
@@ -14666,6 +14679,7 @@ class Exchange:
     @classmethod
     def put(cls, folder: ConfinedFolder, paths: Sequence[str]) -> None:
         """Copy the user's files and folders to where a job runs."""
+        undo_on_signals()
         if NEAR.is_here:
             own = os.stat(folder.root)
             entries = Entries.of_paths(paths, lambda other: os.path.samestat(own, other))
@@ -14696,6 +14710,7 @@ class Exchange:
         one is named.  NotFoundError if there are none.
         """
         import itertools
+        undo_on_signals()
         if not wanted.rules and os.path.islink(job.at("work")):
             raise InvalidError("job %s runs in %s; say which of the files there you want, '*' for "
                                "all of them" % (job.jobid, job.directory()))
@@ -14952,6 +14967,7 @@ class HostCall:
 
     def run(self) -> ExitStatus:
         """Carry it out there; its exit status."""
+        undo_on_signals()
         opts = self.opts
         self.host = load_config(opts.config).hosts.get(self.name) or HostConfig()
         paths = opts.path if self.verb == "put" else getattr(opts, "inputs", None)
@@ -14998,7 +15014,7 @@ class HostCall:
             for line in filter(None, there.printed.decode("utf-8", "replace").split("\n")[-4:]):
                 complain("%s: %s" % (self.name, one_line(line)))
             complain("ssh to %s failed, with exit status %d" % (self.name, status))
-            return status or 255
+            return 255
         if status == 255:
             complain("the connection to %s broke, or the command there ended with 255" % self.name)
         return status
@@ -15416,7 +15432,8 @@ class Selection:
             raise
         except OSError as err:
             text, status = "%s: %s" % (getattr(what, "jobid", what), fault_of_system(err)), 1
-        complain(text)
+        for line in text.split("\n"):
+            complain(one_line(line))
         self.failures += 1
         self.worst = max(self.worst, status)
         return None
@@ -15822,8 +15839,8 @@ def cmd_start(opts: Options) -> Optional[ExitStatus]:
         started.append(job)
 
     status = chosen.each(start)
-    return status or (wait_for(chosen.config, started, opts.timeout) if opts.wait and started
-                      else None)
+    waited = wait_for(chosen.config, started, opts.timeout) if opts.wait and started else 0
+    return status or waited
 
 
 class Listing(Selection):
@@ -15862,7 +15879,7 @@ class Listing(Selection):
         lively = NEAR.takes_colour(sys.stdout)
         if again:
             sys.stdout.write("\x1b[H\x1b[2J" if lively else "\n")
-        fits = NEAR.size()[1] - 3 if self.opts.watch and lively else sys.maxsize
+        fits = max(1, NEAR.size()[1] - 3) if self.opts.watch and lively else sys.maxsize
         more = len(summaries) - fits
         if summaries or not older:
             print_jobs(summaries[:fits], self.opts.json)
@@ -16632,6 +16649,8 @@ def cmd_token(opts: Options) -> None:
     For use over TLS; in local mode, the default, none is needed.
     """
     config = load_config(opts.config, serving=True)
+    if "" in (opts.revoke, opts.show):
+        raise InvalidError("--revoke and --show want a token's jti, or a token")
     if sum(map(bool, (opts.revoke, opts.show, opts.public_key))) > 1:
         raise InvalidError("--revoke, --show and --public-key exclude each other")
     if opts.public_key:
@@ -17139,7 +17158,8 @@ class Browser:
         with closing_fd(fd):
             write_whole(fd, b"<!DOCTYPE html><title>psik</title>"
                         b"<meta http-equiv=refresh content=\"0; url=%s\">" % url.encode())
-        webbrowser.open("file://" + self.path)
+        # Some browsers stay in the foreground, and our server does not answer before this returns.
+        _thread.start_new_thread(webbrowser.open, ("file://" + self.path,))
 
     def close(self) -> None:
         """Remove the file."""
@@ -17159,7 +17179,7 @@ class Opening(Serving):
 
     def config(self) -> Config:
         """The config in force, for the user alone."""
-        return replace(super().config(), authz="local")
+        return replace(super().config(), authz="local", issuers={}, submit="scripts")
 
     def api(self, tls: Any) -> Api:
         """As of any server; the token is the one that the near side knows."""
@@ -17424,7 +17444,7 @@ class CommandLine:
         for place, word in enumerate(words[:end]):
             if word == "--on" or word.startswith("--on="):
                 value = words[place:place + 2] if word == "--on" else [word[:4], word[5:]]
-                if len(value) < 2:
+                if len(value) < 2 or not value[1]:
                     raise InvalidError("--on wants the name of a host, as ssh takes it")
                 return value[1], words[:place] + words[place + (2 if word == "--on" else 1):]
         return host, words
@@ -17436,6 +17456,8 @@ class CommandLine:
         opts = cls.read(words)
         if hasattr(opts, "on"):
             raise InvalidError("give --on once, and in full")
+        if getattr(opts, "config", None) == "":
+            raise InvalidError("--config wants a path")
         cls.begin_logging(opts)
         # These are for this host; so they are, unless --on itself asks for something else.
         is_ours = vars(opts).get("command") in ("help",) + HostCall.HERE * (len(words) == len(argv))

@@ -392,6 +392,18 @@ class Verbs(Case):
         self.psik("cancel", jobid)
         self.psik("wait", jobid, status=143)
 
+    def test_start_waits_also_if_another_job_cannot_be_started(self) -> None:
+        jobid = self.run_spec("--no-submit", script="sleep 1")
+        self.psik("start", "--wait", jobid, "nothing", status=3)
+        self.assertEqual(self.states(jobid)[-1], "1 completed")
+
+    def test_words_that_are_empty(self) -> None:
+        for argv in (("--on", "", "ls"), ("--on=", "ls"), ("--config", "", "ls"),
+                     ("token", "--revoke", ""), ("token", "--show", ""),
+                     ("serve", "--inetd", "--port", "8000")):
+            ran = self.psik(*argv, status=2)
+            self.assertEqual((ran.out, len(ran.err.splitlines())), ("", 1), argv)
+
     def test_wait_gives_up_on_a_job_that_ends_then(self) -> None:
         jobid = self.run_spec("--no-submit", script="true")
         job = self.job(jobid)

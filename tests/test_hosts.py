@@ -321,10 +321,23 @@ class Connections(Hosts):
             self.assertEqual(one.read(), other.read())
         self.assertEqual(os.stat(os.path.dirname(copy)).st_mode & 0o777, 0o700)
 
+    def test_a_get_that_is_hung_up_leaves_nothing(self) -> None:
+        jobid = self.run_spec("--wait", script="#!/bin/sh\ntruncate -s 1G large\n")
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            there = os.path.join(self.folder, "there")
+            child = subprocess.Popen(FAST + ["get", "-o", there, jobid], env=self.env)
+            self.until(lambda place=there: os.path.isdir(place) and os.listdir(place))
+            child.send_signal(number)
+            self.assertEqual(child.wait(60), 128 + number)
+            self.assertEqual(os.listdir(there), [])
+            os.rmdir(there)
+
     def test_ssh_fails(self) -> None:
         self.write("bin/ssh", "#!/bin/sh\necho no route >&2\nexit 255\n", 0o755)
         ran = self.on("run", "-c", "true", status=255)
         self.assertEqual(ran.err, "no route\npsik: ssh to north failed, with exit status 255\n")
+        self.write("bin/ssh", "#!/bin/sh\necho This account is not available.\nexit 1\n", 0o755)
+        self.on("wait", "last", status=255)
         os.unlink(os.path.join(self.folder, "bin", "ssh"))
         env = self.path_with()
         ran = self.on("ls", env={"PATH": env["FAR_PATH"]}, status=3)
@@ -392,7 +405,7 @@ class Connections(Hosts):
     def test_what_a_login_says_when_it_refuses(self) -> None:
         login = self.write("nologin", "#!/bin/sh\necho This account is not available.\nexit 1\n",
                            0o755)
-        ran = self.on("ls", env={"FAR_SHELL": login}, status=1)
+        ran = self.on("ls", env={"FAR_SHELL": login}, status=255)
         self.assertEqual(ran.err, "psik: north: This account is not available.\n"
                                   "psik: ssh to north failed, with exit status 1\n")
 
@@ -934,6 +947,10 @@ class Sshd(Case):
 
 
 class Browsers(Case):
+    def test_open_is_for_the_user_alone_whatever_the_config_is_for(self) -> None:
+        self.configure(authz="owner", submit="applications", applications=self.folder)
+        self.browse(signal.SIGINT)
+
     def test_the_browser_gets_a_file_and_no_token(self) -> None:
         for number in (signal.SIGINT, signal.SIGHUP):
             self.browse(number)
@@ -942,7 +959,8 @@ class Browsers(Case):
         """Open a browser, and end the server by a signal."""
         seen = os.path.join(self.folder, "seen")
         browser = self.write("browser", "#!/bin/sh\necho \"$1\" >%s.new; mv %s.new %s\n"
-                             % (seen, seen, seen), 0o755)
+                             "until test -e %s.over; do sleep 0.1; done\n"
+                             % (seen, seen, seen, seen), 0o755)
         child = subprocess.Popen(FAST + ["open"], cwd=self.folder, stderr=subprocess.PIPE,
                                  env=dict(self.env, BROWSER=browser + " %s"))
         self.addCleanup(child.wait)
@@ -952,7 +970,11 @@ class Browsers(Case):
         self.assertTrue(url.startswith("file:///"), url)
         path = url[len("file://"):]
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
-        self.assertRegex(psik.read_or_empty(path), 'url=http://127.0.0.1:[0-9]+/#token=')
+        page = re.search("url=(http://127.0.0.1:[0-9]+/)#token=", psik.read_or_empty(path))
+        assert page
+        with urllib_request.urlopen(page.group(1), timeout=30) as answer:
+            self.assertEqual(answer.status, 200)
+        self.write("seen.over", "")
         os.unlink(seen)
         child.send_signal(number)
         self.assertEqual(child.wait(40), 0)
