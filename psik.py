@@ -2947,11 +2947,11 @@ class History:
         data, self.torn = ("\n" * self.torn + lines).encode(), True
         with naming("status.csv"):
             write_whole(self.fd, data)
+            os.close(os.dup(self.fd))   # NFS tells only then whether there was room
             if durable:
                 os.fsync(self.fd)
         self.torn = False
         self.rows += rows
-            os.close(os.dup(self.fd))   # NFS tells only then whether there was room
         return rows
 
 
@@ -9685,6 +9685,16 @@ class Wire:
                 return b""
             self.buffer += block
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has closed its end."""
+        import select
+        if not self.sock:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, getattr(select, "POLLRDHUP", 0x2000))
+        return bool(poll.poll(0))
+
     def cut(self) -> None:
         """End the connection, whatever its thread is doing; that thread closes it then."""
         import socket
@@ -11891,8 +11901,9 @@ class Connections:
         now = time.monotonic()
         with self.lock:
             for wire in self.open:
+                waits_since = wire.waits_since  # it may become 0 at any moment
                 if (wire.handshaking and now - wire.since > HEAD_TIMEOUT_S
-                        or wire.waits_since and now - wire.waits_since > IDLE_TIMEOUT_S):
+                        or waits_since and now - waits_since > IDLE_TIMEOUT_S):
                     wire.cut()
 
     def finish(self, wait_s: float) -> None:
@@ -12320,9 +12331,9 @@ class Handler:
 
     def wait(self, has_come: Callable[[], bool], wait_s: float) -> None:
         """Wait until something has come; at most wait_s or MAX_WAIT_S, and for nobody in vain."""
-        deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
+        wire, deadline = self.req.body.wire, time.monotonic() + min(wait_s, MAX_WAIT_S)
         for pause_s in pauses(most_s=0.1):
-            is_vain = self.api.stopping or self.req.body.wire.is_cut
+            is_vain = self.api.stopping or wire.is_cut or wire.is_gone
             if is_vain or time.monotonic() >= deadline or has_come():
                 break
             time.sleep(pause_s)
@@ -13798,10 +13809,13 @@ class Authentication:
 
     @property
     def is_stranger(self) -> bool:
-        """Whether the peer is another user, at a server that is for its own user only."""
+        """Whether the peer is another user or host, at a server that is for its own user only."""
         # Root may do everything anyway.  sshd connects as the user who has logged in, so what comes
-        # through his tunnel is his.
-        return self.api.mode == "local" and self.peer.uid not in (None, os.getuid(), 0)
+        # through his tunnel is his.  systemd may have made a socket that other hosts reach.
+        is_unknown, address = self.peer.uid is None, self.peer.address
+        is_far = is_unknown and bool(address) and not is_loopback(address)
+        return self.api.mode == "local" and (
+            is_far or self.peer.uid not in (None, os.getuid(), 0))
 
     def check_host(self, req: Request) -> None:
         """ForbiddenError unless Host is `localhost` or a loopback address.
@@ -14027,6 +14041,8 @@ class Session:
         """Answer the next request; whether the connection can take another."""
         try:
             head = self.wire.read_head()
+            if self.wire.is_cut:    # it was idle a moment ago; nobody would get the answer
+                return False
             req = Request.parse(head, self.wire) if head else None
         except PsikError as err:
             self.refuse(err)
@@ -14253,7 +14269,7 @@ class UnixPlace:
         try:
             sock.settimeout(2)
             sock.connect(self.path)
-        except socket.timeout:  # alive, and busy
+        except (socket.timeout, BlockingIOError):   # alive, and busy: EAGAIN of a full backlog
             raise ConflictError("a server listens on %s already, and does not answer; stop it, or "
                                 "name another socket" % self.path) from None
         except OSError:
@@ -14490,6 +14506,8 @@ class Rounds:
                 work()
             except PsikError as err:  # as where the prefix has become somebody else's
                 complain_once(str(err))
+            except OSError as err:      # as where the file system is out of reach
+                complain_once(fault_of_system(err))
             except Exception:   # it must go on
                 Response.of_bug()
             until = time.monotonic() + rest_s()
@@ -14546,9 +14564,9 @@ def run_server(api: Api, server: Any, reload: Callable[[], Config],
 
     def shut_down() -> None:  # in a thread started before: a signal handler should not start one
         ending.wait()
-        with api.tracker.changed:
-            api.tracker.changed.notify_all()
         server.shutdown()
+        with api.tracker.changed:   # somebody may hold it for long
+            api.tracker.changed.notify_all()
 
     if hasattr(gc, "freeze"):     # Python 3.6 has it not
         gc.freeze()     # a collection need not go through all that is imported, each time for 20 ms
@@ -16503,7 +16521,9 @@ class Serving:
                 (opts.inetd and opts.tls_cert,
                  "--inetd speaks no TLS; let inetd or ssh do so, and leave --tls-cert out"),
                 (opts.uds and (opts.host, opts.port) != (None, None),
-                 "--uds and --host or --port are two places; give one")):
+                 "--uds and --host or --port are two places; give one"),
+                (opts.inetd * ((opts.uds, opts.host, opts.port) != (None, None, None)),
+                 "--inetd takes its connection; leave --uds, --host and --port out")):
             if wrong:
                 raise InvalidError(message)
 
@@ -16546,6 +16566,8 @@ class Serving:
         """Where to listen."""
         opts, inherited = self.opts, inherited_place()
         if inherited:
+            if (opts.uds, opts.host, opts.port) != (None, None, None):
+                complain("systemd hands over a socket, so --uds, --host and --port have no effect")
             return inherited
         if opts.uds or (api.mode == "local" and (opts.host, opts.port) == (None, None)):
             # 0660, for a proxy in the socket's group: who reaches it still has to show a token.
@@ -16603,6 +16625,8 @@ def cmd_serve(opts: Options) -> None:
         say(json.dumps(OpenApi().document(), indent=2))
         return
     CompiledFile.begin()
+    if opts.inetd and stat.S_ISSOCK(os.fstat(2).st_mode) and os.path.sameopenfile(0, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)    # inetd connects the client to stderr too
     Serving(opts).run()
 
 
@@ -18777,6 +18801,9 @@ class Slots:
                 posix.rmdir(self.folder)
         except OSError:
             pass
+        posix.close(self.fd)
+        if fd >= 0:     # else the queue would stay locked until this process ends
+            posix.close(fd)
         self.own = ""
 
     def waiting(self) -> "Dict[Tuple[object, ...], Tuple[int, str]]":
@@ -18823,9 +18850,6 @@ def asked_steps(natives: "List[str]") -> "Iterator[Tuple[str, Step]]":
             yield native, Step(base, int(jobndx))
         elif jobid and before.isdigit() and task.isdigit():
             yield native, Step(base, int(before) + int(task), int(before))
-        posix.close(self.fd)
-        if fd >= 0:     # else the queue would stay locked until this process ends
-            posix.close(fd)
 
 
 def running_scripts() -> "Set[str]":
@@ -18834,6 +18858,26 @@ def running_scripts() -> "Set[str]":
              for word in read("/proc/%d/cmdline" % pid).split("\0"))
     ends = ("/scripts/job", "/scripts/run")  # of one length
     return {word[:-len(ends[0])] for word in words if word.endswith(ends)}
+
+
+def identity(path: str) -> "Tuple[object, ...]":
+    """What a path leads to, as its folder and its name: a tree may be reached in several ways."""
+    folder, _, name = path.rpartition("/")
+    try:
+        status = posix.stat(folder)
+        return status.st_dev, status.st_ino, name
+    except OSError:
+        return (path,)
+
+
+def has_array(base: str) -> bool:
+    """Whether a supervisor of an array of this job is alive: it keeps log/host.OFFSET+ locked."""
+    try:
+        names = posix.listdir(base + "/log")
+    except OSError:
+        return False
+    return any(is_locked("%s/log/%s" % (base, name)) for name in names
+               if name.startswith("host.") and name.endswith("+"))
 
 
 def poll(natives: "List[str]") -> int:
@@ -18884,26 +18928,6 @@ def is_supervised(step: Step) -> bool:
 
 def end_here(step: Step, grace_s: float) -> str:
     """End a step of this host; '', or a message about what is still alive.
-def identity(path: str) -> "Tuple[object, ...]":
-    """What a path leads to, as its folder and its name: a tree may be reached in several ways."""
-    folder, _, name = path.rpartition("/")
-    try:
-        status = posix.stat(folder)
-        return status.st_dev, status.st_ino, name
-    except OSError:
-        return (path,)
-
-
-def has_array(base: str) -> bool:
-    """Whether a supervisor of an array of this job is alive: it keeps log/host.OFFSET+ locked."""
-    try:
-        names = posix.listdir(base + "/log")
-    except OSError:
-        return False
-    return any(is_locked("%s/log/%s" % (base, name)) for name in names
-               if name.startswith("host.") and name.endswith("+"))
-
-
 
     Its supervisor does it; if that is gone, or does not answer, this process does.
     """
@@ -18916,6 +18940,8 @@ def has_array(base: str) -> bool:
     if await_end(step, 1):
         return ""
     alive = sorted(step.rest() - {0})
+    if not alive and step.has_ended():  # its supervisor has done all that can be done
+        return ""
     if not alive:
         return "something keeps %s locked" % step.log("alive")
     return "still alive after KILL: process %s" % " ".join(map(str, alive))
@@ -18946,6 +18972,7 @@ def cancel(natives: "List[str]") -> int:
     ways = {"here": end_here, "apart": end_elsewhere, "elsewhere": end_elsewhere}
     steps = [step for _, step in asked_steps(natives)]
     request_ends(steps)
+    begun = time.monotonic()
     for step in steps:
         end = ways.get(step.place())
         # All were asked at once, so those on other hosts have one deadline together.
@@ -18965,8 +18992,6 @@ def cancel(natives: "List[str]") -> int:
 
 
 def end_waiting(steps: "List[Step]") -> None:
-    if not alive and step.has_ended():  # its supervisor has done all that can be done
-        return ""
     """Let the supervisors of those steps that wait for slots see that they are canceled."""
     deadline, pids = time.monotonic() + 2 * CANCEL_LOOK_S, {0}
     while pids and time.monotonic() < deadline:
@@ -18998,7 +19023,6 @@ def pass_signal(name: str) -> int:
         place = step.place()
         if place == "here" and is_supervised(step):
             send(step.claim.pid, getattr(_signal, "SIG" + name))
-    begun = time.monotonic()
         elif place in ("here", "before"):
             faults.append("step %d has no supervisor any more" % step.jobndx)
         elif place == "apart":
@@ -19031,6 +19055,8 @@ class Ranks:
         pid = posix.fork()
         if not pid:
             try:
+                for number in (_signal.SIGPIPE, _signal.SIGXFSZ):   # which Python ignores
+                    _signal.signal(number, _signal.SIG_DFL)
                 for target, (_, sender) in pipes.items():
                     posix.dup2(sender, target)
                 environment = dict(posix.environ)
@@ -19055,6 +19081,21 @@ class Ranks:
             posix.close(receiver)
             del self.targets[receiver]
 
+    def put(self, target: int, lines: bytes) -> None:
+        """Write lines; if nobody takes them any more, the processes are ended."""
+        try:
+            while lines:
+                lines = lines[posix.write(target, lines):]
+        except OSError:
+            self.fail(1)
+
+    def fail(self, code: int) -> None:
+        """End the processes that still run, because of the first failure."""
+        if not self.code:
+            self.code = code
+            for pid in self.pids:
+                send(pid, _signal.SIGTERM, _signal.SIGCONT)
+
     def reap(self) -> None:
         """Take note of those that have ended."""
         for pid in list(self.pids):
@@ -19073,8 +19114,6 @@ class Ranks:
         if not path:
             complain("%s: not found" % argv[0])
             return 127
-                for number in (_signal.SIGPIPE, _signal.SIGXFSZ):   # which Python ignores
-                    _signal.signal(number, _signal.SIG_DFL)
         for rank in range(self.size):
             self.start(rank, path, argv)
         while self.targets:
@@ -19084,6 +19123,8 @@ class Ranks:
             self.reap()
             if not self.pids and not ready:     # something of theirs lives on, and has our pipes
                 break
+        for receiver, target in self.targets.items():
+            self.put(target, self.rest[receiver])
         while self.pids:
             self.reap()
             time.sleep(0.01)
@@ -19101,21 +19142,6 @@ class History:
         self.fd = posix.open(base + "/status.csv", posix.O_RDWR | posix.O_APPEND)
         self.unsynced: "List[int]" = []
         self.rows: "List[Tuple[int, str, str]]" = []
-    def put(self, target: int, lines: bytes) -> None:
-        """Write lines; if nobody takes them any more, the processes are ended."""
-        try:
-            while lines:
-                lines = lines[posix.write(target, lines):]
-        except OSError:
-            self.fail(1)
-
-    def fail(self, code: int) -> None:
-        """End the processes that still run, because of the first failure."""
-        if not self.code:
-            self.code = code
-            for pid in self.pids:
-                send(pid, _signal.SIGTERM, _signal.SIGCONT)
-
         # The rows of the lines before self.offset.
         self.known: "List[Tuple[int, str, str]]" = before.known if before else []
         self.offset: int = before.offset if before else 0
@@ -19145,8 +19171,6 @@ class History:
         try:
             fcntl.flock(self.fd, fcntl.LOCK_UN)
         except OSError:
-        for receiver, target in self.targets.items():
-            self.put(target, self.rest[receiver])
             pass
 
     def append(self, jobndx: int, state: str, info: str) -> None:
@@ -19161,6 +19185,7 @@ class History:
         text, self.torn = "\n" * self.torn + row, True
         try:
             write_whole(self.fd, text)
+            posix.close(posix.dup(self.fd))     # NFS tells only then whether there was room
         except OSError:  # finish() tries again, with a new event in this one's place
             if self.unsynced:
                 posix.close(self.unsynced.pop())
@@ -19208,7 +19233,6 @@ class History:
         return (bool(queued) or is_first) and (0, "canceled") in later
 
     def ended(self) -> "Set[int]":
-            posix.close(posix.dup(self.fd))     # NFS tells only then whether there was room
         """The steps that have a final row."""
         return {jobndx for jobndx, state, _ in self.rows if state in FINAL}
 
@@ -19585,6 +19609,10 @@ class Run:
         while rest - {0} and self.walltime_s:  # what cannot be killed yet: the job has not ended
             self.wait(CANCEL_LOOK_S)
             rest = self.step.rest(self.payload)
+            for pid in rest - {0}:
+                send(pid, _signal.SIGKILL)
+        if 0 in rest:   # ssh-agent, say, hides its files and its environment
+            complain("something that cannot be seen keeps %s locked" % self.step.log("alive"))
 
     # Ending.
 
@@ -19631,10 +19659,6 @@ class Run:
             except FileNotFoundError:
                 pass
         if self.reason and state != "canceled":
-            for pid in rest - {0}:
-                send(pid, _signal.SIGKILL)
-        if 0 in rest:   # ssh-agent, say, hides its files and its environment
-            complain("something that cannot be seen keeps %s locked" % self.step.log("alive"))
             posix.close(write(self.step.log("reason"), self.reason + "\n"))
 
     def finish(self) -> int:
@@ -19751,6 +19775,13 @@ class Array:
         self.at_once = int("0" + most) or max(1, there // SETTINGS["shares"]["slots"])
         self.running: "Set[int]" = set()
         self.looked = 0.0       # when log/cancel.N were looked for
+        self.fds = [self.history.fd]    # which a task must not share: its locks would outlive us
+        try:    # poll sees by this lock that the tasks which wait are not lost
+            self.fds.append(posix.open("%s/log/host.%d+" % (SETTINGS["base"], offset),
+                                       posix.O_RDWR))
+            lock(self.fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass
 
     @staticmethod
     def numbers(ranges: str) -> "Iterator[int]":
@@ -19801,16 +19832,11 @@ class Array:
             self.running.add(pid)
             return True
         try:
+            for fd in self.fds:
+                posix.close(fd)
             posix.setsid()
             posix._exit(Run(jobndx, self.words, self.history).run())
         except Exception:   # which must not go on in a copy of the array's supervisor
-        self.fds = [self.history.fd]    # which a task must not share: its locks would outlive us
-        try:    # poll sees by this lock that the tasks which wait are not lost
-            self.fds.append(posix.open("%s/log/host.%d+" % (SETTINGS["base"], offset),
-                                       posix.O_RDWR))
-            lock(self.fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pass
             sys.excepthook(*sys.exc_info())
         posix._exit(1)
 
@@ -19858,8 +19884,6 @@ def as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-            for fd in self.fds:
-                posix.close(fd)
 def next_signal(timeout_s: float) -> int:
     """The next of the blocked signals, waited for at most timeout_s; 0 if none came."""
     if hasattr(_signal, "sigtimedwait"):

@@ -60,7 +60,7 @@ REFUSED: List[Tuple[str, str, str, bytes, int, str]] = [
 class Memory:
     """A Wire whose other end has sent all that it will."""
     recv_size = 1000
-    is_cut = False
+    is_cut = is_gone = False
 
     def __init__(self, data: bytes) -> None:
         self.data, self.sent = data, b""
@@ -577,6 +577,29 @@ class Trees(Amiss):
             self.refused(psik.InvalidError, "INFO one short word", psik.reached, self.made, jobndx,
                          psik.JobState.failed, info)
 
+    def test_a_pipe_that_does_not_wait(self) -> None:
+        end, begin = os.pipe()
+        os.set_blocking(begin, False)
+        data, found = b"moo" * 300000, []
+        with open(end, "rb") as reader, psik.closing_fd(begin):
+            thread = threading.Thread(target=lambda: found.append(reader.read(len(data))))
+            thread.start()
+            psik.write_whole(begin, data)
+            thread.join()
+        self.assertEqual(found, [data])
+
+    def test_the_socket_of_a_server_that_is_busy(self) -> None:
+        place = psik.UnixPlace(os.path.join(self.folder, "busy.sock"))
+        with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as clients:
+            server.bind(place.path)
+            server.listen(0)
+            for _ in range(2):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect_ex(place.path)
+            self.refused(psik.ConflictError, "does not answer", place.clear)
+        self.assertTrue(os.path.exists(place.path))
+
     def test_a_server_whose_psik_py_is_replaced(self) -> None:
         path = self.write("psik-here.py", psik.read_text(PSIK))
         self.addCleanup(psik.Copies.files.cache_clear)
@@ -1033,13 +1056,24 @@ class Requests(Amiss):
     def test_a_round_that_is_refused_is_said_once(self) -> None:
         def work() -> None:
             done.append(1)
-            self.api.stopping = len(done) == 3
-            raise psik.ForbiddenError("the prefix belongs to somebody else")
+            self.api.stopping = len(done) == 6
+            if len(done) < 4:
+                raise psik.ForbiddenError("the prefix belongs to somebody else")
+            raise OSError(errno.ESTALE, "Stale file handle", "/home/jobs")
 
         done: List[int] = []
         with captured() as (_, err):
             psik.Rounds(self.api).repeat(work, lambda: 0)
-        self.assertEqual(err.getvalue(), "psik: the prefix belongs to somebody else\n")
+        self.assertEqual(err.getvalue(), "psik: the prefix belongs to somebody else\n"
+                         "psik: /home/jobs: stale file handle\n")
+
+    def test_a_request_on_a_connection_that_was_ended_is_not_carried_out(self) -> None:
+        wire = psik.Wire(mock.Mock())
+        wire.read_head = lambda: setattr(wire, "is_cut", True) or (  # type: ignore
+            b"POST /v1/jobs/%s/start HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            % self.made.jobid.encode())
+        self.assertFalse(psik.Session(self.api, wire).answer_next())
+        self.assertEqual(len(self.made.rows()), 1)
 
     def test_idempotency_keys(self) -> None:
         root = os.path.dirname(self.made.path)
