@@ -394,6 +394,21 @@ def complain_once(text: str) -> None:
         complain(text)
 
 
+def fault_of_system(err: OSError) -> str:
+    """A failure of the system in a line: the file, what went wrong, and often the way out."""
+    elsewhere = "set PSIK_PREFIX to another folder for the jobs"
+    name = str(err.filename or "")      # of some calls it is a descriptor
+    ways_out = {errno.ENOSPC: "; free some space, or " + elsewhere, errno.EROFS: "; " + elsewhere,
+                errno.EDQUOT: "; remove what you need no more, or " + elsewhere}
+    is_at_home = name.startswith(os.path.expanduser("~"))
+    if is_at_home and err.errno in (errno.EACCES, errno.EPERM):
+        ways_out[err.errno] = "; " + elsewhere
+    if err.errno == errno.ENOENT and not name:  # it is os.getcwd() that names no file
+        return "the folder that this was called in is gone; cd to another one"
+    return "%s: %s%s" % (name or "system", (err.strerror or str(err)).lower(),
+                         ways_out.get(err.errno or 0, "") if os.path.isabs(name) else "")
+
+
 def shown(value: Any) -> str:
     """repr(value), cut to 100 characters."""
     text = repr(value[:100] if isinstance(value, (str, bytes, list, tuple)) else value)
@@ -15320,21 +15335,6 @@ def read_span(text: str, option: str) -> int:
     if not match or not int(match.group(1)):
         raise InvalidError("%s wants a time like 90s, 10m, 12h or 1d, and not %r" % (option, text))
     return int(match.group(1)) * SECONDS[match.group(2)]
-
-
-def fault_of_system(err: OSError) -> str:
-    """A failure of the system in a line: the file, what went wrong, and often the way out."""
-    elsewhere = "set PSIK_PREFIX to another folder for the jobs"
-    name = str(err.filename or "")      # of some calls it is a descriptor
-    ways_out = {errno.ENOSPC: "; free some space, or " + elsewhere, errno.EROFS: "; " + elsewhere,
-                errno.EDQUOT: "; remove what you need no more, or " + elsewhere}
-    is_at_home = name.startswith(os.path.expanduser("~"))
-    if is_at_home and err.errno in (errno.EACCES, errno.EPERM):
-        ways_out[err.errno] = "; " + elsewhere
-    if err.errno == errno.ENOENT and not name:  # it is os.getcwd() that names no file
-        return "the folder that this was called in is gone; cd to another one"
-    return "%s: %s%s" % (name or "system", (err.strerror or str(err)).lower(),
-                         ways_out.get(err.errno or 0, "") if os.path.isabs(name) else "")
 
 
 class JobTable:
