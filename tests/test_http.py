@@ -581,25 +581,18 @@ class Serving(Case):
         done = subprocess.run(FAST + ["serve", "--inetd"], input=request, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, env=self.env)
         self.assertEqual(status_of(done.stdout), 200)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            child = subprocess.Popen(FAST + ["serve", "--inetd"], stdin=theirs, stdout=theirs,
-                                     stderr=theirs, env=self.env)
-            ours.sendall(request)
-            ours.settimeout(20)
-            answer = ours.recv(65536)
-            self.assertEqual(status_of(answer), 200)
-            self.assertNotIn(b"local:psik_api", answer)
-            child.wait(20)
-        os.chmod(self.configure(), 0o666)   # of which psik.py warns
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            child = subprocess.Popen(FAST + ["serve", "--inetd"], stdin=theirs, stdout=theirs,
-                                     stderr=theirs, env=self.env)
-            ours.sendall(request)
-            ours.settimeout(20)
-            self.assertEqual(status_of(ours.recv(65536)), 200)
-            child.wait(20)
+        for mode in (0o600, 0o666):     # of the second psik.py warns
+            os.chmod(self.configure(), mode)
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                child = subprocess.Popen(FAST + ["serve", "--inetd"], stdin=theirs, stdout=theirs,
+                                         stderr=theirs, env=self.env)
+                ours.sendall(request)
+                ours.settimeout(20)
+                answer = ours.recv(65536)
+                self.assertEqual(status_of(answer), 200)
+                self.assertNotIn(b"local:psik_api", answer)
+                child.wait(20)
 
     def test_a_socket_that_is_handed_over(self) -> None:
         path = os.path.join(self.folder, "given.sock")
