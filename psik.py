@@ -1094,6 +1094,12 @@ def one_line(text: str) -> str:
     return CONTROL.sub("?", text)
 
 
+def complain_lines(text: str) -> None:
+    """As complain(), of each line of a text."""
+    for line in text.split("\n"):
+        complain(one_line(line))
+
+
 def skip_to_tail(file: IO[bytes], lines: Optional[int]) -> None:
     """Seek to the start of the last lines of a file, reading only these; None: do not seek."""
     if lines is None:
@@ -15450,8 +15456,7 @@ class Selection:
             raise
         except OSError as err:
             text, status = "%s: %s" % (getattr(what, "jobid", what), fault_of_system(err)), 1
-        for line in text.split("\n"):
-            complain(one_line(line))
+        complain_lines(text)
         self.failures += 1
         self.worst = max(self.worst, status)
         return None
@@ -17703,8 +17708,7 @@ def run_one(read: Callable[[], Options]) -> ExitStatus:
     except SystemExit as stop:  # argparse has said what was wrong
         return stop.code if isinstance(stop.code, int) else 2
     except PsikError as err:
-        for line in str(err).split("\n"):
-            complain(one_line(line))
+        complain_lines(str(err))
         return err.exit_status
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
