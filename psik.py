@@ -14612,8 +14612,6 @@ def serve_pipe(api: Api) -> None:
         wire = PipeWire()  # type: Wire
         wire.peer = Peer("", os.getuid())
     else:
-        # inetd connects the client to stderr too.
-        api.access_log = api.access_log and not os.path.sameopenfile(0, 2)
         sock = adopted_socket(os.dup(0))
         sock.setblocking(True)
         wire = Wire(sock) if os.path.sameopenfile(0, 1) else PipeWire()
