@@ -1013,7 +1013,7 @@ def run_program(argv: Sequence[str], timeout_s: Optional[float],
                 cwd: Optional[str] = None, text: str = "") -> Finished:
     """Run a program to its end, in a session of its own; text is its stdin.
 
-    stderr is appended to the file stderr_path, if there is one.  TimeoutError after timeout_s; the
+    stderr goes to the open file `stderr`, if there is one.  TimeoutError after timeout_s; the
     program and its process group are killed then.  OSError if it cannot be started.
     """
     import subprocess
@@ -3105,8 +3105,8 @@ class Step(NamedTuple):
         return "%s.%d+%d" % (self.job.tag, self.jobndx - self.task, self.task)
 
     def as_task(self, others: Set[str]) -> "Step":
-        """The step as a scheduler's scripts are told of it: by NATIVEID+INDEX, a task of an array,
-        if other steps have its native id too; others: those of the others.
+        """The step as a scheduler's scripts are told of it: by its native id or, if that is among
+        those of other steps, as a task of an array, by NATIVEID+INDEX.
         """
         if self.native not in others:
             return self
@@ -4779,8 +4779,9 @@ class Outbox:
                 for stamp, jobndx, state, delivery, place, attempts, answer in self.receipts()]
 
     def undelivered(self, rows: Sequence[Row]) -> List[int]:
-        """The places of the rows whose events were not delivered, and that behind the last row:
-        an event is written before its row.
+        """The places of the rows whose events were not delivered, and the place of the next row.
+
+        That row may have an event already, which is written first.
         """
         places = {int(receipt[4]) for receipt in self.receipts()}
         return [place for place in range(len(rows) + 1) if place not in places]
@@ -10692,8 +10693,7 @@ class ExpiredError(ValueError):
 
 @contextmanager
 def refusing_tokens(start: str = "") -> Iterator[None]:
-    """Answer what is wrong with a token, in the block, by a 401; the log, not the client, is told.
-    """
+    """Make a 401 of an error in the block, which reads a token; only the log says what it was."""
     said = "is invalid"
     try:
         yield
@@ -11576,7 +11576,7 @@ class Tracker:
             self.sort_in(job, rows)
 
     def sort_in(self, job: JobDir, rows: Sequence[Row]) -> None:
-        """Set whether a job is live: others than servers start those that are new."""
+        """Count a job as live if it may change: a command may start one that is new."""
         if has_news(job, rows) or len(rows) == 1:
             self.live[job.path] = job
         else:
@@ -12012,7 +12012,7 @@ class Api:
         return max(config.submit_timeout_s for config in self.policy.configs) + 5
 
     def finish_submissions(self) -> None:
-        """Wait for those that no request has in hand, of jobs that had waited for others."""
+        """Wait for the submissions of jobs that had waited for others: no request has them."""
         deadline = time.monotonic() + self.submission_s
         while Submission.in_hand and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -12351,7 +12351,7 @@ class Handler:
                 raise RequestError(err.http_status, str(err), X_Psik_Jobid=job.jobid) from None
 
     def wait(self, has_come: Callable[[], bool], wait_s: float) -> None:
-        """Wait until something has come; at most wait_s or MAX_WAIT_S, and for nobody in vain."""
+        """Wait until something has come: at most wait_s or MAX_WAIT_S, and while a client waits."""
         wire, deadline = self.req.body.wire, time.monotonic() + min(wait_s, MAX_WAIT_S)
         for pause_s in pauses(most_s=0.1):
             is_vain = self.api.stopping or wire.is_cut or wire.is_gone
@@ -13833,10 +13833,9 @@ class Authentication:
         """Whether the peer is another user or host, at a server that is for its own user only."""
         # Root may do everything anyway.  sshd connects as the user who has logged in, so what comes
         # through his tunnel is his.  systemd may have made a socket that other hosts reach.
-        is_unknown, address = self.peer.uid is None, self.peer.address
-        is_far = is_unknown and bool(address) and not is_loopback(address)
-        return self.api.mode == "local" and (
-            is_far or self.peer.uid not in (None, os.getuid(), 0))
+        address, uid = self.peer.address, self.peer.uid     # which is known of loopback alone
+        is_far = bool(address) and not is_loopback(address)
+        return self.api.mode == "local" and (is_far or uid not in (None, os.getuid(), 0))
 
     def check_host(self, req: Request) -> None:
         """ForbiddenError unless Host is `localhost` or a loopback address.
@@ -18903,7 +18902,7 @@ def poll(natives: "List[str]") -> int:
         elif place == "here":
             print(native, "failed -", step.tag,
                   "its supervisor was killed, and nothing of it is left")
-        elif not place and identity(step.log("alive")) in waiting:
+        elif not place and waiting and identity(step.log("alive")) in waiting:
             print(native, "queued -", step.tag, waiting[identity(step.log("alive"))][1])
         elif not place and (step.base in begun
                             or not processes and native.isdigit() and is_group(int(native))):

@@ -796,7 +796,7 @@ def poll(natives: "List[str]") -> int:
         elif place == "here":
             print(native, "failed -", step.tag,
                   "its supervisor was killed, and nothing of it is left")
-        elif not place and identity(step.log("alive")) in waiting:
+        elif not place and waiting and identity(step.log("alive")) in waiting:
             print(native, "queued -", step.tag, waiting[identity(step.log("alive"))][1])
         elif not place and (step.base in begun
                             or not processes and native.isdigit() and is_group(int(native))):
